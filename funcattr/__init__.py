@@ -1,0 +1,31 @@
+"""funcattr explains what a PyTorch model looked at: attribution methods as pure functions on torch.func."""
+
+from . import maps as maps
+from . import metrics as metrics
+from .engine.access import edit as edit
+from .engine.access import read as read
+from .engine.errors import AliasedWriteError as AliasedWriteError
+from .engine.errors import FuncattrError as FuncattrError
+from .engine.errors import UnknownSiteError as UnknownSiteError
+from .engine.errors import UnsupportedOperationError as UnsupportedOperationError
+from .engine.errors import UntrackedPathError as UntrackedPathError
+from .engine.functional import FunctionalModel as FunctionalModel
+from .engine.functional import functionalize as functionalize
+from .engine.rulebook import GRADIENT as GRADIENT
+from .engine.rulebook import STOP as STOP
+from .engine.rulebook import Call as Call
+from .engine.rulebook import Entry as Entry
+from .engine.rulebook import Rulebook as Rulebook
+from .engine.rulebook import decompose as decompose
+from .engine.rulebook import output_only as output_only
+from .engine.sites import site as site
+from .engine.targets import pointing as pointing
+from .engine.vjp import vjp as vjp
+from .methods.grad_cam import grad_cam as grad_cam
+from .methods.gradient import gradient as gradient
+from .methods.gradient import input_x_gradient as input_x_gradient
+from .methods.guided import deconvnet as deconvnet
+from .methods.guided import guided_backprop as guided_backprop
+from .methods.guided import guided_grad_cam as guided_grad_cam
+from .methods.linear_approx import linear_approx as linear_approx
+from .metrics import pointing_game as pointing_game

@@ -1,0 +1,34 @@
+"""The command line: `python -m funcattr demo`."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from .demo.run import demo
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command that the arguments name."""
+    parser = argparse.ArgumentParser(prog="python -m funcattr", description="Attribution as pure functions.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    tour = commands.add_parser(
+        "demo",
+        help="score and draw every method on a packaged network",
+        description="Ask every method where the digits are in packaged images: a table of scores, a picture.",
+    )
+    tour.add_argument("--out", type=Path, default=Path("funcattr_demo.png"), help="the picture (default: %(default)s)")
+    tour.add_argument("--canvases", type=_positive, help="how many of the bundled canvases to use (default: all)")
+    tour.add_argument("--no-progress", action="store_true", help="no progress bar")
+    args = parser.parse_args(argv)
+
+    demo(args.out, canvases=args.canvases, progress=not args.no_progress)
+
+
+def _positive(text: str) -> int:
+    if (value := int(text)) < 1:
+        raise argparse.ArgumentTypeError(f"expected 1 or more, got {value}")
+    return value
+
+
+if __name__ == "__main__":
+    main()

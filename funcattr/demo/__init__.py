@@ -1,0 +1,1 @@
+"""A packaged network, packaged images, and a tour of every method on them: `python -m funcattr demo`."""

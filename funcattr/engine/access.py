@@ -1,0 +1,71 @@
+"""Reading and replacing the values at a model's sites."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from .functional import FunctionalModel, functionalize
+from .sites import Editor, Reader
+
+
+def read(model: Callable[..., Any], *sites: str) -> Callable[..., tuple[Any, dict[str, Any]]]:
+    """A function that calls the model and also returns the values at some sites.
+
+    Args:
+        model: A module, a `FunctionalModel` or a callable.
+        sites: Names of sites: module paths (`"layer4"`, `"relu#1"` for the second call of a reused module) or the names
+            that a callable gives to `site`.
+
+    Returns:
+        `(*inputs, **kwargs) -> (output, {site: value})`. Values are copies, as they were when passed.
+
+    Raises:
+        UnknownSiteError: By the returned function, if a site does not exist or is not reached.
+
+    Example:
+        >>> import torch, funcattr
+        >>> model = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.ReLU(inplace=True))
+        >>> y, values = funcattr.read(model, "0")(torch.ones(1, 2))
+        >>> torch.equal(values["0"].relu(), y)
+        True
+    """
+    function = functionalize(model)
+
+    def reading(*inputs: Any, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
+        reader = Reader(sites)
+        with reader:
+            output = function(*inputs, **kwargs)
+        reader.require("read", sites, function.sites)
+        return output, {name: reader.values[name] for name in sites}
+
+    return reading
+
+
+def edit(model: Callable[..., Any], edits: Mapping[str, Callable[[Any], Any]]) -> FunctionalModel:
+    """A model whose values at some sites are replaced by a function of them: noise, an ablation, a steering vector.
+
+    Args:
+        model: A module, a `FunctionalModel` or a callable.
+        edits: Site to `value -> value`; the result goes on in place of the value.
+
+    Returns:
+        A `FunctionalModel` of the edited call, for any method. Its own sites can be read and made the root as before.
+
+    Raises:
+        UnknownSiteError: By the returned function, if a site does not exist or is not reached.
+
+    Example:
+        >>> import torch, funcattr
+        >>> model = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.ReLU())
+        >>> funcattr.edit(model, {"0": lambda h: 0 * h + 5})(torch.ones(1, 2))
+        tensor([[5., 5., 5.]])
+    """
+    function, wanted = functionalize(model), dict(edits)
+
+    def edited(*inputs: Any, **kwargs: Any) -> Any:
+        editor = Editor(wanted)
+        with editor:
+            output = function(*inputs, **kwargs)
+        editor.require("edit", tuple(wanted), function.sites)
+        return output
+
+    return functionalize(edited)

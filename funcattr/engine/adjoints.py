@@ -1,0 +1,144 @@
+"""Ordinary adjoints in closed form, for the operations that nets spend their time and memory on.
+
+`torch.func.vjp` of a call keeps the call's output and all of its operands until the pullback is gone. These keep
+what the formula needs (the shape for a convolution, the output for a relu, nothing for a sum), as autograd does.
+Each runs the call and returns its output with the pullback, or None where the closed form does not apply and
+`torch.func.vjp` does the work. Each equals `torch.func.vjp` (tests/engine/test_adjoints.py).
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+import torch.utils._pytree as pytree
+from torch import Tensor
+
+from .rulebook import Call
+
+Adjoint = tuple[Tensor, Callable[[Tensor], tuple[Tensor, ...]]]
+
+
+def _only_input(call: Call) -> Tensor | None:
+    """The operand called `input`, if it is the only tracked one and of a real dtype."""
+    operands = call.operands
+    source = call.argument("input")
+    return source if len(operands) == 1 and operands[0] is source and not source.is_complex() else None
+
+
+def _convolution(call: Call) -> Adjoint | None:
+    x, weight = _only_input(call), call.argument("weight")
+    rank = int(call.op[-2])
+    padding = call.argument("padding", 0)
+    if x is None or isinstance(padding, str) or x.ndim != rank + 2:
+        return None
+    stride, dilation = call.argument("stride", 1), call.argument("dilation", 1)
+    stride, padding, dilation = ([v] * rank if isinstance(v, int) else list(v) for v in (stride, padding, dilation))
+    groups, shape = call.argument("groups", 1), x.shape
+    if len(stride) != rank or len(padding) != rank or len(dilation) != rank:
+        return None
+
+    def pull(g: Tensor) -> tuple[Tensor, ...]:
+        # The values of the input do not enter its own gradient, only its shape does.
+        like = g.new_empty(1).expand(shape)
+        arguments = (g, like, weight, None, stride, padding, dilation, False, [0] * rank, groups, [True, False, False])
+        return (torch.ops.aten.convolution_backward(*arguments)[0],)
+
+    return call(x), pull
+
+
+def _linear(call: Call) -> Adjoint | None:
+    x, weight = _only_input(call), call.argument("weight")
+    if x is None or weight.ndim != 2:
+        return None
+    return call(x), lambda g: (g @ weight,)
+
+
+def _batch_norm(call: Call) -> Adjoint | None:
+    x = _only_input(call)
+    mean, variance = call.argument("running_mean"), call.argument("running_var")
+    if x is None or variance is None or mean is None or call.argument("training", False):
+        return None
+    scale = torch.rsqrt(variance + call.argument("eps", 1e-5))
+    weight = call.argument("weight")
+    scale = scale if weight is None else scale * weight
+    scale = scale.to(x.dtype).reshape(-1, *[1] * (x.ndim - 2))
+    return call(x), lambda g: (g * scale,)
+
+
+def _relu(call: Call) -> Adjoint | None:
+    x = _only_input(call)
+    if x is None or any(call.argument(name) is not None for name in ("min", "max", "max_val", "threshold")):
+        return None
+    if call.spelling == "relu6":
+        return None
+    out = call(x)
+    return out, lambda g: (torch.ops.aten.threshold_backward(g, out, 0),)
+
+
+def _sum_to(g: Tensor, shape: torch.Size, dtype: torch.dtype) -> Tensor:
+    """The adjoint of broadcasting: the sum over what was repeated."""
+    extra = tuple(range(g.ndim - len(shape)))
+    repeated = tuple(i + len(extra) for i, n in enumerate(shape) if n == 1 and g.shape[i + len(extra)] != 1)
+    if extra or repeated:
+        g = g.sum(dim=extra + repeated, keepdim=True).reshape(shape)
+    return g if g.dtype == dtype else g.to(dtype)
+
+
+def _add(call: Call) -> Adjoint | None:
+    operands = call.operands
+    if any(t.is_complex() for t in operands) or len(call.args) != 2 or call.kwargs:
+        return None
+    shapes = [(t.shape, t.dtype) for t in operands]
+    return call(*operands), lambda g: tuple(_sum_to(g, *s) for s in shapes)
+
+
+def _cat(call: Call) -> Adjoint | None:
+    operands, tensors = call.operands, call.argument("tensors")
+    dim = call.argument("dim", call.kwargs.get("axis", 0))
+    if len(operands) != len(tensors) or len({(t.dtype, t.ndim) for t in operands}) != 1 or not isinstance(dim, int):
+        return None
+    sizes = [t.shape[dim] for t in operands]
+    return call(*operands), lambda g: tuple(g.split(sizes, dim))
+
+
+ADJOINTS: Mapping[str, Callable[[Call], Adjoint | None]] = {
+    "conv1d": _convolution,
+    "conv2d": _convolution,
+    "conv3d": _convolution,
+    "linear": _linear,
+    "batch_norm": _batch_norm,
+    "relu": _relu,
+    "add": _add,
+    "cat": _cat,
+}
+
+
+def is_differentiable(value: Any) -> bool:
+    """Whether `value` is a tensor that can carry a derivative."""
+    return isinstance(value, Tensor) and (value.is_floating_point() or value.is_complex())
+
+
+def ordinary_adjoint(call: Call) -> tuple[Any, tuple[Tensor, ...], Callable[[Any], tuple[Tensor, ...]]]:
+    """Run the call: its output, the differentiable tensors of that, and the pullback of their cotangents."""
+    closed = ADJOINTS[call.op](call) if call.op in ADJOINTS else None
+    if closed is not None:
+        return closed[0], (closed[0],), closed[1]
+    spec: list[pytree.TreeSpec] = []
+    plain: list[Any] = []  # what is no tensor, and cannot pass through torch.func.vjp
+
+    def split(*operands: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+        leaves, structure = pytree.tree_flatten(call(*operands))
+        spec[:] = [structure]
+        plain[:] = [_PART if is_differentiable(v) else _CONSTANT if isinstance(v, Tensor) else v for v in leaves]
+        tensors = [v for v in leaves if isinstance(v, Tensor)]
+        return tuple(v for v in tensors if is_differentiable(v)), tuple(v for v in tensors if not is_differentiable(v))
+
+    found: Any = torch.func.vjp(split, *call.operands, has_aux=True)
+    parts, adjoint, constants = found
+    streams = {id(_PART): iter(parts), id(_CONSTANT): iter(constants)}
+    leaves = [next(streams[id(v)]) if id(v) in streams else v for v in plain]
+    pull = (lambda g: adjoint((g,))) if len(parts) == 1 else adjoint
+    return pytree.tree_unflatten(leaves, spec[0]), parts, pull
+
+
+_PART, _CONSTANT = object(), object()

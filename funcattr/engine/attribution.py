@@ -1,0 +1,241 @@
+"""What every reverse-pass method does: run the model once, seed the output with the target, pull back to the root."""
+
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, TypeVar
+
+import torch
+import torch.utils._pytree as pytree
+from torch import Tensor, nn
+from torch._dynamo import nonstrict_trace
+
+from .errors import AliasedWriteError, UnknownSiteError, UnsupportedOperationError, UntrackedPathError
+from .functional import FunctionalModel, functionalize
+from .rulebook import Rulebook
+from .targets import Target, pick_output, seed
+from .vjp import Record, record
+
+Inputs = TypeVar("Inputs", Tensor, tuple[Tensor, ...], dict[str, Tensor])
+Model = Callable[..., Any] | nn.Module | FunctionalModel
+PLAIN = Rulebook(name="gradient")
+
+
+class Attribution(NamedTuple):
+    """The result of a reverse pass.
+
+    Attributes:
+        root: The inputs (with their structure), or the value at the site.
+        cotangent: The pulled-back cotangent, structured and shaped as `root`.
+        output: The tensor of the model's output that was explained. [N, ...]
+    """
+
+    root: Any
+    cotangent: Any
+    output: Tensor
+
+
+class _Nothing:
+    """Stands for None in the arguments of a traced call, which takes tensors, numbers, strings and constants."""
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Nothing)
+
+    def __hash__(self) -> int:
+        return 0
+
+
+pytree.register_constant(_Nothing)
+_NOTHING = _Nothing()
+
+
+def attribute(
+    call: str,
+    model: Model,
+    x: Any,
+    target: Target,
+    *,
+    rules: Rulebook = PLAIN,
+    layer: str | None = None,
+    output: str | int | None = None,
+    args: tuple[Any, ...] = (),
+    kwargs: Mapping[str, Any] | None = None,
+) -> Attribution:
+    """One forward pass and one ruled reverse pass, from the target to the inputs or to the site `layer`.
+
+    Args:
+        call: Name of the method, the first words of its errors.
+        model: A module, a `FunctionalModel` or a callable. It is called as `model(*x, *args, **kwargs)`.
+        x: Input [N, ...], a tuple of them, or a dict of them that go by keyword.
+        target: What is explained; see `Target`.
+        layer: Site that is the root. Nothing before it is tracked.
+        output: Key, index or attribute of the explained tensor, for models that return several.
+
+    Raises:
+        ValueError, TypeError, UnknownSiteError, UnsupportedOperationError, UntrackedPathError: See the docs' page on
+            errors.
+    """
+    options = (rules, layer, output)
+    if not torch.compiler.is_dynamo_compiling():
+        return _attribute(call, functionalize(model), x, target, options, args, dict(kwargs or {}))
+    if not isinstance(model, nn.Module | FunctionalModel):
+        if rules.entries or layer is not None:
+            raise TypeError(
+                f"{call}(model=...): inside torch.compile, a plain callable hides operations from the rules. "
+                "Build functionalize(callable) outside of the compiled function and pass that."
+            )
+        return _attribute(call, functionalize(model), x, target, options, args, dict(kwargs or {}))
+    return _compiled_attribute(call, model, x, target, options, args, dict(kwargs or {}))
+
+
+def _compiled_attribute(
+    call: str,
+    model: nn.Module | FunctionalModel,
+    x: Any,
+    target: Target,
+    options: tuple[Any, ...],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> Attribution:
+    """The same, as one node of Dynamo's graph that AOTAutograd traces through.
+
+    Dynamo does not show every torch function to a torch function mode (not F.pad, F.hardswish, x.T, ... on torch
+    2.13), so a recorder that it traces would miss operations; run for real on traced tensors, it sees them all.
+    """
+    tensors = model.tensors() if isinstance(model, FunctionalModel) else _own_tensors(model)
+    structure = model.structure if isinstance(model, FunctionalModel) else model
+    given = pytree.tree_map(_encode, (options, x, args, kwargs))
+    if callable(target) and not isinstance(target, tuple(pytree.CONSTANT_NODES)):
+        # A closure cannot enter the node: it gets the output of a first one, and makes the cotangent for a second.
+        target = seed(call, _result(_traced_output(call, structure, tensors, given)), target)
+    return Attribution(*_result(_traced(call, structure, tensors, given, _encode(target))))
+
+
+def _own_tensors(model: nn.Module) -> dict[str, Tensor]:
+    named = (*model.named_parameters(), *model.named_buffers())
+    return {name: tensor.detach() for name, tensor in named}
+
+
+def _encode(value: Any) -> Any:
+    return _NOTHING if value is None else value
+
+
+def _decoded(given: Any) -> Any:
+    def is_nothing(value: Any) -> bool:
+        return isinstance(value, _Nothing)
+
+    return pytree.tree_map(lambda value: None if is_nothing(value) else value, given, is_leaf=is_nothing)
+
+
+def _rebuilt(structure: Any, tensors: dict[str, Tensor]) -> FunctionalModel:
+    fm = functionalize(structure) if isinstance(structure, nn.Module) else FunctionalModel(structure)
+    return fm.bind(tensors)
+
+
+_ERRORS = {
+    kind.__name__: kind
+    for kind in (
+        ValueError,
+        TypeError,
+        UnknownSiteError,
+        UnsupportedOperationError,
+        UntrackedPathError,
+        AliasedWriteError,
+    )
+}
+
+
+def _result(found: dict[str, Any]) -> Any:
+    for name, kind in _ERRORS.items():
+        if name in found:
+            raise kind(*found[name])
+    return found["result"]
+
+
+def _as_result(error: Exception) -> dict[str, Any]:
+    """An error as a node's result, in the keys: Dynamo drops exceptions there, and takes only tensors as values."""
+    return {type(error).__name__: {str(error): torch.zeros(())}}
+
+
+@nonstrict_trace
+def _traced(call: str, structure: Any, tensors: dict[str, Tensor], given: Any, target: Any) -> Any:
+    options, x, args, kwargs = _decoded(given)
+    try:
+        return {
+            "result": tuple(_attribute(call, _rebuilt(structure, tensors), x, _decoded(target), options, args, kwargs))
+        }
+    except tuple(_ERRORS.values()) as error:
+        return _as_result(error)
+
+
+@nonstrict_trace
+def _traced_output(call: str, structure: Any, tensors: dict[str, Tensor], given: Any) -> Any:
+    (_, _, output), x, args, kwargs = _decoded(given)
+    positional, keyword = _call_arguments(x, args, kwargs)
+    try:
+        return {"result": pick_output(call, _rebuilt(structure, tensors)(*positional, **keyword), output)}
+    except tuple(_ERRORS.values()) as error:
+        return _as_result(error)
+
+
+def _attribute(
+    call: str,
+    model: FunctionalModel,
+    x: Any,
+    target: Target,
+    options: tuple[Any, ...],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> Attribution:
+    rules, layer, output = options
+    inputs, spec = pytree.tree_flatten(x)
+    _check_inputs(call, model, inputs)
+
+    def explained(*tensors: Tensor) -> Tensor:
+        positional, keyword = _call_arguments(pytree.tree_unflatten(list(tensors), spec), args, kwargs)
+        return pick_output(call, model(*positional, **keyword), output)
+
+    passed = record(explained, tuple(inputs), rules, layer, call, model.sites)
+    _warn(call, model, rules, passed)
+    cotangents = passed.pull(seed(call, passed.output, target), release=True)
+    if layer is not None:
+        return Attribution(passed.roots[0], cotangents[0], passed.output)
+    return Attribution(x, pytree.tree_unflatten(list(cotangents), spec), passed.output)
+
+
+def _call_arguments(x: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    if isinstance(x, Mapping):
+        return args, {**kwargs, **x}
+    return (*(x if isinstance(x, tuple) else (x,)), *args), kwargs
+
+
+def _check_inputs(call: str, model: FunctionalModel, inputs: list[Any]) -> None:
+    devices = {p.device for p in model.params.values()}
+    for value in inputs:
+        if not isinstance(value, Tensor):
+            raise TypeError(
+                f"{call}(x=...): expected a tensor, a tuple or a dict of tensors, got {type(value).__name__}."
+            )
+        if value.ndim == 0 or value.shape[0] == 0:
+            raise ValueError(f"{call}(x=...): expected a batch of at least one example, got shape {list(value.shape)}.")
+        if devices and value.device not in devices:
+            raise ValueError(
+                f"{call}(x=...): the input is on {value.device}, the model on {', '.join(sorted(map(str, devices)))}. "
+                "Move one of them."
+            )
+
+
+def _warn(call: str, model: FunctionalModel, rules: Rulebook, passed: Record) -> None:
+    if torch.compiler.is_dynamo_compiling():
+        return
+    if model.training:
+        warnings.warn(
+            f"{call}: the model is in training mode, so batch norm or dropout make its output depend on the batch "
+            "or on chance. Call model.eval() first, unless this is meant.",
+            stacklevel=5,
+        )
+    if rules.expects and passed.activations and not passed.activations & set(rules.expects):
+        warnings.warn(
+            f"{call}: the model has no {' or '.join(rules.expects)}, only {', '.join(sorted(passed.activations))}; "
+            f"the {rules.name} rule changes nothing, the result is the plain gradient.",
+            stacklevel=5,
+        )

@@ -1,0 +1,223 @@
+"""Models as pure functions of their parameters and inputs."""
+
+import functools
+import types
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+import torch.utils._pytree as pytree
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from .errors import UnsupportedOperationError, unknown_site
+from .sites import enter_module, leave_module
+
+Params = Mapping[str, Tensor]
+
+
+class Structure:
+    """What of a functional model is no tensor: the module tree, or the callable. A constant of compiled code."""
+
+    def __init__(self, model: Callable[..., Any]) -> None:
+        self.model = model
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+    def __hash__(self) -> int:
+        return id(self)
+
+
+pytree.register_constant(Structure)
+
+
+class FunctionalModel:
+    """A model as a stateless function: `fm(x)`, `fm.apply(params, x)`, `fm.bind(params)(x)`.
+
+    Made by `functionalize`. The structure is as it was then; parameters are the same tensors, so an optimiser's
+    steps are seen. Parameters that are not bound are constants: no gradient flows to them. Buffers are copied for
+    the call, so nothing of the user's model is ever written.
+    """
+
+    def __init__(self, structure: Structure, bound: Params | None = None) -> None:
+        self.structure, self._bound = structure, dict(bound or {})
+
+    @property
+    def _model(self) -> Callable[..., Any]:
+        return self.structure.model
+
+    @property
+    def params(self) -> dict[str, Tensor]:
+        """Parameters by qualified name: the bound ones, else the model's own."""
+        own = dict(self._model.named_parameters()) if isinstance(self._model, nn.Module) else {}
+        return {name: self._bound.get(name, p) for name, p in own.items()}
+
+    @property
+    def buffers(self) -> dict[str, Tensor]:
+        """Buffers by qualified name: the bound ones, else the model's own."""
+        own = dict(self._model.named_buffers()) if isinstance(self._model, nn.Module) else {}
+        return {name: self._bound.get(name, b) for name, b in own.items()}
+
+    @property
+    def sites(self) -> tuple[str, ...]:
+        """Names of the values that can be read, edited or made the root: the outputs of all modules."""
+        if not isinstance(self._model, nn.Module):
+            return ()
+        return tuple(name for name, _ in self._model.named_modules() if name)
+
+    @property
+    def training(self) -> bool:
+        """Whether a batch norm or dropout module is in training mode."""
+        modules = self._model.modules() if isinstance(self._model, nn.Module) else ()
+        random = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
+        return any(m.training and isinstance(m, random) for m in modules)
+
+    def bind(self, params: Params) -> "FunctionalModel":
+        """The same model with some parameters or buffers replaced (stacked ones under `vmap`).
+
+        Raises:
+            ValueError: If a name is not one of the model's, with the closest names.
+        """
+        known = {**self.params, **self.buffers}
+        for name in params:
+            if name not in known:
+                raise unknown_site("FunctionalModel.bind(params=...)", name, known)
+        return FunctionalModel(self.structure, {**self._bound, **params})
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What a call computes with: bound tensors as they are, owned ones as constants."""
+        owned = {name: p.detach() for name, p in self.params.items() if name not in self._bound}
+        owned |= {name: b.detach().clone() for name, b in self.buffers.items() if name not in self._bound}
+        return owned | self._bound
+
+    def apply(self, params: Params, *inputs: Any, **kwargs: Any) -> Any:
+        """The model's output at `inputs` with `params` in place of its own; parameters not named stay."""
+        return self.bind(params)(*inputs, **kwargs)
+
+    def __call__(self, *inputs: Any, **kwargs: Any) -> Any:
+        if not isinstance(self._model, nn.Module):
+            return self._model(*inputs, **kwargs)
+        # Modules cannot be copied while Dynamo traces; there functional_call swaps at trace time only.
+        tracing = torch.compiler.is_dynamo_compiling()
+        module = self._model if tracing else _sited_copy(self._model)
+        return functional_call(module, self.tensors(), inputs, kwargs)
+
+    def __repr__(self) -> str:
+        return f"FunctionalModel({type(self._model).__name__}, {len(self.params)} parameters, {len(self.sites)} sites)"
+
+
+def functionalize(model: Callable[..., Any]) -> FunctionalModel:
+    """Turn a module, or any callable, into a `FunctionalModel`.
+
+    Args:
+        model: An `nn.Module` of any kind, or a pure callable of tensors. It is not modified.
+
+    Returns:
+        A stateless function with named parameters and sites.
+
+    Raises:
+        TypeError: If `model` is not callable.
+        UnsupportedOperationError: If a submodule is scripted, compiled or patched, so that nothing can be seen in it.
+
+    Example:
+        >>> import torch, funcattr
+        >>> fm = funcattr.functionalize(torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.ReLU()))
+        >>> fm.sites, sorted(fm.params), fm(torch.ones(1, 2)).shape
+        (('0', '1'), ['0.bias', '0.weight'], torch.Size([1, 3]))
+    """
+    if isinstance(model, FunctionalModel):
+        return model
+    if isinstance(model, torch._dynamo.OptimizedModule):
+        model = model._orig_mod  # the module that was compiled; the compiled wrapper hides its operations
+    if not callable(model):
+        raise TypeError(f"functionalize(model=...): expected a module or a callable, got {type(model).__name__}.")
+    _refuse_opaque(model)
+    return FunctionalModel(Structure(_sited_copy(model) if isinstance(model, nn.Module) else model))
+
+
+def _refuse_opaque(model: Callable[..., Any]) -> None:
+    named: Iterator[tuple[str, Any]] = iter([("", model)])
+    if isinstance(model, nn.Module):
+        named = model.named_modules()
+    for path, part in named:
+        if _is_opaque(part):
+            raise _opaque_error(path, part)
+        for name, value in (*vars(part).items(), *_globals_of(part)) if isinstance(part, nn.Module) else ():
+            if _is_opaque(value) and name != "_compiled_call_impl":
+                raise _opaque_error(path, value, f"its {name!r} is")
+        if isinstance(part, nn.Module) and "forward" in vars(part):
+            raise UnsupportedOperationError(
+                f"functionalize(model=...): the module {path!r} ({type(part).__name__}) has its `forward` patched on "
+                "the instance, which may close over other parameters. Override `forward` in a class instead."
+            )
+
+
+def _is_opaque(value: Any) -> bool:
+    scripted = (torch.jit.ScriptModule, torch.jit.ScriptFunction, torch._dynamo.OptimizedModule)
+    return isinstance(value, scripted) or hasattr(value, "_torchdynamo_orig_callable")
+
+
+def _globals_of(module: nn.Module) -> Iterator[tuple[str, Any]]:
+    """What the module's forward names outside of itself: a scripted helper there would compute unseen."""
+    forward = type(module).forward
+    code = getattr(forward, "__code__", None)
+    if code is not None:
+        yield from ((n, forward.__globals__[n]) for n in code.co_names if n in forward.__globals__)
+
+
+def _opaque_error(path: str, part: Any, what: str = "it is") -> UnsupportedOperationError:
+    return UnsupportedOperationError(
+        f"functionalize(model=...): cannot see through {path or 'the model'!r}: {what} a {type(part).__name__}. "
+        "Pass the eager module or function, and compile or script the call of funcattr instead."
+    )
+
+
+def _structure_copy(model: nn.Module) -> nn.Module:
+    """The module tree copied, one new object a module, all tensors shared."""
+    copies: dict[int, nn.Module] = {}
+    for module in model.modules():
+        copy = copies[id(module)] = object.__new__(type(module))
+        copy.__dict__.update(vars(module))
+        copy.__dict__["_compiled_call_impl"] = None
+        for table in ("_parameters", "_buffers", "_modules"):
+            copy.__dict__[table] = dict(vars(module)[table])
+    for copy in copies.values():
+        for name, value in vars(copy).items():
+            if not name.endswith("_hooks"):
+                copy.__dict__[name] = _moved(value, copies)
+    return copies[id(model)]
+
+
+def _moved(value: Any, copies: Mapping[int, nn.Module]) -> Any:
+    """`value` with the tree's modules replaced by their copies, inside plain containers and bound methods too."""
+    if id(value) in copies:
+        return copies[id(value)]
+    if isinstance(value, types.MethodType):
+        owner = copies.get(id(value.__self__))
+        return value if owner is None else types.MethodType(value.__func__, owner)
+    kinds = nn.Module | types.MethodType
+    if type(value) is dict and any(isinstance(v, kinds) for v in value.values()):
+        return {k: _moved(v, copies) for k, v in value.items()}
+    if type(value) in (list, tuple):
+        items: list[Any] = list(value)
+        if any(isinstance(v, kinds) for v in items):
+            return type(value)(_moved(v, copies) for v in items)
+    return value
+
+
+def _sited_copy(model: nn.Module) -> nn.Module:
+    """A copy for one call, whose modules tell the active mode where the call is."""
+    copy = _structure_copy(model)
+    for name, module in copy.named_modules():
+        module.__dict__["forward"] = functools.partial(_forward, module, name)
+    return copy
+
+
+def _forward(module: nn.Module, name: str, *args: Any, **kwargs: Any) -> Any:
+    if isinstance(module, nn.RNNBase):
+        # Recurrent modules keep a list of their weights beside the table that functional_call fills.
+        weights = [getattr(module, n) for n in module._flat_weights_names]
+        module.__dict__["_flat_weights"] = weights
+    enter_module(name)
+    return leave_module(type(module).forward(module, *args, **kwargs), name)

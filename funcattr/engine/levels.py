@@ -1,0 +1,27 @@
+"""The levels of `torch.func` transforms (`vmap`, `grad`, ...), through the few internals that tell them."""
+
+import importlib
+from typing import Any
+
+from torch import Tensor
+
+_functorch: Any = importlib.import_module("torch._C._functorch")
+
+
+def current_level() -> int | None:
+    """Depth of the innermost running transform, None outside of any."""
+    return _functorch.maybe_current_level()
+
+
+def is_differentiated(value: Any) -> bool:
+    """Whether `value` is a tensor that the innermost transforms differentiate."""
+    return isinstance(value, Tensor) and _functorch.is_gradtrackingtensor(value)
+
+
+def unwrapped(tensor: Tensor) -> list[Tensor]:
+    """The tensors under `tensor`, one for each transform that wraps it."""
+    layers: list[Tensor] = []
+    while _functorch.is_functorch_wrapped_tensor(tensor):
+        tensor = _functorch.get_unwrapped(tensor)
+        layers.append(tensor)
+    return layers

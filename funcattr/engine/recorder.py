@@ -1,0 +1,275 @@
+"""The forward pass on record: which torch functions ran on values that depend on the root, and their adjoints."""
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import torch
+import torch.utils._pytree as pytree
+from torch import Tensor
+from torch.utils.weak import WeakIdKeyDictionary
+
+from .adjoints import is_differentiable, ordinary_adjoint
+from .aliasing import Aliases
+from .errors import AliasedWriteError, UnsupportedOperationError
+from .levels import current_level, unwrapped
+from .operations import (
+    ACTIVATIONS,
+    CONTAINS,
+    QUERIES,
+    REFUSED,
+    TENSOR_GETTERS,
+    VIEWS,
+    canonical,
+    is_getter,
+    out_of_place,
+    refine,
+    spelled,
+    writes,
+)
+from .rulebook import GRADIENT, Call, Positions, Rulebook
+from .sites import SiteMode
+
+Pull = Callable[[Any], tuple[Any, ...]]
+
+
+class Step(NamedTuple):
+    """A recorded call: how to pull a cotangent back through it, and between which slots."""
+
+    pull: Pull
+    inputs: tuple[int, ...]
+    outputs: tuple["OutputSlot", ...]
+
+
+class OutputSlot(NamedTuple):
+    """A differentiable result of a call; what a cotangent of it looks like when none arrives."""
+
+    slot: int
+    shape: torch.Size
+    dtype: torch.dtype
+    device: torch.device
+
+    def zeros(self) -> Tensor:
+        return torch.zeros(self.shape, dtype=self.dtype, device=self.device)
+
+
+class Recorder(SiteMode):
+    """Records the calls that depend on the root: the tracked inputs, or the value at one site."""
+
+    def __init__(self, rules: Rulebook, root: str | None, call: str) -> None:
+        super().__init__()
+        self.rules, self.root_site, self.caller = rules, root, call
+        self.roots: tuple[Tensor, ...] = ()
+        self.root_slots: tuple[int, ...] = ()
+        self.steps: list[Step] = []
+        self.unlisted: list[str] = []
+        self.operations: set[str] = set()
+        self._slots: Any = WeakIdKeyDictionary()
+        self._next_slot = 0
+        self._aliases = Aliases()
+        self._outer_grad = torch.is_grad_enabled()
+        self._model_grad = True
+        self._level = current_level()
+
+    # --- roots, sites and the output -------------------------------------------------------------------------
+
+    def track(self, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Begin at `tensors`: fresh names of them, which the model is then given."""
+        self.roots = tuple(t.view_as(t) for t in tensors)
+        self.root_slots = tuple(self._new_slot(t) for t in self.roots)
+        return self.roots
+
+    def visit(self, value: Any, name: str) -> Any:
+        value = pytree.tree_map_only(Tensor, self._read, value)
+        if name != self.root_site:
+            return value
+        leaves, spec = pytree.tree_flatten(value)
+        found = [i for i, leaf in enumerate(leaves) if is_differentiable(leaf)]
+        if len(found) != 1:
+            raise ValueError(
+                f"{self.caller}(layer={name!r}): expected a site with one floating-point tensor, got {len(found)}. "
+                "Name a submodule whose output is one tensor."
+            )
+        (leaves[found[0]],) = self.track((leaves[found[0]],))
+        return pytree.tree_unflatten(leaves, spec)
+
+    def slot(self, tensor: Any) -> int | None:
+        """The slot of a tracked tensor, None for a constant."""
+        return self._slots.get(tensor) if isinstance(tensor, Tensor) else None
+
+    def finish(self, output: Any) -> Any:
+        """The output with in-place writes resolved; raises what the forward pass has collected."""
+        if self.unlisted:
+            calls = "\n  ".join(dict.fromkeys(self.unlisted))
+            raise UnsupportedOperationError(
+                f"{self.caller}(rules={self.rules.name!r}): no rule for\n  {calls}\n"
+                "Give each one: rules | {'<operation>': rule}, GRADIENT for the ordinary adjoint, STOP for a constant."
+            )
+        return pytree.tree_map_only(Tensor, self._read, output)
+
+    # --- one torch function ----------------------------------------------------------------------------------
+
+    def call(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        name = spelled(func)
+        if func is torch._C._set_grad_enabled:
+            self._model_grad = bool(args[0])
+            return func(*args, **kwargs)
+        if (is_getter(func) and name not in TENSOR_GETTERS and name not in REFUSED) or name in QUERIES:
+            return self._query(func, name, args, kwargs)
+        if self._aliases.written:
+            if name == "__setitem__":
+                self._aliases.refresh(*args)
+            args, kwargs = self._read_all(args), self._read_all(kwargs)
+        positions = tuple(self._tracked(args, kwargs))
+        if positions and not torch.is_grad_enabled() and self._model_grad:
+            raise self._unseen("torch.autograd.Function (its own backward would be ignored)")
+        if current_level() != self._level:
+            self._check_level(positions, args, kwargs)
+        with torch.set_grad_enabled(self._outer_grad):
+            out = self._run(func, name, args, kwargs, positions)
+        return out
+
+    def _query(self, func: Callable[..., Any], name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if self._aliases.written and name not in ("shape", "size", "dim", "dtype", "device", "__len__"):
+            args, kwargs = self._read_all(args), self._read_all(kwargs)
+        return func(*args, **kwargs)
+
+    def _run(
+        self, func: Callable[..., Any], name: str, args: tuple[Any, ...], kwargs: dict[str, Any], positions: Positions
+    ) -> Any:
+        if positions and (name in REFUSED or isinstance(func, torch._ops.HigherOrderOperator)):
+            raise self._unseen(name)
+        operation = canonical(name)
+        target = writes(name, operation, args, kwargs)
+        constant = not positions or not self._model_grad
+        if target is not None and (not constant or self.slot(target) is not None or self._is_root_memory(target)):
+            func, args, kwargs = out_of_place(func, name, operation, args, kwargs)
+            positions = tuple(self._tracked(args, kwargs))
+        elif constant:
+            out = func(*args, **kwargs)
+            return self._note_views(name, args, out)
+        operation = refine(operation, args, kwargs)
+        if constant:
+            out = func(*args, **kwargs)
+        else:
+            out = self._record(Call(func, operation, args, kwargs, positions, self.path))
+        if target is not None:
+            return self._rename(name, target, args, out)
+        return self._note_views(name, args, out)
+
+    def _record(self, call: Call) -> Any:
+        self.operations.add(call.op)
+        action = self.rules.action(call.op, call.path)
+        inside = CONTAINS.get(call.op)
+        if inside is not None and action is GRADIENT and self.rules.action(inside, call.path) is not GRADIENT:
+            self.unlisted.append(f"{call.op} (which contains {inside}) in {call.path or 'the top level'!r}")
+        if action is None:
+            self.unlisted.append(f"{call.op} in {call.path or 'the top level'!r}")
+            action = GRADIENT
+        if action.kind == "decompose":
+            assert action.function is not None
+            with self:
+                return action.function(*call.args, **call.kwargs)
+        if action.kind == "stop":
+            return call(*call.operands)
+        if action.kind == "gradient":
+            return self._record_adjoint(call)
+        return self._record_rule(call, action.function)
+
+    def _record_adjoint(self, call: Call) -> Any:
+        operands = call.operands
+        out, parts, pull = ordinary_adjoint(call)
+        if parts:
+            self._add_step(pull, operands, parts)
+        return out
+
+    def _record_rule(self, call: Call, rule: Any) -> Any:
+        operands = call.operands
+        out = call.output = call(*operands)
+        leaves = tuple(leaf for leaf in pytree.tree_leaves(out) if is_differentiable(leaf))
+        if not getattr(rule, "needs_operands", getattr(getattr(rule, "func", None), "needs_operands", True)):
+            call.drop_inputs()
+        shapes = tuple(t.shape for t in operands)
+
+        def pull(cotangent: Any) -> tuple[Any, ...]:
+            result = rule(call, cotangent)
+            result = (result,) if isinstance(result, Tensor) else tuple(result)
+            if tuple(getattr(r, "shape", None) for r in result) != shapes:
+                got = [tuple(getattr(r, "shape", ())) for r in result]
+                raise ValueError(
+                    f"{self.caller}(rules=...): the rule for {call.op!r} in {call.path!r} returned cotangents of "
+                    f"shapes {got}, expected one for each operand: {[tuple(s) for s in shapes]}."
+                )
+            return result
+
+        self._add_step(pull, operands, leaves)
+        return out
+
+    # --- bookkeeping -----------------------------------------------------------------------------------------
+
+    def _new_slot(self, tensor: Tensor) -> int:
+        self._slots[tensor] = slot = self._next_slot
+        self._next_slot += 1
+        return slot
+
+    def _add_step(self, pull: Pull, operands: tuple[Tensor, ...], outputs: tuple[Tensor, ...]) -> None:
+        inputs = tuple(self._slots[t] for t in operands)
+        slots = tuple(OutputSlot(self._new_slot(t), t.shape, t.dtype, t.device) for t in outputs)
+        self.steps.append(Step(pull, inputs, slots))
+
+    def _tracked(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[tuple[Any, ...]]:
+        for key, value in (*enumerate(args), *kwargs.items()):
+            if isinstance(value, Tensor):
+                if value in self._slots:
+                    yield (key,)
+            elif isinstance(value, list | tuple | dict):
+                inside = self._tracked((), value) if isinstance(value, dict) else self._tracked(tuple(value), {})
+                yield from ((key, *rest) for rest in inside)
+
+    def _is_root_memory(self, target: Tensor) -> bool:
+        return self._aliases.is_known_view(target)
+
+    def _note_views(self, name: str, args: tuple[Any, ...], out: Any) -> Any:
+        if name in VIEWS and args and isinstance(args[0], Tensor):
+            views = [v for v in pytree.tree_leaves(out) if isinstance(v, Tensor)]
+            self._aliases.add_views(args[0], views, args[1] if name == "__getitem__" else None)
+        return out
+
+    def _rename(self, name: str, target: Tensor, args: tuple[Any, ...], out: Any) -> Any:
+        """Let the written name stand for the new value; `x[i] = v` returns nothing, as the original."""
+        value = pytree.tree_leaves(out)[0]
+        self._aliases.write(target, value)
+        return None if name == "__setitem__" else out
+
+    def _read_all(self, values: Any) -> Any:
+        if isinstance(values, Tensor):
+            return self._read(values)
+        if type(values) in (tuple, list):
+            return type(values)([self._read_all(v) for v in values])
+        if type(values) is dict:
+            return {k: self._read_all(v) for k, v in values.items()}
+        return values
+
+    def _read(self, tensor: Tensor) -> Tensor:
+        tensor = self._aliases.current(tensor)
+        if self._aliases.written and self._aliases.is_stale(tensor):
+            raise AliasedWriteError(
+                f"{self.caller}: in the module {self.path!r}, a tensor is read that shares memory with one written "
+                "in place through another view. Write out of place there (y = y + 1, not y += 1), or clone() the view."
+            )
+        return tensor
+
+    def _check_level(self, positions: Positions, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        inner = [t for t in pytree.tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
+        if positions or any(layer in self._slots for t in inner for layer in unwrapped(t)):
+            raise self._unseen("a torch.func transform (vmap, grad, ...) inside the model")
+
+    def _unseen(self, what: str) -> UnsupportedOperationError:
+        return UnsupportedOperationError(
+            f"{self.caller}: in the module {self.path!r}, cannot see through {what}. "
+            "Write that part in plain torch functions, or mark its output with STOP by detach()."
+        )
+
+    @property
+    def activations(self) -> set[str]:
+        """The nonlinearities that were met on the way from the root."""
+        return self.operations & ACTIVATIONS

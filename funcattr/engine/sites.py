@@ -1,0 +1,122 @@
+"""Sites: named values inside a model, which the active torch function mode of this thread may read or replace.
+
+A module's output is a site under the module's qualified name; a plain function marks its own with `site`.
+State lives in the mode, never on the model, so that sites are right in threads, under `vmap` and in compiled code.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar, cast
+
+import torch
+import torch.utils._pytree as pytree
+from torch import Tensor
+from torch.overrides import TorchFunctionMode, _is_torch_function_mode_enabled, handle_torch_function
+
+from .errors import unknown_site
+
+T = TypeVar("T")
+
+
+def site(value: T, name: str) -> T:
+    """Mark `value` as the site `name` of a plain callable; the identity unless a method asks for that site.
+
+    Args:
+        value: A tensor (or a structure of tensors) of any shape.
+        name: The site's name; the second value of the same name in one call is `name#1`, and so on.
+
+    Returns:
+        `value`, or what an edit made of it.
+
+    Example:
+        >>> import torch, funcattr
+        >>> model = lambda x: funcattr.site(x * 2, "doubled").sum(1)
+        >>> funcattr.read(model, "doubled")(torch.ones(1, 2))[1]["doubled"]
+        tensor([[2., 2.]])
+    """
+    if _is_torch_function_mode_enabled():
+        return cast(T, handle_torch_function(site, (), value, name))
+    return value
+
+
+def enter_module(name: str) -> None:
+    """Tell the active mode that the module `name` begins."""
+    if _is_torch_function_mode_enabled():
+        handle_torch_function(enter_module, (), name)
+
+
+def leave_module(value: T, name: str) -> T:
+    """Tell the active mode that the module `name` ends with `value`, which is the site `name`."""
+    if _is_torch_function_mode_enabled():
+        return cast(T, handle_torch_function(leave_module, (), value, name))
+    return value
+
+
+class SiteMode(TorchFunctionMode):
+    """A mode that knows the module path of the running call and numbers the sites that it passes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.modules: list[str] = []
+        self.reached: dict[str, int] = {}
+
+    @property
+    def path(self) -> str:
+        """Qualified name of the module that runs, '' outside of any."""
+        return self.modules[-1] if self.modules else ""
+
+    def visit(self, value: Any, name: str) -> Any:
+        """Give back the value that goes on from the site `name`."""
+        return value
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        if func is enter_module:
+            self.modules.append(args[0])
+            return func(*args)
+        if func is leave_module or func is site:
+            if func is leave_module:
+                self.modules.pop()
+            return func(self._numbered(*args), args[1])
+        return self.call(func, args, kwargs or {})
+
+    def call(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run one torch function of the model."""
+        return func(*args, **kwargs)
+
+    def _numbered(self, value: Any, name: str) -> Any:
+        count = self.reached.get(name, 0)
+        self.reached[name] = count + 1
+        return self.visit(value, f"{name}#{count}" if count else name)
+
+    def require(self, call: str, sites: tuple[str, ...], known: tuple[str, ...] = ()) -> None:
+        """Raise UnknownSiteError for the first of `sites` that was not passed."""
+        passed = [f"{n}#{i}" if i else n for n, count in self.reached.items() for i in range(count)]
+        for name in sites:
+            if name not in passed:
+                raise unknown_site(call, name, (*passed, *known))
+
+
+class Reader(SiteMode):
+    """Keeps the values at some sites, as they are when passed (a later in-place write does not show)."""
+
+    def __init__(self, sites: tuple[str, ...]) -> None:
+        super().__init__()
+        self.sites = sites
+        self.values: dict[str, Any] = {}
+
+    def visit(self, value: Any, name: str) -> Any:
+        if name in self.sites:
+            self.values[name] = pytree.tree_map_only(Tensor, torch.clone, value)
+        return value
+
+
+class Editor(SiteMode):
+    """Replaces the values at some sites by a function of them."""
+
+    def __init__(self, edits: Mapping[str, Callable[[Any], Any]]) -> None:
+        super().__init__()
+        self.edits = edits
+
+    def visit(self, value: Any, name: str) -> Any:
+        return self.edits[name](value) if name in self.edits else value

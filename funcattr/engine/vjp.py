@@ -1,0 +1,180 @@
+"""The rule-driven reverse pass: `torch.func.vjp` with some adjoints replaced."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import torch
+import torch.utils._pytree as pytree
+from torch import Tensor
+
+from .adjoints import is_differentiable
+from .errors import UntrackedPathError
+from .levels import is_differentiated
+from .recorder import Recorder, Step
+from .rulebook import Rulebook, as_rulebook
+
+Backward = Callable[..., tuple[Tensor, ...]]
+
+
+class Record(NamedTuple):
+    """A forward pass on record.
+
+    Attributes:
+        output: What the function returned.
+        roots: Where the reverse pass ends: the inputs, or the value at the site.
+        pull: `pull(cotangent, release=False) -> cotangents of the roots`; `release` frees what it passes.
+        activations: Nonlinearities met, by canonical name (None when no rule could have asked for one).
+    """
+
+    output: Any
+    roots: tuple[Tensor, ...]
+    pull: Backward
+    activations: frozenset[str]
+
+
+def record(
+    fn: Callable[..., Any],
+    primals: tuple[Tensor, ...],
+    rules: Rulebook,
+    root: str | None = None,
+    call: str = "vjp",
+    sites: tuple[str, ...] = (),
+) -> Record:
+    """Run `fn(*primals)` once and keep what the reverse pass to the root needs; `sites` are known beside those met."""
+    _check_primals(call, primals, root)
+    if root is None and not rules.entries and rules.unlisted == "gradient":
+        return _plain_record(fn, primals, call)
+    recorder = Recorder(rules, root, call)
+    # Constants of the call are copied, so that a model which writes into its input never reaches the user's tensor.
+    inputs = recorder.track(primals) if root is None else tuple(p.clone() for p in primals)
+    with torch.enable_grad(), recorder:
+        output = fn(*inputs)
+    output = recorder.finish(output)
+    if root is not None:
+        recorder.require(f"{call}(layer={root!r})", (root,), sites)
+    leaves, spec = pytree.tree_flatten(output)
+    slots = [recorder.slot(leaf) for leaf in leaves]
+    if all(slot is None for slot in slots):
+        raise _independent(call, root)
+    steps, root_slots = recorder.steps, recorder.root_slots
+
+    def pull(cotangent: Any, release: bool = False) -> tuple[Tensor, ...]:
+        seeds = _matching_leaves(call, cotangent, leaves_meta, spec)
+        found = walk(steps, {s: g for s, g in zip(slots, seeds, strict=True) if s is not None}, release)
+        return tuple(
+            found[slot] if slot in found else torch.zeros(shape, dtype=dtype, device=device)
+            for slot, (shape, dtype, device) in zip(root_slots, roots_meta, strict=True)
+        )
+
+    leaves_meta = [_meta(leaf) for leaf in leaves]
+    roots_meta = [_meta(r) for r in recorder.roots]
+    return Record(output, recorder.roots, pull, frozenset(recorder.activations))
+
+
+def walk(steps: list[Step], cotangents: dict[int, Any], release: bool) -> dict[int, Any]:
+    """Walk the recorded calls backwards from the cotangents of some slots; those that remain are the roots'."""
+    pending = steps if release else steps.copy()
+    while pending:
+        step = pending.pop()
+        arrived = [cotangents.pop(out.slot, None) for out in step.outputs]
+        if all(g is None for g in arrived):
+            continue
+        filled = [out.zeros() if g is None else g for out, g in zip(step.outputs, arrived, strict=True)]
+        results = step.pull(filled[0] if len(filled) == 1 else tuple(filled))
+        for slot, g in zip(step.inputs, results, strict=True):
+            cotangents[slot] = cotangents[slot] + g if slot in cotangents else g
+    return cotangents
+
+
+def _plain_record(fn: Callable[..., Any], primals: tuple[Tensor, ...], call: str) -> Record:
+    """Without rules the reverse pass is `torch.func.vjp` itself."""
+
+    def checked(*inputs: Tensor) -> Any:
+        output = fn(*inputs)
+        # Dynamo cannot trace the question, and has no need: it is asked when the model runs eagerly.
+        if not torch.compiler.is_dynamo_compiling() and not any(map(is_differentiated, pytree.tree_leaves(output))):
+            raise _independent(call, None)
+        return output
+
+    inputs = tuple(p.clone() for p in primals)
+    found: Any = torch.func.vjp(checked, *inputs)
+    output, adjoint = found
+
+    def pull(cotangent: Any, release: bool = False) -> tuple[Tensor, ...]:
+        return adjoint(cotangent, retain_graph=not release)
+
+    return Record(output, primals, pull, frozenset())
+
+
+def vjp(
+    fn: Callable[..., Any], *primals: Tensor, rules: Rulebook | Mapping[Any, Any] | None = None
+) -> tuple[Any, Callable[[Any], tuple[Tensor, ...]]]:
+    """Run `fn` and return its output with a function that pulls cotangents back to the inputs, by `rules`.
+
+    With no rules this is `torch.func.vjp`. A rule is `rule(call, cotangent) -> one cotangent per tracked operand`
+    (see `Call`); operations without one keep their ordinary adjoint, unless the rulebook says `unlisted="raise"`.
+
+    Args:
+        fn: A pure function of tensors: a callable, a module's `functionalize`d form.
+        primals: Floating-point inputs. Any shapes.
+        rules: A `Rulebook`, or a dict from operation (name or torch function) to rule. None: the plain adjoint.
+
+    Returns:
+        `(output, pullback)`; `pullback(cotangent of the output)` is a tuple with one cotangent for each primal, and
+        may be called many times, also under `vmap`.
+
+    Raises:
+        UnsupportedOperationError: If `fn` does something that no rule covers, or that cannot be seen through.
+        UntrackedPathError: If the output does not depend on the inputs.
+
+    Example:
+        >>> import torch, funcattr
+        >>> y, pullback = funcattr.vjp(lambda x: torch.relu(x) * 3, torch.tensor([1.0, -1.0]))
+        >>> pullback(torch.ones(2))
+        (tensor([3., 0.]),)
+    """
+    book = as_rulebook(rules)
+    if torch.compiler.is_dynamo_compiling() and book.entries:
+        raise NotImplementedError(
+            "vjp(rules=...): torch.compile cannot trace a ruled pullback. Compile a method of funcattr, or a function "
+            "made with funcattr.attribute, or trace with make_fx."
+        )
+    found = record(fn, primals, book)
+    return found.output, lambda cotangent: found.pull(cotangent)
+
+
+def _meta(value: Any) -> tuple[Any, Any, Any]:
+    return (value.shape, value.dtype, value.device) if isinstance(value, Tensor) else (None, None, None)
+
+
+def _matching_leaves(call: str, cotangent: Any, meta: list[Any], spec: pytree.TreeSpec) -> list[Any]:
+    leaves, given = pytree.tree_flatten(cotangent)
+    shapes = [m[0] for m in meta]
+    if given != spec or [getattr(g, "shape", None) for g in leaves] != shapes:
+        got = [tuple(getattr(g, "shape", ())) for g in leaves]
+        raise ValueError(
+            f"{call}: expected a cotangent with the output's structure and shapes "
+            f"{[tuple(s) if s is not None else None for s in shapes]}, got {got}."
+        )
+    return leaves
+
+
+def _check_primals(call: str, primals: tuple[Any, ...], root: str | None) -> None:
+    if not primals:
+        raise ValueError(f"{call}: expected at least one input tensor.")
+    for p in primals:
+        if not isinstance(p, Tensor):
+            raise TypeError(f"{call}: expected tensors as inputs, got {type(p).__name__}.")
+        if root is None and not is_differentiable(p):
+            raise TypeError(
+                f"{call}: expected a floating-point input, got {p.dtype}. Integer inputs have no attribution: give "
+                "layer= (the site of the embedding), or pass embeddings (inputs_embeds)."
+            )
+
+
+def _independent(call: str, root: str | None) -> UntrackedPathError:
+    where = f"the site {root!r}" if root else "the input"
+    return UntrackedPathError(
+        f"{call}: the output does not depend on {where} by any path that can be differentiated. "
+        "Look for detach(), no_grad(), integer conversions or scripted functions in the model."
+    )

@@ -1,0 +1,43 @@
+"""Rules of the ReLU family: what goes back through a rectifier.
+
+Every spelling of relu is meant (`F.relu`, `x.relu_()`, `clamp(min=0)`, relu6, `hardtanh(0, b)`). Where a rectifier has
+an upper bound b, the guided rule keeps the ordinary factor 1[x < b]; deconvnet ignores x altogether.
+"""
+
+import torch
+from torch import Tensor
+
+from ..engine.rulebook import Call, Rulebook, output_only
+
+
+def _upper_bound(call: Call) -> float | None:
+    """Where the rectifier saturates: 6 for relu6, `max` of a clamp, `max_val` of a hardtanh."""
+    if call.spelling in ("relu6", "relu6_"):
+        return 6.0
+    for name, default in (("max", None), ("max_val", 1.0 if call.spelling.startswith("hardtanh") else None)):
+        if (bound := call.argument(name, default)) is not None:
+            return float(bound)
+    return None
+
+
+@output_only
+def guided(call: Call, p: Tensor) -> Tensor:
+    """Guided backpropagation: p 1[x > 0] 1[p > 0] (Springenberg et al., 2015, arXiv:1412.6806, section 3.4)."""
+    bound = _upper_bound(call)
+    p = p.clamp(min=0)
+    if bound is not None:
+        p = torch.where(call.output < bound, p, 0)
+    # y > 0 where x > 0, so the output alone tells; this is relu's own adjoint.
+    return torch.ops.aten.threshold_backward(p, call.output, 0)
+
+
+@output_only
+def deconvnet(call: Call, p: Tensor) -> Tensor:
+    """Deconvolution: max(p, 0), whatever x was (Zeiler and Fergus, 2014, arXiv:1311.2901, section 2.1)."""
+    return p.clamp(min=0)
+
+
+GUIDED = Rulebook({"relu": guided}, name="guided", expects=("relu",))
+"""Guided backpropagation: `guided` at every relu, the ordinary adjoint elsewhere."""
+DECONVNET = Rulebook({"relu": deconvnet}, name="deconvnet", expects=("relu",))
+"""Deconvolution: `deconvnet` at every relu, the ordinary adjoint elsewhere."""

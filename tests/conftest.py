@@ -1,0 +1,28 @@
+"""Settings of the whole suite: hypothesis profiles, one thread a test, a fresh Dynamo for each test that compiles."""
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from hypothesis import HealthCheck, settings
+
+# Derandomised: CI runs the same examples each time; `--hypothesis-profile=long` searches further.
+_COMMON = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow, HealthCheck.data_too_large]}
+settings.register_profile("ci", derandomize=True, max_examples=20, **_COMMON)
+settings.register_profile("long", max_examples=1000, **_COMMON)
+settings.load_profile("ci")
+
+
+@pytest.fixture(autouse=True)
+def _fixed_seed() -> Iterator[None]:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        yield
+
+
+@pytest.fixture
+def fresh_dynamo() -> Iterator[None]:
+    """Compile from nothing, and leave nothing compiled behind."""
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
