@@ -4,6 +4,8 @@ from . import maps as maps
 from . import metrics as metrics
 from .engine.access import edit as edit
 from .engine.access import read as read
+from .engine.attribution import Attribution as Attribution
+from .engine.attribution import attribute as attribute
 from .engine.errors import AliasedWriteError as AliasedWriteError
 from .engine.errors import FuncattrError as FuncattrError
 from .engine.errors import UnknownSiteError as UnknownSiteError

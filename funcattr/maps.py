@@ -75,6 +75,8 @@ def negative(attributions: Tensor) -> Tensor:
 
 
 _LINEAR = {1: "linear", 2: "bilinear", 3: "trilinear"}
+_MODES = ("nearest", "nearest-exact", "area", "bicubic", *_LINEAR.values())
+_PADDINGS = ("replicate", "reflect", "circular", "constant")
 
 
 def resize(maps: Tensor, size: int | Sequence[int] | Tensor, *, mode: str = "bilinear") -> Tensor:
@@ -91,7 +93,7 @@ def resize(maps: Tensor, size: int | Sequence[int] | Tensor, *, mode: str = "bil
         [N, C, *size]
 
     Raises:
-        ValueError: If the number of dimensions does not fit.
+        ValueError: If the mode is another, or the number of dimensions does not fit.
 
     Example:
         >>> resize(torch.eye(2)[None, None], 4, mode="nearest").shape
@@ -103,6 +105,11 @@ def resize(maps: Tensor, size: int | Sequence[int] | Tensor, *, mode: str = "bil
     size = [size] * rank if isinstance(size, int) else list(size)
     if len(size) != rank or not 1 <= rank <= 3:
         raise ValueError(f"resize(size={size}): expected {rank} numbers (1 to 3) for maps of shape {list(maps.shape)}.")
+    if mode not in _MODES or (mode == "bicubic" and rank != 2):
+        raise ValueError(
+            f"resize(mode={mode!r}): expected 'nearest', 'bilinear', 'area', or for two dimensions 'bicubic'; "
+            f"the maps have shape {list(maps.shape)}."
+        )
     if mode in _LINEAR.values():
         mode = _LINEAR[rank]
     corners = None if mode in ("nearest", "nearest-exact", "area") else False
@@ -123,7 +130,7 @@ def smooth(maps: Tensor, sigma: float, *, padding: str = "replicate") -> Tensor:
         [N, C, *spatial]; a constant map stays as it is, but for zero padding.
 
     Raises:
-        ValueError: If `sigma` is negative.
+        ValueError: If `sigma` is negative, or `padding` is another.
 
     Example:
         >>> smooth(torch.ones(1, 1, 5, 5), sigma=1.0).sum().round()
@@ -132,20 +139,24 @@ def smooth(maps: Tensor, sigma: float, *, padding: str = "replicate") -> Tensor:
     References:
         TorchRay's `imsmooth` (Fong et al., 2019, arXiv:1910.08485).
     """
-    if sigma < 0:
+    if not 0 <= sigma < math.inf:
         raise ValueError(f"smooth(sigma={sigma}): expected a standard deviation >= 0.")
+    if padding not in _PADDINGS:
+        raise ValueError(f"smooth(padding={padding!r}): expected one of {', '.join(map(repr, _PADDINGS))}.")
+    _features("smooth", maps)
     if sigma == 0:
         return maps
-    _features("smooth", maps)
+    # Half precision is too coarse for the taps: in bfloat16, 257 is not a number and the weights do not sum to 1.
+    smoothed = maps.to(torch.promote_types(maps.dtype, torch.float32))
     width = math.ceil(4 * sigma)
-    taps = torch.arange(-width, width + 1, dtype=maps.dtype, device=maps.device)
+    taps = torch.arange(-width, width + 1, dtype=smoothed.dtype, device=maps.device)
     kernel = torch.exp(-((taps / (math.sqrt(2) * sigma + 1.19e-7)) ** 2))
     kernel = (kernel / kernel.sum())[None, None]
     for axis in range(2, maps.ndim):
-        lines = maps.movedim(axis, -1)
+        lines = smoothed.movedim(axis, -1)
         flat = F.pad(lines.reshape(-1, 1, lines.shape[-1]), (width, width), mode=padding)
-        maps = F.conv1d(flat, kernel).reshape(lines.shape).movedim(-1, axis)
-    return maps
+        smoothed = F.conv1d(flat, kernel).reshape(lines.shape).movedim(-1, axis)
+    return smoothed.to(maps.dtype)
 
 
 def normalize(maps: Tensor, *, mode: str = "range") -> Tensor:

@@ -6,6 +6,9 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
+# The nets here are tiny: one thread is faster than waking a second, and leaves the other core to other work.
+torch.set_num_threads(1)
+
 # Derandomised: CI runs the same examples each time; `--hypothesis-profile=long` searches further.
 _COMMON = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow, HealthCheck.data_too_large]}
 settings.register_profile("ci", derandomize=True, max_examples=20, **_COMMON)

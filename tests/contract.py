@@ -74,6 +74,9 @@ ROWS = (
 )
 
 
+DEVICES = ("cpu", *(["cuda"] if torch.cuda.is_available() else []))
+
+
 def row(name: str) -> Row:
     """The row of that name."""
     return next(r for r in ROWS if r.name == name)

@@ -115,19 +115,19 @@ def pseudo_gradient(
 
 def grad_cam(features: Tensor, gradient: Tensor) -> Tensor:
     """max(0, sum_c h_c mean_u g_cu), with loops over examples and channels."""
-    h, g = features.numpy(), gradient.numpy()
+    h, g = features.cpu().numpy(), gradient.cpu().numpy()
     maps = np.zeros((h.shape[0], 1, *h.shape[2:]))
     for n in range(h.shape[0]):
         for c in range(h.shape[1]):
             maps[n, 0] += h[n, c] * g[n, c].mean()
-    return torch.from_numpy(np.maximum(maps, 0))
+    return torch.from_numpy(np.maximum(maps, 0)).to(features)
 
 
 def linear_approx(features: Tensor, gradient: Tensor) -> Tensor:
     """sum_c h_c g_c, with loops over examples and channels."""
-    h, g = features.numpy(), gradient.numpy()
+    h, g = features.cpu().numpy(), gradient.cpu().numpy()
     maps = np.zeros((h.shape[0], 1, *h.shape[2:]))
     for n in range(h.shape[0]):
         for c in range(h.shape[1]):
             maps[n, 0] += h[n, c] * g[n, c]
-    return torch.from_numpy(maps)
+    return torch.from_numpy(maps).to(features)

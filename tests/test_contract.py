@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import funcattr
 
-from .contract import ROWS, Row, assert_equal, loop
+from .contract import DEVICES, ROWS, Row, assert_equal, loop
 from .strategies import Network, networks, targets
 
 # What torch itself gets wrong, so that no method can be compared there. Each entry has a test that torch still does.
@@ -41,8 +41,9 @@ def _needs_layer_of_inputs_rank(row: Row, net: Network) -> bool:
 
 
 def _draw(data: st.DataObject, **options: Any) -> Network:
-    """A network that torch itself differentiates right (see KNOWN_UPSTREAM)."""
-    net = data.draw(networks(**options))
+    """A network, on one of the machine's devices, that torch itself differentiates right (see KNOWN_UPSTREAM)."""
+    net, device = data.draw(networks(**options)), data.draw(st.sampled_from(DEVICES))
+    net.model, net.x = net.model.to(device), net.x.to(device)
     instance_norm = any(b.args.get("kind") == "instance" for b in net.description.blocks)
     assume(not (instance_norm and len(net.description.blocks) > 1))
     return net
@@ -53,6 +54,7 @@ def _draw(data: st.DataObject, **options: Any) -> Network:
 def test_equals_the_reference(row: Row, data: st.DataObject, spatial: int) -> None:
     net = _draw(data, spatial=spatial, write_views=False)
     target = data.draw(targets(net.output_shape))
+    target = target.to(net.x.device) if isinstance(target, Tensor) else target
     if _needs_layer_of_inputs_rank(row, net):
         return
     expected = row.reference(net.model, net.x, target, net.layer)
@@ -131,7 +133,7 @@ def test_vmap_over_targets_equals_loop(row: Row, data: st.DataObject) -> None:
     net = _draw(data, write_views=False)
     if _needs_layer_of_inputs_rank(row, net):
         return
-    classes = torch.arange(net.output_shape[1])
+    classes = torch.arange(net.output_shape[1], device=net.x.device)
     assert_equal(
         torch.vmap(lambda t: row(net.model, net.x, t, net.layer))(classes),
         loop(lambda t: row(net.model, net.x, t, net.layer), classes),
@@ -144,7 +146,7 @@ def test_vmap_over_noise_equals_loop(row: Row, data: st.DataObject) -> None:
     net = _draw(data, write_views=False)
     if _needs_layer_of_inputs_rank(row, net):
         return
-    noise = 0.1 * torch.randn(3, *net.x.shape, dtype=net.x.dtype, generator=torch.Generator().manual_seed(0))
+    noise = 0.1 * torch.randn(3, *net.x.shape, dtype=net.x.dtype, generator=torch.Generator().manual_seed(0)).to(net.x)
 
     def noisy(e: Tensor) -> Tensor:
         return row(net.model, net.x + e, 0, net.layer)

@@ -29,6 +29,9 @@ def read(model: Callable[..., Any], *sites: str) -> Callable[..., tuple[Any, dic
         True
     """
     function = functionalize(model)
+    for name in sites:
+        if not isinstance(name, str):
+            raise TypeError(f"read(sites=...): expected names of sites, got {type(name).__name__}.")
 
     def reading(*inputs: Any, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
         reader = Reader(sites)
@@ -60,6 +63,11 @@ def edit(model: Callable[..., Any], edits: Mapping[str, Callable[[Any], Any]]) -
         tensor([[5., 5., 5.]])
     """
     function, wanted = functionalize(model), dict(edits)
+    for name, change in wanted.items():
+        if not callable(change):
+            raise TypeError(
+                f"edit(edits={{{name!r}: ...}}): expected a function of the value, got {type(change).__name__}."
+            )
 
     def edited(*inputs: Any, **kwargs: Any) -> Any:
         editor = Editor(wanted)
@@ -68,4 +76,5 @@ def edit(model: Callable[..., Any], edits: Mapping[str, Callable[[Any], Any]]) -
         editor.require("edit", tuple(wanted), function.sites)
         return output
 
+    vars(edited).update(sites=function.sites, training=function.training)
     return functionalize(edited)

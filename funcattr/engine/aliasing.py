@@ -14,12 +14,15 @@ class _Node:
     def __init__(self, tensor: Tensor, parent: "_Node | None", call: object, index: Any) -> None:
         self.tensor = weakref.ref(tensor)
         self.parent, self.call, self.index = parent, call, index
-        self.children: list[_Node] = []
+        self.children: list[weakref.ref[_Node]] = []  # weak, so that a tree is no cycle for the collector
 
     def below(self) -> Iterator["_Node"]:
         yield self
-        for child in self.children:
+        for child in self.living_children():
             yield from child.below()
+
+    def living_children(self) -> Iterator["_Node"]:
+        yield from (child for ref in self.children if (child := ref()) is not None)
 
 
 class Aliases:
@@ -40,7 +43,7 @@ class Aliases:
         for view in views:
             if view is not base:
                 node = self._nodes[view] = _Node(view, parent, call, index)
-                parent.children.append(node)
+                parent.children.append(weakref.ref(node))
 
     def current(self, tensor: Tensor) -> Tensor:
         """The value that the name `tensor` stands for after the writes so far."""
@@ -57,6 +60,8 @@ class Aliases:
 
     def write(self, target: Tensor, value: Tensor) -> None:
         """Let `target` stand for `value`; what shares its memory is out of date."""
+        if value is target:  # dropout in eval mode gives back its input
+            return
         self.written = True
         node = self._nodes.get(target)
         if node is not None:
@@ -76,7 +81,7 @@ class Aliases:
         yield from node.below()
         while node.parent is not None:
             yield node.parent
-            for sibling in node.parent.children:
+            for sibling in node.parent.living_children():
                 if sibling.call is not node.call:
                     yield from sibling.below()
             node = node.parent

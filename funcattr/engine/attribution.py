@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch._dynamo import nonstrict_trace
 
 from .errors import AliasedWriteError, UnknownSiteError, UnsupportedOperationError, UntrackedPathError
-from .functional import FunctionalModel, functionalize
+from .functional import FunctionalModel, Structure, functionalize
 from .rulebook import Rulebook
 from .targets import Target, pick_output, seed
 from .vjp import Record, record
@@ -49,30 +49,49 @@ _NOTHING = _Nothing()
 
 
 def attribute(
-    call: str,
     model: Model,
     x: Any,
-    target: Target,
+    target: Target = None,
     *,
     rules: Rulebook = PLAIN,
     layer: str | None = None,
     output: str | int | None = None,
     args: tuple[Any, ...] = (),
     kwargs: Mapping[str, Any] | None = None,
+    call: str = "attribute",
 ) -> Attribution:
     """One forward pass and one ruled reverse pass, from the target to the inputs or to the site `layer`.
 
+    Every method of the gradient family is this with a rulebook; with a rulebook of your own it is a method of your own,
+    which can be mapped, compiled and differentiated like the others.
+
     Args:
-        call: Name of the method, the first words of its errors.
         model: A module, a `FunctionalModel` or a callable. It is called as `model(*x, *args, **kwargs)`.
         x: Input [N, ...], a tuple of them, or a dict of them that go by keyword.
-        target: What is explained; see `Target`.
+        target: What is explained; as in `gradient`.
+        rules: The rulebook; the default is the plain gradient. For compiled code, make it outside of the region.
         layer: Site that is the root. Nothing before it is tracked.
         output: Key, index or attribute of the explained tensor, for models that return several.
+        args: More positional inputs of the model, constants.
+        kwargs: More keyword inputs of the model, constants.
+        call: Name of the method, the first words of its errors.
+
+    Returns:
+        `Attribution(root, cotangent, output)`: the inputs or the site's value, the cotangent there (structured and
+        shaped alike), and the explained output [N, ...].
 
     Raises:
-        ValueError, TypeError, UnknownSiteError, UnsupportedOperationError, UntrackedPathError: See the docs' page on
-            errors.
+        ValueError: If a shape, class, device or site is not as documented.
+        TypeError: If the input is not floating point, or the model returns no floating-point tensor.
+        UnsupportedOperationError: If the rulebook has no rule for an operation, or one cannot be seen through.
+        UntrackedPathError: If the output does not depend on the root.
+
+    Example:
+        >>> import torch, funcattr
+        >>> smooth = funcattr.Rulebook({"relu": lambda call, p: p * torch.sigmoid(10 * call.operands[0])})
+        >>> model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.ReLU(), torch.nn.Linear(4, 2))
+        >>> funcattr.attribute(model, torch.ones(1, 3), 0, rules=smooth).cotangent.shape
+        torch.Size([1, 3])
     """
     options = (rules, layer, output)
     if not torch.compiler.is_dynamo_compiling():
@@ -101,18 +120,13 @@ def _compiled_attribute(
     Dynamo does not show every torch function to a torch function mode (not F.pad, F.hardswish, x.T, ... on torch
     2.13), so a recorder that it traces would miss operations; run for real on traced tensors, it sees them all.
     """
-    tensors = model.tensors() if isinstance(model, FunctionalModel) else _own_tensors(model)
-    structure = model.structure if isinstance(model, FunctionalModel) else model
+    fm = model if isinstance(model, FunctionalModel) else FunctionalModel(Structure(model))
+    tensors, structure = fm.tensors(), model.structure if isinstance(model, FunctionalModel) else model
     given = pytree.tree_map(_encode, (options, x, args, kwargs))
     if callable(target) and not isinstance(target, tuple(pytree.CONSTANT_NODES)):
         # A closure cannot enter the node: it gets the output of a first one, and makes the cotangent for a second.
         target = seed(call, _result(_traced_output(call, structure, tensors, given)), target)
     return Attribution(*_result(_traced(call, structure, tensors, given, _encode(target))))
-
-
-def _own_tensors(model: nn.Module) -> dict[str, Tensor]:
-    named = (*model.named_parameters(), *model.named_buffers())
-    return {name: tensor.detach() for name, tensor in named}
 
 
 def _encode(value: Any) -> Any:

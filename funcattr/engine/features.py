@@ -24,7 +24,7 @@ def layer_features(
     """A layer's features and their gradient, channels moved to dimension 1. Two of [N, C, *spatial]"""
     if not isinstance(layer, str):
         raise TypeError(f"{call}(layer=...): expected the name of a site, got {type(layer).__name__}.")
-    found = attribute(call, model, x, target, layer=layer, output=output, args=args, kwargs=kwargs)
+    found = attribute(model, x, target, layer=layer, output=output, args=args, kwargs=kwargs, call=call)
     rank = found.root.ndim
     if not (1 <= channel_dim < rank or -rank < channel_dim < 0):
         raise ValueError(

@@ -1,7 +1,8 @@
 """Models as pure functions of their parameters and inputs."""
 
-import functools
+import difflib
 import types
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch.utils._pytree as pytree
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from .errors import UnsupportedOperationError, unknown_site
+from .errors import UnsupportedOperationError
 from .sites import enter_module, leave_module
 
 Params = Mapping[str, Tensor]
@@ -21,6 +22,8 @@ class Structure:
 
     def __init__(self, model: Callable[..., Any]) -> None:
         self.model = model
+        self.names = _first_names(model) if isinstance(model, nn.Module) else {}
+        self.slots = {n: self.names[n] for n in _slots(model)} if isinstance(model, nn.Module) else {}
 
     def __eq__(self, other: object) -> bool:
         return self is other
@@ -63,33 +66,36 @@ class FunctionalModel:
     def sites(self) -> tuple[str, ...]:
         """Names of the values that can be read, edited or made the root: the outputs of all modules."""
         if not isinstance(self._model, nn.Module):
-            return ()
+            return getattr(self._model, "sites", ())  # of the model inside, for an edited one
         return tuple(name for name, _ in self._model.named_modules() if name)
 
     @property
     def training(self) -> bool:
         """Whether a batch norm or dropout module is in training mode."""
-        modules = self._model.modules() if isinstance(self._model, nn.Module) else ()
+        if not isinstance(self._model, nn.Module):
+            return getattr(self._model, "training", False)
         random = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
-        return any(m.training and isinstance(m, random) for m in modules)
+        return any(m.training and isinstance(m, random) for m in self._model.modules())
 
     def bind(self, params: Params) -> "FunctionalModel":
         """The same model with some parameters or buffers replaced (stacked ones under `vmap`).
 
+        Tied tensors have one value, under any of their names; the last one given counts, as in `load_state_dict`.
+
         Raises:
             ValueError: If a name is not one of the model's, with the closest names.
         """
-        known = {**self.params, **self.buffers}
+        names = self.structure.names
         for name in params:
-            if name not in known:
-                raise unknown_site("FunctionalModel.bind(params=...)", name, known)
-        return FunctionalModel(self.structure, {**self._bound, **params})
+            if name not in names:
+                raise _unknown_parameter(name, names)
+        return FunctionalModel(self.structure, {**self._bound, **{names[name]: p for name, p in params.items()}})
 
     def tensors(self) -> dict[str, Tensor]:
-        """What a call computes with: bound tensors as they are, owned ones as constants."""
-        owned = {name: p.detach() for name, p in self.params.items() if name not in self._bound}
-        owned |= {name: b.detach().clone() for name, b in self.buffers.items() if name not in self._bound}
-        return owned | self._bound
+        """What a call computes with: bound tensors as they are, owned ones as constants, buffers copied."""
+        params = {name: p if name in self._bound else p.detach() for name, p in self.params.items()}
+        buffers = {name: b if name in self._bound else b.detach() for name, b in self.buffers.items()}
+        return params | {name: b.clone() for name, b in buffers.items()}
 
     def apply(self, params: Params, *inputs: Any, **kwargs: Any) -> Any:
         """The model's output at `inputs` with `params` in place of its own; parameters not named stay."""
@@ -101,7 +107,10 @@ class FunctionalModel:
         # Modules cannot be copied while Dynamo traces; there functional_call swaps at trace time only.
         tracing = torch.compiler.is_dynamo_compiling()
         module = self._model if tracing else _sited_copy(self._model)
-        return functional_call(module, self.tensors(), inputs, kwargs)
+        tensors = self.tensors()
+        # Each slot is named: left to tie weights itself, functional_call does not put all back when Dynamo traces it.
+        filled = {slot: tensors[name] for slot, name in self.structure.slots.items()}
+        return functional_call(module, filled, inputs, kwargs, tie_weights=False)
 
     def __repr__(self) -> str:
         return f"FunctionalModel({type(self._model).__name__}, {len(self.params)} parameters, {len(self.sites)} sites)"
@@ -136,20 +145,49 @@ def functionalize(model: Callable[..., Any]) -> FunctionalModel:
     return FunctionalModel(Structure(_sited_copy(model) if isinstance(model, nn.Module) else model))
 
 
+def _first_names(model: nn.Module) -> dict[str, str]:
+    """Every name of a parameter or buffer to the one that stands for it: the first of tied ones."""
+    first: dict[int, str] = {}
+    every = (*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False))
+    return {name: first.setdefault(id(tensor), name) for name, tensor in every}
+
+
+def _slots(model: nn.Module) -> Iterator[str]:
+    """One name for each place that holds a parameter or buffer; tied ones have several places."""
+    for path, module in model.named_modules():
+        for name, tensor in (*vars(module)["_parameters"].items(), *vars(module)["_buffers"].items()):
+            if tensor is not None:
+                yield f"{path}.{name}" if path else name
+
+
+def _unknown_parameter(name: str, known: Mapping[str, str]) -> ValueError:
+    closest = difflib.get_close_matches(name, known, n=3, cutoff=0.4) or list(known)[:3]
+    listed = ", ".join(map(repr, closest)) or "none, the model has no tensors"
+    return ValueError(
+        f"FunctionalModel.bind(params=...): no such parameter or buffer {name!r}. Closest: {listed}. "
+        "List them with functionalize(model).params and .buffers."
+    )
+
+
 def _refuse_opaque(model: Callable[..., Any]) -> None:
     named: Iterator[tuple[str, Any]] = iter([("", model)])
     if isinstance(model, nn.Module):
         named = model.named_modules()
+    classes: set[type] = set()
     for path, part in named:
         if _is_opaque(part):
             raise _opaque_error(path, part)
-        for name, value in (*vars(part).items(), *_globals_of(part)) if isinstance(part, nn.Module) else ():
+        if not isinstance(part, nn.Module):
+            continue
+        outside = () if type(part) in classes else _named_by_forward(type(part))
+        classes.add(type(part))
+        for name, value in (*vars(part).items(), *outside):
             if _is_opaque(value) and name != "_compiled_call_impl":
                 raise _opaque_error(path, value, f"its {name!r} is")
-        if isinstance(part, nn.Module) and "forward" in vars(part):
+        if "forward" in vars(part):
             raise UnsupportedOperationError(
-                f"functionalize(model=...): the module {path!r} ({type(part).__name__}) has its `forward` patched on "
-                "the instance, which may close over other parameters. Override `forward` in a class instead."
+                f"functionalize(model=...): {path or 'the model'!r} ({type(part).__name__}) has its `forward` patched "
+                "on the instance, which may close over other parameters. Override `forward` in a class instead."
             )
 
 
@@ -158,12 +196,31 @@ def _is_opaque(value: Any) -> bool:
     return isinstance(value, scripted) or hasattr(value, "_torchdynamo_orig_callable")
 
 
-def _globals_of(module: nn.Module) -> Iterator[tuple[str, Any]]:
-    """What the module's forward names outside of itself: a scripted helper there would compute unseen."""
-    forward = type(module).forward
-    code = getattr(forward, "__code__", None)
-    if code is not None:
-        yield from ((n, forward.__globals__[n]) for n in code.co_names if n in forward.__globals__)
+def _named_by_forward(module: type[nn.Module]) -> Iterator[tuple[str, Any]]:
+    """A module's forward and what it names outside of itself: something scripted there would compute unseen."""
+    forward = module.forward
+    yield "forward", forward
+    if isinstance(forward, types.FunctionType):
+        for cell_name, cell in zip(forward.__code__.co_freevars, forward.__closure__ or (), strict=True):
+            yield from ((cell_name, value) for value in _contents(cell))
+        for name in _names_in(forward.__code__):
+            yield name, forward.__globals__.get(name)
+            yield name, getattr(module, name, None)
+
+
+def _names_in(code: types.CodeType) -> Iterator[str]:
+    """Global and attribute names in a function's code, comprehensions and inner functions included."""
+    yield from code.co_names
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            yield from _names_in(constant)
+
+
+def _contents(cell: types.CellType) -> tuple[Any, ...]:
+    try:
+        return (cell.cell_contents,)
+    except ValueError:  # not filled yet
+        return ()
 
 
 def _opaque_error(path: str, part: Any, what: str = "it is") -> UnsupportedOperationError:
@@ -184,8 +241,7 @@ def _structure_copy(model: nn.Module) -> nn.Module:
             copy.__dict__[table] = dict(vars(module)[table])
     for copy in copies.values():
         for name, value in vars(copy).items():
-            if not name.endswith("_hooks"):
-                copy.__dict__[name] = _moved(value, copies)
+            copy.__dict__[name] = _moved(value, copies)
     return copies[id(model)]
 
 
@@ -197,8 +253,8 @@ def _moved(value: Any, copies: Mapping[int, nn.Module]) -> Any:
         owner = copies.get(id(value.__self__))
         return value if owner is None else types.MethodType(value.__func__, owner)
     kinds = nn.Module | types.MethodType
-    if type(value) is dict and any(isinstance(v, kinds) for v in value.values()):
-        return {k: _moved(v, copies) for k, v in value.items()}
+    if type(value) in (dict, OrderedDict) and any(isinstance(v, kinds) for v in value.values()):
+        return type(value)((k, _moved(v, copies)) for k, v in value.items())
     if type(value) in (list, tuple):
         items: list[Any] = list(value)
         if any(isinstance(v, kinds) for v in items):
@@ -210,8 +266,16 @@ def _sited_copy(model: nn.Module) -> nn.Module:
     """A copy for one call, whose modules tell the active mode where the call is."""
     copy = _structure_copy(model)
     for name, module in copy.named_modules():
-        module.__dict__["forward"] = functools.partial(_forward, module, name)
+        module.__dict__["forward"] = _sited_forward(module, name)
     return copy
+
+
+def _sited_forward(module: nn.Module, name: str) -> Callable[..., Any]:
+    # A plain function, no partial: Dynamo asks a graph module's forward for its code.
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        return _forward(module, name, *args, **kwargs)
+
+    return forward
 
 
 def _forward(module: nn.Module, name: str, *args: Any, **kwargs: Any) -> Any:

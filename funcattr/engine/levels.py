@@ -14,8 +14,10 @@ def current_level() -> int | None:
 
 
 def is_differentiated(value: Any) -> bool:
-    """Whether `value` is a tensor that the innermost transforms differentiate."""
-    return isinstance(value, Tensor) and _functorch.is_gradtrackingtensor(value)
+    """Whether `value` is a tensor that the innermost transform differentiates."""
+    if not isinstance(value, Tensor) or not _functorch.is_gradtrackingtensor(value):
+        return False
+    return _functorch.maybe_get_level(value) == current_level() and value.requires_grad
 
 
 def unwrapped(tensor: Tensor) -> list[Tensor]:

@@ -1,5 +1,6 @@
 """The forward pass on record: which torch functions ran on values that depend on the root, and their adjoints."""
 
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -26,7 +27,7 @@ from .operations import (
     spelled,
     writes,
 )
-from .rulebook import GRADIENT, Call, Positions, Rulebook
+from .rulebook import GRADIENT, Call, Positions, Rulebook, apply_rule, needs_operands
 from .sites import SiteMode
 
 Pull = Callable[[Any], tuple[Any, ...]]
@@ -186,21 +187,11 @@ class Recorder(SiteMode):
         operands = call.operands
         out = call.output = call(*operands)
         leaves = tuple(leaf for leaf in pytree.tree_leaves(out) if is_differentiable(leaf))
-        if not getattr(rule, "needs_operands", getattr(getattr(rule, "func", None), "needs_operands", True)):
-            call.drop_inputs()
+        # No reference to the recorder in the pullback, or the two would keep each other until a garbage collection.
         shapes = tuple(t.shape for t in operands)
-
-        def pull(cotangent: Any) -> tuple[Any, ...]:
-            result = rule(call, cotangent)
-            result = (result,) if isinstance(result, Tensor) else tuple(result)
-            if tuple(getattr(r, "shape", None) for r in result) != shapes:
-                got = [tuple(getattr(r, "shape", ())) for r in result]
-                raise ValueError(
-                    f"{self.caller}(rules=...): the rule for {call.op!r} in {call.path!r} returned cotangents of "
-                    f"shapes {got}, expected one for each operand: {[tuple(s) for s in shapes]}."
-                )
-            return result
-
+        pull = functools.partial(apply_rule, rule, call, shapes, self.caller)
+        if not needs_operands(rule):
+            call.drop_inputs()
         self._add_step(pull, operands, leaves)
         return out
 

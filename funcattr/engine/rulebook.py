@@ -8,9 +8,11 @@ import torch
 import torch.utils._pytree as pytree
 from torch import Tensor
 
-from .operations import Operation, bound, canonical, spelled
+from .operations import Operation, bound, canonical, refine, spelled
 
 Positions = tuple[tuple[Any, ...], ...]
+_DROPPED = object()
+"""Stands for an operand that its call let go of; unlike None, no argument is it."""
 
 
 class Call:
@@ -66,7 +68,10 @@ class Call:
 
     def argument(self, name: str, default: Any = None) -> Any:
         """The argument called `name` in the operations table, positional or keyword."""
-        return bound(self._operation, self._args, self._kwargs, name, default)
+        value = bound(self._operation, self._args, self._kwargs, name, default)
+        if value is _DROPPED:
+            self._need_inputs()
+        return value
 
     def __call__(self, *operands: Tensor) -> Any:
         """The call again, as a pure function of its tracked operands."""
@@ -79,7 +84,7 @@ class Call:
 
     def drop_inputs(self) -> None:
         """Let go of the tracked operands, for a rule that needs the output only."""
-        placeholders = (None,) * len(self._positions)
+        placeholders = (_DROPPED,) * len(self._positions)
         self._args, self._kwargs = replace(self._args, self._kwargs, self._positions, placeholders)
         self._kept = False
 
@@ -125,6 +130,26 @@ def output_only(rule: R) -> R:
     return rule
 
 
+def needs_operands(rule: Rule) -> bool:
+    """Whether a rule (or what a `functools.partial` of it binds) reads the operands of its call."""
+    return getattr(rule, "needs_operands", getattr(getattr(rule, "func", None), "needs_operands", True))
+
+
+def apply_rule(
+    rule: Rule, call: Call, shapes: tuple[torch.Size, ...], caller: str, cotangent: Any
+) -> tuple[Tensor, ...]:
+    """The cotangents that a rule gives, one for each operand, checked for their shapes."""
+    result = rule(call, cotangent)
+    result = (result,) if isinstance(result, Tensor) else tuple(result)
+    if tuple(getattr(r, "shape", None) for r in result) != shapes:
+        got = [tuple(getattr(r, "shape", ())) for r in result]
+        raise ValueError(
+            f"{caller}(rules=...): the rule for {call.op!r} in {call.path!r} returned cotangents of shapes {got}, "
+            f"expected one for each operand: {[tuple(s) for s in shapes]}."
+        )
+    return result
+
+
 class Action(NamedTuple):
     """What a rulebook does with a call: a `rule`, or one of the kinds that need none."""
 
@@ -144,10 +169,13 @@ def decompose(function: Callable[..., Any]) -> Action:
 
 
 class Entry(NamedTuple):
-    """A row of a rulebook: calls of operation `op` in modules whose path matches the glob `path` get `action`."""
+    """A row of a rulebook: calls of operation `op` in modules whose path matches the glob `path` get `action`.
 
-    op: str
-    action: Action
+    `op` "*" is every operation. A rulebook takes any spelling of an operation and a bare rule for an action.
+    """
+
+    op: Any
+    action: Any
     path: str = "*"
 
     def matches(self, op: str, path: str) -> bool:
@@ -158,7 +186,7 @@ class Rulebook:
     """An immutable table of rules; the first entry that matches a call wins.
 
     Args:
-        rules: Operation (canonical name or any spelling, as a function) to rule, or entries. A rule is
+        rules: Operation (canonical name or any spelling, as a function) to rule, or a tuple of `Entry`. A rule is
             `rule(call, cotangent) -> one cotangent per tracked operand`.
         unlisted: What an operation without an entry gets: `"gradient"`, its ordinary adjoint, or `"raise"`.
         name: Shown in error messages.
@@ -183,10 +211,9 @@ class Rulebook:
     ) -> None:
         if unlisted not in ("gradient", "raise"):
             raise ValueError(f"Rulebook(unlisted=...): expected 'gradient' or 'raise', got {unlisted!r}.")
-        items = rules.items() if isinstance(rules, Mapping) else ()
-        self.entries = tuple(rules) if isinstance(rules, tuple) else tuple(_entry(k, v) for k, v in items)
+        self.entries = _entries(rules)
         self.unlisted: Literal["gradient", "raise"] = unlisted
-        self.name, self.expects = name, expects
+        self.name, self.expects = name, tuple(expects)
 
     def __or__(self, other: "Rulebook | Mapping[Any, Any]") -> "Rulebook":
         """This rulebook, preceded by the rows of `other`."""
@@ -218,13 +245,23 @@ class Rulebook:
 pytree.register_constant(Rulebook)
 
 
-def _entry(op: Any, action: Any) -> Entry:
-    name = canonical(op if isinstance(op, str) else spelled(op)).name
+def _entries(rules: Any) -> tuple[Entry, ...]:
+    if isinstance(rules, Mapping):
+        return tuple(_entry(op, action) for op, action in rules.items())
+    if isinstance(rules, tuple) and all(isinstance(row, Entry) for row in rules):
+        return tuple(_entry(*row) for row in rules)
+    raise TypeError(f"Rulebook(rules=...): expected a dict or a tuple of Entry, got {type(rules).__name__}: {rules!r}.")
+
+
+def _entry(op: Any, action: Any, path: str = "*") -> Entry:
+    if not isinstance(op, str) and (not callable(op) or isinstance(op, type)):
+        raise TypeError(f"Rulebook({{{op!r}: ...}}): expected an operation's name or a torch function.")
+    name = refine(canonical(op if isinstance(op, str) else spelled(op)), (), {}).name
     if isinstance(action, Action):
-        return Entry(name, action)
+        return Entry(name, action, path)
     if not callable(action):
         raise TypeError(f"Rulebook({{{name!r}: ...}}): expected a rule or an action, got {type(action).__name__}.")
-    return Entry(name, Action("rule", action))
+    return Entry(name, Action("rule", action), path)
 
 
 def as_rulebook(rules: "Rulebook | Mapping[Any, Any] | None") -> Rulebook:

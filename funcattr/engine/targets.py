@@ -1,6 +1,7 @@
 """Outputs and targets: which tensor of the output is explained, and which of its numbers."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 import torch
@@ -40,8 +41,8 @@ def _default(call: str, value: Any) -> Any:
     for part in (value.get("logits") if isinstance(value, Mapping) else None, getattr(value, "logits", None)):
         if isinstance(part, Tensor):
             return part
-    if isinstance(value, Mapping | tuple | list):
-        items = list(value.values()) if isinstance(value, Mapping) else list(value)
+    if isinstance(value, Mapping | tuple | list) or is_dataclass(value):
+        items = list(value.values()) if isinstance(value, Mapping) else [] if is_dataclass(value) else list(value)
         if len(items) == 1 and isinstance(items[0], Tensor):
             return items[0]
         raise ValueError(f"{call}: the model returns several things; say which with output=. It has {_parts(value)}.")
@@ -53,6 +54,8 @@ def _parts(value: Any) -> str:
         return f"the keys {sorted(map(str, value))}"
     if isinstance(value, tuple | list):
         return f"{len(value)} items, fields {getattr(value, '_fields', 'unnamed')}"
+    if is_dataclass(value):
+        return f"the fields {[field.name for field in fields(value)]}"
     return f"the type {type(value).__name__}"
 
 
@@ -89,13 +92,18 @@ def seed(call: str, output: Tensor, target: Target) -> Tensor:
 
 
 def _of_function(call: str, output: Tensor, target: Callable[[Tensor], Tensor]) -> Tensor:
-    found: Any = torch.func.vjp(target, output)
-    values, pull = found
-    if not isinstance(values, Tensor) or values.shape != output.shape[:1]:
-        got = list(values.shape) if isinstance(values, Tensor) else type(values).__name__
-        raise ValueError(
-            f"{call}(target=<function>): expected one number per example, shape {list(output.shape[:1])}, got {got}."
-        )
+    def scores(output: Tensor) -> Tensor:
+        values: Any = target(output)
+        if not isinstance(values, Tensor) or values.shape != output.shape[:1]:
+            got = list(values.shape) if isinstance(values, Tensor) else type(values).__name__
+            raise ValueError(
+                f"{call}(target=<function>): expected one number per example, shape [{output.shape[0]}], got {got}."
+            )
+        if not values.is_floating_point():
+            raise TypeError(f"{call}(target=<function>): expected floating-point numbers, got {values.dtype}.")
+        return values
+
+    values, pull, *_ = torch.func.vjp(scores, output)
     return pull(torch.ones_like(values))[0]
 
 
@@ -141,7 +149,7 @@ def _checked_index(call: str, output: Tensor, index: Any, dim: int) -> Tensor:
         if not all(0 <= i < size for i in numbers):
             raise ValueError(f"{call}(target={index!r}): class out of range; the output has {size} in dimension {dim}.")
         shape = [len(numbers)] if isinstance(index, list) else []
-        index = torch.tensor(numbers, device=output.device).reshape(shape)
+        index = torch.tensor(numbers, dtype=torch.long, device=output.device).reshape(shape)
     if index.dtype == torch.bool or index.is_floating_point() or index.is_complex():
         raise TypeError(f"{call}(target=...): expected integer classes, got {index.dtype}.")
     if index.ndim and list(index.shape) != [count]:

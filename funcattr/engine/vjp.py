@@ -90,14 +90,14 @@ def _plain_record(fn: Callable[..., Any], primals: tuple[Tensor, ...], call: str
     """Without rules the reverse pass is `torch.func.vjp` itself."""
 
     def checked(*inputs: Tensor) -> Any:
-        output = fn(*inputs)
+        # Copies, so that a model which writes into its input reaches neither a leaf nor the user's tensor.
+        output = fn(*(x.clone() for x in inputs))
         # Dynamo cannot trace the question, and has no need: it is asked when the model runs eagerly.
         if not torch.compiler.is_dynamo_compiling() and not any(map(is_differentiated, pytree.tree_leaves(output))):
             raise _independent(call, None)
         return output
 
-    inputs = tuple(p.clone() for p in primals)
-    found: Any = torch.func.vjp(checked, *inputs)
+    found: Any = torch.func.vjp(checked, *primals)
     output, adjoint = found
 
     def pull(cotangent: Any, release: bool = False) -> tuple[Tensor, ...]:
@@ -136,8 +136,8 @@ def vjp(
     book = as_rulebook(rules)
     if torch.compiler.is_dynamo_compiling() and book.entries:
         raise NotImplementedError(
-            "vjp(rules=...): torch.compile cannot trace a ruled pullback. Compile a method of funcattr, or a function "
-            "made with funcattr.attribute, or trace with make_fx."
+            "vjp(rules=...): torch.compile cannot trace a ruled pullback. Compile a call of a method, or of "
+            "attribute(..., rules=...), or trace with make_fx."
         )
     found = record(fn, primals, book)
     return found.output, lambda cotangent: found.pull(cotangent)

@@ -52,7 +52,7 @@ def gradient(
     References:
         Simonyan et al., 2014, arXiv:1312.6034, section 3.
     """
-    found = attribute("gradient", model, x, target, layer=layer, output=output, args=args, kwargs=kwargs)
+    found = attribute(model, x, target, layer=layer, output=output, args=args, kwargs=kwargs, call="gradient")
     return found.cotangent
 
 
@@ -90,5 +90,5 @@ def input_x_gradient(
     References:
         Shrikumar et al., 2016, arXiv:1605.01713, section 2.
     """
-    found = attribute("input_x_gradient", model, x, target, layer=layer, output=output, args=args, kwargs=kwargs)
+    found = attribute(model, x, target, layer=layer, output=output, args=args, kwargs=kwargs, call="input_x_gradient")
     return pytree.tree_map(lambda value, g: value * g, found.root, found.cotangent)

@@ -50,7 +50,7 @@ def guided_backprop(
         Springenberg et al., 2015, arXiv:1412.6806, section 3.4.
     """
     options: dict[str, Any] = {"layer": layer, "output": output, "args": args, "kwargs": kwargs}
-    return attribute("guided_backprop", model, x, target, rules=GUIDED, **options).cotangent
+    return attribute(model, x, target, rules=GUIDED, call="guided_backprop", **options).cotangent
 
 
 def deconvnet(
@@ -86,7 +86,7 @@ def deconvnet(
         Zeiler and Fergus, 2014, arXiv:1311.2901, section 2.1.
     """
     options: dict[str, Any] = {"layer": layer, "output": output, "args": args, "kwargs": kwargs}
-    return attribute("deconvnet", model, x, target, rules=DECONVNET, **options).cotangent
+    return attribute(model, x, target, rules=DECONVNET, call="deconvnet", **options).cotangent
 
 
 def guided_grad_cam(

@@ -24,11 +24,10 @@ def _upper_bound(call: Call) -> float | None:
 def guided(call: Call, p: Tensor) -> Tensor:
     """Guided backpropagation: p 1[x > 0] 1[p > 0] (Springenberg et al., 2015, arXiv:1412.6806, section 3.4)."""
     bound = _upper_bound(call)
-    p = p.clamp(min=0)
     if bound is not None:
         p = torch.where(call.output < bound, p, 0)
-    # y > 0 where x > 0, so the output alone tells; this is relu's own adjoint.
-    return torch.ops.aten.threshold_backward(p, call.output, 0)
+    # y > 0 where x > 0, so the output alone tells. This is relu's own adjoint; its result is ours to write into.
+    return torch.relu_(torch.ops.aten.threshold_backward(p, call.output, 0))
 
 
 @output_only

@@ -52,9 +52,7 @@ class Case(NamedTuple):
         return self.name
 
 
-def _image(
-    name: str, make: Callable[[], nn.Module], layer: str, size: int = 32, has_relu: bool = True
-) -> Case:
+def _image(name: str, make: Callable[[], nn.Module], layer: str, size: int = 32, has_relu: bool = True) -> Case:
     return Case(name, make, (2, 3, size, size), layer, has_relu)
 
 
@@ -104,9 +102,7 @@ CASES: tuple[Case, ...] = (
     _image("densenet", DenseNet, "features"),
     _image("googlenet", GoogLeNet, "inception3b"),
     _image("inception", Inception, "Mixed_7a"),
-    _image("squeezenet", SqueezeNet, "features")._replace(
-        seed=2
-    ),  # its last relu kills classes at other seeds
+    _image("squeezenet", SqueezeNet, "features")._replace(seed=2),  # its last relu kills classes at other seeds
     _image("shufflenet", ShuffleNet, "conv5"),
     _image("mobilenet_v2", MobileNetV2, "features.3", has_relu=False),
     _image("mobilenet_v3", MobileNetV3, "features.3"),

@@ -26,12 +26,8 @@ class GoogLeNetBlock(nn.Module):
     def __init__(self, before: int) -> None:
         super().__init__()
         self.branch1 = BasicConv2d(before, 2, kernel_size=1)
-        self.branch2 = nn.Sequential(
-            BasicConv2d(before, 2, kernel_size=1), BasicConv2d(2, 3, kernel_size=3, padding=1)
-        )
-        self.branch3 = nn.Sequential(
-            BasicConv2d(before, 2, kernel_size=1), BasicConv2d(2, 2, kernel_size=3, padding=1)
-        )
+        self.branch2 = nn.Sequential(BasicConv2d(before, 2, kernel_size=1), BasicConv2d(2, 3, kernel_size=3, padding=1))
+        self.branch3 = nn.Sequential(BasicConv2d(before, 2, kernel_size=1), BasicConv2d(2, 2, kernel_size=3, padding=1))
         self.branch4 = nn.Sequential(
             nn.MaxPool2d(kernel_size=3, stride=1, padding=1, ceil_mode=True),
             BasicConv2d(before, 2, kernel_size=1),
@@ -210,9 +206,7 @@ class ShuffleNet(nn.Module):
 
     def __init__(self, classes: int = 4) -> None:
         super().__init__()
-        self.conv1 = nn.Sequential(
-            nn.Conv2d(3, 6, 3, 2, 1, bias=False), nn.BatchNorm2d(6), nn.ReLU(inplace=True)
-        )
+        self.conv1 = nn.Sequential(nn.Conv2d(3, 6, 3, 2, 1, bias=False), nn.BatchNorm2d(6), nn.ReLU(inplace=True))
         self.maxpool = nn.MaxPool2d(kernel_size=3, stride=2, padding=1)
         self.stage2 = nn.Sequential(ShuffleUnit(6, 8, 2), ShuffleUnit(8, 8, 1))
         self.conv5 = nn.Sequential(nn.Conv2d(8, 12, 1, bias=False), nn.BatchNorm2d(12), nn.ReLU(inplace=True))

@@ -1,0 +1,83 @@
+"""Ratios measured side by side: time alternating in one process, memory in one fresh process each."""
+
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import funcattr
+
+from ..models.large import resnet50, vgg16
+
+MODELS: dict[str, tuple[Callable[[], nn.Module], str]] = {
+    "vgg16": (vgg16, "features.29"),
+    "resnet50": (resnet50, "layer4"),
+}
+
+
+def functions(model_name: str) -> dict[str, Callable[[], Any]]:
+    """The unit, plain `torch.autograd.grad`, and each method on the same random net and batch of 2 at 224x224."""
+    build, layer = MODELS[model_name]
+    model = build().eval()
+    x = torch.randn(2, 3, 224, 224, generator=torch.Generator().manual_seed(0))
+
+    def plain() -> Tensor:
+        leaf = x.clone().requires_grad_()
+        return torch.autograd.grad(model(leaf)[:, 3].sum(), leaf)[0]
+
+    return {
+        "plain": plain,
+        "gradient": partial(funcattr.gradient, model, x, 3),
+        "input_x_gradient": partial(funcattr.input_x_gradient, model, x, 3),
+        "guided_backprop": partial(funcattr.guided_backprop, model, x, 3),
+        "deconvnet": partial(funcattr.deconvnet, model, x, 3),
+        "grad_cam": partial(funcattr.grad_cam, model, x, 3, layer=layer),
+        "linear_approx": partial(funcattr.linear_approx, model, x, 3, layer=layer),
+    }
+
+
+def alternating(candidates: dict[str, Callable[[], Any]], rounds: int = 11) -> dict[str, float]:
+    """Seconds of each candidate over those of `plain`: the median of the ratios within each round."""
+    seconds: dict[str, list[float]] = {name: [] for name in candidates}
+    for _ in range(rounds + 1):
+        for name, run in candidates.items():
+            start = time.perf_counter()
+            run()
+            seconds[name].append(time.perf_counter() - start)
+    # The first round pays for memory and code that later ones find ready.
+    rows = {name: values[1:] for name, values in seconds.items()}
+    return {n: statistics.median(a / b for a, b in zip(v, rows["plain"], strict=True)) for n, v in rows.items()}
+
+
+def peak_memory(model_name: str, name: str) -> int:
+    """Bytes by which the resident set grows at its peak while the function runs, in a process of its own."""
+    command = [sys.executable, "-m", "tests.benchmarks.measure", model_name, name]
+    # Every tensor in pages of its own, so that what is freed does not count.
+    environment = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env={**os.environ, **environment})
+    return int(done.stdout)
+
+
+def _report_peak(model_name: str, name: str) -> None:
+    run = functions(model_name)[name]
+    Path("/proc/self/clear_refs").write_text("5")  # Linux: the peak begins again at what is resident now
+    before = _kibibytes("VmRSS")
+    run()
+    print(1024 * (_kibibytes("VmHWM") - before))
+
+
+def _kibibytes(field: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(field))
+
+
+if __name__ == "__main__":
+    _report_peak(*sys.argv[1:])

@@ -1,0 +1,244 @@
+"""The documentation runs: every ```python block of README.md and docs/, block by block, one namespace a page.
+
+One mechanism checks what a page says comes out. A comment `# -> TEXT`, at the end of a top-level expression or alone on
+the next line, is the expression's outcome: the `repr` of its value, or `Name: message` of the exception (or warning,
+since warnings are errors) that it raises. Runs of white space count as one space; ` ...` at the end stands for any
+rest. Everything else, asserts included, simply runs. `test_the_runner_fails_...` show that the mechanism can fail.
+"""
+
+import ast
+import inspect
+import io
+import re
+import shlex
+import sys
+import textwrap
+import tokenize
+import types
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import funcattr
+from funcattr import maps, metrics
+
+ROOT = Path(__file__).resolve().parent.parent
+README = ROOT / "README.md"
+PAGES = (README, *sorted((ROOT / "docs").glob("*.md")))
+FENCE = re.compile(r"^(?P<indent> *)```(?P<language>\w+)\n(?P<body>.*?)^(?P=indent)```$", re.MULTILINE | re.DOTALL)
+
+each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+
+
+# --- the mechanism ---------------------------------------------------------------------------------------------------
+
+
+def blocks(text: str, language: str) -> Iterator[tuple[int, str]]:
+    """The fenced blocks in a language: number of lines before the block's first, and its text."""
+    for found in FENCE.finditer(text):
+        if found["language"] == language:
+            yield text[: found.start("body")].count("\n"), textwrap.dedent(found["body"])
+
+
+def outcomes(source: str) -> dict[int, str]:
+    """The text of each `# -> ...` comment, by the line of the expression that it belongs to."""
+    found = {}
+    lines = source.splitlines()
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type == tokenize.COMMENT and token.string.startswith("# -> "):
+            row, column = token.start
+            alone = not lines[row - 1][:column].strip()
+            found[row - 1 if alone else row] = token.string.removeprefix("# -> ")
+    return found
+
+
+def one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def run_block(source: str, before: int, page: str, namespace: dict[str, Any]) -> None:
+    """Run a block whose first line is line `before` + 1 of `page`, and check its outcomes."""
+    source = "\n" * before + source
+    expected = outcomes(source)
+    for statement in ast.parse(source, page).body:
+        text = expected.pop(statement.end_lineno or 0, None)
+        if text is None:
+            exec(compile(ast.Module([statement], []), page, "exec"), namespace)
+            continue
+        assert isinstance(statement, ast.Expr), f"{page}:{statement.lineno}: only an expression has an outcome"
+        try:
+            actual = repr(eval(compile(ast.Expression(statement.value), page, "eval"), namespace))
+        except Exception as error:
+            actual = f"{type(error).__name__}: {error}"
+        actual, text = one_line(actual), one_line(text)
+        same = actual.startswith(text.removesuffix("...")) if text.endswith(" ...") else actual == text
+        if not same:
+            raise AssertionError(f"{page}:{statement.lineno}: expected outcome\n  {text}\ngot\n  {actual}")
+    assert not expected, f"{page}: an outcome on line {min(expected)} belongs to no top-level expression"
+
+
+# --- the pages -------------------------------------------------------------------------------------------------------
+
+
+@each_page
+def test_snippets_run(page: Path, fresh_dynamo: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = types.ModuleType(f"page_{page.stem}")
+    monkeypatch.setitem(sys.modules, module.__name__, module)  # Dynamo looks a function's globals up by module
+    for before, source in blocks(page.read_text(), "python"):
+        run_block(source, before, str(page), vars(module))
+
+
+@each_page
+def test_lines_fit_and_fences_are_known(page: Path) -> None:
+    text = page.read_text()
+    for number, line in enumerate(text.splitlines(), 1):
+        # A row of a table cannot be broken.
+        assert len(line) <= 120 or line.startswith("|"), f"{page.name}:{number}: {len(line)} characters"
+    assert text.count("```") == 2 * len(list(FENCE.finditer(text))), (
+        f"{page.name}: a fence without a language or an end"
+    )
+    assert {found["language"] for found in FENCE.finditer(text)} <= {"python", "sh", "text"}
+
+
+def anchors(page: Path) -> set[str]:
+    headings = re.findall(r"^#+ (.*)$", FENCE.sub("", page.read_text()), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def broken_links(page: Path) -> list[str]:
+    """The relative links of a page that lead to no file, or to no heading in it."""
+    broken = []
+    for link in re.findall(r"\]\(([^)\s]+)\)", FENCE.sub("", page.read_text())):
+        if re.match(r"\w+:", link):
+            continue
+        path, _, anchor = link.partition("#")
+        target = (page.parent / path).resolve() if path else page
+        if not target.is_file() or (anchor and anchor not in anchors(target)):
+            broken.append(link)
+    return broken
+
+
+@each_page
+def test_relative_links_lead_to_files_and_headings(page: Path) -> None:
+    assert broken_links(page) == []
+
+
+def test_every_page_is_linked_from_the_readme_and_from_the_index() -> None:
+    for page in PAGES[1:]:
+        if page.name != "index.md":
+            assert f"({page.name})" in (ROOT / "docs" / "index.md").read_text(), page.name
+            assert f"(docs/{page.name})" in README.read_text(), page.name
+
+
+def test_readme_shows_a_short_example_early() -> None:
+    before, source = next(blocks(README.read_text(), "python"))
+    assert before + 1 <= 40
+    assert len(source.splitlines()) <= 20
+
+
+def public_names() -> set[str]:
+    own = {name for name in dir(funcattr) if not name.startswith("_") and not inspect.ismodule(getattr(funcattr, name))}
+    for module in (maps, metrics):
+        functions = {n for n, f in vars(module).items() if inspect.isfunction(f) and f.__module__ == module.__name__}
+        own |= {f"{module.__name__.removeprefix('funcattr.')}.{n}" for n in functions if not n.startswith("_")}
+    return own - {"metrics.pointing_game"}  # is funcattr.pointing_game
+
+
+def unmentioned(names: set[str], text: str) -> set[str]:
+    return {name for name in names if not re.search(rf"(?<![\w.]){re.escape(name)}\b", text.replace("funcattr.", ""))}
+
+
+def test_every_public_name_is_on_some_page() -> None:
+    assert len(public_names()) > 30
+    assert unmentioned(public_names(), "\n".join(page.read_text() for page in PAGES)) == set()
+
+
+# --- the commands ----------------------------------------------------------------------------------------------------
+
+
+def readme_steps() -> list[list[str]]:
+    """The steps of the README's two commands, each without the path of its virtual environment."""
+    lines = [line for _, body in blocks(README.read_text(), "sh") for line in body.splitlines()]
+    return [shlex.split(step.replace(".venv/bin/", "")) for line in lines for step in line.split(" && ")]
+
+
+def ci_steps() -> list[list[str]]:
+    text = (ROOT / ".ci" / "run").read_text().replace('"$venv"/bin/', "")
+    return [shlex.split(line, comments=True) for line in text.splitlines() if not line.startswith((" ", "#"))]
+
+
+def test_readme_has_the_two_commands_and_ci_runs_their_steps() -> None:
+    steps, ci = readme_steps(), ci_steps()
+    venv = ["python3.11", "-m", "venv", ".venv"]
+    demo, test = ["python", "-m", "funcattr", "demo"], ["python", "-m", "pytest"]
+    assert [s for s in steps if s[0] != "pip"] == [venv, demo, venv, test]
+    install = next(s for s in steps if "-e" in s)
+    assert install[:2] == ["pip", "install"]
+    for step in (install, test):
+        assert step in ci, f".ci/run does not run exactly {shlex.join(step)}"
+    assert any(s[: len(demo)] == demo for s in ci)
+    torch_pin = next(part for part in install if part.startswith("torch=="))
+    assert ["pip", "install", torch_pin] in ci
+    assert all(torch_pin in s for s in steps if s[0] == "pip")
+    assert ci.index(install) < ci.index(test)
+
+
+def test_ci_script_stops_at_a_failure_and_checks_style_and_types() -> None:
+    text = (ROOT / ".ci" / "run").read_text()
+    assert "set -euo pipefail" in text
+    steps = ci_steps()
+    assert ["ruff", "check", "."] in steps
+    assert ["ruff", "format", "--check", "."] in steps
+    assert any(s[:1] == ["pyright"] for s in steps)
+    assert "||" not in text
+
+
+# --- the mechanisms can fail -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("1 + 1  # -> 3", r"page\.md:8: expected outcome\n  3\ngot\n  2"),
+        ("1 + 1\n# -> 3", r"page\.md:8: expected outcome\n  3"),
+        ("1 + 1  # -> ValueError: ...", r"got\n  2"),
+        ("[][0]  # -> IndexError: another", r"got\n  IndexError: list index out of range"),
+        ("[1, 2]  # -> [1", r"expected outcome"),
+        ("x = 1  # -> 1", r"only an expression has an outcome"),
+        ("\n\n# -> 1", r"an outcome on line 9 belongs to no top-level expression"),
+        ("if True:\n    1  # -> 2\nelse: pass", r"belongs to no top-level expression"),
+        ("assert 1 + 1 == 3, 'wrong'", "wrong"),
+    ],
+)
+def test_the_runner_fails_on_a_wrong_outcome(source: str, message: str) -> None:
+    with pytest.raises(AssertionError, match=message):
+        run_block(source, 7, "page.md", {})
+
+
+def test_the_runner_fails_on_a_warning_and_on_an_exception() -> None:
+    with pytest.raises(UserWarning, match="careful"):
+        run_block("warnings.warn('careful')", 0, "page.md", {"warnings": warnings})
+    with pytest.raises(IndexError):
+        run_block("[][0]", 0, "page.md", {})
+
+
+def test_the_runner_passes_right_outcomes() -> None:
+    source = "x = 2\nx + 1  # -> 3\n[1,\n 2]  # -> [1, 2]\n'# -> 1'\n# -> '# -> 1'\n[][0]  # -> IndexError: list ...\n"
+    namespace: dict[str, Any] = {}
+    run_block(source, 3, "page.md", namespace)
+    assert namespace["x"] == 2
+
+
+def test_blocks_are_found_in_lists_too() -> None:
+    text = "a\n```python\n1\n```\n- b\n\n  ```python\n  if 1:\n      2\n  ```\n```sh\nls\n```\n"
+    assert list(blocks(text, "python")) == [(2, "1\n"), (7, "if 1:\n    2\n")]
+
+
+def test_the_link_and_name_checks_fail_where_they_should(tmp_path: Path) -> None:
+    page = tmp_path / "a.md"
+    page.write_text("# One two\n[x](b.md) [y](a.md#one-two) [z](#two) [w](https://w.org)\n```text\n[v](v.md)\n```\n")
+    assert broken_links(page) == ["b.md", "#two"]
+    assert unmentioned({"site", "maps.sum", "edit"}, "`funcattr.site`, sum, unsite, edited, `maps.sum`") == {"edit"}

@@ -1,0 +1,296 @@
+"""Maps, against loops over single numbers written from the formulas."""
+
+import math
+from collections.abc import Callable, Iterator
+from itertools import product
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from funcattr import maps
+
+REDUCTIONS: dict[str, Callable[[list[float]], float]] = {
+    "max_abs": lambda v: max(abs(a) for a in v),
+    "sum": lambda v: math.fsum(v),
+    "abs_sum": lambda v: math.fsum(abs(a) for a in v),
+    "l2": lambda v: math.sqrt(math.fsum(a * a for a in v)),
+    "positive": lambda v: max(math.fsum(v), 0.0),
+    "negative": lambda v: max(-math.fsum(v), 0.0),
+}
+DTYPES = [torch.float64, torch.float32, torch.bfloat16]
+
+
+@st.composite
+def attributions(draw: st.DrawFn, min_space: int = 0, dtypes: list[torch.dtype] = DTYPES) -> Tensor:
+    space = [draw(st.integers(1, 5)) for _ in range(draw(st.integers(min_space, 3)))]
+    return torch.randn(draw(st.integers(1, 3)), draw(st.integers(1, 3)), *space, dtype=draw(st.sampled_from(dtypes)))
+
+
+def positions(shape: Any) -> Iterator[tuple[int, ...]]:
+    return product(*(range(size) for size in shape))
+
+
+def check(found: Tensor, expected: Tensor) -> None:
+    rtol = {torch.float64: 1e-10, torch.float32: 1e-5, torch.bfloat16: 1.6e-2}[found.dtype]
+    torch.testing.assert_close(found, expected, rtol=rtol, atol=rtol)
+
+
+@pytest.mark.parametrize("name", REDUCTIONS)
+@given(attributions())
+def test_a_reduction_is_its_formula_at_each_position(name: str, values: Tensor) -> None:
+    expected = torch.zeros_like(values[:, :1])
+    for n, *where in positions([len(values), *values.shape[2:]]):
+        channels = [values[(n, c, *where)].item() for c in range(values.shape[1])]
+        expected[(n, 0, *where)] = REDUCTIONS[name](channels)
+    check(getattr(maps, name)(values), expected)
+
+
+@pytest.mark.parametrize("name", REDUCTIONS)
+def test_a_reduction_under_vmap_is_a_loop(name: str) -> None:
+    values, reduce = torch.randn(4, 2, 3, 5), getattr(maps, name)
+    check(torch.func.vmap(reduce)(values[:, None])[:, 0], reduce(values))
+
+
+@pytest.mark.parametrize("name", [*REDUCTIONS, "normalize"])
+def test_a_tensor_without_channels_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=rf"{name}|sum: expected a shape \[N, C, \*spatial\], got \[3\]"):
+        getattr(maps, name)(torch.zeros(3))
+
+
+# Resizing
+
+
+def linear_weights(before: int, after: int) -> list[list[float]]:
+    """Weight of each old pixel in each new one: centres at (i + 1/2) * before / after - 1/2, clamped to the edges."""
+    rows = []
+    for i in range(after):
+        centre = min(max((i + 0.5) * before / after - 0.5, 0.0), before - 1.0)
+        rows.append([max(0.0, 1 - abs(centre - j)) for j in range(before)])
+    return rows
+
+
+def nearest_weights(before: int, after: int) -> list[list[float]]:
+    return [[float(j == i * before // after) for j in range(before)] for i in range(after)]
+
+
+def area_weights(before: int, after: int) -> list[list[float]]:
+    rows = []
+    for i in range(after):
+        first, last = i * before // after, -(-(i + 1) * before // after)
+        rows.append([float(first <= j < last) / (last - first) for j in range(before)])
+    return rows
+
+
+WEIGHTS = {"bilinear": linear_weights, "nearest": nearest_weights, "area": area_weights}
+
+
+def resized(values: Tensor, size: list[int], mode: str) -> Tensor:
+    out = values.new_zeros(*values.shape[:2], *size)
+    weights = [WEIGHTS[mode](before, after) for before, after in zip(values.shape[2:], size)]
+    for new in positions(size):
+        for old in positions(values.shape[2:]):
+            share = math.prod(w[i][j] for w, i, j in zip(weights, new, old))
+            out[(..., *new)] += share * values[(..., *old)]
+    return out
+
+
+@given(attributions(min_space=1, dtypes=[torch.float64]), st.data())
+def test_resize_is_a_weighted_mean_of_pixels(values: Tensor, data: st.DataObject) -> None:
+    size = [data.draw(st.integers(1, 4)) for _ in values.shape[2:]]
+    mode = data.draw(st.sampled_from(sorted(WEIGHTS)))
+    check(maps.resize(values, size, mode=mode), resized(values, size, mode))
+
+
+def test_resize_takes_a_number_a_size_or_a_tensor() -> None:
+    values = torch.randn(2, 1, 3, 5)
+    expected = resized(values, [4, 7], "bilinear")
+    for size in ((4, 7), [4, 7], torch.Size([4, 7]), torch.zeros(9, 3, 4, 7)):
+        check(maps.resize(values, size), expected)
+    check(maps.resize(values, 4), resized(values, [4, 4], "bilinear"))
+    check(maps.resize(values, values), values)
+
+
+@pytest.mark.parametrize("mode", ["linear", "bilinear", "trilinear"])
+@pytest.mark.parametrize("rank", [1, 2, 3])
+def test_any_linear_mode_is_linear_in_any_number_of_dimensions(mode: str, rank: int) -> None:
+    values = torch.randn(1, 2, *[3] * rank, dtype=torch.float64)
+    check(maps.resize(values, 5, mode=mode), resized(values, [5] * rank, "bilinear"))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("mode", ["bilinear", "nearest", "nearest-exact", "bicubic", "area"])
+def test_resize_keeps_a_constant_map_and_the_dtype(mode: str, dtype: torch.dtype) -> None:
+    check(
+        maps.resize(torch.full((1, 2, 3, 4), 2.5, dtype=dtype), (7, 2), mode=mode),
+        torch.full((1, 2, 7, 2), 2.5).to(dtype),
+    )
+
+
+@pytest.mark.parametrize(
+    ("shape", "size", "mode", "message"),
+    [
+        ([1, 1, 4, 4], [2], "bilinear", r"resize\(size=\[2\]\): expected 2 numbers .* shape \[1, 1, 4, 4\]"),
+        ([1, 1, 4], torch.zeros(1, 1, 2, 2), "nearest", r"resize\(size=\[2, 2\]\): expected 1 numbers"),
+        ([1, 1], 2, "nearest", r"expected 0 numbers \(1 to 3\)"),
+        ([1, 1, 2, 2, 2, 2], 2, "nearest", r"expected 4 numbers \(1 to 3\)"),
+        ([4], 2, "nearest", r"resize: expected a shape \[N, C, \*spatial\], got \[4\]"),
+        ([1, 1, 4, 4], 2, "cubic", r"resize\(mode='cubic'\): expected 'nearest', 'bilinear', 'area'"),
+        ([1, 1, 4], 2, "bicubic", r"resize\(mode='bicubic'\): .* for two dimensions 'bicubic'; .* shape \[1, 1, 4\]"),
+    ],
+)
+def test_bad_sizes_and_modes_are_refused(shape: list[int], size: Any, mode: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        maps.resize(torch.zeros(shape), size, mode=mode)
+
+
+# Smoothing
+
+
+def source(index: int, size: int, padding: str) -> int | None:
+    """Where a padded position reads from, None for a zero."""
+    if 0 <= index < size:
+        return index
+    if padding == "reflect":
+        return -index if index < 0 else 2 * (size - 1) - index
+    return {"replicate": min(max(index, 0), size - 1), "circular": index % size, "constant": None}[padding]
+
+
+def smoothed(values: Tensor, sigma: float, padding: str) -> Tensor:
+    width = math.ceil(4 * sigma)
+    taps = [math.exp(-((i / (math.sqrt(2) * sigma + 1.19e-7)) ** 2)) for i in range(-width, width + 1)]
+    taps = [tap / math.fsum(taps) for tap in taps]
+    for axis in range(2, values.ndim):
+        lines, size = values.movedim(axis, -1), values.shape[axis]
+        out = torch.zeros_like(lines)
+        for i in range(size):
+            for offset, tap in zip(range(-width, width + 1), taps):
+                if (j := source(i + offset, size, padding)) is not None:
+                    out[..., i] += tap * lines[..., j]
+        values = out.movedim(-1, axis)
+    return values
+
+
+@given(
+    attributions(dtypes=[torch.float64]),
+    st.sampled_from([0.2, 0.5, 1.0, 2.7]),
+    st.sampled_from(["replicate", "constant"]),
+)
+def test_smoothing_is_its_formula_along_each_dimension(values: Tensor, sigma: float, padding: str) -> None:
+    check(maps.smooth(values, sigma, padding=padding), smoothed(values, sigma, padding))
+
+
+@pytest.mark.parametrize("padding", ["replicate", "constant", "reflect", "circular"])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_smoothing_pads_as_asked_in_each_dtype(padding: str, dtype: torch.dtype) -> None:
+    values = torch.randn(2, 1, 9, 10).to(dtype)
+    found = maps.smooth(values, 1.3, padding=padding)
+    assert found.dtype == dtype
+    check(found, smoothed(values.double(), 1.3, padding).to(dtype))
+
+
+@pytest.mark.parametrize("dtype", [*DTYPES, torch.float16])
+@pytest.mark.parametrize("sigma", [0.3, 5.0, 80.0])
+def test_smoothing_keeps_a_constant_map(dtype: torch.dtype, sigma: float) -> None:
+    constant = torch.full((1, 2, 6, 7), 3.3, dtype=dtype)
+    torch.testing.assert_close(maps.smooth(constant, sigma), constant)
+
+
+def test_smoothing_by_zero_is_the_identity() -> None:
+    values = torch.randn(2, 1, 3, 3)
+    assert torch.equal(maps.smooth(values, 0), values)
+
+
+def test_the_constant_of_the_kernel_is_torchrays() -> None:
+    point = torch.zeros(1, 1, 9, dtype=torch.float64)
+    point[..., 4] = 1
+    taps = [math.exp(-((i / (math.sqrt(2) * 0.5 + 1.19e-7)) ** 2)) for i in (-2, -1, 0, 1, 2)]
+    expected = torch.tensor([[taps]], dtype=torch.float64) / math.fsum(taps)
+    torch.testing.assert_close(maps.smooth(point, 0.5)[..., 2:7], expected, rtol=1e-14, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("sigma", "padding", "message"),
+    [
+        (-1.0, "replicate", r"smooth\(sigma=-1.0\): expected a standard deviation >= 0"),
+        (math.nan, "replicate", r"smooth\(sigma=nan\): expected a standard deviation"),
+        (math.inf, "replicate", r"smooth\(sigma=inf\): expected a standard deviation"),
+        (1.0, "zeros", r"smooth\(padding='zeros'\): expected one of 'replicate', 'reflect', 'circular', 'constant'"),
+    ],
+)
+def test_bad_smoothing_is_refused(sigma: float, padding: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        maps.smooth(torch.zeros(1, 1, 4), sigma, padding=padding)
+
+
+@pytest.mark.parametrize("sigma", [0.0, 1.0])
+def test_smoothing_what_is_no_map_is_refused(sigma: float) -> None:
+    with pytest.raises(ValueError, match=r"smooth: expected a shape \[N, C, \*spatial\], got \[4\]"):
+        maps.smooth(torch.zeros(4), sigma)
+
+
+# Normalising
+
+
+def normalised(values: Tensor, mode: str) -> Tensor:
+    out = torch.zeros_like(values)
+    for n, example in enumerate(values):
+        numbers = example.flatten().tolist()
+        low, high, largest = min(numbers), max(numbers), max(abs(v) for v in numbers)
+        for i, v in enumerate(numbers):
+            shift, scale = (low, high - low) if mode == "range" else (0.0, largest)
+            out[n].view(-1)[i] = (v - shift) / scale if scale else 0.0
+    return out
+
+
+@given(attributions(), st.sampled_from(["range", "max"]))
+def test_normalising_is_its_formula_for_each_example(values: Tensor, mode: str) -> None:
+    check(maps.normalize(values, mode=mode), normalised(values, mode))
+
+
+@pytest.mark.parametrize("mode", ["range", "max"])
+def test_nothing_to_normalise_gives_zeros(mode: str) -> None:
+    values = torch.zeros(2, 1, 3, 3)
+    values[1] = 5 if mode == "range" else 0
+    assert torch.equal(maps.normalize(values, mode=mode), torch.zeros_like(values))
+
+
+def test_an_unknown_normalisation_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"normalize\(mode='minmax'\): expected 'range' or 'max'"):
+        maps.normalize(torch.zeros(1, 1, 2), mode="minmax")
+
+
+# Composition with transforms
+
+POINTWISE: dict[str, Callable[[Tensor], Tensor]] = {
+    **{
+        f"resize {mode}": lambda m, mode=mode: maps.resize(m, (4, 3), mode=mode)
+        for mode in ("bilinear", "bicubic", "area")
+    },
+    **{f"smooth {p}": lambda m, p=p: maps.smooth(m, 0.4, padding=p) for p in ("replicate", "constant", "circular")},
+    **{f"normalize {mode}": lambda m, mode=mode: maps.normalize(m, mode=mode) for mode in ("range", "max")},
+}
+
+
+@pytest.mark.parametrize("name", POINTWISE)
+def test_vmap_is_a_loop_and_batch_is_a_loop(name: str) -> None:
+    values = torch.randn(3, 2, 1, 5, 6, dtype=torch.float64)
+    function = POINTWISE[name]
+    check(torch.func.vmap(function)(values), torch.stack([function(v) for v in values]))
+    check(function(values[0]), torch.cat([function(v[None]) for v in values[0]]))
+
+
+@pytest.mark.usefixtures("fresh_dynamo")
+@pytest.mark.parametrize("name", ["resize bilinear", "smooth replicate", "normalize range"])
+def test_maps_compile_without_a_break(name: str) -> None:
+    values = torch.randn(2, 1, 5, 6)
+    check(torch.compile(POINTWISE[name], fullgraph=True, backend="aot_eager")(values), POINTWISE[name](values))
+
+
+@pytest.mark.parametrize("name", POINTWISE)
+def test_maps_are_differentiable(name: str) -> None:
+    values = torch.randn(1, 1, 4, 4, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(POINTWISE[name], values)
