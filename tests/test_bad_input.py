@@ -132,8 +132,12 @@ def test_integer_inputs_say_the_way_out() -> None:
         funcattr.gradient(nn.Embedding(3, 2), torch.zeros(2, 4, dtype=torch.long), (0, 0))
 
 
-def test_a_class_tensor_out_of_range_gives_nan_not_zeros() -> None:
-    """Its values are not looked at, which would break vmap and compiled code."""
-    result = funcattr.gradient(_Net().eval(), X, torch.tensor([1, 3]))
-    assert result[0].isfinite().all()
-    assert result[1].isnan().any()
+def test_a_class_tensor_out_of_range_is_refused_where_values_can_be_seen_else_nan() -> None:
+    model, classes = _Net().eval(), torch.tensor([1, 3])
+    with pytest.raises(
+        ValueError, match=r"gradient\(target=\.\.\.\): class out of range in \[1, 3\]; the output has 3"
+    ):
+        funcattr.gradient(model, X, classes)
+    mapped = torch.vmap(lambda x, t: funcattr.gradient(model, x[None], t)[0])(X, classes)
+    assert mapped[0].isfinite().all()
+    assert mapped[1].isnan().any()

@@ -196,6 +196,20 @@ def test_compiled_takes_what_eager_takes(method: str, what: str, compiled: Any) 
     assert_equal(compiled(lambda x: s.call(model, x, target))(s.x), s.call(model, s.x, target))
 
 
+def test_compiled_pointing_takes_class_tensors(compiled: Any) -> None:
+    s = _setting("guided_backprop", "cnn")
+    function = compiled(lambda x, t: s.call(s.fm, x, funcattr.pointing(t)))
+    classes = torch.tensor([1, 0])
+    assert_equal(function(s.x, classes), s.call(s.fm, s.x, funcattr.pointing(classes)))
+
+
+def test_inductor_compiles_an_edited_model(fresh_dynamo: None) -> None:
+    fm, x, layer = _model("cnn")
+    edited = funcattr.edit(fm, {layer: lambda h: 2 * h.tanh()})
+    function = torch.compile(lambda x: funcattr.guided_backprop(edited, x, 1), fullgraph=True)
+    assert_equal(function(x), funcattr.guided_backprop(edited, x, 1))
+
+
 def test_compiled_sees_an_optimisers_steps(fresh_dynamo: None) -> None:
     module = case("cnn").build()
     fm, x = funcattr.functionalize(module), case("cnn").inputs()[0]

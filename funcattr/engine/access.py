@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from .functional import FunctionalModel, functionalize
-from .sites import Editor, Reader
+from .sites import Reader
 
 
 def read(model: Callable[..., Any], *sites: str) -> Callable[..., tuple[Any, dict[str, Any]]]:
@@ -19,6 +19,7 @@ def read(model: Callable[..., Any], *sites: str) -> Callable[..., tuple[Any, dic
         `(*inputs, **kwargs) -> (output, {site: value})`. Values are copies, as they were when passed.
 
     Raises:
+        TypeError: If a site is no string.
         UnknownSiteError: By the returned function, if a site does not exist or is not reached.
 
     Example:
@@ -51,9 +52,11 @@ def edit(model: Callable[..., Any], edits: Mapping[str, Callable[[Any], Any]]) -
         edits: Site to `value -> value`; the result goes on in place of the value.
 
     Returns:
-        A `FunctionalModel` of the edited call, for any method. Its own sites can be read and made the root as before.
+        A `FunctionalModel` of the edited call, for any method. Its parameters can be bound, and its sites read, edited
+        again (after this edit) and made the root, as before.
 
     Raises:
+        TypeError: If an edit is not callable.
         UnknownSiteError: By the returned function, if a site does not exist or is not reached.
 
     Example:
@@ -62,19 +65,9 @@ def edit(model: Callable[..., Any], edits: Mapping[str, Callable[[Any], Any]]) -
         >>> funcattr.edit(model, {"0": lambda h: 0 * h + 5})(torch.ones(1, 2))
         tensor([[5., 5., 5.]])
     """
-    function, wanted = functionalize(model), dict(edits)
-    for name, change in wanted.items():
+    for name, change in edits.items():
         if not callable(change):
             raise TypeError(
                 f"edit(edits={{{name!r}: ...}}): expected a function of the value, got {type(change).__name__}."
             )
-
-    def edited(*inputs: Any, **kwargs: Any) -> Any:
-        editor = Editor(wanted)
-        with editor:
-            output = function(*inputs, **kwargs)
-        editor.require("edit", tuple(wanted), function.sites)
-        return output
-
-    vars(edited).update(sites=function.sites, training=function.training)
-    return functionalize(edited)
+    return functionalize(model).edited(edits)

@@ -12,7 +12,7 @@ from torch._dynamo import nonstrict_trace
 from .errors import AliasedWriteError, UnknownSiteError, UnsupportedOperationError, UntrackedPathError
 from .functional import FunctionalModel, Structure, functionalize
 from .rulebook import Rulebook
-from .targets import Target, pick_output, seed
+from .targets import Target, pick_output, pointing, seed
 from .vjp import Record, record
 
 Inputs = TypeVar("Inputs", Tensor, tuple[Tensor, ...], dict[str, Tensor])
@@ -123,10 +123,13 @@ def _compiled_attribute(
     fm = model if isinstance(model, FunctionalModel) else FunctionalModel(Structure(model))
     tensors, structure = fm.tensors(), model.structure if isinstance(model, FunctionalModel) else model
     given = pytree.tree_map(_encode, (options, x, args, kwargs))
-    if callable(target) and not isinstance(target, tuple(pytree.CONSTANT_NODES)):
+    aim: Any = target
+    if isinstance(target, pointing):
+        aim = {"pointing": target.target}  # its class may be a tensor, so it enters as data
+    elif callable(target):
         # A closure cannot enter the node: it gets the output of a first one, and makes the cotangent for a second.
-        target = seed(call, _result(_traced_output(call, structure, tensors, given)), target)
-    return Attribution(*_result(_traced(call, structure, tensors, given, _encode(target))))
+        aim = seed(call, _result(_traced_output(call, structure, tensors, given)), target)
+    return Attribution(*_result(_traced(call, structure, tensors, given, pytree.tree_map(_encode, aim))))
 
 
 def _encode(value: Any) -> Any:
@@ -173,10 +176,9 @@ def _as_result(error: Exception) -> dict[str, Any]:
 @nonstrict_trace
 def _traced(call: str, structure: Any, tensors: dict[str, Tensor], given: Any, target: Any) -> Any:
     options, x, args, kwargs = _decoded(given)
+    target = pointing(target["pointing"]) if isinstance(target, dict) else _decoded(target)
     try:
-        return {
-            "result": tuple(_attribute(call, _rebuilt(structure, tensors), x, _decoded(target), options, args, kwargs))
-        }
+        return {"result": tuple(_attribute(call, _rebuilt(structure, tensors), x, target, options, args, kwargs))}
     except tuple(_ERRORS.values()) as error:
         return _as_result(error)
 

@@ -11,17 +11,21 @@ import torch.utils._pytree as pytree
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from .errors import UnsupportedOperationError
-from .sites import enter_module, leave_module
+from .opaque import refuse_opaque
+from .sites import Editor, enter_module, leave_module
 
 Params = Mapping[str, Tensor]
+Edits = Mapping[str, Callable[[Any], Any]]
 
 
 class Structure:
-    """What of a functional model is no tensor: the module tree, or the callable. A constant of compiled code."""
+    """What of a functional model is no tensor: the module tree or callable, and edits of sites.
 
-    def __init__(self, model: Callable[..., Any]) -> None:
-        self.model = model
+    A constant of compiled code.
+    """
+
+    def __init__(self, model: Callable[..., Any], edits: Edits | None = None) -> None:
+        self.model, self.edits = model, dict(edits or {})
         self.names = _first_names(model) if isinstance(model, nn.Module) else {}
         self.slots = {n: self.names[n] for n in _slots(model)} if isinstance(model, nn.Module) else {}
 
@@ -66,16 +70,15 @@ class FunctionalModel:
     def sites(self) -> tuple[str, ...]:
         """Names of the values that can be read, edited or made the root: the outputs of all modules."""
         if not isinstance(self._model, nn.Module):
-            return getattr(self._model, "sites", ())  # of the model inside, for an edited one
+            return ()
         return tuple(name for name, _ in self._model.named_modules() if name)
 
     @property
     def training(self) -> bool:
         """Whether a batch norm or dropout module is in training mode."""
-        if not isinstance(self._model, nn.Module):
-            return getattr(self._model, "training", False)
+        modules = self._model.modules() if isinstance(self._model, nn.Module) else ()
         random = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
-        return any(m.training and isinstance(m, random) for m in self._model.modules())
+        return any(m.training and isinstance(m, random) for m in modules)
 
     def bind(self, params: Params) -> "FunctionalModel":
         """The same model with some parameters or buffers replaced (stacked ones under `vmap`).
@@ -101,16 +104,37 @@ class FunctionalModel:
         """The model's output at `inputs` with `params` in place of its own; parameters not named stay."""
         return self.bind(params)(*inputs, **kwargs)
 
+    def edited(self, edits: Edits) -> "FunctionalModel":
+        """The same model with the values at some sites replaced; see `edit`."""
+        before = self.structure.edits
+        both = {name: _then(before[name], change) if name in before else change for name, change in edits.items()}
+        return FunctionalModel(Structure(self._model, {**before, **both}), self._bound)
+
     def __call__(self, *inputs: Any, **kwargs: Any) -> Any:
+        if not self.structure.edits:
+            return self._call(inputs, kwargs)
+        editor = Editor(self.structure.edits)
+        with editor:
+            output = self._call(inputs, kwargs)
+        editor.require("edit", tuple(self.structure.edits), self.sites)
+        return output
+
+    def _call(self, inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if not isinstance(self._model, nn.Module):
             return self._model(*inputs, **kwargs)
-        # Modules cannot be copied while Dynamo traces; there functional_call swaps at trace time only.
-        tracing = torch.compiler.is_dynamo_compiling()
-        module = self._model if tracing else _sited_copy(self._model)
         tensors = self.tensors()
         # Each slot is named: left to tie weights itself, functional_call does not put all back when Dynamo traces it.
         filled = {slot: tensors[name] for slot, name in self.structure.slots.items()}
-        return functional_call(module, filled, inputs, kwargs, tie_weights=False)
+        if torch.compiler.is_dynamo_compiling():
+            # Modules cannot be copied while Dynamo traces; there functional_call swaps at trace time only.
+            return functional_call(self._model, filled, inputs, kwargs, tie_weights=False)
+        module = _sited_copy(self._model)
+        try:
+            return functional_call(module, filled, inputs, kwargs, tie_weights=False)
+        finally:
+            # A module and its own forward are a cycle, which would keep both until a garbage collection.
+            for part in module.modules():
+                del vars(part)["forward"]
 
     def __repr__(self) -> str:
         return f"FunctionalModel({type(self._model).__name__}, {len(self.params)} parameters, {len(self.sites)} sites)"
@@ -141,8 +165,12 @@ def functionalize(model: Callable[..., Any]) -> FunctionalModel:
         model = model._orig_mod  # the module that was compiled; the compiled wrapper hides its operations
     if not callable(model):
         raise TypeError(f"functionalize(model=...): expected a module or a callable, got {type(model).__name__}.")
-    _refuse_opaque(model)
+    refuse_opaque(model)
     return FunctionalModel(Structure(_sited_copy(model) if isinstance(model, nn.Module) else model))
+
+
+def _then(first: Callable[[Any], Any], second: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    return lambda value: second(first(value))
 
 
 def _first_names(model: nn.Module) -> dict[str, str]:
@@ -166,67 +194,6 @@ def _unknown_parameter(name: str, known: Mapping[str, str]) -> ValueError:
     return ValueError(
         f"FunctionalModel.bind(params=...): no such parameter or buffer {name!r}. Closest: {listed}. "
         "List them with functionalize(model).params and .buffers."
-    )
-
-
-def _refuse_opaque(model: Callable[..., Any]) -> None:
-    named: Iterator[tuple[str, Any]] = iter([("", model)])
-    if isinstance(model, nn.Module):
-        named = model.named_modules()
-    classes: set[type] = set()
-    for path, part in named:
-        if _is_opaque(part):
-            raise _opaque_error(path, part)
-        if not isinstance(part, nn.Module):
-            continue
-        outside = () if type(part) in classes else _named_by_forward(type(part))
-        classes.add(type(part))
-        for name, value in (*vars(part).items(), *outside):
-            if _is_opaque(value) and name != "_compiled_call_impl":
-                raise _opaque_error(path, value, f"its {name!r} is")
-        if "forward" in vars(part):
-            raise UnsupportedOperationError(
-                f"functionalize(model=...): {path or 'the model'!r} ({type(part).__name__}) has its `forward` patched "
-                "on the instance, which may close over other parameters. Override `forward` in a class instead."
-            )
-
-
-def _is_opaque(value: Any) -> bool:
-    scripted = (torch.jit.ScriptModule, torch.jit.ScriptFunction, torch._dynamo.OptimizedModule)
-    return isinstance(value, scripted) or hasattr(value, "_torchdynamo_orig_callable")
-
-
-def _named_by_forward(module: type[nn.Module]) -> Iterator[tuple[str, Any]]:
-    """A module's forward and what it names outside of itself: something scripted there would compute unseen."""
-    forward = module.forward
-    yield "forward", forward
-    if isinstance(forward, types.FunctionType):
-        for cell_name, cell in zip(forward.__code__.co_freevars, forward.__closure__ or (), strict=True):
-            yield from ((cell_name, value) for value in _contents(cell))
-        for name in _names_in(forward.__code__):
-            yield name, forward.__globals__.get(name)
-            yield name, getattr(module, name, None)
-
-
-def _names_in(code: types.CodeType) -> Iterator[str]:
-    """Global and attribute names in a function's code, comprehensions and inner functions included."""
-    yield from code.co_names
-    for constant in code.co_consts:
-        if isinstance(constant, types.CodeType):
-            yield from _names_in(constant)
-
-
-def _contents(cell: types.CellType) -> tuple[Any, ...]:
-    try:
-        return (cell.cell_contents,)
-    except ValueError:  # not filled yet
-        return ()
-
-
-def _opaque_error(path: str, part: Any, what: str = "it is") -> UnsupportedOperationError:
-    return UnsupportedOperationError(
-        f"functionalize(model=...): cannot see through {path or 'the model'!r}: {what} a {type(part).__name__}. "
-        "Pass the eager module or function, and compile or script the call of funcattr instead."
     )
 
 

@@ -3,6 +3,7 @@
 import importlib
 from typing import Any
 
+import torch
 from torch import Tensor
 
 _functorch: Any = importlib.import_module("torch._C._functorch")
@@ -11,6 +12,13 @@ _functorch: Any = importlib.import_module("torch._C._functorch")
 def current_level() -> int | None:
     """Depth of the innermost running transform, None outside of any."""
     return _functorch.maybe_current_level()
+
+
+def is_plain_eager() -> bool:
+    """Whether tensors are real and their values may be looked at: no transform, no tracing, no compilation."""
+    if torch.compiler.is_compiling():
+        return False
+    return current_level() is None and torch._C._len_torch_dispatch_stack() == 0
 
 
 def is_differentiated(value: Any) -> bool:

@@ -164,6 +164,11 @@ def canonical(name: str) -> Operation:
     return OPERATIONS.get(base) or Operation(base)
 
 
+def is_known(name: str) -> bool:
+    """Whether some torch function goes by that name."""
+    return name in OPERATIONS or any(hasattr(home, name) for home in (Tensor, torch, F, torch.special, torch.linalg))
+
+
 def bound(operation: Operation, args: tuple[Any, ...], kwargs: Mapping[str, Any], name: str, default: Any) -> Any:
     """The argument called `name`, wherever the caller put it."""
     if name in kwargs:

@@ -12,7 +12,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 from .adjoints import is_differentiable, ordinary_adjoint
 from .aliasing import Aliases
 from .errors import AliasedWriteError, UnsupportedOperationError
-from .levels import current_level, unwrapped
+from .levels import current_level, is_plain_eager, unwrapped
 from .operations import (
     ACTIVATIONS,
     CONTAINS,
@@ -29,6 +29,7 @@ from .operations import (
 )
 from .rulebook import GRADIENT, Call, Positions, Rulebook, apply_rule, needs_operands
 from .sites import SiteMode
+from .watch import Watch
 
 Pull = Callable[[Any], tuple[Any, ...]]
 
@@ -70,6 +71,31 @@ class Recorder(SiteMode):
         self._outer_grad = torch.is_grad_enabled()
         self._model_grad = True
         self._level = current_level()
+        self._watch = Watch(lambda t: t in self._slots) if is_plain_eager() else None
+
+    # --- running the model -----------------------------------------------------------------------------------
+
+    def __enter__(self) -> "Recorder":
+        super().__enter__()
+        if self._watch is not None:
+            self._watch.start()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        if self._watch is not None:
+            self._watch.pause()
+        super().__exit__(*error)
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        if self._watch is None:
+            return super().__torch_function__(func, types, args, kwargs)
+        self._watch.pause()
+        try:
+            return super().__torch_function__(func, types, args, kwargs)
+        finally:
+            self._watch.start()
 
     # --- roots, sites and the output -------------------------------------------------------------------------
 
@@ -99,6 +125,7 @@ class Recorder(SiteMode):
 
     def finish(self, output: Any) -> Any:
         """The output with in-place writes resolved; raises what the forward pass has collected."""
+        self._raise_unseen()
         if self.unlisted:
             calls = "\n  ".join(dict.fromkeys(self.unlisted))
             raise UnsupportedOperationError(
@@ -120,9 +147,10 @@ class Recorder(SiteMode):
             if name == "__setitem__":
                 self._aliases.refresh(*args)
             args, kwargs = self._read_all(args), self._read_all(kwargs)
+        self._raise_unseen()
         positions = tuple(self._tracked(args, kwargs))
         if positions and not torch.is_grad_enabled() and self._model_grad:
-            raise self._unseen("torch.autograd.Function (its own backward would be ignored)")
+            raise self._unseen("an autograd Function (its own backward would be ignored)")
         if current_level() != self._level:
             self._check_level(positions, args, kwargs)
         with torch.set_grad_enabled(self._outer_grad):
@@ -254,10 +282,14 @@ class Recorder(SiteMode):
         if positions or any(layer in self._slots for t in inner for layer in unwrapped(t)):
             raise self._unseen("a torch.func transform (vmap, grad, ...) inside the model")
 
+    def _raise_unseen(self) -> None:
+        if self._watch is not None and self._watch.unseen is not None:
+            raise self._unseen(self._watch.unseen)
+
     def _unseen(self, what: str) -> UnsupportedOperationError:
         return UnsupportedOperationError(
             f"{self.caller}: in the module {self.path!r}, cannot see through {what}. "
-            "Write that part in plain torch functions, or mark its output with STOP by detach()."
+            "Write that part in plain torch functions, or make its result a constant with detach()."
         )
 
     @property

@@ -1,5 +1,6 @@
 """What a rule sees of a call, and the tables that say which call gets which rule."""
 
+import difflib
 from collections.abc import Callable, Mapping
 from fnmatch import fnmatchcase
 from typing import Any, Literal, NamedTuple, TypeVar
@@ -8,7 +9,7 @@ import torch
 import torch.utils._pytree as pytree
 from torch import Tensor
 
-from .operations import Operation, bound, canonical, refine, spelled
+from .operations import OPERATIONS, Operation, bound, canonical, is_known, refine, spelled
 
 Positions = tuple[tuple[Any, ...], ...]
 _DROPPED = object()
@@ -257,6 +258,12 @@ def _entry(op: Any, action: Any, path: str = "*") -> Entry:
     if not isinstance(op, str) and (not callable(op) or isinstance(op, type)):
         raise TypeError(f"Rulebook({{{op!r}: ...}}): expected an operation's name or a torch function.")
     name = refine(canonical(op if isinstance(op, str) else spelled(op)), (), {}).name
+    if isinstance(op, str) and op != "*" and not is_known(op):
+        closest = difflib.get_close_matches(op, OPERATIONS, n=3) or ["relu", "linear", "conv2d"]
+        raise ValueError(
+            f"Rulebook({{{op!r}: ...}}): no torch function has that name. Closest: {', '.join(map(repr, closest))}. "
+            "An operation of your own is given as the function."
+        )
     if isinstance(action, Action):
         return Entry(name, action, path)
     if not callable(action):

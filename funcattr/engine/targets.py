@@ -5,8 +5,9 @@ from dataclasses import fields, is_dataclass
 from typing import Any
 
 import torch
-import torch.utils._pytree as pytree
 from torch import Tensor
+
+from .levels import is_plain_eager
 
 Target = int | list[int] | tuple[int | Tensor, ...] | Tensor | Callable[[Tensor], Tensor] | None
 """int: a class. list or integer tensor [N]: a class per example. tuple: an index into the trailing dimensions.
@@ -62,8 +63,8 @@ def _parts(value: Any) -> str:
 def seed(call: str, output: Tensor, target: Target) -> Tensor:
     """The cotangent of the output that `target` stands for.
 
-    A class is a one in dimension 1, at every trailing position (the sum over space). A class tensor is not checked
-    against the number of classes (that would break `vmap` and compiled code): out of range gives NaN, never zeros.
+    A class is a one in dimension 1, at every trailing position (the sum over space). Under `vmap`, in compiled code and
+    while tracing, the values of a class tensor cannot be looked at: out of range, they make the cotangent NaN.
 
     Args:
         output: What the model returned. [N, K, ...], or [N] with `target=None`.
@@ -158,6 +159,10 @@ def _checked_index(call: str, output: Tensor, index: Any, dim: int) -> Tensor:
             "An int gives all examples the same class."
         )
     _same_device(call, output, index)
+    if is_plain_eager() and not bool(((index >= 0) & (index < size)).all()):
+        raise ValueError(
+            f"{call}(target=...): class out of range in {index.tolist()}; the output has {size} in dimension {dim}."
+        )
     return index
 
 
@@ -200,16 +205,5 @@ class pointing:  # noqa: N801  (a target reads as a word: target=pointing(7))
         scores = torch.where(hot == 0, torch.zeros_like(output), output * hot).sum(1)
         return scores.flatten(1).logsumexp(1) if scores.ndim > 1 else scores
 
-    def __eq__(self, other: object) -> bool:
-        if self is other or not isinstance(other, pointing):
-            return self is other
-        return type(self.target) is int and type(other.target) is int and self.target == other.target
-
-    def __hash__(self) -> int:
-        return hash(self.target) if type(self.target) is int else id(self)
-
     def __repr__(self) -> str:
         return f"pointing({self.target!r})"
-
-
-pytree.register_constant(pointing)

@@ -5,10 +5,11 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.utils._pytree as pytree
-from torch import Tensor
+from torch import Tensor, nn
 
 from .adjoints import is_differentiable
 from .errors import UntrackedPathError
+from .functional import functionalize
 from .levels import is_differentiated
 from .recorder import Recorder, Step
 from .rulebook import Rulebook, as_rulebook
@@ -99,8 +100,11 @@ def _plain_record(fn: Callable[..., Any], primals: tuple[Tensor, ...], call: str
 
     found: Any = torch.func.vjp(checked, *primals)
     output, adjoint = found
+    leaves, spec = pytree.tree_flatten(output)
+    leaves_meta = [_meta(leaf) for leaf in leaves]
 
     def pull(cotangent: Any, release: bool = False) -> tuple[Tensor, ...]:
+        _matching_leaves(call, cotangent, leaves_meta, spec)
         return adjoint(cotangent, retain_graph=not release)
 
     return Record(output, primals, pull, frozenset())
@@ -115,7 +119,7 @@ def vjp(
     (see `Call`); operations without one keep their ordinary adjoint, unless the rulebook says `unlisted="raise"`.
 
     Args:
-        fn: A pure function of tensors: a callable, a module's `functionalize`d form.
+        fn: A pure function of tensors: a callable, or a module (which is functionalised).
         primals: Floating-point inputs. Any shapes.
         rules: A `Rulebook`, or a dict from operation (name or torch function) to rule. None: the plain adjoint.
 
@@ -134,6 +138,7 @@ def vjp(
         (tensor([3., 0.]),)
     """
     book = as_rulebook(rules)
+    fn = functionalize(fn) if isinstance(fn, nn.Module) else fn
     if torch.compiler.is_dynamo_compiling() and book.entries:
         raise NotImplementedError(
             "vjp(rules=...): torch.compile cannot trace a ruled pullback. Compile a call of a method, or of "

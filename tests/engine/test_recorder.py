@@ -15,7 +15,7 @@ from funcattr.engine.vjp import record
 
 from ..contract import assert_equal
 
-RECORDED = funcattr.Rulebook({"no_such_operation": funcattr.STOP})
+RECORDED = funcattr.Rulebook({"lgamma": funcattr.STOP})
 ZERO_RELU = funcattr.Rulebook({"relu": lambda call, p: torch.zeros_like(call.operands[0])})
 
 
@@ -125,7 +125,7 @@ class _OwnBackward(torch.autograd.Function):
 
 
 UNSEEN: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
-    "autograd.Function": (lambda x: _OwnBackward.apply(x), "torch.autograd.Function"),
+    "autograd.Function": (lambda x: _OwnBackward.apply(x), "an autograd Function"),
     "vmap": (lambda x: torch.vmap(torch.sin)(x), "a torch.func transform"),
     "grad": (lambda x: torch.func.grad(lambda v: (v * x).sum())(x), "a torch.func transform"),
     "closure in vmap": (lambda x: torch.vmap(lambda i: x[0] * i)(torch.arange(3.0)), "a torch.func transform"),
@@ -143,6 +143,25 @@ def test_what_cannot_be_seen_through_is_refused_with_its_path(what: str) -> None
     model = nn.Sequential(nn.Linear(4, 4), nn.Sequential(_Inner(fn)))
     with pytest.raises(UnsupportedOperationError, match=rf"in the module '1\.0', cannot see through {named}"):
         funcattr.guided_backprop(model, torch.randn(2, 4), 0)
+
+
+@torch.jit.script
+def _scripted(x: Tensor) -> Tensor:
+    return x * 2
+
+
+def _calls_scripted(x: Tensor) -> Tensor:
+    return _scripted(x)
+
+
+def test_an_unseen_operation_beside_a_visible_path_is_refused() -> None:
+    """A scripted function, too deep in the model to be found by looking, must not count as a constant."""
+    model = nn.Sequential(nn.Linear(4, 4), _Inner(lambda x: x.relu() + _calls_scripted(x)))
+    with pytest.raises(UnsupportedOperationError, match=r"cannot see through aten.mul.* called from outside of Python"):
+        funcattr.guided_backprop(model, torch.randn(2, 4), 0)
+    constant = nn.Sequential(nn.Linear(4, 4), _Inner(lambda x: x.relu() + _calls_scripted(torch.ones(4))))
+    assert funcattr.guided_backprop(constant, torch.randn(2, 4), 0).shape == (2, 4)
+    assert torch._C._len_torch_dispatch_stack() == 0
 
 
 def test_transforms_of_constants_inside_the_model_are_fine() -> None:
@@ -208,6 +227,20 @@ def test_decompose_records_the_simpler_functions() -> None:
     out, pull = funcattr.vjp(lambda x: F.softmax(x, dim=1), x, rules=rules)
     assert_equal(out, x.softmax(1))
     assert_equal(pull(torch.ones_like(x))[0], x.softmax(1))  # the normaliser is a constant
+
+
+def test_a_module_is_functionalised_so_that_paths_match() -> None:
+    model, x = nn.Sequential(nn.Linear(3, 3), nn.ReLU(), nn.ReLU()), torch.randn(4, 3)
+    book = funcattr.Rulebook((funcattr.Entry("relu", funcattr.STOP, "2"),))
+    with pytest.raises(UntrackedPathError, match="does not depend"):
+        funcattr.vjp(model, x, rules=book)
+
+
+def test_a_wrong_cotangent_is_named_with_and_without_rules() -> None:
+    for rules in (None, RECORDED):
+        _, pull = funcattr.vjp(torch.relu, torch.ones(2, 3), rules=rules)
+        with pytest.raises(ValueError, match=r"vjp: expected a cotangent with the output's structure and shapes"):
+            pull(torch.ones(3))
 
 
 def test_a_rule_that_returns_the_wrong_thing_is_named() -> None:

@@ -56,21 +56,27 @@ def test_a_class_per_example_is_the_same_as_a_list_or_a_tensor(output: Tensor, d
 
 @pytest.mark.parametrize("trailing", [(1,), (3,), (3, 2, 4), (5, 3)])  # [N, 1], [N, K], [N, K, H, W], [N, T, V]
 @pytest.mark.parametrize("bad", [-1, 5, 100])
-def test_a_class_tensor_out_of_range_gives_nan_never_zeros(trailing: tuple[int, ...], bad: int) -> None:
-    found = seed("f", torch.randn(3, *trailing), torch.tensor([0, bad, 0]))
+def test_a_class_tensor_out_of_range_is_refused_and_under_vmap_gives_nan(trailing: tuple[int, ...], bad: int) -> None:
+    output, classes = torch.randn(3, *trailing), torch.tensor([0, bad, 0])
+    with pytest.raises(ValueError, match=rf"f\(target=\.\.\.\): class out of range in \[0, {bad}, 0\]; the output has"):
+        seed("f", output, classes)
+    found = torch.func.vmap(lambda t: seed("f", output, t))(classes[None])[0]
     assert found[1].isnan().all()
     check(found[[0, 2]], one_at(torch.zeros(2, *trailing), lambda n: (0,)))
 
 
-def test_an_index_tensor_out_of_range_gives_nan_in_its_example_only() -> None:
-    found = seed("f", torch.randn(2, 3, 4), (1, torch.tensor([3, 4])))
+def test_an_index_tensor_out_of_range_is_refused_and_under_vmap_gives_nan_in_its_example_only() -> None:
+    output, index = torch.randn(2, 3, 4), torch.tensor([3, 4])
+    with pytest.raises(ValueError, match=r"class out of range in \[3, 4\]; the output has 4 in dimension 2"):
+        seed("f", output, (1, index))
+    found = torch.func.vmap(lambda i: seed("f", output, (1, i)))(index[None])[0]
     assert found[1].isnan().all()
     check(found[:1], one_at(torch.zeros(1, 3, 4), lambda n: (1, 3)))
 
 
 def test_vmap_over_classes_is_a_loop() -> None:
     output = torch.randn(2, 3, 4)
-    shared, each = torch.tensor([0, 2, 1, 7]), torch.tensor([[0, 1], [2, 2], [1, -1]])
+    shared, each = torch.tensor([0, 2, 1, 2]), torch.tensor([[0, 1], [2, 2], [1, 0]])
     for targets in (shared, each):
         mapped = torch.func.vmap(lambda t: seed("f", output, t))(targets)
         looped = torch.stack([seed("f", output, t) for t in targets])
@@ -88,7 +94,7 @@ def test_vmap_over_indices_and_cotangents_is_a_loop() -> None:
 @pytest.mark.usefixtures("fresh_dynamo")
 def test_compiled_seeds_equal_eager_ones() -> None:
     output = torch.randn(2, 3, 4)
-    for target in (1, [2, 0], torch.tensor([2, 5]), (1, torch.tensor([3, 0])), torch.randn(2, 3, 4)):
+    for target in (1, [2, 0], torch.tensor([2, 1]), (1, torch.tensor([3, 0])), torch.randn(2, 3, 4)):
         compiled = torch.compile(lambda y, t=target: seed("f", y, t), fullgraph=True, backend="aot_eager")
         torch.testing.assert_close(compiled(output), seed("f", output, target), rtol=0, atol=0, equal_nan=True)
 
@@ -201,13 +207,7 @@ def test_pointing_under_vmap_is_a_loop() -> None:
     check(mapped, torch.stack([seed("f", output, pointing(c)) for c in classes]))
 
 
-def test_pointing_compares_by_class_and_reads_as_written() -> None:
-    classes = torch.tensor([1])
-    assert pointing(1) == pointing(1)
-    assert hash(pointing(1)) == hash(pointing(1))
-    assert pointing(1) != pointing(2)
-    assert pointing(1) != 1
-    assert pointing(classes) != pointing(classes)
+def test_pointing_reads_as_written() -> None:
     assert repr(pointing(7)) == "pointing(7)"
 
 
