@@ -251,6 +251,23 @@ def test_compiled_errors_carry_the_message(compiled: Any) -> None:
             compiled(function)(s.x)
 
 
+def test_a_graph_break_keeps_results_and_errors(fresh_dynamo: None) -> None:
+    """Without fullgraph, what cannot be compiled runs eagerly, with its own errors."""
+    s = _setting("guided_backprop", "cnn")
+
+    def broken(x: Tensor) -> Tensor:
+        torch._dynamo.graph_break()
+        return funcattr.guided_backprop(lambda v: s.fm(v), x, 1)
+
+    def ruled(x: Tensor) -> Tensor:
+        return funcattr.vjp(s.fm, x, rules={"relu": lambda call, p: p})[0]
+
+    assert_equal(torch.compile(broken, backend="aot_eager")(s.x), s.call(s.fm, s.x, 1))
+    assert_equal(torch.compile(ruled, backend="aot_eager")(s.x), s.fm(s.x))
+    with pytest.raises(ValueError, match=r"guided_backprop\(target=99\): class out of range"):
+        torch.compile(lambda x: funcattr.guided_backprop(s.fm, x, 99), backend="aot_eager")(s.x)
+
+
 @each_method
 def test_inductor_equals_eager(method: str, fresh_dynamo: None) -> None:
     fm, x, layer = _model("cnn")

@@ -95,7 +95,8 @@ def attribute(
     """
     options = (rules, layer, output)
     if not torch.compiler.is_dynamo_compiling():
-        return _attribute(call, functionalize(model), x, target, options, args, dict(kwargs or {}))
+        fm = functionalize(model, single_use=True)
+        return _attribute_eagerly(call, fm, x, target, options, args, dict(kwargs or {}))
     if not isinstance(model, nn.Module | FunctionalModel):
         if rules.entries or layer is not None:
             raise TypeError(
@@ -203,6 +204,8 @@ def _attribute(
     kwargs: dict[str, Any],
 ) -> Attribution:
     rules, layer, output = options
+    if rules.entries or layer is not None:
+        model = model.ready()
     inputs, spec = pytree.tree_flatten(x)
     _check_inputs(call, model, inputs)
 
@@ -216,6 +219,10 @@ def _attribute(
     if layer is not None:
         return Attribution(passed.roots[0], cotangents[0], passed.output)
     return Attribution(x, pytree.tree_unflatten(list(cotangents), spec), passed.output)
+
+
+# As `record_eagerly`: what an eager call does is not to be compiled piece by piece.
+_attribute_eagerly: Any = torch.compiler.disable(_attribute)
 
 
 def _call_arguments(x: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:

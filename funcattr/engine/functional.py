@@ -3,7 +3,7 @@
 import difflib
 import types
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -11,7 +11,7 @@ import torch.utils._pytree as pytree
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from .opaque import refuse_opaque
+from .opaque import PLAIN, refuse_opaque
 from .sites import Editor, enter_module, leave_module
 
 Params = Mapping[str, Tensor]
@@ -24,10 +24,26 @@ class Structure:
     A constant of compiled code.
     """
 
-    def __init__(self, model: Callable[..., Any], edits: Edits | None = None) -> None:
+    def __init__(self, model: Callable[..., Any], edits: Edits | None = None, single_use: bool = False) -> None:
         self.model, self.edits = model, dict(edits or {})
-        self.names = _first_names(model) if isinstance(model, nn.Module) else {}
-        self.slots = {n: self.names[n] for n in _slots(model)} if isinstance(model, nn.Module) else {}
+        self.single_use = single_use  # made for one call, which then needs no copy of its own
+        self.params: dict[str, Tensor] = {}
+        self.buffers: dict[str, Tensor] = {}
+        self.slots: dict[str, str] = {}  # each place of a tensor to the tensor's name; tied ones have several places
+        modules = tuple(model.named_modules()) if isinstance(model, nn.Module) else ()
+        self.sites = tuple(name for name, _ in modules if name)
+        random = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
+        self.training = any(m.training and isinstance(m, random) for _, m in modules)
+        names: dict[int, str] = {}
+        for path, module in modules:
+            self._name_tensors(f"{path}." if path else "", module, names)
+
+    def _name_tensors(self, prefix: str, module: nn.Module, names: dict[int, str]) -> None:
+        for own, table in ((self.params, "_parameters"), (self.buffers, "_buffers")):
+            for name, tensor in vars(module)[table].items():
+                if tensor is not None:
+                    self.slots[prefix + name] = first = names.setdefault(id(tensor), prefix + name)
+                    own.setdefault(first, tensor)
 
     def __eq__(self, other: object) -> bool:
         return self is other
@@ -47,8 +63,10 @@ class FunctionalModel:
     the call, so nothing of the user's model is ever written.
     """
 
-    def __init__(self, structure: Structure, bound: Params | None = None) -> None:
-        self.structure, self._bound = structure, dict(bound or {})
+    def __init__(
+        self, structure: Structure, bound: Params | None = None, ready: dict[str, Tensor] | None = None
+    ) -> None:
+        self.structure, self._bound, self._ready = structure, dict(bound or {}), ready
 
     @property
     def _model(self) -> Callable[..., Any]:
@@ -57,28 +75,22 @@ class FunctionalModel:
     @property
     def params(self) -> dict[str, Tensor]:
         """Parameters by qualified name: the bound ones, else the model's own."""
-        own = dict(self._model.named_parameters()) if isinstance(self._model, nn.Module) else {}
-        return {name: self._bound.get(name, p) for name, p in own.items()}
+        return {name: self._bound.get(name, p) for name, p in self.structure.params.items()}
 
     @property
     def buffers(self) -> dict[str, Tensor]:
         """Buffers by qualified name: the bound ones, else the model's own."""
-        own = dict(self._model.named_buffers()) if isinstance(self._model, nn.Module) else {}
-        return {name: self._bound.get(name, b) for name, b in own.items()}
+        return {name: self._bound.get(name, b) for name, b in self.structure.buffers.items()}
 
     @property
     def sites(self) -> tuple[str, ...]:
         """Names of the values that can be read, edited or made the root: the outputs of all modules."""
-        if not isinstance(self._model, nn.Module):
-            return ()
-        return tuple(name for name, _ in self._model.named_modules() if name)
+        return self.structure.sites
 
     @property
     def training(self) -> bool:
-        """Whether a batch norm or dropout module is in training mode."""
-        modules = self._model.modules() if isinstance(self._model, nn.Module) else ()
-        random = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
-        return any(m.training and isinstance(m, random) for m in modules)
+        """Whether a batch norm or dropout module was in training mode when the model was functionalised."""
+        return self.structure.training
 
     def bind(self, params: Params) -> "FunctionalModel":
         """The same model with some parameters or buffers replaced (stacked ones under `vmap`).
@@ -88,7 +100,9 @@ class FunctionalModel:
         Raises:
             ValueError: If a name is not one of the model's, with the closest names.
         """
-        names = self.structure.names
+        names: Mapping[str, str] = self.structure.slots
+        if any(name not in names for name in params):
+            names = _every_name(self._model)
         for name in params:
             if name not in names:
                 raise _unknown_parameter(name, names)
@@ -99,6 +113,10 @@ class FunctionalModel:
         params = {name: p if name in self._bound else p.detach() for name, p in self.params.items()}
         buffers = {name: b if name in self._bound else b.detach() for name, b in self.buffers.items()}
         return params | {name: b.clone() for name, b in buffers.items()}
+
+    def ready(self) -> "FunctionalModel":
+        """The same model for one call, whose tensors are made now and not under the eyes of a recorder."""
+        return FunctionalModel(self.structure, self._bound, self.tensors())
 
     def apply(self, params: Params, *inputs: Any, **kwargs: Any) -> Any:
         """The model's output at `inputs` with `params` in place of its own; parameters not named stay."""
@@ -122,29 +140,31 @@ class FunctionalModel:
     def _call(self, inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if not isinstance(self._model, nn.Module):
             return self._model(*inputs, **kwargs)
-        tensors = self.tensors()
+        tensors = self.tensors() if self._ready is None else self._ready
         # Each slot is named: left to tie weights itself, functional_call does not put all back when Dynamo traces it.
         filled = {slot: tensors[name] for slot, name in self.structure.slots.items()}
         if torch.compiler.is_dynamo_compiling():
             # Modules cannot be copied while Dynamo traces; there functional_call swaps at trace time only.
             return functional_call(self._model, filled, inputs, kwargs, tie_weights=False)
-        module = _sited_copy(self._model)
+        module = self._model if self.structure.single_use else _sited_copy(self._model)
+        _fill(module, filled)
         try:
-            return functional_call(module, filled, inputs, kwargs, tie_weights=False)
+            return module(*inputs, **kwargs)
         finally:
             # A module and its own forward are a cycle, which would keep both until a garbage collection.
             for part in module.modules():
-                del vars(part)["forward"]
+                vars(part).pop("forward", None)
 
     def __repr__(self) -> str:
         return f"FunctionalModel({type(self._model).__name__}, {len(self.params)} parameters, {len(self.sites)} sites)"
 
 
-def functionalize(model: Callable[..., Any]) -> FunctionalModel:
+def functionalize(model: Callable[..., Any], *, single_use: bool = False) -> FunctionalModel:
     """Turn a module, or any callable, into a `FunctionalModel`.
 
     Args:
         model: An `nn.Module` of any kind, or a pure callable of tensors. It is not modified.
+        single_use: Whether the result is called once only; that call is then about a millisecond faster.
 
     Returns:
         A stateless function with named parameters and sites.
@@ -166,26 +186,21 @@ def functionalize(model: Callable[..., Any]) -> FunctionalModel:
     if not callable(model):
         raise TypeError(f"functionalize(model=...): expected a module or a callable, got {type(model).__name__}.")
     refuse_opaque(model)
-    return FunctionalModel(Structure(_sited_copy(model) if isinstance(model, nn.Module) else model))
+    structure = _sited_copy(model) if isinstance(model, nn.Module) else model
+    return FunctionalModel(Structure(structure, single_use=single_use))
 
 
 def _then(first: Callable[[Any], Any], second: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return lambda value: second(first(value))
 
 
-def _first_names(model: nn.Module) -> dict[str, str]:
-    """Every name of a parameter or buffer to the one that stands for it: the first of tied ones."""
+def _every_name(model: Callable[..., Any]) -> dict[str, str]:
+    """Every name of a parameter or buffer, those by way of a shared module too, to the first name of the tensor."""
+    if not isinstance(model, nn.Module):
+        return {}
     first: dict[int, str] = {}
     every = (*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False))
     return {name: first.setdefault(id(tensor), name) for name, tensor in every}
-
-
-def _slots(model: nn.Module) -> Iterator[str]:
-    """One name for each place that holds a parameter or buffer; tied ones have several places."""
-    for path, module in model.named_modules():
-        for name, tensor in (*vars(module)["_parameters"].items(), *vars(module)["_buffers"].items()):
-            if tensor is not None:
-                yield f"{path}.{name}" if path else name
 
 
 def _unknown_parameter(name: str, known: Mapping[str, str]) -> ValueError:
@@ -208,7 +223,8 @@ def _structure_copy(model: nn.Module) -> nn.Module:
             copy.__dict__[table] = dict(vars(module)[table])
     for copy in copies.values():
         for name, value in vars(copy).items():
-            copy.__dict__[name] = _moved(value, copies)
+            if type(value) not in PLAIN:
+                copy.__dict__[name] = _moved(value, copies)
     return copies[id(model)]
 
 
@@ -227,6 +243,16 @@ def _moved(value: Any, copies: Mapping[int, nn.Module]) -> Any:
         if any(isinstance(v, kinds) for v in items):
             return type(value)(_moved(v, copies) for v in items)
     return value
+
+
+def _fill(module: nn.Module, tensors: Params) -> None:
+    """Put a call's tensors into its own copy of the modules, as functional_call does, with nothing to put back."""
+    for path, part in module.named_modules():
+        prefix = f"{path}." if path else ""
+        for table in (vars(part)["_parameters"], vars(part)["_buffers"]):
+            for name, tensor in table.items():
+                if tensor is not None:
+                    table[name] = tensors[prefix + name]
 
 
 def _sited_copy(model: nn.Module) -> nn.Module:

@@ -1,6 +1,7 @@
 """Parts of a model that hide what they compute: scripted, compiled or patched ones. They are refused by name."""
 
 import types
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -8,6 +9,10 @@ import torch
 from torch import nn
 
 from .errors import UnsupportedOperationError
+
+PLAIN = frozenset([bool, int, float, str, type(None), torch.Size])
+"""Kinds of attribute that hold no function and no module; most attributes are of these."""
+_NO_FUNCTIONS = PLAIN | {dict, OrderedDict, list, tuple, set, torch.Tensor, nn.Parameter}
 
 
 def refuse_opaque(model: Callable[..., Any]) -> None:
@@ -24,7 +29,7 @@ def refuse_opaque(model: Callable[..., Any]) -> None:
         outside = () if type(part) in classes else _named_by_forward(type(part))
         classes.add(type(part))
         for name, value in (*vars(part).items(), *outside):
-            if _is_opaque(value) and name != "_compiled_call_impl":
+            if type(value) not in _NO_FUNCTIONS and _is_opaque(value) and name != "_compiled_call_impl":
                 raise _opaque_error(path, value, f"its {name!r} is")
         if "forward" in vars(part):
             raise UnsupportedOperationError(

@@ -183,23 +183,28 @@ def refine(operation: Operation, args: tuple[Any, ...], kwargs: Mapping[str, Any
 
     The operation keeps its own parameters, so that a rule finds an upper bound under its name (`max`, `max_val`).
     """
+    floors = _RECTIFIERS.get(operation.name)
+    if floors is None:
+        return operation
+    values = [bound(operation, args, kwargs, name, default) for name, default in floors]
+    upper = bound(operation, args, kwargs, "max", None)
+    if isinstance(upper, Tensor) or not all(_is_zero(value) for value in values):
+        return operation
+    return Operation("relu", operation.parameters)
 
-    def argument(name: str, default: Any = None) -> Any:
-        return bound(operation, args, kwargs, name, default)
 
-    def is_zero(value: Any) -> bool:
-        return not isinstance(value, Tensor) and value is not None and value == 0
+# Operations that are a relu where these parameters are zero.
+_RECTIFIERS: Mapping[str, tuple[tuple[str, float | None], ...]] = {
+    "relu6": (),
+    "hardtanh": (("min_val", -1.0),),
+    "clamp": (("min", None),),
+    "clamp_min": (("min", None),),
+    "threshold": (("threshold", None), ("value", None)),
+}
 
-    rectifies = {
-        "relu6": lambda: True,
-        "hardtanh": lambda: is_zero(argument("min_val", -1.0)),
-        "clamp": lambda: is_zero(argument("min")) and not isinstance(argument("max"), Tensor),
-        "clamp_min": lambda: is_zero(argument("min")),
-        "threshold": lambda: is_zero(argument("threshold")) and is_zero(argument("value")),
-    }
-    if operation.name in rectifies and rectifies[operation.name]():
-        return Operation("relu", operation.parameters)
-    return operation
+
+def _is_zero(value: Any) -> bool:
+    return not isinstance(value, Tensor) and value is not None and value == 0
 
 
 def writes(name: str, operation: Operation, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor | None:

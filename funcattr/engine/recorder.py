@@ -58,8 +58,8 @@ class Recorder(SiteMode):
     """Records the calls that depend on the root: the tracked inputs, or the value at one site."""
 
     def __init__(self, rules: Rulebook, root: str | None, call: str) -> None:
-        super().__init__()
-        self.rules, self.root_site, self.caller = rules, root, call
+        super().__init__(() if root is None else (root,))
+        self.rules, self.caller = rules, call
         self.roots: tuple[Tensor, ...] = ()
         self.root_slots: tuple[int, ...] = ()
         self.steps: list[Step] = []
@@ -71,7 +71,7 @@ class Recorder(SiteMode):
         self._outer_grad = torch.is_grad_enabled()
         self._model_grad = True
         self._level = current_level()
-        self._watch = Watch(lambda t: t in self._slots) if is_plain_eager() else None
+        self._watch = Watch(self._slots) if is_plain_eager() else None
 
     # --- running the model -----------------------------------------------------------------------------------
 
@@ -107,8 +107,6 @@ class Recorder(SiteMode):
 
     def visit(self, value: Any, name: str) -> Any:
         value = pytree.tree_map_only(Tensor, self._read, value)
-        if name != self.root_site:
-            return value
         leaves, spec = pytree.tree_flatten(value)
         found = [i for i, leaf in enumerate(leaves) if is_differentiable(leaf)]
         if len(found) != 1:
@@ -153,9 +151,10 @@ class Recorder(SiteMode):
             raise self._unseen("an autograd Function (its own backward would be ignored)")
         if current_level() != self._level:
             self._check_level(positions, args, kwargs)
+        if torch.is_grad_enabled() == self._outer_grad:
+            return self._run(func, name, args, kwargs, positions)
         with torch.set_grad_enabled(self._outer_grad):
-            out = self._run(func, name, args, kwargs, positions)
-        return out
+            return self._run(func, name, args, kwargs, positions)
 
     def _query(self, func: Callable[..., Any], name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if self._aliases.written and name not in ("shape", "size", "dim", "dtype", "device", "__len__"):

@@ -180,7 +180,7 @@ class Entry(NamedTuple):
     path: str = "*"
 
     def matches(self, op: str, path: str) -> bool:
-        return self.op in (op, "*") and fnmatchcase(path, self.path)
+        return self.op in (op, "*") and (self.path == "*" or fnmatchcase(path, self.path))
 
 
 class Rulebook:

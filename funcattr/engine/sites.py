@@ -4,13 +4,18 @@ A module's output is a site under the module's qualified name; a plain function 
 State lives in the mode, never on the model, so that sites are right in threads, under `vmap` and in compiled code.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar, cast
 
 import torch
 import torch.utils._pytree as pytree
 from torch import Tensor
-from torch.overrides import TorchFunctionMode, _is_torch_function_mode_enabled, handle_torch_function
+from torch.overrides import (
+    TorchFunctionMode,
+    _get_current_function_mode_stack,
+    _is_torch_function_mode_enabled,
+    handle_torch_function,
+)
 
 from .errors import unknown_site
 
@@ -39,55 +44,80 @@ def site(value: T, name: str) -> T:
 
 
 def enter_module(name: str) -> None:
-    """Tell the active mode that the module `name` begins."""
-    if _is_torch_function_mode_enabled():
-        handle_torch_function(enter_module, (), name)
+    """Tell the active modes that the module `name` begins."""
+    for mode in _site_modes():
+        mode.modules.append(name)
 
 
 def leave_module(value: T, name: str) -> T:
-    """Tell the active mode that the module `name` ends with `value`, which is the site `name`."""
-    if _is_torch_function_mode_enabled():
+    """Tell the active modes that the module `name` ends with `value`, which is the site `name`."""
+    modes = _site_modes()
+    if any(mode.wants(name) for mode in modes):
         return cast(T, handle_torch_function(leave_module, (), value, name))
+    for mode in modes:  # nearly always: nobody asks for this site
+        mode.leave(name)
+        mode.count(name)
     return value
 
 
-class SiteMode(TorchFunctionMode):
-    """A mode that knows the module path of the running call and numbers the sites that it passes."""
+def _site_modes() -> list["SiteMode"]:
+    if not _is_torch_function_mode_enabled():
+        return []
+    return [mode for mode in _get_current_function_mode_stack() if isinstance(mode, SiteMode)]
 
-    def __init__(self) -> None:
+
+class SiteMode(TorchFunctionMode):
+    """A mode that knows the module path of the running call and numbers the sites that it passes.
+
+    Attributes:
+        asked: The sites whose values it reads or replaces.
+    """
+
+    def __init__(self, asked: Iterable[str] = ()) -> None:
         super().__init__()
+        self.asked = frozenset(asked)
         self.modules: list[str] = []
         self.reached: dict[str, int] = {}
+        self._asked_modules = {name.partition("#")[0] for name in self.asked}
 
     @property
     def path(self) -> str:
         """Qualified name of the module that runs, '' outside of any."""
         return self.modules[-1] if self.modules else ""
 
+    def wants(self, name: str) -> bool:
+        """Whether a value of the site `name`, at any of its calls, is asked for."""
+        return name in self._asked_modules
+
     def visit(self, value: Any, name: str) -> Any:
-        """Give back the value that goes on from the site `name`."""
+        """Give back the value that goes on from the site `name`, one of those asked for."""
         return value
+
+    def leave(self, name: str) -> None:
+        # Modules left by an exception that the model caught have not said so.
+        while self.modules and self.modules.pop() != name:
+            pass
+
+    def count(self, name: str) -> str:
+        """The name of this call's site: numbered from the second call on."""
+        before = self.reached.get(name, 0)
+        self.reached[name] = before + 1
+        return f"{name}#{before}" if before else name
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
-        if func is enter_module:
-            self.modules.append(args[0])
-            return func(*args)
         if func is leave_module or func is site:
+            value, name = args
             if func is leave_module:
-                self.modules.pop()
-            return func(self._numbered(*args), args[1])
+                self.leave(name)
+            numbered = self.count(name)
+            return func(self.visit(value, numbered) if numbered in self.asked else value, name)
         return self.call(func, args, kwargs or {})
 
     def call(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run one torch function of the model."""
         return func(*args, **kwargs)
-
-    def _numbered(self, value: Any, name: str) -> Any:
-        count = self.reached.get(name, 0)
-        self.reached[name] = count + 1
-        return self.visit(value, f"{name}#{count}" if count else name)
 
     def require(self, call: str, sites: tuple[str, ...], known: tuple[str, ...] = ()) -> None:
         """Raise UnknownSiteError for the first of `sites` that was not passed."""
@@ -101,13 +131,11 @@ class Reader(SiteMode):
     """Keeps the values at some sites, as they are when passed (a later in-place write does not show)."""
 
     def __init__(self, sites: tuple[str, ...]) -> None:
-        super().__init__()
-        self.sites = sites
+        super().__init__(sites)
         self.values: dict[str, Any] = {}
 
     def visit(self, value: Any, name: str) -> Any:
-        if name in self.sites:
-            self.values[name] = pytree.tree_map_only(Tensor, torch.clone, value)
+        self.values[name] = pytree.tree_map_only(Tensor, torch.clone, value)
         return value
 
 
@@ -115,8 +143,8 @@ class Editor(SiteMode):
     """Replaces the values at some sites by a function of them."""
 
     def __init__(self, edits: Mapping[str, Callable[[Any], Any]]) -> None:
-        super().__init__()
+        super().__init__(edits)
         self.edits = edits
 
     def visit(self, value: Any, name: str) -> Any:
-        return self.edits[name](value) if name in self.edits else value
+        return self.edits[name](value)

@@ -72,6 +72,10 @@ def record(
     return Record(output, recorder.roots, pull, frozenset(recorder.activations))
 
 
+# After a graph break Dynamo compiles the functions of an eager call one by one; those of a recorder must be left alone.
+record_eagerly: Any = torch.compiler.disable(record)
+
+
 def walk(steps: list[Step], cotangents: dict[int, Any], release: bool) -> dict[int, Any]:
     """Walk the recorded calls backwards from the cotangents of some slots; those that remain are the roots'."""
     pending = steps if release else steps.copy()
@@ -144,7 +148,8 @@ def vjp(
             "vjp(rules=...): torch.compile cannot trace a ruled pullback. Compile a call of a method, or of "
             "attribute(..., rules=...), or trace with make_fx."
         )
-    found = record(fn, primals, book)
+    run = record if torch.compiler.is_dynamo_compiling() else record_eagerly
+    found = run(fn, primals, book)
     return found.output, lambda cotangent: found.pull(cotangent)
 
 

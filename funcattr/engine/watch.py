@@ -4,7 +4,7 @@ They still reach PyTorch's dispatcher. While the model runs eagerly, a dispatch 
 that arrive from outside of any recorded call.
 """
 
-from collections.abc import Callable
+from collections.abc import Container
 from typing import Any
 
 import torch
@@ -16,14 +16,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 class Watch(TorchDispatchMode):
     """Notes the first operation on a tracked tensor that comes past the recorder; recorded calls switch it off."""
 
-    def __init__(self, is_tracked: Callable[[Tensor], bool]) -> None:
+    def __init__(self, tracked: Container[Tensor]) -> None:
         super().__init__()
-        self._is_tracked = is_tracked
+        self._tracked = tracked
         self.unseen: str | None = None
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
         tensors = (t for t in pytree.tree_leaves((args, kwargs)) if isinstance(t, Tensor))
-        if self.unseen is None and any(map(self._is_tracked, tensors)):
+        if self.unseen is None and any(t in self._tracked for t in tensors):
             # An exception would not survive TorchScript's interpreter, so the recorder asks and raises.
             self.unseen = f"{func} called from outside of Python, as in a scripted function or a C++ extension"
         with torch._C.DisableTorchFunction():  # the recorder has not seen this call, and shall not see it from here
