@@ -24,7 +24,11 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], str]] = {
 
 
 def functions(model_name: str) -> dict[str, Callable[[], Any]]:
-    """The unit, plain `torch.autograd.grad`, and each method on the same random net and batch of 2 at 224x224."""
+    """The unit, plain `torch.autograd.grad`, and each method on the same random net and batch of 2 at 224x224.
+
+    Methods get a `FunctionalModel`, made once, as in a loop over a data set; two rows give the module itself, which is
+    functionalised at each call.
+    """
     build, layer = MODELS[model_name]
     model = build().eval()
     x = torch.randn(2, 3, 224, 224, generator=torch.Generator().manual_seed(0))
@@ -33,14 +37,17 @@ def functions(model_name: str) -> dict[str, Callable[[], Any]]:
         leaf = x.clone().requires_grad_()
         return torch.autograd.grad(model(leaf)[:, 3].sum(), leaf)[0]
 
+    fm = funcattr.functionalize(model)
     return {
         "plain": plain,
-        "gradient": partial(funcattr.gradient, model, x, 3),
-        "input_x_gradient": partial(funcattr.input_x_gradient, model, x, 3),
-        "guided_backprop": partial(funcattr.guided_backprop, model, x, 3),
-        "deconvnet": partial(funcattr.deconvnet, model, x, 3),
-        "grad_cam": partial(funcattr.grad_cam, model, x, 3, layer=layer),
-        "linear_approx": partial(funcattr.linear_approx, model, x, 3, layer=layer),
+        "gradient": partial(funcattr.gradient, fm, x, 3),
+        "gradient of a module": partial(funcattr.gradient, model, x, 3),
+        "input_x_gradient": partial(funcattr.input_x_gradient, fm, x, 3),
+        "guided_backprop": partial(funcattr.guided_backprop, fm, x, 3),
+        "guided_backprop of a module": partial(funcattr.guided_backprop, model, x, 3),
+        "deconvnet": partial(funcattr.deconvnet, fm, x, 3),
+        "grad_cam": partial(funcattr.grad_cam, fm, x, 3, layer=layer),
+        "linear_approx": partial(funcattr.linear_approx, fm, x, 3, layer=layer),
     }
 
 
