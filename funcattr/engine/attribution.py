@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch._dynamo import nonstrict_trace
 
 from .errors import AliasedWriteError, UnknownSiteError, UnsupportedOperationError, UntrackedPathError
-from .functional import FunctionalModel, Structure, functionalize
+from .functional import FunctionalModel, Structure, functionalize, functionalize_once
 from .rulebook import Rulebook
 from .targets import Target, pick_output, pointing, seed
 from .vjp import Record, record
@@ -95,7 +95,7 @@ def attribute(
     """
     options = (rules, layer, output)
     if not torch.compiler.is_dynamo_compiling():
-        fm = functionalize(model, single_use=True)
+        fm = functionalize_once(model)
         return _attribute_eagerly(call, fm, x, target, options, args, dict(kwargs or {}))
     if not isinstance(model, nn.Module | FunctionalModel):
         if rules.entries or layer is not None:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 import funcattr
 from funcattr import functionalize
+from funcattr.engine.functional import functionalize_once
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
 
@@ -130,3 +131,11 @@ def test_an_opaque_submodule_of_a_compiled_model_is_refused() -> None:
 def test_what_the_forward_does_not_name_is_not_asked() -> None:
     model = Holds(twice)
     torch.testing.assert_close(functionalize(model)(torch.ones(2)), torch.full((2,), 2.0))
+
+
+def test_a_model_for_one_call_refuses_the_second() -> None:
+    module, x = nn.Sequential(nn.Linear(3, 2), nn.ReLU()), torch.randn(4, 3)
+    once = functionalize_once(module)
+    assert torch.equal(once(x), module(x))
+    with pytest.raises(RuntimeError, match=r"functionalize_once\(\.\.\.\): called a second time"):
+        once(x)
