@@ -120,7 +120,9 @@ def is_differentiable(value: Any) -> bool:
 
 def ordinary_adjoint(call: Call) -> tuple[Any, tuple[Tensor, ...], Callable[[Any], tuple[Tensor, ...]]]:
     """Run the call: its output, the differentiable tensors of that, and the pullback of their cotangents."""
-    closed = ADJOINTS[call.op](call) if call.op in ADJOINTS else None
+    # Under autocast a call changes its operands' dtype inside, where only torch's own adjoint follows.
+    casts = torch.is_autocast_enabled(call.operands[0].device.type)
+    closed = ADJOINTS[call.op](call) if call.op in ADJOINTS and not casts else None
     if closed is not None:
         return closed[0], (closed[0],), closed[1]
     spec: list[pytree.TreeSpec] = []

@@ -159,7 +159,9 @@ class Recorder(SiteMode):
     def _query(self, func: Callable[..., Any], name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if self._aliases.written and name not in ("shape", "size", "dim", "dtype", "device", "__len__"):
             args, kwargs = self._read_all(args), self._read_all(kwargs)
-        return func(*args, **kwargs)
+        out = func(*args, **kwargs)
+        # A detached tensor is a constant that shares memory, so a write into it must be noticed.
+        return self._note_views(name, args, out) if name in ("detach", "data") else out
 
     def _run(
         self, func: Callable[..., Any], name: str, args: tuple[Any, ...], kwargs: dict[str, Any], positions: Positions
@@ -168,8 +170,12 @@ class Recorder(SiteMode):
             raise self._unseen(name)
         operation = canonical(name)
         target = writes(name, operation, args, kwargs)
+        if target is not None and not self._model_grad and self.slot(target) is not None:
+            raise self._unseen(f"{name} writing in place into a tracked value under no_grad")
         constant = not positions or not self._model_grad
-        if target is not None and (not constant or self.slot(target) is not None or self._is_root_memory(target)):
+        if target is not None and (
+            not constant or self.slot(target) is not None or self._aliases.is_known_view(target)
+        ):
             func, args, kwargs = out_of_place(func, name, operation, args, kwargs)
             positions = tuple(self._tracked(args, kwargs))
         elif constant:
@@ -242,9 +248,6 @@ class Recorder(SiteMode):
             elif isinstance(value, list | tuple | dict):
                 inside = self._tracked((), value) if isinstance(value, dict) else self._tracked(tuple(value), {})
                 yield from ((key, *rest) for rest in inside)
-
-    def _is_root_memory(self, target: Tensor) -> bool:
-        return self._aliases.is_known_view(target)
 
     def _note_views(self, name: str, args: tuple[Any, ...], out: Any) -> Any:
         if name in VIEWS and args and isinstance(args[0], Tensor):

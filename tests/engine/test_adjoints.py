@@ -160,3 +160,13 @@ def test_the_memory_check_can_fail() -> None:
 def test_every_closed_form_is_checked_here() -> None:
     assert set(ADJOINTS) == {"conv1d", "conv2d", "conv3d", "linear", "batch_norm", "relu", "add", "cat"}
     assert adjoints.__doc__ is not None
+
+
+def test_autocast_is_followed() -> None:
+    model = torch.nn.Sequential(torch.nn.Conv2d(2, 3, 3), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(27, 2))
+    x = torch.randn(2, 2, 5, 5)
+    with torch.autocast("cpu", torch.bfloat16):
+        recorded = funcattr.attribute(model, x, 1, rules=RECORDED).cotangent
+        plain = funcattr.gradient(model, x, 1)
+    assert_equal(recorded, plain, tolerance=1e-6)
+    assert (plain - funcattr.gradient(model, x, 1)).abs().max() > 0

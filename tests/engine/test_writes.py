@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import funcattr
-from funcattr import AliasedWriteError
+from funcattr import AliasedWriteError, UnsupportedOperationError
 
 from ..contract import assert_equal
 
@@ -199,7 +199,30 @@ def _wrong_index(x: Tensor) -> Tensor:
     return h
 
 
-@pytest.mark.parametrize("fn", [_base_read, _view_read, _overlapping_views, _wrong_index])
+def _detached_alias(x: Tensor) -> Tensor:
+    h = x * 1
+    h.detach().mul_(2)
+    return h
+
+
+def _data_alias(x: Tensor) -> Tensor:
+    h = x * 1
+    h.data.mul_(2)
+    return h
+
+
+@pytest.mark.parametrize("fn", [_detached_alias, _data_alias, _base_read, _view_read, _overlapping_views, _wrong_index])
 def test_a_write_through_a_view_that_is_read_elsewhere_is_refused(fn: Callable[[Tensor], Tensor]) -> None:
     with pytest.raises(AliasedWriteError, match=r"shares memory with one written in place through another view"):
+        funcattr.vjp(fn, _double(2, 4), rules=RECORDED)
+
+
+def test_a_write_under_no_grad_into_a_tracked_value_is_refused() -> None:
+    def fn(x: Tensor) -> Tensor:
+        h = x * 1
+        with torch.no_grad():
+            h.mul_(2)
+        return h
+
+    with pytest.raises(UnsupportedOperationError, match=r"mul_ writing in place into a tracked value under no_grad"):
         funcattr.vjp(fn, _double(2, 4), rules=RECORDED)
