@@ -127,6 +127,14 @@ def test_a_model_that_returns_nothing_usable(model: Any, kind: type[Exception], 
             method(model, X, (0, 0, 0))
 
 
+@pytest.mark.parametrize("target", [lambda y: y.detach()[:, 0], lambda y: torch.ones(2)])
+def test_a_target_that_does_not_depend_on_the_output(target: Any) -> None:
+    with pytest.raises(
+        funcattr.UntrackedPathError, match=r"gradient\(target=<function>\): its value does not depend on"
+    ):
+        funcattr.gradient(_Net().eval(), X, target)
+
+
 def test_integer_inputs_say_the_way_out() -> None:
     with pytest.raises(TypeError, match=r"gradient: expected a floating-point input, got torch.int64. .* give layer="):
         funcattr.gradient(nn.Embedding(3, 2), torch.zeros(2, 4, dtype=torch.long), (0, 0))

@@ -27,7 +27,7 @@ from .operations import (
     spelled,
     writes,
 )
-from .rulebook import GRADIENT, Call, Positions, Rulebook, apply_rule, needs_operands
+from .rulebook import GRADIENT, Action, Call, Positions, Rulebook, apply_rule, needs_operands
 from .sites import SiteMode
 from .watch import Watch
 
@@ -65,6 +65,7 @@ class Recorder(SiteMode):
         self.steps: list[Step] = []
         self.unlisted: list[str] = []
         self.operations: set[str] = set()
+        self._decomposing: list[str] = []
         self._slots: Any = WeakIdKeyDictionary()
         self._next_slot = 0
         self._aliases = Aliases()
@@ -200,14 +201,25 @@ class Recorder(SiteMode):
             self.unlisted.append(f"{call.op} in {call.path or 'the top level'!r}")
             action = GRADIENT
         if action.kind == "decompose":
-            assert action.function is not None
-            with self:
-                return action.function(*call.args, **call.kwargs)
+            return self._decompose(call, action)
         if action.kind == "stop":
             return call(*call.operands)
         if action.kind == "gradient":
             return self._record_adjoint(call)
         return self._record_rule(call, action.function)
+
+    def _decompose(self, call: Call, action: Action) -> Any:
+        if call.op in self._decomposing:
+            raise ValueError(
+                f"{self.caller}(rules=...): decompose(...) for {call.op!r} calls {call.op} itself, without end. "
+                "Write it in other torch functions."
+            )
+        assert action.function is not None
+        self._decomposing.append(call.op)
+        with self:
+            out = action.function(*call.args, **call.kwargs)
+        self._decomposing.pop()
+        return out
 
     def _record_adjoint(self, call: Call) -> Any:
         operands = call.operands

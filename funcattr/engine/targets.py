@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .levels import is_plain_eager
+from .errors import UntrackedPathError
+from .levels import is_differentiated, is_plain_eager
 
 Target = int | list[int] | tuple[int | Tensor, ...] | Tensor | Callable[[Tensor], Tensor] | None
 """int: a class. list or integer tensor [N]: a class per example. tuple: an index into the trailing dimensions.
@@ -102,6 +103,12 @@ def _of_function(call: str, output: Tensor, target: Callable[[Tensor], Tensor]) 
             )
         if not values.is_floating_point():
             raise TypeError(f"{call}(target=<function>): expected floating-point numbers, got {values.dtype}.")
+        # Dynamo cannot follow the question.
+        if not torch.compiler.is_dynamo_compiling() and not is_differentiated(values):
+            raise UntrackedPathError(
+                f"{call}(target=<function>): its value does not depend on the output by any path that can be "
+                "differentiated. Look for detach(), comparisons or integer results in it."
+            )
         return values
 
     values, pull, *_ = torch.func.vjp(scores, output)
