@@ -126,7 +126,14 @@ R = TypeVar("R", bound=Callable[..., Any])
 
 
 def output_only(rule: R) -> R:
-    """Declare that `rule` reads the output of its call and not its operands, which are then freed early."""
+    """Declare that `rule` reads the output of its call and not its operands, which are then freed early.
+
+    Args:
+        rule: A rule; `call.operands` and `call.args` raise AttributeError in it.
+
+    Returns:
+        The same rule.
+    """
     vars(rule)["needs_operands"] = False
     return rule
 
@@ -165,7 +172,20 @@ STOP = Action("stop")
 
 
 def decompose(function: Callable[..., Any]) -> Action:
-    """Run `function`, which is written in simpler torch functions, in place of the call; those are recorded."""
+    """An action: run `function`, written in simpler torch functions that are recorded in turn, in place of the call.
+
+    Args:
+        function: Takes the call's arguments as the model gave them and returns what the call would.
+
+    Returns:
+        The action, for a `Rulebook`. The pass raises ValueError if `function` calls the operation itself.
+
+    Example:
+        >>> import torch, funcattr
+        >>> rules = {"square": funcattr.decompose(lambda x: x * x), "mul": lambda call, p: (p, p)}
+        >>> funcattr.vjp(torch.square, torch.ones(1), rules=rules)[1](torch.ones(1))
+        (tensor([2.]),)
+    """
     return Action("decompose", function)
 
 

@@ -24,7 +24,7 @@ class Record(NamedTuple):
         output: What the function returned.
         roots: Where the reverse pass ends: the inputs, or the value at the site.
         pull: `pull(cotangent, release=False) -> cotangents of the roots`; `release` frees what it passes.
-        activations: Nonlinearities met, by canonical name (None when no rule could have asked for one).
+        activations: Nonlinearities met, by canonical name; empty where `torch.func.vjp` did the work.
     """
 
     output: Any
