@@ -7,16 +7,24 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 from . import (
+    contrastive_excitation_backprop,
     deconvnet,
+    excitation_backprop,
     grad_cam,
     gradient,
     guided_backprop,
     guided_grad_cam,
     input_x_gradient,
     linear_approx,
+    lrp,
     maps,
+    rules,
 )
 from .demo.digits import LAYER
+
+CONTRAST = "pool"
+"""Site between `LAYER` and the classifier of `DigitNet`."""
+_GAMMA_BOX = rules.epsilon_gamma_box(low=0.0, high=1.0)  # pixels are in 0..1
 
 
 class Row(NamedTuple):
@@ -39,5 +47,10 @@ CATALOGUE: tuple[Row, ...] = (
     Row("guided_grad_cam", partial(guided_grad_cam, layer=LAYER), maps.max_abs),
     Row("grad_cam", partial(grad_cam, layer=LAYER), maps.sum),
     Row("linear_approx", partial(linear_approx, layer=LAYER), maps.sum, completeness=True),
+    Row("excitation_backprop", partial(excitation_backprop, layer=LAYER), maps.sum),
+    Row("contrastive_ebp", partial(contrastive_excitation_backprop, layer=LAYER, contrast_layer=CONTRAST), maps.sum),
+    Row("lrp_epsilon", partial(lrp, rules="epsilon", seed="logit"), maps.sum, completeness=True),
+    Row("lrp_epsilon_plus", partial(lrp, rules="epsilon_plus", seed="logit"), maps.sum, completeness=True),
+    Row("lrp_gamma_box", partial(lrp, rules=_GAMMA_BOX, seed="logit"), maps.sum, completeness=True),
 )
 """Every method of the demo, in the order of its columns."""

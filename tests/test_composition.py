@@ -27,6 +27,16 @@ from .models import case
 
 METHODS = ("gradient", "guided_backprop", "deconvnet", "grad_cam", "linear_approx")
 MODELS = ("cnn", "resnet_basic", "vit")
+# Relevance takes longer to compile: each rulebook on the model that has most of what it is for.
+RELEVANCE = (
+    ("lrp_epsilon_plus", "cnn"),
+    ("lrp_epsilon_plus", "resnet_basic"),
+    ("lrp_epsilon_plus", "vit"),
+    ("lrp_epsilon_gamma_box", "cnn"),
+    ("excitation_backprop_at_layer", "resnet_basic"),
+    ("attnlrp", "vit"),
+)
+PAIRS = (*((method, model) for model in MODELS for method in METHODS), *RELEVANCE)
 
 # What torch itself refuses, by model and transform, with the way out that the tests take. Each has a test that torch
 # still refuses it without funcattr.
@@ -87,8 +97,8 @@ def _vmap_noise(s: Setting) -> tuple[Callable[..., Tensor], tuple[Any, ...]]:
 
 MAPS = {"examples": _vmap_examples, "targets": _vmap_targets, "parameters": _vmap_parameters, "noise": _vmap_noise}
 
-each_method = pytest.mark.parametrize("method", METHODS)
-each_model = pytest.mark.parametrize("model", MODELS)
+each_method = pytest.mark.parametrize("method", [*METHODS, "lrp_epsilon_plus", "attnlrp"])
+each_pair = pytest.mark.parametrize(("method", "model"), PAIRS)
 each_map = pytest.mark.parametrize("over", MAPS)
 
 
@@ -97,24 +107,21 @@ def compiled(fresh_dynamo: None) -> Callable[..., Callable[..., Any]]:
     return functools.partial(torch.compile, fullgraph=True, backend="aot_eager")
 
 
-@each_method
-@each_model
+@each_pair
 @each_map
 def test_vmap_equals_loop(method: str, model: str, over: str) -> None:
     function, batches = MAPS[over](_setting(method, model))
     assert_equal(torch.vmap(function)(*batches), loop(function, *batches))
 
 
-@each_method
-@each_model
+@each_pair
 @each_map
 def test_compiled_vmap_equals_loop(method: str, model: str, over: str, compiled: Any) -> None:
     function, batches = MAPS[over](_setting(method, model))
     assert_equal(compiled(torch.vmap(function))(*batches), loop(function, *batches))
 
 
-@each_method
-@each_model
+@each_pair
 def test_compiled_equals_eager_without_recompiling(method: str, model: str, fresh_dynamo: None) -> None:
     s = _setting(method, model)
     counter = CompileCounterWithBackend("aot_eager")
@@ -124,8 +131,7 @@ def test_compiled_equals_eager_without_recompiling(method: str, model: str, fres
     assert counter.frame_count == 1
 
 
-@each_method
-@each_model
+@each_pair
 def test_grad_of_the_attribution_compiled_or_not(method: str, model: str, compiled: Any) -> None:
     s = _setting(method, model)
     weight = torch.randn_like(s.call(s.fm, s.x, 1))
@@ -145,8 +151,7 @@ def test_grad_of_the_attribution_compiled_or_not(method: str, model: str, compil
         assert_equal(torch.autograd.grad(penalty(leaf), leaf)[0], derivative)
 
 
-@each_method
-@each_model
+@each_pair
 def test_grad_by_parameters_of_a_compiled_attribution(method: str, model: str, compiled: Any) -> None:
     s = _setting(method, model)
     params = {name: p.detach() for name, p in s.fm.params.items()}
@@ -163,8 +168,7 @@ def test_grad_by_parameters_of_a_compiled_attribution(method: str, model: str, c
         assert_equal(traced[name], g)
 
 
-@each_method
-@each_model
+@each_pair
 def test_make_fx_gives_a_plain_graph_that_equals_eager(method: str, model: str) -> None:
     s = _setting(method, model)
     graph = make_fx(lambda x: s.call(s.fm, x, 1))(s.x)
@@ -174,8 +178,7 @@ def test_make_fx_gives_a_plain_graph_that_equals_eager(method: str, model: str) 
     assert_equal(graph(other), s.call(s.fm, other, 1))
 
 
-@each_method
-@each_model
+@each_pair
 def test_eight_threads_equal_serial(method: str, model: str) -> None:
     s = _setting(method, model)
     serial = [s.call(s.fm, s.x, t) for t in range(4)]

@@ -99,7 +99,7 @@ def test_float32_build_agrees(each: Case) -> None:
 
 
 def test_eager_and_fused_attention_agree() -> None:
-    for name in ("bert", "llama", "llama_next", "hf_vit"):
+    for name in ("bert", "llama", "llama_next", "hf_vit", "gpt2", "qwen2", "qwen3", "gemma3", "mixtral", "qwen2_moe"):
         eager, fused = (case(f"{name}_{kind}") for kind in ("eager", "sdpa"))
         x = eager.inputs()[0]
         a, b = (one.logits(one.build(), x) for one in (eager, fused))

@@ -13,7 +13,9 @@ import torch
 import torch.utils._pytree as pytree
 from torch import Tensor
 
-from .rulebook import Call
+from .calls import Call
+from .groups import LINEAR, is_linear_map
+from .linear_map import LinearMap
 
 Adjoint = tuple[Tensor, Callable[[Tensor], tuple[Tensor, ...]]]
 
@@ -25,32 +27,12 @@ def _only_input(call: Call) -> Tensor | None:
     return source if len(operands) == 1 and operands[0] is source and not source.is_complex() else None
 
 
-def _convolution(call: Call) -> Adjoint | None:
-    x, weight = _only_input(call), call.argument("weight")
-    rank = int(call.op[-2])
-    padding = call.argument("padding", 0)
-    if x is None or isinstance(padding, str) or x.ndim != rank + 2:
+def _linear_map(call: Call) -> Adjoint | None:
+    if not is_linear_map(call):
         return None
-    stride, dilation = call.argument("stride", 1), call.argument("dilation", 1)
-    stride, padding, dilation = ([v] * rank if isinstance(v, int) else list(v) for v in (stride, padding, dilation))
-    groups, shape = call.argument("groups", 1), x.shape
-    if len(stride) != rank or len(padding) != rank or len(dilation) != rank:
-        return None
-
-    def pull(g: Tensor) -> tuple[Tensor, ...]:
-        # The values of the input do not enter its own gradient, only its shape does.
-        like = g.new_empty(1).expand(shape)
-        arguments = (g, like, weight, None, stride, padding, dilation, False, [0] * rank, groups, [True, False, False])
-        return (torch.ops.aten.convolution_backward(*arguments)[0],)
-
-    return call(x), pull
-
-
-def _linear(call: Call) -> Adjoint | None:
-    x, weight = _only_input(call), call.argument("weight")
-    if x is None or weight.ndim != 2:
-        return None
-    return call(x), lambda g: (g @ weight,)
+    layer = LinearMap(call)
+    weight, adjoint = layer.weight, layer.closed_form()
+    return None if adjoint is None else (call(layer.x), lambda g: (adjoint(weight, g),))
 
 
 def _batch_norm(call: Call) -> Adjoint | None:
@@ -75,7 +57,7 @@ def _relu(call: Call) -> Adjoint | None:
     return out, lambda g: (torch.ops.aten.threshold_backward(g, out, 0),)
 
 
-def _sum_to(g: Tensor, shape: torch.Size, dtype: torch.dtype) -> Tensor:
+def sum_to(g: Tensor, shape: torch.Size, dtype: torch.dtype) -> Tensor:
     """The adjoint of broadcasting: the sum over what was repeated."""
     extra = tuple(range(g.ndim - len(shape)))
     repeated = tuple(i + len(extra) for i, n in enumerate(shape) if n == 1 and g.shape[i + len(extra)] != 1)
@@ -89,7 +71,7 @@ def _add(call: Call) -> Adjoint | None:
     if any(t.is_complex() for t in operands) or len(call.args) != 2 or call.kwargs:
         return None
     shapes = [(t.shape, t.dtype) for t in operands]
-    return call(*operands), lambda g: tuple(_sum_to(g, *s) for s in shapes)
+    return call(*operands), lambda g: tuple(sum_to(g, *s) for s in shapes)
 
 
 def _cat(call: Call) -> Adjoint | None:
@@ -102,10 +84,7 @@ def _cat(call: Call) -> Adjoint | None:
 
 
 ADJOINTS: Mapping[str, Callable[[Call], Adjoint | None]] = {
-    "conv1d": _convolution,
-    "conv2d": _convolution,
-    "conv3d": _convolution,
-    "linear": _linear,
+    **dict.fromkeys(LINEAR, _linear_map),
     "batch_norm": _batch_norm,
     "relu": _relu,
     "add": _add,

@@ -4,8 +4,12 @@ import weakref
 from collections.abc import Iterator
 from typing import Any
 
+import torch.utils._pytree as pytree
 from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
+
+from .errors import AliasedWriteError
+from .operations import VIEWS
 
 
 class _Node:
@@ -44,6 +48,33 @@ class Aliases:
             if view is not base:
                 node = self._nodes[view] = _Node(view, parent, call, index)
                 parent.children.append(weakref.ref(node))
+
+    def note(self, name: str, args: tuple[Any, ...], out: Any) -> Any:
+        """Note the views that the function `name` may have made, and give back its result."""
+        if name in VIEWS and args and isinstance(args[0], Tensor):
+            views = [v for v in pytree.tree_leaves(out) if isinstance(v, Tensor)]
+            self.add_views(args[0], views, args[1] if name == "__getitem__" else None)
+        return out
+
+    def read(self, tensor: Tensor, caller: str, path: str) -> Tensor:
+        """What a call in the module `path` gets where it names `tensor`; AliasedWriteError if that is out of date."""
+        tensor = self.current(tensor)
+        if self.written and self.is_stale(tensor):
+            raise AliasedWriteError(
+                f"{caller}: in the module {path!r}, a tensor is read that shares memory with one written in place "
+                "through another view. Write out of place there (y = y + 1, not y += 1), or clone() the view."
+            )
+        return tensor
+
+    def read_all(self, values: Any, caller: str, path: str) -> Any:
+        """The same for every tensor in plain containers."""
+        if isinstance(values, Tensor):
+            return self.read(values, caller, path)
+        if type(values) in (tuple, list):
+            return type(values)([self.read_all(v, caller, path) for v in values])
+        if type(values) is dict:
+            return {k: self.read_all(v, caller, path) for k, v in values.items()}
+        return values
 
     def current(self, tensor: Tensor) -> Tensor:
         """The value that the name `tensor` stands for after the writes so far."""

@@ -9,11 +9,14 @@ import torch.utils._pytree as pytree
 from torch import Tensor, nn
 from torch._dynamo import nonstrict_trace
 
+from .conditions import Conditions
 from .errors import AliasedWriteError, UnknownSiteError, UnsupportedOperationError, UntrackedPathError
 from .functional import FunctionalModel, Structure, functionalize, functionalize_once
+from .passes import Options, Seed, call_arguments, forward, weighted
 from .rulebook import Rulebook
-from .targets import Target, pick_output, pointing, seed
-from .vjp import Record, record
+from .targets import Target, pick_output, pointing
+from .targets import seed as seed_of
+from .vjp import Record
 
 Inputs = TypeVar("Inputs", Tensor, tuple[Tensor, ...], dict[str, Tensor])
 Model = Callable[..., Any] | nn.Module | FunctionalModel
@@ -55,6 +58,8 @@ def attribute(
     *,
     rules: Rulebook = PLAIN,
     layer: str | None = None,
+    seed: Seed | None = None,
+    conditions: Conditions | None = None,
     output: str | int | None = None,
     args: tuple[Any, ...] = (),
     kwargs: Mapping[str, Any] | None = None,
@@ -71,6 +76,9 @@ def attribute(
         target: What is explained; as in `gradient`.
         rules: The rulebook; the default is the plain gradient. For compiled code, make it outside of the region.
         layer: Site that is the root. Nothing before it is tracked.
+        seed: "one" or "logit": start from the relevance 1 of the target, or from its output value, whichever space the
+            rulebook works in. None: from the target's cotangent as it is.
+        conditions: Sites where only part of the cotangent goes on (see `conditional_relevance`).
         output: Key, index or attribute of the explained tensor, for models that return several.
         args: More positional inputs of the model, constants.
         kwargs: More keyword inputs of the model, constants.
@@ -93,12 +101,12 @@ def attribute(
         >>> funcattr.attribute(model, torch.ones(1, 3), 0, rules=smooth).cotangent.shape
         torch.Size([1, 3])
     """
-    options = (rules, layer, output)
+    options = Options(rules, layer, output, seed, conditions)
     if not torch.compiler.is_dynamo_compiling():
         fm = functionalize_once(model)
         return _attribute_eagerly(call, fm, x, target, options, args, dict(kwargs or {}))
     if not isinstance(model, nn.Module | FunctionalModel):
-        if rules.entries or layer is not None:
+        if rules.entries or layer is not None or conditions is not None:
             raise TypeError(
                 f"{call}(model=...): inside torch.compile, a plain callable hides operations from the rules. "
                 "Build functionalize(callable) outside of the compiled function and pass that."
@@ -112,7 +120,7 @@ def _compiled_attribute(
     model: nn.Module | FunctionalModel,
     x: Any,
     target: Target,
-    options: tuple[Any, ...],
+    options: Options,
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
 ) -> Attribution:
@@ -129,7 +137,7 @@ def _compiled_attribute(
         aim = {"pointing": target.target}  # its class may be a tensor, so it enters as data
     elif callable(target):
         # A closure cannot enter the node: it gets the output of a first one, and makes the cotangent for a second.
-        aim = seed(call, _result(_traced_output(call, structure, tensors, given)), target)
+        aim = seed_of(call, _result(_traced_output(call, structure, tensors, given)), target)
     return Attribution(*_result(_traced(call, structure, tensors, given, pytree.tree_map(_encode, aim))))
 
 
@@ -186,10 +194,10 @@ def _traced(call: str, structure: Any, tensors: dict[str, Tensor], given: Any, t
 
 @nonstrict_trace
 def _traced_output(call: str, structure: Any, tensors: dict[str, Tensor], given: Any) -> Any:
-    (_, _, output), x, args, kwargs = _decoded(given)
-    positional, keyword = _call_arguments(x, args, kwargs)
+    options, x, args, kwargs = _decoded(given)
+    positional, keyword = call_arguments(x, args, kwargs)
     try:
-        return {"result": pick_output(call, _rebuilt(structure, tensors)(*positional, **keyword), output)}
+        return {"result": pick_output(call, _rebuilt(structure, tensors)(*positional, **keyword), options.output)}
     except tuple(_ERRORS.values()) as error:
         return _as_result(error)
 
@@ -199,52 +207,21 @@ def _attribute(
     model: FunctionalModel,
     x: Any,
     target: Target,
-    options: tuple[Any, ...],
+    options: Options,
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
 ) -> Attribution:
-    rules, layer, output = options
-    if rules.entries or layer is not None:
-        model = model.ready()
-    inputs, spec = pytree.tree_flatten(x)
-    _check_inputs(call, model, inputs)
-
-    def explained(*tensors: Tensor) -> Tensor:
-        positional, keyword = _call_arguments(pytree.tree_unflatten(list(tensors), spec), args, kwargs)
-        return pick_output(call, model(*positional, **keyword), output)
-
-    passed = record(explained, tuple(inputs), rules, layer, call, model.sites)
-    _warn(call, model, rules, passed)
-    cotangents = passed.pull(seed(call, passed.output, target), release=True)
-    if layer is not None:
+    passed = forward(call, model, x, options, args, kwargs)
+    _warn(call, model, options.rules, passed)
+    cotangent = weighted(seed_of(call, passed.output, target), passed.output, options)
+    cotangents = passed.pull(cotangent, release=True, conditions=options.conditions)
+    if options.layer is not None:
         return Attribution(passed.roots[0], cotangents[0], passed.output)
-    return Attribution(x, pytree.tree_unflatten(list(cotangents), spec), passed.output)
+    return Attribution(x, pytree.tree_unflatten(list(cotangents), pytree.tree_structure(x)), passed.output)
 
 
 # As `record_eagerly`: what an eager call does is not to be compiled piece by piece.
 _attribute_eagerly: Any = torch.compiler.disable(_attribute)
-
-
-def _call_arguments(x: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    if isinstance(x, Mapping):
-        return args, {**kwargs, **x}
-    return (*(x if isinstance(x, tuple) else (x,)), *args), kwargs
-
-
-def _check_inputs(call: str, model: FunctionalModel, inputs: list[Any]) -> None:
-    devices = {p.device for p in model.params.values()}
-    for value in inputs:
-        if not isinstance(value, Tensor):
-            raise TypeError(
-                f"{call}(x=...): expected a tensor, a tuple or a dict of tensors, got {type(value).__name__}."
-            )
-        if value.ndim == 0 or value.shape[0] == 0:
-            raise ValueError(f"{call}(x=...): expected a batch of at least one example, got shape {list(value.shape)}.")
-        if devices and value.device not in devices:
-            raise ValueError(
-                f"{call}(x=...): the input is on {value.device}, the model on {', '.join(sorted(map(str, devices)))}. "
-                "Move one of them."
-            )
 
 
 def _warn(call: str, model: FunctionalModel, rules: Rulebook, passed: Record) -> None:

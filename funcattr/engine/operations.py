@@ -49,7 +49,7 @@ conv3d      : : input weight bias stride padding dilation groups
 conv_transpose1d : : input weight bias stride padding output_padding groups dilation
 conv_transpose2d : : input weight bias stride padding output_padding groups dilation
 conv_transpose3d : : input weight bias stride padding output_padding groups dilation
-matmul      : mm bmm mv dot __matmul__ : input other
+matmul      : mm bmm mv dot __matmul__ linalg_matmul : input other
 addmm       : : input mat1 mat2
 add         : __add__ __radd__ __iadd__ : input other
 sub         : subtract __sub__ __isub__ : input other
@@ -74,6 +74,8 @@ instance_norm : : input running_mean running_var weight bias use_input_stats mom
 rms_norm    : : input normalized_shape weight eps
 softmax     : : input dim
 scaled_dot_product_attention : : query key value attn_mask dropout_p is_causal
+normalize   : : input p dim eps
+local_response_norm : : input size alpha beta k
 embedding   : : input weight
 einsum      : : equation
 cat         : concat concatenate : tensors dim
@@ -160,13 +162,14 @@ def is_getter(func: Callable[..., Any]) -> bool:
 
 def canonical(name: str) -> Operation:
     """The operation that `name` spells; an unlisted function is its own operation."""
+    name = name.removeprefix("special_")
     base = name[:-1] if name.endswith("_") and not name.endswith("__") else name
     return OPERATIONS.get(base) or Operation(base)
 
 
 def is_known(name: str) -> bool:
     """Whether some torch function goes by that name."""
-    return name in OPERATIONS or any(hasattr(home, name) for home in (Tensor, torch, F, torch.special, torch.linalg))
+    return name in OPERATIONS or any(hasattr(home, name) for home in (Tensor, torch, F, torch.special, torch.ops.aten))
 
 
 def bound(operation: Operation, args: tuple[Any, ...], kwargs: Mapping[str, Any], name: str, default: Any) -> Any:
@@ -179,10 +182,15 @@ def bound(operation: Operation, args: tuple[Any, ...], kwargs: Mapping[str, Any]
 
 
 def refine(operation: Operation, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Operation:
-    """Tell a clamp at zero for what it is: `clamp(min=0)`, `hardtanh(0, b)`, `threshold(0, 0)` and relu6 are relu.
+    """Tell a call for what it is: `clamp(min=0)`, `hardtanh(0, b)`, `threshold(0, 0)` and relu6 are relu.
+
+    A negative power is a reciprocal.
 
     The operation keeps its own parameters, so that a rule finds an upper bound under its name (`max`, `max_val`).
     """
+    if operation.name == "pow":
+        exponent = bound(operation, args, kwargs, "exponent", None)
+        return Operation("reciprocal") if isinstance(exponent, int | float) and exponent < 0 else operation
     floors = _RECTIFIERS.get(operation.name)
     if floors is None:
         return operation

@@ -1,17 +1,18 @@
 """The forward pass on record: which torch functions ran on values that depend on the root, and their adjoints."""
 
-import functools
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.utils._pytree as pytree
 from torch import Tensor
-from torch.utils.weak import WeakIdKeyDictionary
 
+from .actions import GRADIENT, Action
 from .adjoints import is_differentiable, ordinary_adjoint
 from .aliasing import Aliases
-from .errors import AliasedWriteError, UnsupportedOperationError
+from .calls import Call, Origin, Positions
+from .errors import UnsupportedOperationError
+from .groups import LINEAR, is_linear_map, origin
 from .levels import current_level, is_plain_eager, unwrapped
 from .operations import (
     ACTIVATIONS,
@@ -19,7 +20,6 @@ from .operations import (
     QUERIES,
     REFUSED,
     TENSOR_GETTERS,
-    VIEWS,
     canonical,
     is_getter,
     out_of_place,
@@ -27,47 +27,34 @@ from .operations import (
     spelled,
     writes,
 )
-from .rulebook import GRADIENT, Action, Call, Positions, Rulebook, apply_rule, needs_operands
+from .resolution import check_required, resolve
+from .rulebook import Match, Rulebook
 from .sites import SiteMode
+from .slots import Slots
+from .steps import OutputSlot, Pull, Step, Values
 from .watch import Watch
-
-Pull = Callable[[Any], tuple[Any, ...]]
-
-
-class Step(NamedTuple):
-    """A recorded call: how to pull a cotangent back through it, and between which slots."""
-
-    pull: Pull
-    inputs: tuple[int, ...]
-    outputs: tuple["OutputSlot", ...]
-
-
-class OutputSlot(NamedTuple):
-    """A differentiable result of a call; what a cotangent of it looks like when none arrives."""
-
-    slot: int
-    shape: torch.Size
-    dtype: torch.dtype
-    device: torch.device
-
-    def zeros(self) -> Tensor:
-        return torch.zeros(self.shape, dtype=self.dtype, device=self.device)
 
 
 class Recorder(SiteMode):
-    """Records the calls that depend on the root: the tracked inputs, or the value at one site."""
+    """Records the calls that depend on the root: the tracked inputs, or the value at one site.
 
-    def __init__(self, rules: Rulebook, root: str | None, call: str) -> None:
-        super().__init__(() if root is None else (root,))
-        self.rules, self.caller = rules, call
+    Sites named by `marks` become steps of their own, where the walk may look at the cotangent.
+    """
+
+    def __init__(
+        self, rules: Rulebook, root: str | None, call: str, marks: tuple[str, ...] = (), keep: bool = False
+    ) -> None:
+        super().__init__((*marks, root) if root is not None else marks)
+        self.rules, self.caller, self.root, self._keep = rules, call, root, keep
         self.roots: tuple[Tensor, ...] = ()
         self.root_slots: tuple[int, ...] = ()
         self.steps: list[Step] = []
         self.unlisted: list[str] = []
         self.operations: set[str] = set()
         self._decomposing: list[str] = []
-        self._slots: Any = WeakIdKeyDictionary()
-        self._next_slot = 0
+        self.unreached: list[str] = []
+        self._slots = Slots()
+        self._linear_ran = False
         self._aliases = Aliases()
         self._outer_grad = torch.is_grad_enabled()
         self._model_grad = True
@@ -103,7 +90,8 @@ class Recorder(SiteMode):
     def track(self, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Begin at `tensors`: fresh names of them, which the model is then given."""
         self.roots = tuple(t.view_as(t) for t in tensors)
-        self.root_slots = tuple(self._new_slot(t) for t in self.roots)
+        start = Origin(after_linear=self._linear_ran)
+        self.root_slots = tuple(self._slots.new(t, start) for t in self.roots)
         return self.roots
 
     def visit(self, value: Any, name: str) -> Any:
@@ -115,23 +103,48 @@ class Recorder(SiteMode):
                 f"{self.caller}(layer={name!r}): expected a site with one floating-point tensor, got {len(found)}. "
                 "Name a submodule whose output is one tensor."
             )
-        (leaves[found[0]],) = self.track((leaves[found[0]],))
+        at = leaves[found[0]]
+        if name == self.root:
+            (leaves[found[0]],) = self.track((at,))
+        else:
+            leaves[found[0]] = self._mark(at, name)
         return pytree.tree_unflatten(leaves, spec)
+
+    def _mark(self, tensor: Tensor, name: str) -> Tensor:
+        if tensor not in self._slots:
+            self.unreached.append(name)
+            return tensor
+        marked = tensor.view_as(tensor)
+        slot = self._slots[tensor]
+        out = OutputSlot(self._slots.new(marked, self._slots.origin(tensor)), tensor.shape, tensor.dtype, tensor.device)
+        values = Values((tensor,), (marked,)) if self._keep else Values()
+        self.steps.append(Step(lambda g: (g,), (slot,), (out,), path=name, mark=name, values=values))
+        return marked
 
     def slot(self, tensor: Any) -> int | None:
         """The slot of a tracked tensor, None for a constant."""
-        return self._slots.get(tensor) if isinstance(tensor, Tensor) else None
+        return self._slots.get(tensor)
 
-    def finish(self, output: Any) -> Any:
+    def finish(self, output: Any, strict: bool = True) -> Any:
         """The output with in-place writes resolved; raises what the forward pass has collected."""
         self._raise_unseen()
+        output = pytree.tree_map_only(Tensor, self._read, output)
+        if self.rules.is_resolved_late:
+            resolve(
+                self.steps,
+                {s for leaf in pytree.tree_leaves(output) if (s := self.slot(leaf)) is not None},
+                self.caller,
+            )
+        if not strict:
+            return output
+        check_required(self.rules, self.steps, self.caller)
         if self.unlisted:
             calls = "\n  ".join(dict.fromkeys(self.unlisted))
             raise UnsupportedOperationError(
                 f"{self.caller}(rules={self.rules.name!r}): no rule for\n  {calls}\n"
                 "Give each one: rules | {'<operation>': rule}, GRADIENT for the ordinary adjoint, STOP for a constant."
             )
-        return pytree.tree_map_only(Tensor, self._read, output)
+        return output
 
     # --- one torch function ----------------------------------------------------------------------------------
 
@@ -162,7 +175,7 @@ class Recorder(SiteMode):
             args, kwargs = self._read_all(args), self._read_all(kwargs)
         out = func(*args, **kwargs)
         # A detached tensor is a constant that shares memory, so a write into it must be noticed.
-        return self._note_views(name, args, out) if name in ("detach", "data") else out
+        return self._aliases.note(name, args, out) if name in ("detach", "data") else out
 
     def _run(
         self, func: Callable[..., Any], name: str, args: tuple[Any, ...], kwargs: dict[str, Any], positions: Positions
@@ -180,8 +193,9 @@ class Recorder(SiteMode):
             func, args, kwargs = out_of_place(func, name, operation, args, kwargs)
             positions = tuple(self._tracked(args, kwargs))
         elif constant:
+            self._linear_ran = self._linear_ran or operation.name in LINEAR
             out = func(*args, **kwargs)
-            return self._note_views(name, args, out)
+            return self._aliases.note(name, args, out)
         operation = refine(operation, args, kwargs)
         if constant:
             out = func(*args, **kwargs)
@@ -189,24 +203,29 @@ class Recorder(SiteMode):
             out = self._record(Call(func, operation, args, kwargs, positions, self.path))
         if target is not None:
             return self._rename(name, target, args, out)
-        return self._note_views(name, args, out)
+        return self._aliases.note(name, args, out)
 
     def _record(self, call: Call) -> Any:
         self.operations.add(call.op)
-        action = self.rules.action(call.op, call.path)
+        call.origins = tuple(self._slots.origin(t) for t in call.operands)
+        linear = call.op in LINEAR and is_linear_map(call)
+        match = Match(call.op, call.path, self.module, linear, linear and not call.origins[0].after_linear)
+        action = self.rules.action(match)
         inside = CONTAINS.get(call.op)
-        if inside is not None and action is GRADIENT and self.rules.action(inside, call.path) is not GRADIENT:
-            self.unlisted.append(f"{call.op} (which contains {inside}) in {call.path or 'the top level'!r}")
-        if action is None:
-            self.unlisted.append(f"{call.op} in {call.path or 'the top level'!r}")
-            action = GRADIENT
+        if inside is not None and action is GRADIENT and self.rules.action(Match(inside, call.path)) is not GRADIENT:
+            self.unlisted.append(f"{call.op} (which contains {inside}) in {call.path!r}")
+        if action.kind == "unlisted":
+            self.unlisted.append(f"{call.op} in {call.path!r}")
+            return self._record_adjoint(call, action)
         if action.kind == "decompose":
             return self._decompose(call, action)
         if action.kind == "stop":
+            self.steps.append(Step(_nothing, (), (), call.op, call.path, action))
             return call(*call.operands)
-        if action.kind == "gradient":
-            return self._record_adjoint(call)
-        return self._record_rule(call, action.function)
+        if_last = self.rules.action(match._replace(last=True)) if linear else action
+        if action is if_last and action.kind == "gradient":
+            return self._record_adjoint(call, action)
+        return self._record_rule(call, action, if_last)
 
     def _decompose(self, call: Call, action: Action) -> Any:
         if call.op in self._decomposing:
@@ -215,42 +234,44 @@ class Recorder(SiteMode):
                 "Write it in other torch functions."
             )
         assert action.function is not None
+        self.steps.append(Step(_nothing, (), (), call.op, call.path, action))
         self._decomposing.append(call.op)
-        with self:
+        # The model's own calls come with gradients on, whatever surrounds the method; so do these.
+        with torch.enable_grad(), self:
             out = action.function(*call.args, **call.kwargs)
         self._decomposing.pop()
         return out
 
-    def _record_adjoint(self, call: Call) -> Any:
+    def _record_adjoint(self, call: Call, action: Action) -> Any:
         operands = call.operands
         out, parts, pull = ordinary_adjoint(call)
         if parts:
-            self._add_step(pull, operands, parts)
+            self._add_step(pull, operands, parts, call, action)
         return out
 
-    def _record_rule(self, call: Call, rule: Any) -> Any:
+    def _record_rule(self, call: Call, action: Action, if_last: Action) -> Any:
         operands = call.operands
         out = call.output = call(*operands)
         leaves = tuple(leaf for leaf in pytree.tree_leaves(out) if is_differentiable(leaf))
-        # No reference to the recorder in the pullback, or the two would keep each other until a garbage collection.
-        shapes = tuple(t.shape for t in operands)
-        pull = functools.partial(apply_rule, rule, call, shapes, self.caller)
-        if not needs_operands(rule):
-            call.drop_inputs()
-        self._add_step(pull, operands, leaves)
+        self._add_step(_nothing, operands, leaves, call, action)
+        step = self.steps[-1]
+        if action is not if_last:
+            self.steps[-1] = step._replace(call=call, if_last=if_last)
+        elif action.kind == "fold":
+            self.steps[-1] = step._replace(call=call)
+        else:
+            self.steps[-1] = step.ruled(action, call, self.caller)
         return out
 
     # --- bookkeeping -----------------------------------------------------------------------------------------
 
-    def _new_slot(self, tensor: Tensor) -> int:
-        self._slots[tensor] = slot = self._next_slot
-        self._next_slot += 1
-        return slot
-
-    def _add_step(self, pull: Pull, operands: tuple[Tensor, ...], outputs: tuple[Tensor, ...]) -> None:
+    def _add_step(
+        self, pull: Pull, operands: tuple[Tensor, ...], outputs: tuple[Tensor, ...], call: Call, action: Action
+    ) -> None:
         inputs = tuple(self._slots[t] for t in operands)
-        slots = tuple(OutputSlot(self._new_slot(t), t.shape, t.dtype, t.device) for t in outputs)
-        self.steps.append(Step(pull, inputs, slots))
+        slots = tuple(OutputSlot(self._slots.new(t, origin(call, t)), t.shape, t.dtype, t.device) for t in outputs)
+        values = Values(operands, outputs) if self._keep else Values()
+        self.steps.append(Step(pull, inputs, slots, call.op, call.path, action, values=values))
 
     def _tracked(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[tuple[Any, ...]]:
         for key, value in (*enumerate(args), *kwargs.items()):
@@ -261,35 +282,17 @@ class Recorder(SiteMode):
                 inside = self._tracked((), value) if isinstance(value, dict) else self._tracked(tuple(value), {})
                 yield from ((key, *rest) for rest in inside)
 
-    def _note_views(self, name: str, args: tuple[Any, ...], out: Any) -> Any:
-        if name in VIEWS and args and isinstance(args[0], Tensor):
-            views = [v for v in pytree.tree_leaves(out) if isinstance(v, Tensor)]
-            self._aliases.add_views(args[0], views, args[1] if name == "__getitem__" else None)
-        return out
-
     def _rename(self, name: str, target: Tensor, args: tuple[Any, ...], out: Any) -> Any:
         """Let the written name stand for the new value; `x[i] = v` returns nothing, as the original."""
         value = pytree.tree_leaves(out)[0]
         self._aliases.write(target, value)
         return None if name == "__setitem__" else out
 
-    def _read_all(self, values: Any) -> Any:
-        if isinstance(values, Tensor):
-            return self._read(values)
-        if type(values) in (tuple, list):
-            return type(values)([self._read_all(v) for v in values])
-        if type(values) is dict:
-            return {k: self._read_all(v) for k, v in values.items()}
-        return values
-
     def _read(self, tensor: Tensor) -> Tensor:
-        tensor = self._aliases.current(tensor)
-        if self._aliases.written and self._aliases.is_stale(tensor):
-            raise AliasedWriteError(
-                f"{self.caller}: in the module {self.path!r}, a tensor is read that shares memory with one written "
-                "in place through another view. Write out of place there (y = y + 1, not y += 1), or clone() the view."
-            )
-        return tensor
+        return self._aliases.read(tensor, self.caller, self.path)
+
+    def _read_all(self, values: Any) -> Any:
+        return self._aliases.read_all(values, self.caller, self.path)
 
     def _check_level(self, positions: Positions, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         inner = [t for t in pytree.tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
@@ -310,3 +313,7 @@ class Recorder(SiteMode):
     def activations(self) -> set[str]:
         """The nonlinearities that were met on the way from the root."""
         return self.operations & ACTIVATIONS
+
+
+def _nothing(cotangent: Any) -> tuple[Any, ...]:
+    return ()

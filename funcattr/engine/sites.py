@@ -43,10 +43,10 @@ def site(value: T, name: str) -> T:
     return value
 
 
-def enter_module(name: str) -> None:
-    """Tell the active modes that the module `name` begins."""
+def enter_module(name: str, kind: type) -> None:
+    """Tell the active modes that the module `name`, of class `kind`, begins."""
     for mode in _site_modes():
-        mode.modules.append(name)
+        mode.modules.append((name, kind))
 
 
 def leave_module(value: T, name: str) -> T:
@@ -76,14 +76,19 @@ class SiteMode(TorchFunctionMode):
     def __init__(self, asked: Iterable[str] = ()) -> None:
         super().__init__()
         self.asked = frozenset(asked)
-        self.modules: list[str] = []
+        self.modules: list[tuple[str, type]] = []
         self.reached: dict[str, int] = {}
         self._asked_modules = {name.partition("#")[0] for name in self.asked}
 
     @property
     def path(self) -> str:
         """Qualified name of the module that runs, '' outside of any."""
-        return self.modules[-1] if self.modules else ""
+        return self.modules[-1][0] if self.modules else ""
+
+    @property
+    def module(self) -> type:
+        """Class of the module that runs, NoneType outside of any."""
+        return self.modules[-1][1] if self.modules else type(None)
 
     def wants(self, name: str) -> bool:
         """Whether a value of the site `name`, at any of its calls, is asked for."""
@@ -95,7 +100,7 @@ class SiteMode(TorchFunctionMode):
 
     def leave(self, name: str) -> None:
         # Modules left by an exception that the model caught have not said so.
-        while self.modules and self.modules.pop() != name:
+        while self.modules and self.modules.pop()[0] != name:
             pass
 
     def count(self, name: str) -> str:

@@ -8,11 +8,13 @@ import torch.utils._pytree as pytree
 from torch import Tensor, nn
 
 from .adjoints import is_differentiable
+from .conditions import Conditions
 from .errors import UntrackedPathError
 from .functional import functionalize
 from .levels import is_differentiated
-from .recorder import Recorder, Step
+from .recorder import Recorder
 from .rulebook import Rulebook, as_rulebook
+from .steps import Step
 
 Backward = Callable[..., tuple[Tensor, ...]]
 
@@ -23,14 +25,17 @@ class Record(NamedTuple):
     Attributes:
         output: What the function returned.
         roots: Where the reverse pass ends: the inputs, or the value at the site.
-        pull: `pull(cotangent, release=False) -> cotangents of the roots`; `release` frees what it passes.
+        pull: `pull(cotangent, release=False) -> cotangents of the roots`; `release` frees what it passes. Where there
+            are steps, it takes the options of `walk` too.
         activations: Nonlinearities met, by canonical name; empty where `torch.func.vjp` did the work.
+        steps: The tape, in the order of the forward pass; empty there too.
     """
 
     output: Any
     roots: tuple[Tensor, ...]
     pull: Backward
     activations: frozenset[str]
+    steps: list[Step]
 
 
 def record(
@@ -40,28 +45,39 @@ def record(
     root: str | None = None,
     call: str = "vjp",
     sites: tuple[str, ...] = (),
+    marks: tuple[str, ...] = (),
+    strict: bool = True,
+    keep: bool = False,
 ) -> Record:
-    """Run `fn(*primals)` once and keep what the reverse pass to the root needs; `sites` are known beside those met."""
+    """Run `fn(*primals)` once and keep what the reverse pass to the root needs.
+
+    `sites` are known beside those met; `marks` are sites where conditions hold; `strict` raises for operations that the
+    rulebook does not know; `keep` keeps the values at every step.
+    """
     _check_primals(call, primals, root)
-    if root is None and not rules.entries and rules.unlisted == "gradient":
+    if root is None and not rules.entries and rules.unlisted == "gradient" and not marks and strict and not keep:
         return _plain_record(fn, primals, call)
-    recorder = Recorder(rules, root, call)
+    recorder = Recorder(rules, root, call, marks, keep)
     # Constants of the call are copied, so that a model which writes into its input never reaches the user's tensor.
     inputs = recorder.track(primals) if root is None else tuple(p.clone() for p in primals)
     with torch.enable_grad(), recorder:
         output = fn(*inputs)
-    output = recorder.finish(output)
     if root is not None:
         recorder.require(f"{call}(layer={root!r})", (root,), sites)
+    recorder.require(call, marks, sites)
+    for name in recorder.unreached:
+        raise _unreached(call, name, root)
+    output = recorder.finish(output, strict)
     leaves, spec = pytree.tree_flatten(output)
     slots = [recorder.slot(leaf) for leaf in leaves]
     if all(slot is None for slot in slots):
         raise _independent(call, root)
     steps, root_slots = recorder.steps, recorder.root_slots
 
-    def pull(cotangent: Any, release: bool = False) -> tuple[Tensor, ...]:
+    def pull(cotangent: Any, release: bool = False, **options: Any) -> tuple[Tensor, ...]:
         seeds = _matching_leaves(call, cotangent, leaves_meta, spec)
-        found = walk(steps, {s: g for s, g in zip(slots, seeds, strict=True) if s is not None}, release)
+        start = {s: g for s, g in zip(slots, seeds, strict=True) if s is not None}
+        found = walk(steps, start, release, **options)
         return tuple(
             found[slot] if slot in found else torch.zeros(shape, dtype=dtype, device=device)
             for slot, (shape, dtype, device) in zip(root_slots, roots_meta, strict=True)
@@ -69,25 +85,39 @@ def record(
 
     leaves_meta = [_meta(leaf) for leaf in leaves]
     roots_meta = [_meta(r) for r in recorder.roots]
-    return Record(output, recorder.roots, pull, frozenset(recorder.activations))
+    return Record(output, recorder.roots, pull, frozenset(recorder.activations), steps)
 
 
 # After a graph break Dynamo compiles the functions of an eager call one by one; those of a recorder must be left alone.
 record_eagerly: Any = torch.compiler.disable(record)
 
 
-def walk(steps: list[Step], cotangents: dict[int, Any], release: bool) -> dict[int, Any]:
-    """Walk the recorded calls backwards from the cotangents of some slots; those that remain are the roots'."""
+def walk(
+    steps: list[Step],
+    cotangents: dict[int, Any],
+    release: bool,
+    conditions: Conditions | None = None,
+    observe: Callable[[Step, list[Any], tuple[Any, ...]], None] | None = None,
+) -> dict[int, Any]:
+    """Walk the recorded calls backwards from the cotangents of some slots; those that remain are the roots'.
+
+    `conditions` hold at the marked sites; `observe(step, arrived, results)` is told of each step that is passed.
+    """
     pending = steps if release else steps.copy()
     while pending:
         step = pending.pop()
         arrived = [cotangents.pop(out.slot, None) for out in step.outputs]
+        if step.mark and conditions is not None:
+            arrived = conditions.at(step.mark, arrived, cotangents)
         if all(g is None for g in arrived):
             continue
         filled = [out.zeros() if g is None else g for out, g in zip(step.outputs, arrived, strict=True)]
         results = step.pull(filled[0] if len(filled) == 1 else tuple(filled))
+        if observe is not None:
+            observe(step, filled, results)
         for slot, g in zip(step.inputs, results, strict=True):
-            cotangents[slot] = cotangents[slot] + g if slot in cotangents else g
+            if g is not None:
+                cotangents[slot] = cotangents[slot] + g if slot in cotangents else g
     return cotangents
 
 
@@ -107,11 +137,11 @@ def _plain_record(fn: Callable[..., Any], primals: tuple[Tensor, ...], call: str
     leaves, spec = pytree.tree_flatten(output)
     leaves_meta = [_meta(leaf) for leaf in leaves]
 
-    def pull(cotangent: Any, release: bool = False) -> tuple[Tensor, ...]:
+    def pull(cotangent: Any, release: bool = False, **options: Any) -> tuple[Tensor, ...]:
         _matching_leaves(call, cotangent, leaves_meta, spec)
         return adjoint(cotangent, retain_graph=not release)
 
-    return Record(output, primals, pull, frozenset())
+    return Record(output, primals, pull, frozenset(), [])
 
 
 def vjp(
@@ -180,6 +210,11 @@ def _check_primals(call: str, primals: tuple[Any, ...], root: str | None) -> Non
                 f"{call}: expected a floating-point input, got {p.dtype}. Integer inputs have no attribution: give "
                 "layer= (the site of the embedding), or pass embeddings (inputs_embeds)."
             )
+
+
+def _unreached(call: str, name: str, root: str | None) -> UntrackedPathError:
+    where = f"the site {root!r}" if root else "the input"
+    return UntrackedPathError(f"{call}: the site {name!r} does not depend on {where}. Name one that lies after it.")
 
 
 def _independent(call: str, root: str | None) -> UntrackedPathError:

@@ -7,10 +7,18 @@ an upper bound b, the guided rule keeps the ordinary factor 1[x < b]; deconvnet 
 import torch
 from torch import Tensor
 
-from ..engine.rulebook import Call, Rulebook, output_only
+from ..engine.actions import output_only
+from ..engine.calls import Call
+from ..engine.rulebook import Rulebook
+from .parametric import rule
 
 
-def _upper_bound(call: Call) -> float | None:
+def _check_beta(beta: float) -> None:
+    if not beta > 0:
+        raise ValueError(f"beta_smooth(beta={beta!r}): expected a sharpness above 0.")
+
+
+def upper_bound(call: Call) -> float | None:
     """Where the rectifier saturates: 6 for relu6, `max` of a clamp, `max_val` of a hardtanh."""
     if call.spelling in ("relu6", "relu6_"):
         return 6.0
@@ -23,7 +31,7 @@ def _upper_bound(call: Call) -> float | None:
 @output_only
 def guided(call: Call, p: Tensor) -> Tensor:
     """Guided backpropagation: p 1[x > 0] 1[p > 0] (Springenberg et al., 2015, arXiv:1412.6806, section 3.4)."""
-    bound = _upper_bound(call)
+    bound = upper_bound(call)
     if bound is not None:
         p = torch.where(call.output < bound, p, 0)
     # y > 0 where x > 0, so the output alone tells. This is relu's own adjoint; its result is ours to write into.
@@ -34,6 +42,19 @@ def guided(call: Call, p: Tensor) -> Tensor:
 def deconvnet(call: Call, p: Tensor) -> Tensor:
     """Deconvolution: max(p, 0), whatever x was (Zeiler and Fergus, 2014, arXiv:1311.2901, section 2.1)."""
     return p.clamp(min=0)
+
+
+@rule(_check_beta)
+def beta_smooth(call: Call, p: Tensor, *, beta: float = 10.0) -> Tensor:
+    """The derivative of a softplus in place of relu's: p sigmoid(beta x).
+
+    Args:
+        beta: Sharpness, in units of 1 / x; relu's own derivative at infinity.
+
+    References:
+        Dombrowski et al., 2019, arXiv:1906.07983, section 4.1.
+    """
+    return p * torch.sigmoid(beta * call.operands[0])
 
 
 GUIDED = Rulebook({"relu": guided}, name="guided", expects=("relu",))

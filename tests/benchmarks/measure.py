@@ -14,13 +14,24 @@ import torch
 from torch import Tensor, nn
 
 import funcattr
+from funcattr import rules
 
-from ..models.large import resnet50, vgg16
+from .. import zennit_peer
+from ..models.large import resnet50, vgg16, vit_b_16
 
 MODELS: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "vgg16": (vgg16, "features.29"),
     "resnet50": (resnet50, "layer4"),
+    "vit_b_16 of 4 blocks": (partial(vit_b_16, depth=4), ""),
 }
+BOX = {"low": -3.0, "high": 3.0}
+RULEBOOKS = {
+    "epsilon": rules.epsilon_everywhere(),
+    "epsilon_plus": rules.epsilon_plus(),
+    "excitation_backprop": rules.excitation_backprop(),
+    "epsilon_gamma_box": rules.epsilon_gamma_box(**BOX),
+}
+ZENNIT: dict[str, dict[str, float]] = {"epsilon_plus": {}, "epsilon_gamma_box": BOX}
 
 
 def functions(model_name: str) -> dict[str, Callable[[], Any]]:
@@ -30,16 +41,47 @@ def functions(model_name: str) -> dict[str, Callable[[], Any]]:
     functionalised at each call.
     """
     build, layer = MODELS[model_name]
-    model = build().eval()
-    x = torch.randn(2, 3, 224, 224, generator=torch.Generator().manual_seed(0))
-
-    def plain() -> Tensor:
-        leaf = x.clone().requires_grad_()
-        return torch.autograd.grad(model(leaf)[:, 3].sum(), leaf)[0]
-
+    model, x = build().eval(), _images()
     fm = funcattr.functionalize(model)
+    own = _of_convolutions(model, fm, x, layer) if layer else _of_attention(fm, x)
+    return {"plain": partial(_plain, model, x), **own}
+
+
+def beside_zennit(model_name: str) -> dict[str, Callable[[], Any]]:
+    """The unit, `lrp`, and zennit's composites, which are put on the model and taken off at each call."""
+    model, x = MODELS[model_name][0]().eval(), _images()
+    fm = funcattr.functionalize(model)
+    found = {"plain": partial(_plain, model, x)}
+    for name in ZENNIT:
+        found[name] = partial(funcattr.lrp, fm, x, 3, rules=RULEBOOKS[name])
+        found[f"zennit {name}"] = partial(_by_zennit, model, x, name)
+    return found
+
+
+def _images() -> Tensor:
+    return torch.randn(2, 3, 224, 224, generator=torch.Generator().manual_seed(0))
+
+
+def _plain(model: nn.Module, x: Tensor) -> Tensor:
+    leaf = x.clone().requires_grad_()
+    return torch.autograd.grad(model(leaf)[:, 3].sum(), leaf)[0]
+
+
+def _by_zennit(model: nn.Module, x: Tensor, name: str) -> Tensor:
+    composite = zennit_peer.part("composites").COMPOSITES[name]
+    return zennit_peer.relevance(model, x, 3, composite(canonizers=zennit_peer.canonizers(), **ZENNIT[name]))
+
+
+def _of_attention(fm: funcattr.FunctionalModel, x: Tensor) -> dict[str, Callable[[], Any]]:
+    methods = {"gradient": funcattr.gradient, "attnlrp": funcattr.attnlrp, "cp_lrp": funcattr.cp_lrp}
+    return {name: partial(method, fm, x, 3) for name, method in methods.items()}
+
+
+def _of_convolutions(
+    model: nn.Module, fm: funcattr.FunctionalModel, x: Tensor, layer: str
+) -> dict[str, Callable[[], Any]]:
+    lrp = {name: partial(funcattr.lrp, fm, x, 3, rules=book) for name, book in RULEBOOKS.items()}
     return {
-        "plain": plain,
         "gradient": partial(funcattr.gradient, fm, x, 3),
         "gradient of a module": partial(funcattr.gradient, model, x, 3),
         "input_x_gradient": partial(funcattr.input_x_gradient, fm, x, 3),
@@ -48,6 +90,7 @@ def functions(model_name: str) -> dict[str, Callable[[], Any]]:
         "deconvnet": partial(funcattr.deconvnet, fm, x, 3),
         "grad_cam": partial(funcattr.grad_cam, fm, x, 3, layer=layer),
         "linear_approx": partial(funcattr.linear_approx, fm, x, 3, layer=layer),
+        **lrp,
     }
 
 

@@ -8,15 +8,15 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from torch import Tensor
 
 import funcattr
 from funcattr.engine import adjoints
 from funcattr.engine.adjoints import ADJOINTS, ordinary_adjoint
+from funcattr.engine.calls import Call
 from funcattr.engine.operations import canonical, spelled
-from funcattr.engine.rulebook import Call
 
 from ..contract import assert_equal
 
@@ -67,9 +67,40 @@ def test_convolution(
     _check(fn, _double(2, 4, *[5] * rank))
 
 
+@given(
+    rank=st.integers(1, 3),
+    stride=st.integers(1, 2),
+    padding=st.integers(0, 2),
+    output_padding=st.integers(0, 1),
+    dilation=st.integers(1, 2),
+    groups=st.sampled_from([1, 2]),
+    bias=st.booleans(),
+)
+def test_transposed_convolution(
+    rank: int, stride: int, padding: int, output_padding: int, dilation: int, groups: int, bias: bool
+) -> None:
+    assume(output_padding < max(stride, dilation))
+    conv = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)[rank - 1]
+    weight, b = _double(4, 3, *[2] * rank), _double(3 * groups) if bias else None
+    _check(lambda x: conv(x, weight, b, stride, padding, output_padding, groups, dilation), _double(2, 4, *[4] * rank))
+
+
 @pytest.mark.parametrize(
     "fn",
     [
+        lambda x: torch.addmm(torch.ones(2, dtype=x.dtype), x[0, 0], torch.arange(12.0, dtype=x.dtype).reshape(6, 2)),
+        lambda x: torch.addmm(torch.ones(3, 6, dtype=x.dtype), torch.ones(3, 6, dtype=x.dtype), x[0, 0]),
+        lambda x: torch.addmm(torch.ones(6, dtype=x.dtype), x[0, 0], x[0, 1]),
+        lambda x: torch.addmm(x[0, 0], torch.ones(6, 2, dtype=x.dtype), torch.ones(2, 6, dtype=x.dtype)),
+        lambda x: torch.addmm(
+            torch.ones(2, dtype=x.dtype), x[0, 0], torch.ones(6, 2, dtype=x.dtype), beta=0.5, alpha=-2
+        ),
+        lambda x: x @ torch.arange(12.0, dtype=x.dtype).reshape(6, 2),
+        lambda x: torch.ones(2, 6, dtype=x.dtype) @ x,
+        lambda x: torch.einsum("nchw,wd->nchd", x, torch.arange(12.0, dtype=x.dtype).reshape(6, 2)),
+        lambda x: torch.tensordot(x, torch.arange(12.0, dtype=x.dtype).reshape(6, 2), dims=1),
+        lambda x: torch.inner(x, torch.arange(12.0, dtype=x.dtype).reshape(2, 6)),
+        lambda x: F.conv_transpose2d(x[0], torch.ones(3, 2, 3, 3, dtype=x.dtype)),
         lambda x: F.conv2d(x, torch.ones(2, 3, 3, 3, dtype=x.dtype), padding="same"),
         lambda x: F.conv2d(x[0], torch.ones(2, 3, 3, 3, dtype=x.dtype)),
         lambda x: F.conv2d(torch.ones(1, 3, 6, 6, dtype=x.dtype), x[:, :, :2, :2]),
@@ -158,7 +189,9 @@ def test_the_memory_check_can_fail() -> None:
 
 
 def test_every_closed_form_is_checked_here() -> None:
-    assert set(ADJOINTS) == {"conv1d", "conv2d", "conv3d", "linear", "batch_norm", "relu", "add", "cat"}
+    convolutions = {f"{name}{rank}d" for name in ("conv", "conv_transpose") for rank in (1, 2, 3)}
+    products = {"linear", "addmm", "matmul", "einsum", "tensordot", "inner"}
+    assert set(ADJOINTS) == {*convolutions, *products, "batch_norm", "relu", "add", "cat"}
     assert adjoints.__doc__ is not None
 
 

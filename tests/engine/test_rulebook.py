@@ -10,8 +10,10 @@ from torch import Tensor, nn
 
 import funcattr
 from funcattr import GRADIENT, STOP, Call, Entry, Rulebook, decompose, output_only
+from funcattr.engine.actions import UNLISTED, Action
+from funcattr.engine.calls import replace
 from funcattr.engine.operations import canonical
-from funcattr.engine.rulebook import Action, as_rulebook, replace
+from funcattr.engine.rulebook import Match, as_rulebook
 
 
 def halve(call: Call, cotangent: Tensor) -> tuple[Tensor, ...]:
@@ -23,7 +25,7 @@ def double(call: Call, cotangent: Tensor) -> tuple[Tensor, ...]:
 
 
 def rule_of(book: Rulebook, op: str, path: str = "") -> Any:
-    action = book.action(op, path)
+    action = book.action(Match(op, path))
     assert action is not None
     return action.function
 
@@ -64,9 +66,21 @@ def test_the_repr_shows_every_row_and_the_default() -> None:
     lines = [line.split() for line in repr(book).splitlines()]
     assert lines == [
         ["Rulebook", "'half'"],
-        ["relu", "*", "halve"],
-        ["gelu", "*", "stop"],
-        ["(unlisted)", "*", "raise"],
+        ["operation", "where", "rule"],
+        ["relu", "halve"],
+        ["gelu", "stop"],
+        ["(unlisted)", "raise"],
+    ]
+
+
+def test_the_repr_shows_where_a_row_holds() -> None:
+    rows = (Entry("linear", halve, "head.*", nn.Linear, "last"), Entry("*", GRADIENT), Entry("dense", halve))
+    lines = [line.split() for line in repr(Rulebook(rows)).splitlines()]
+    assert lines[2:] == [
+        ["linear", "last", "head.*", "Linear", "halve"],
+        ["*", "gradient"],
+        ["dense", "halve"],
+        ["(unlisted)", "gradient"],
     ]
 
 
@@ -89,9 +103,9 @@ def test_every_spelling_of_plus_names_it(spelling: Any) -> None:
 
 
 def test_unlisted_operations_get_the_gradient_or_nothing() -> None:
-    assert Rulebook({"relu": halve}).action("gelu", "") is GRADIENT
-    assert Rulebook({"relu": halve}, unlisted="raise").action("gelu", "") is None
-    assert Rulebook().action("relu", "") is GRADIENT
+    assert Rulebook({"relu": halve}).action(Match("gelu", "")) is GRADIENT
+    assert Rulebook({"relu": halve}, unlisted="raise").action(Match("gelu", "")) is UNLISTED
+    assert Rulebook().action(Match("relu", "")) is GRADIENT
 
 
 def test_the_first_matching_entry_wins() -> None:
@@ -99,8 +113,8 @@ def test_the_first_matching_entry_wins() -> None:
     assert rule_of(book, "relu", "layer1.0") is halve
     assert rule_of(book, "gelu", "layer1.0") is double
     assert rule_of(book, "relu", "layer2.0") is double
-    assert book.action("relu", "head") is STOP
-    assert book.action("gelu", "head") is GRADIENT
+    assert book.action(Match("relu", "head")) is STOP
+    assert book.action(Match("gelu", "head")) is GRADIENT
 
 
 @pytest.mark.parametrize(
@@ -119,7 +133,7 @@ def test_paths_match_as_globs(glob: str, matching: list[str], other: list[str]) 
     for path in matching:
         assert rule_of(book, "relu", path) is halve
     for path in other:
-        assert book.action("relu", path) is GRADIENT
+        assert book.action(Match("relu", path)) is GRADIENT
 
 
 def test_a_path_chooses_the_module_in_a_model() -> None:
@@ -163,7 +177,7 @@ def test_actions_are_used_as_they_are() -> None:
     [
         ({"relu": halve}, {"unlisted": "ignore"}, ValueError, r"unlisted=.*'gradient' or 'raise', got 'ignore'"),
         ({"relu": "halve"}, {}, TypeError, r"Rulebook\({'relu': ...}\): expected a rule or an action, got str"),
-        ({"relu_": None}, {}, TypeError, r"Rulebook\({'relu': ...}\): expected a rule or an action, got NoneType"),
+        ({"relu_": None}, {}, TypeError, r"Rulebook\({'relu_': ...}\): expected a rule or an action, got NoneType"),
         ({nn.ReLU: halve}, {}, TypeError, "expected an operation's name or a torch function"),
         ({3: halve}, {}, TypeError, r"Rulebook\({3: ...}\): expected an operation's name or a torch function"),
         (

@@ -70,7 +70,15 @@ def test_a_wrong_cotangent_is_named_with_and_without_rules() -> None:
 
 
 def test_a_rule_that_returns_the_wrong_thing_is_named() -> None:
-    for rule in (lambda call, p: (p, p), lambda call, p: p[0], lambda call, p: (None,)):
+    for rule in (lambda call, p: (p, p), lambda call, p: p[0], lambda call, p: (None, p), lambda call, p: ()):
         _, pull = funcattr.vjp(torch.relu, torch.ones(2, 3), rules={"relu": rule})
         with pytest.raises(ValueError, match=r"the rule for 'relu' in '' returned cotangents of shapes"):
             pull(torch.ones(2, 3))
+
+
+def test_nothing_flows_where_a_rule_returns_none() -> None:
+    x, y = _double(2, 3), _double(2, 3)
+    _, pull = funcattr.vjp(torch.mul, x, y, rules={"mul": lambda call, p: (None, p)})
+    assert [g.tolist() for g in pull(torch.ones_like(x))] == [[[0.0] * 3] * 2, [[1.0] * 3] * 2]
+    _, pull = funcattr.vjp(lambda x: torch.relu(x) + x, x, rules={"relu": lambda call, p: (None,)})
+    assert_equal(pull(torch.ones_like(x))[0], torch.ones_like(x))

@@ -10,6 +10,7 @@ from . import huggingface as hf
 from .branching import GoogLeNet, Inception, ShuffleNet, SqueezeNet
 from .classic import CNN, VGG, BasicBlock, Bottleneck, DenseNet, ResNet
 from .mobile import ConvNeXt, EfficientNet, MobileNetV2, MobileNetV3
+from .recurrent import GRUClassifier, LSTMClassifier
 from .seeding import settle, uniform
 from .transformers import SwinTransformer, VisionTransformer
 
@@ -28,6 +29,7 @@ class Case(NamedTuple):
     key: str | None = None  # the keyword of that input; None if it is positional
     extra: Callable[[], dict[str, Tensor]] = dict  # further keyword inputs
     in_float32: bool = False  # the model casts to float32 inside, whatever its own dtype
+    compiles: bool = True  # False if values decide which functions run, so that there is no one graph
     seed: int = 0
 
     def build(self, dtype: torch.dtype = torch.float64) -> nn.Module:
@@ -90,6 +92,24 @@ def _hf(attention: str) -> tuple[Case, ...]:
             has_relu=False,
             in_float32=attention == "eager",  # its softmax
         ),
+        *_decoders(attention),
+    )
+
+
+def _decoders(attention: str) -> tuple[Case, ...]:
+    """Return the decoders after Llama, with labels read off the last token."""
+
+    def decoder(make: Callable[[str], nn.Module], layer: str = "model.layers.1.post_attention_layernorm") -> Case:
+        name, shape = f"{make.__name__}_{attention}", (2, hf.LENGTH, hf.WIDTH)
+        return Case(name, lambda: make(attention), shape, layer, has_relu=False, key="inputs_embeds", in_float32=True)
+
+    return (
+        decoder(hf.gpt2, "transformer.h.1.ln_2")._replace(in_float32=False),
+        decoder(hf.qwen2),
+        decoder(hf.qwen3),
+        decoder(hf.gemma3, "model.layers.0.pre_feedforward_layernorm"),
+        decoder(hf.mixtral)._replace(compiles=False),  # it loops over the experts that some token chose
+        decoder(hf.qwen2_moe),
     )
 
 
@@ -112,6 +132,19 @@ CASES: tuple[Case, ...] = (
     _image("swin", SwinTransformer, "features.3", size=24, has_relu=False),
     *_hf("eager"),
     *_hf("sdpa"),
+    # transformers offers Gemma 2 no sdpa: it cannot cap the scores
+    Case(
+        "gemma2_next_eager",
+        lambda: hf.gemma2_next("eager"),
+        (2, hf.LENGTH, hf.WIDTH),
+        layer="lm.model.layers.0.pre_feedforward_layernorm",
+        has_relu=False,
+        outputs=20,
+        key="inputs_embeds",
+        in_float32=True,
+    ),
+    Case("lstm", LSTMClassifier, (2, 6, 8), "project", has_relu=False),
+    Case("gru", GRUClassifier, (2, 6, 8), "tokens", has_relu=True),
 )
 
 

@@ -23,10 +23,10 @@ def resnet50(dtype: torch.dtype = torch.float32) -> nn.Module:
     return settle(lambda: ResNet(Bottleneck, (3, 4, 6, 3), width=64, classes=1000), dtype=dtype)
 
 
-def vit_b_16(dtype: torch.dtype = torch.float32) -> nn.Module:
-    """ViT-B/16; 86.6 million parameters."""
+def vit_b_16(dtype: torch.dtype = torch.float32, depth: int = 12) -> nn.Module:
+    """ViT-B/16; 86.6 million parameters at its depth of 12."""
 
     def build() -> nn.Module:
-        return VisionTransformer(size=224, patch=16, depth=12, dim=768, heads=12, mlp_dim=3072, classes=1000)
+        return VisionTransformer(size=224, patch=16, depth=depth, dim=768, heads=12, mlp_dim=3072, classes=1000)
 
     return settle(build, dtype=dtype)

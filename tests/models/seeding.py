@@ -21,12 +21,13 @@ def settle(build: Callable[[], nn.Module], *, seed: int = 0, dtype: torch.dtype 
 
 
 def _fill(name: str, value: Tensor, generator: torch.Generator) -> None:
-    if name == "running_mean" or (name.endswith("bias") and value.dim() == 1):
+    if name == "running_mean" or ("bias" in name and value.dim() == 1):  # bias_ih_l0 of a recurrent layer is one
         value.normal_(0.0, 0.2, generator=generator)
     elif name == "running_var" or (name.endswith("weight") and value.dim() == 1):
         value.uniform_(0.5, 1.5, generator=generator)
     elif isinstance(value, nn.Parameter):
-        fan_in = value[0].numel()
+        experts = name.endswith("_proj")  # [experts, out, in], one parameter for all
+        fan_in = value.shape[-1] if experts else value[0].numel()
         value.normal_(0.0, (2.0 / fan_in) ** 0.5, generator=generator)
 
 

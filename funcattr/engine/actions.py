@@ -1,0 +1,110 @@
+"""What a rulebook does with a call: a rule, or an action that needs none."""
+
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple, TypeVar
+
+import torch
+from torch import Tensor
+
+from .calls import Call
+
+Rule = Callable[[Call, Any], Any]
+R = TypeVar("R", bound=Callable[..., Any])
+
+
+def output_only(rule: R) -> R:
+    """Declare that `rule` reads the output of its call and not its operands, which are then freed early.
+
+    Args:
+        rule: A rule; `call.operands` and `call.args` raise AttributeError in it.
+
+    Returns:
+        The same rule.
+    """
+    vars(rule)["needs_operands"] = False
+    return rule
+
+
+def needs_operands(rule: Rule) -> bool:
+    """Whether a rule (or what a `functools.partial` of it binds) reads the operands of its call."""
+    return getattr(rule, "needs_operands", getattr(getattr(rule, "func", None), "needs_operands", True))
+
+
+def apply_rule(
+    rule: Rule, call: Call, shapes: tuple[torch.Size, ...], caller: str, cotangent: Any
+) -> tuple[Tensor, ...]:
+    """The cotangents that a rule gives, one for each operand (None where nothing flows), checked for their shapes."""
+    result = rule(call, cotangent)
+    if result is None:
+        raise ValueError(
+            f"{caller}(rules=...): the rule for {call.op!r} in {call.path!r} returned None, expected one cotangent for "
+            "each operand (None among them where nothing flows)."
+        )
+    result = (result,) if isinstance(result, Tensor) else tuple(result)
+    given = [shape if r is None else getattr(r, "shape", None) for r, shape in zip(result, shapes, strict=False)]
+    if len(result) != len(shapes) or tuple(given) != shapes:
+        got = [tuple(getattr(r, "shape", ())) for r in result]
+        raise ValueError(
+            f"{caller}(rules=...): the rule for {call.op!r} in {call.path!r} returned cotangents of shapes {got}, "
+            f"expected one for each operand: {[tuple(s) for s in shapes]} (None where nothing flows)."
+        )
+    return result
+
+
+class Action(NamedTuple):
+    """What a rulebook does with a call: a `rule`, or one of the kinds that need none."""
+
+    kind: Literal["rule", "gradient", "stop", "decompose", "fold", "unlisted"]
+    function: Callable[..., Any] | None = None
+
+    def __repr__(self) -> str:
+        if self.function is None:
+            return self.kind if self.kind != "unlisted" else "NO RULE"
+        name = getattr(self.function, "__name__", None) or repr(self.function)
+        return name if self.kind == "rule" else f"{self.kind}({name})"
+
+
+GRADIENT = Action("gradient")
+"""The ordinary adjoint, said on purpose (where the rulebook would otherwise raise)."""
+STOP = Action("stop")
+"""The output becomes a constant: nothing flows back through the call."""
+UNLISTED = Action("unlisted")
+"""The rulebook does not know the operation, and wants to raise."""
+
+
+def decompose(function: Callable[..., Any]) -> Action:
+    """An action: run `function`, written in simpler torch functions that are recorded in turn, in place of the call.
+
+    Args:
+        function: Takes the call's arguments as the model gave them and returns what the call would.
+
+    Returns:
+        The action, for a `Rulebook`. The pass raises ValueError if `function` calls the operation itself.
+
+    Example:
+        >>> import torch, funcattr
+        >>> rules = {"square": funcattr.decompose(lambda x: x * x), "mul": lambda call, p: (p, p)}
+        >>> funcattr.vjp(torch.square, torch.ones(1), rules=rules)[1](torch.ones(1))
+        (tensor([2.]),)
+    """
+    return Action("decompose", function)
+
+
+def fold(alone: Rule) -> Action:
+    """An action for batch norm: it joins the linear operation before or after it, which then gets its rule for both.
+
+    Args:
+        alone: The rule of a batch norm that has no such neighbour.
+
+    Returns:
+        The action, for a `Rulebook`.
+
+    Example:
+        >>> import funcattr
+        >>> print(funcattr.Rulebook({"batch_norm": funcattr.fold(funcattr.rules.affine)}))
+        Rulebook 'rules'
+        operation  where rule
+        batch_norm       fold(affine)
+        (unlisted)       gradient
+    """
+    return Action("fold", alone)

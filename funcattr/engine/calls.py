@@ -1,0 +1,160 @@
+"""What a rule sees of a call."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import torch
+import torch.utils._pytree as pytree
+from torch import Tensor
+
+from .operations import Operation, bound, spelled
+
+Positions = tuple[tuple[Any, ...], ...]
+_DROPPED = object()
+"""Stands for an operand that its call let go of; unlike None, no argument is it."""
+
+
+class Origin(NamedTuple):
+    """What data flow alone says of a tracked tensor, whatever its values.
+
+    Attributes:
+        op: The operation that computed it; views, casts and selections are looked through. '' for a root.
+        nonnegative: Whether no value of it can be below zero.
+        after_linear: Whether a linear map lies between the input and it.
+    """
+
+    op: str = ""
+    nonnegative: bool = False
+    after_linear: bool = False
+
+
+class Call:
+    """One recorded call of a torch function, as a rule sees it.
+
+    Attributes:
+        op: Canonical operation, such as `"conv2d"`.
+        path: Qualified name of the module that made the call, '' outside of any.
+        operands: The tracked tensors among the arguments, in order; a rule returns one cotangent for each.
+        origins: For each operand, what data flow says of it.
+        output: What the call returned (a tensor, or a structure of them).
+        args, kwargs: The arguments as the model gave them, in-place flags removed.
+    """
+
+    __slots__ = ("_args", "_func", "_kept", "_kwargs", "_operation", "_positions", "origins", "output", "path")
+
+    def __init__(
+        self,
+        func: Callable[..., Any],
+        operation: Operation,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        positions: Positions,
+        path: str,
+        origins: tuple[Origin, ...] = (),
+    ) -> None:
+        self._func, self._operation, self._positions = func, operation, positions
+        self._args, self._kwargs, self._kept = args, kwargs, True
+        self.path, self.origins = path, origins
+        self.output: Any = None
+
+    @property
+    def op(self) -> str:
+        return self._operation.name
+
+    @property
+    def spelling(self) -> str:
+        """The name of the torch function that was called, such as `"relu6"` for an operation `"relu"`."""
+        return spelled(self._func)
+
+    @property
+    def args(self) -> tuple[Any, ...]:
+        self._need_inputs()
+        return self._args
+
+    @property
+    def kwargs(self) -> dict[str, Any]:
+        self._need_inputs()
+        return self._kwargs
+
+    @property
+    def operands(self) -> tuple[Tensor, ...]:
+        self._need_inputs()
+        return tuple(_lookup(self._args, self._kwargs, p) for p in self._positions)
+
+    def argument(self, name: str, default: Any = None) -> Any:
+        """The argument called `name` in the operations table, positional or keyword."""
+        value = bound(self._operation, self._args, self._kwargs, name, default)
+        if value is _DROPPED:
+            self._need_inputs()
+        return value
+
+    def __call__(self, *operands: Tensor) -> Any:
+        """The call again, as a pure function of its tracked operands."""
+        args, kwargs = replace(self.args, self.kwargs, self._positions, operands)
+        return self._func(*args, **kwargs)
+
+    def vjp(self, cotangent: Any) -> tuple[Tensor, ...]:
+        """The ordinary adjoint at the operands, for rules that only change what goes in or comes out of it."""
+        return torch.func.vjp(self, *self.operands)[1](cotangent)
+
+    def tensors(self) -> list[Tensor]:
+        """Every tensor among the arguments, tracked or not."""
+        return [value for value in pytree.tree_leaves((self.args, self.kwargs)) if isinstance(value, Tensor)]
+
+    def with_factors(self, x: Tensor, new_x: Tensor, weight: Tensor, new_weight: Tensor) -> Any:
+        """The call again with two of its tensors replaced."""
+        new = {id(x): new_x, id(weight): new_weight}
+        args, kwargs = pytree.tree_map(lambda value: new.get(id(value), value), (self.args, self.kwargs))
+        return self._func(*args, **kwargs)
+
+    def rewritten(
+        self,
+        output: Any,
+        wrap: Callable[[Any], Callable[..., Any]] | None = None,
+        origins: tuple[Origin, ...] | None = None,
+        **changes: Any,
+    ) -> "Call":
+        """The operation with some arguments changed, its operand `input` still the tracked one, and its new output."""
+        given = {name: self.argument(name, _DROPPED) for name in self._operation.parameters} | changes
+        kwargs = {name: value for name, value in given.items() if value is not _DROPPED}
+        func = self._func if wrap is None else wrap(self._func)
+        call = Call(func, self._operation, (), kwargs, (("input",),), self.path, origins or self.origins)
+        call.output = output
+        return call
+
+    def drop_inputs(self) -> None:
+        """Let go of the tracked operands, for a rule that needs the output only."""
+        placeholders = (_DROPPED,) * len(self._positions)
+        self._args, self._kwargs = replace(self._args, self._kwargs, self._positions, placeholders)
+        self._kept = False
+
+    def _need_inputs(self) -> None:
+        if not self._kept:
+            raise AttributeError(f"the rule for {self.op!r} declares @output_only, so its call keeps no operands")
+
+
+def _lookup(args: tuple[Any, ...], kwargs: Mapping[str, Any], position: tuple[Any, ...]) -> Any:
+    value: Any = kwargs[position[0]] if isinstance(position[0], str) else args[position[0]]
+    for key in position[1:]:
+        value = value[key]
+    return value
+
+
+def replace(
+    args: tuple[Any, ...], kwargs: Mapping[str, Any], positions: Positions, values: tuple[Any, ...]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The arguments with `values` at `positions`; containers on the way are copied."""
+    new_args, new_kwargs = list(args), dict(kwargs)
+    for position, value in zip(positions, values, strict=True):
+        top: Any = new_kwargs if isinstance(position[0], str) else new_args
+        _put(top, position, value)
+    return tuple(new_args), new_kwargs
+
+
+def _put(container: Any, position: Any, value: Any) -> None:
+    if len(position) > 1:
+        inner = container[position[0]]
+        mutable = dict(inner) if isinstance(inner, dict) else list(inner)
+        _put(mutable, position[1:], value)
+        value = tuple(mutable) if isinstance(inner, tuple) else mutable
+    container[position[0]] = value

@@ -1,0 +1,112 @@
+"""Batch norm folded into the linear operation beside it: one affine map in place of two, as a rewrite of the tape.
+
+Eval-mode batch norm is y = s x + t per channel, s = w / sqrt(var + eps), t = b - s mean. After a linear operation it
+scales that one's output channels; before one, its input channels, and t passes through the map as a field of biases.
+"""
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .actions import Action
+from .calls import Call
+from .linear_map import CONVOLUTIONS, LinearMap
+from .steps import Step
+
+
+def scale_and_shift(call: Call) -> tuple[Tensor, Tensor] | None:
+    """(s, t) of a batch norm, each [channels]; None where it normalises by the batch."""
+    mean, variance = call.argument("running_mean"), call.argument("running_var")
+    if mean is None or variance is None or call.argument("training", False):
+        return None
+    dtype = call.argument("input").dtype
+    scale, weight = torch.rsqrt(variance + call.argument("eps", 1e-5)), call.argument("weight")
+    scale = scale if weight is None else scale * weight
+    bias = call.argument("bias")
+    shift = -mean * scale if bias is None else bias - mean * scale
+    return scale.to(dtype), shift.to(dtype)
+
+
+def fold_after(before: Step, norm: Step, caller: str) -> Step | None:
+    """The linear step with the batch norm after it folded in; None if it cannot."""
+    linear, found = _foldable(before), _norm(norm)
+    if linear is None or found is None:
+        return None
+    layer, (scale, shift) = LinearMap(linear), found
+    weight = layer.weight * _along_outputs(scale, layer, linear)
+    bias = shift if layer.bias is None else layer.bias * scale + shift
+    assert norm.call is not None
+    call = linear.rewritten(norm.call.output, weight=weight, bias=bias)
+    return before.ruled(before.action, call, caller)
+
+
+def fold_before(norm: Step, after: Step, caller: str) -> Step | None:
+    """The linear step with the batch norm before it folded in; None if it cannot."""
+    linear, found = _foldable(after), _norm(norm)
+    if linear is None or found is None:
+        return None
+    layer, (scale, shift) = LinearMap(linear), found
+    assert norm.call is not None
+    x = norm.call.argument("input")
+    weight = layer.weight * _along_inputs(scale, layer, linear)
+    # Where a convolution pads with zeros, less of t arrives: the bias is no longer the same everywhere.
+    field = shift.reshape(-1, *[1] * (x.ndim - 2)).expand(x.shape[1:])[None]
+    bias = layer(field, layer.weight, layer.bias)
+    changes = {"input": x, "weight": weight, "bias": bias}
+    call = linear.rewritten(linear.output, _with_field, norm.call.origins, **changes)
+    return after.ruled(after.action, call, caller)
+
+
+def _foldable(step: Step) -> Call | None:
+    call = step.call
+    if call is None or step.action is None or step.action.kind != "rule" or len(call.operands) != 1:
+        return None
+    x = call.operands[0]
+    rank = 2 if call.op == "linear" else CONVOLUTIONS[call.op][1] + 2 if call.op in CONVOLUTIONS else None
+    return (
+        call if x is call.argument("input") and x.ndim == rank and isinstance(call.argument("weight"), Tensor) else None
+    )
+
+
+def _norm(step: Step) -> tuple[Tensor, Tensor] | None:
+    assert step.call is not None
+    return scale_and_shift(step.call)
+
+
+def passed_by(norm: Step, into: Step) -> Step:
+    """What is left of a batch norm that was folded: it passes on what arrives."""
+    note = f"folded into {into.path or into.op!r}"
+    return norm._replace(pull=lambda g: (g,), action=Action("fold"), call=None, note=note)
+
+
+def _along_outputs(scale: Tensor, layer: LinearMap, call: Call) -> Tensor:
+    """S [outputs], shaped to multiply the weight."""
+    rank = layer.weight.ndim
+    if not call.op.startswith("conv_transpose"):
+        return scale.reshape(-1, *[1] * (rank - 1))
+    groups = call.argument("groups", 1)  # [inputs, outputs / groups, ...], the inputs group by group
+    rows = scale.reshape(groups, 1, -1).expand(groups, layer.weight.shape[0] // groups, -1)
+    return rows.reshape(*layer.weight.shape[:2], *[1] * (rank - 2))
+
+
+def _along_inputs(scale: Tensor, layer: LinearMap, call: Call) -> Tensor:
+    """S [inputs], shaped to multiply the weight."""
+    rank = layer.weight.ndim
+    if call.op.startswith("conv_transpose"):
+        return scale.reshape(-1, *[1] * (rank - 1))
+    groups = call.argument("groups", 1)  # [outputs, inputs / groups, ...], the outputs group by group
+    rows = scale.reshape(groups, 1, -1).expand(groups, layer.weight.shape[0] // groups, -1)
+    return rows.reshape(*layer.weight.shape[:2], *[1] * (rank - 2))
+
+
+def _with_field(func: Callable[..., Any]) -> Callable[..., Any]:
+    """The function of a linear operation, for a bias that is a field."""
+
+    @wraps(func)
+    def with_field(input: Tensor, weight: Tensor, bias: Tensor, **options: Any) -> Tensor:
+        return func(input, weight, None, **options) + bias
+
+    return with_field

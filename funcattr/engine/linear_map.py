@@ -1,0 +1,169 @@
+"""A linear operation as a function of its input and its weight, with the adjoint in closed form."""
+
+import copy
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .calls import Call
+
+Convolution = tuple[Callable[..., Tensor], int, bool]
+CONVOLUTIONS: dict[str, Convolution] = {
+    **{f"conv{n}d": (getattr(F, f"conv{n}d"), n, False) for n in (1, 2, 3)},
+    **{f"conv_transpose{n}d": (getattr(F, f"conv_transpose{n}d"), n, True) for n in (1, 2, 3)},
+}
+_BLOCK, _MOST_BLOCKS = 2**19, 64
+"""Values of a weight in a block, and the most blocks."""
+_GEOMETRY = {"stride": 1, "padding": 0, "dilation": 1, "output_padding": 0, "groups": 1}
+
+
+class LinearMap:
+    """z = f(x, W) + b, the map that a call computes: f is linear in x and in W.
+
+    Attributes:
+        x: The tracked operand.
+        weight: The other factor, a constant.
+        bias: What is added, or None. A convolution's is [channels], or a field that broadcasts against z.
+        multiply: `(x, weight) -> f(x, weight)`.
+        z: The call's output.
+        is_nonnegative: Whether data flow tells that x has no negative values.
+    """
+
+    def __init__(self, call: Call) -> None:
+        (self.x,) = call.operands
+        self.op, self.z = call.op, call.output
+        self.is_nonnegative = bool(call.origins) and call.origins[0].nonnegative
+        self.bias: Tensor | None = call.argument("bias")
+        self.weight: Tensor
+        self.multiply: Callable[[Tensor, Tensor], Tensor]
+        self._closed: Callable[..., Tensor] | None = None
+        if self.op in CONVOLUTIONS:
+            self._read_convolution(call)
+        elif self.op == "linear":
+            self._read_linear(call)
+        elif self.op == "addmm":
+            self._read_addmm(call)
+        else:
+            self.weight = _other_factor(call, self.x)
+            self.multiply = lambda x, weight: call.with_factors(self.x, x, self.weight, weight)
+
+    def __call__(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        """f(x, weight) + bias."""
+        if bias is None or bias.ndim != 1 or self.op not in CONVOLUTIONS:
+            z = self.multiply(x, weight)
+            return z if bias is None else z + bias
+        return self._convolve(x, weight, bias)
+
+    def adjoint(self, weight: Tensor, cotangent: Tensor) -> Tensor:
+        """J^T cotangent, where J is the map's derivative by x with `weight` in place of W."""
+        if self._closed is not None and not torch.is_autocast_enabled(self.x.device.type):
+            return self._closed(weight, cotangent, self.x)
+        # The map is linear, so its derivative is the same everywhere, at the input too.
+        return torch.func.vjp(lambda x: self.multiply(x, weight), self.x)[1](cotangent)[0]
+
+    def blocks(self) -> "list[LinearMap]":
+        """The map cut into maps of some outputs each, whose weights are small enough to stay in a cache while used."""
+        rows = self.weight.shape[0]
+        count = min(_MOST_BLOCKS, self.weight.numel() // _BLOCK, rows)
+        if self._closed is not _linear_adjoint or count < 2:
+            return [self]
+        size = -(-rows // count)
+        biases = [None] * count if self.bias is None else self.bias.split(size)
+        pieces = zip(self.weight.split(size), self.z.split(size, -1), biases, strict=False)
+        return [self._piece(*piece) for piece in pieces]
+
+    def _piece(self, weight: Tensor, z: Tensor, bias: Tensor | None) -> "LinearMap":
+        piece = copy.copy(self)
+        piece.weight, piece.z, piece.bias = weight, z, bias
+        return piece
+
+    def closed_form(self) -> Callable[..., Tensor] | None:
+        """`adjoint` where it needs no values of x, else None; holds no reference to x."""
+        return self._closed
+
+    @property
+    def is_batched_convolution(self) -> bool:
+        """Whether x is [N, C, *spatial]; a convolution takes [C, *spatial] too."""
+        return self.op in CONVOLUTIONS and self.x.ndim == CONVOLUTIONS[self.op][1] + 2
+
+    @property
+    def channel_dim(self) -> int:
+        """Dimension of x that the weight's input channels (or features) are."""
+        return self.x.ndim - CONVOLUTIONS[self.op][1] - 1 if self.op in CONVOLUTIONS else self.x.ndim - 1
+
+    def field(self, bias: Tensor) -> Tensor:
+        """A bias, shaped to broadcast against z."""
+        if bias.ndim == 1 and self.op in CONVOLUTIONS:
+            return bias.reshape(-1, *[1] * CONVOLUTIONS[self.op][1])
+        return bias
+
+    def _read_convolution(self, call: Call) -> None:
+        function, rank, transposed = CONVOLUTIONS[self.op]
+        self.weight = call.argument("weight")
+        options = {name: call.argument(name, default) for name, default in _GEOMETRY.items()}
+        if not transposed:
+            del options["output_padding"]
+        self._convolve = partial(function, **options)
+        self.multiply = self._convolve
+        if isinstance(options["padding"], str) or self.x.ndim != rank + 2 or self.x.is_complex():
+            return
+        geometry = {k: _each(v, rank) for k, v in options.items() if k != "groups"}
+        if all(len(v) == rank for v in geometry.values()):
+            geometry = {"output_padding": [0] * rank, **geometry, "transposed": transposed, "groups": options["groups"]}
+            self._closed = partial(_convolution_adjoint, self.x.shape, geometry)
+
+    def _read_linear(self, call: Call) -> None:
+        x, weight = call.argument("input"), call.argument("weight")
+        if self.x is x:
+            self.weight, self.multiply = weight, F.linear
+            self._closed = _linear_adjoint if weight.ndim == 2 else None
+        else:
+            self.weight, self.multiply = x, lambda weight, x: F.linear(x, weight)
+
+    def _read_addmm(self, call: Call) -> None:
+        # beta * input + alpha * mat1 @ mat2
+        alpha, beta = call.kwargs.get("alpha", 1), call.kwargs.get("beta", 1)
+        bias, mat1, mat2 = (call.argument(name) for name in ("input", "mat1", "mat2"))
+        on_the_left = self.x is mat1
+        weight = mat2 if on_the_left else mat1
+        self.bias = bias if beta == 1 else beta * bias
+        self.weight = weight if alpha == 1 else alpha * weight
+        self.multiply = torch.matmul if on_the_left else (lambda x, weight: weight @ x)
+        self._closed = _addmm_adjoint if on_the_left else None
+
+
+def _linear_adjoint(weight: Tensor, cotangent: Tensor, x: Tensor | None = None) -> Tensor:
+    # In two dimensions: for strided tokens [L, N, F], torch would multiply L small matrices.
+    return (cotangent.reshape(-1, cotangent.shape[-1]) @ weight).reshape(*cotangent.shape[:-1], weight.shape[1])
+
+
+def _addmm_adjoint(weight: Tensor, cotangent: Tensor, x: Tensor | None = None) -> Tensor:
+    return cotangent @ weight.mT
+
+
+def _convolution_adjoint(
+    shape: torch.Size, geometry: dict[str, Any], weight: Tensor, cotangent: Tensor, x: Tensor | None = None
+) -> Tensor:
+    # The values of the input do not enter its own gradient, only its shape does; without x, torch makes room for one.
+    like = cotangent.new_empty(1).expand(shape) if x is None else x
+    options = {**geometry, "bias_sizes": None, "output_mask": [True, False, False]}
+    return torch.ops.aten.convolution_backward(cotangent, like, weight, **options)[0]
+
+
+def _each(value: Any, rank: int) -> list[int]:
+    values = [value] if isinstance(value, int) else list(value)
+    return values * rank if len(values) == 1 else values
+
+
+def _other_factor(call: Call, x: Tensor) -> Tensor:
+    others = [t for t in call.tensors() if t is not x and t is not call.argument("bias")]
+    if len(others) != 1:
+        raise ValueError(
+            f"a rule for linear maps at {call.op!r} in {call.path!r}: expected two factors, got {len(others) + 1}. "
+            "Give the call a rule of its own, such as rules.norm."
+        )
+    return others[0]

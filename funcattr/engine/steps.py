@@ -1,0 +1,71 @@
+"""The tape: one step for each recorded call."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from .actions import UNLISTED, Action, apply_rule, needs_operands
+from .calls import Call
+
+Pull = Callable[[Any], tuple[Any, ...]]
+
+
+class OutputSlot(NamedTuple):
+    """A differentiable result of a call; what a cotangent of it looks like when none arrives."""
+
+    slot: int
+    shape: torch.Size
+    dtype: torch.dtype
+    device: torch.device
+
+    def zeros(self) -> Tensor:
+        return torch.zeros(self.shape, dtype=self.dtype, device=self.device)
+
+
+class Values(NamedTuple):
+    """What went in and came out of a call, kept only where somebody asked for it."""
+
+    operands: tuple[Tensor, ...] = ()
+    outputs: tuple[Tensor, ...] = ()
+
+
+class Step(NamedTuple):
+    """A recorded call: how to pull a cotangent back through it, and between which slots.
+
+    Attributes:
+        pull: Cotangent of the outputs -> one for each input, None where nothing flows.
+        inputs: Slots of the tracked operands.
+        outputs: Slots of the results; none for a call that is stopped or decomposed.
+        op, path, action: What was called, where, and what the rulebook does with it.
+        call: The call, where a rule needs it.
+        if_last: The action instead, if no linear map follows on the way to the output.
+        mark: Name of the site that this step stands for, '' for a call.
+        note: What `resolve` made of the step.
+        values: The tensors at its inputs and outputs, if they are kept.
+    """
+
+    pull: Pull
+    inputs: tuple[int, ...]
+    outputs: tuple[OutputSlot, ...]
+    op: str = "site"
+    path: str = ""
+    action: Action = UNLISTED
+    call: Call | None = None
+    if_last: Action | None = None
+    mark: str = ""
+    note: str = ""
+    values: Values = Values()
+
+    def ruled(self, action: Action, call: Call, caller: str) -> "Step":
+        """The step of `call` by `action`, a rule or the ordinary adjoint."""
+        if action.function is None:
+            return self._replace(pull=call.vjp, action=action, call=call, if_last=None)
+        # No reference to the recorder in the pullback, or the two would keep each other until a garbage collection.
+        shapes = tuple(t.shape for t in call.operands)
+        if not needs_operands(action.function):
+            call.drop_inputs()
+        pull = partial(apply_rule, action.function, call, shapes, caller)
+        return self._replace(pull=pull, action=action, call=call, if_last=None)

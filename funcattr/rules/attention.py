@@ -1,0 +1,131 @@
+"""Attention in simpler operations, so that each gets its rule: `decompose` these in a rulebook."""
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def scaled_dot_product_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Tensor:
+    """softmax(q k^T / sqrt(d) + mask) v. [..., L, d], [..., S, d], [..., S, e] -> [..., L, e]"""
+    if enable_gqa:
+        key = key.repeat_interleave(query.shape[-3] // key.shape[-3], -3)
+        value = value.repeat_interleave(query.shape[-3] // value.shape[-3], -3)
+    scores = (query @ key.mT) * (1 / math.sqrt(query.shape[-1]) if scale is None else scale)
+    if is_causal:
+        future = torch.ones(scores.shape[-2:], dtype=torch.bool, device=query.device).triu(1)
+        scores = scores.masked_fill(future, -math.inf)
+    if attn_mask is not None:
+        masked = attn_mask.dtype == torch.bool
+        scores = scores.masked_fill(attn_mask.logical_not(), -math.inf) if masked else scores + attn_mask
+    weights = scores.softmax(-1)
+    if attn_mask is not None and attn_mask.dtype == torch.bool:
+        # A row with nothing to attend to gets zeros, as in torch's own.
+        weights = weights.masked_fill(attn_mask.any(-1, keepdim=True).logical_not(), 0.0)
+    return F.dropout(weights, dropout_p) @ value
+
+
+def multi_head_attention_forward(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    embed_dim_to_check: int,
+    num_heads: int,
+    in_proj_weight: Tensor | None,
+    in_proj_bias: Tensor | None,
+    bias_k: Tensor | None,
+    bias_v: Tensor | None,
+    add_zero_attn: bool,
+    dropout_p: float,
+    out_proj_weight: Tensor,
+    out_proj_bias: Tensor | None,
+    training: bool = True,
+    key_padding_mask: Tensor | None = None,
+    need_weights: bool = True,
+    attn_mask: Tensor | None = None,
+    use_separate_proj_weight: bool = False,
+    q_proj_weight: Tensor | None = None,
+    k_proj_weight: Tensor | None = None,
+    v_proj_weight: Tensor | None = None,
+    static_k: Tensor | None = None,
+    static_v: Tensor | None = None,
+    average_attn_weights: bool = True,
+    is_causal: bool = False,
+) -> tuple[Tensor, Tensor | None]:
+    """`nn.MultiheadAttention` in plain operations. [L, N, E] -> [L, N, E], and the weights [N, L, S] if needed."""
+    if static_k is not None or static_v is not None:
+        raise NotImplementedError("multi_head_attention_forward(static_k=..., static_v=...): no rule. Pass key, value.")
+    unbatched = query.ndim == 2
+    if unbatched:
+        query, key, value = query.unsqueeze(1), key.unsqueeze(1), value.unsqueeze(1)
+        key_padding_mask = None if key_padding_mask is None else key_padding_mask.unsqueeze(0)
+    separate: tuple[Any, ...] = (q_proj_weight, k_proj_weight, v_proj_weight)
+    weights = separate if use_separate_proj_weight else _chunks(in_proj_weight)
+    biases = _chunks(in_proj_bias)
+    q, k, v = (_project(t, w, b) for t, w, b in zip((query, key, value), weights, biases, strict=True))
+    if bias_k is not None and bias_v is not None:
+        k, v = (torch.cat([t, b.expand(1, t.shape[1], -1)]) for t, b in ((k, bias_k), (v, bias_v)))
+    length, batch = q.shape[0], q.shape[1]
+    q, k, v = (t.reshape(t.shape[0], batch, num_heads, -1).permute(1, 2, 0, 3) for t in (q, k, v))  # [N, H, L, D]
+    if add_zero_attn:
+        k, v = (F.pad(t, (0, 0, 0, 1)) for t in (k, v))
+    mask = _mask(q, k, key_padding_mask, attn_mask)
+    scores = (q @ k.mT) * (1 / math.sqrt(q.shape[-1]))
+    attention = (scores if mask is None else scores + mask).softmax(-1)
+    mixed = F.dropout(attention, dropout_p, training) @ v
+    out = F.linear(mixed.permute(2, 0, 1, 3).reshape(length, batch, -1), out_proj_weight, out_proj_bias)
+    shown = (attention.mean(1) if average_attn_weights else attention) if need_weights else None
+    if unbatched:
+        return out.squeeze(1), None if shown is None else shown.squeeze(0)
+    return out, shown
+
+
+def _project(tokens: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    # In two dimensions: for strided tokens [L, N, E], torch would multiply L small matrices.
+    return F.linear(tokens.reshape(-1, tokens.shape[-1]), weight, bias).reshape(*tokens.shape[:-1], -1)
+
+
+def _chunks(joint: Tensor | None) -> tuple[Any, ...]:
+    return (None, None, None) if joint is None else joint.chunk(3)
+
+
+def _mask(q: Tensor, k: Tensor, key_padding_mask: Tensor | None, attn_mask: Tensor | None) -> Tensor | None:
+    """Both masks as one sum of scores, [N or 1, H or 1, L or 1, S]; keys that were added are open to all."""
+    batch, heads, length, keys = *q.shape[:3], k.shape[2]
+    masks = []
+    if attn_mask is not None:
+        given = attn_mask.reshape(batch, heads, length, -1) if attn_mask.ndim == 3 else attn_mask
+        masks.append(_additive(given, q))
+    if key_padding_mask is not None:
+        masks.append(_additive(key_padding_mask, q)[:, None, None])
+    open_to_all = [F.pad(m, (0, keys - m.shape[-1])) for m in masks]
+    return sum(open_to_all[1:], open_to_all[0]) if open_to_all else None
+
+
+def _additive(mask: Tensor, like: Tensor) -> Tensor:
+    if mask.dtype != torch.bool:
+        return mask
+    return torch.zeros(mask.shape, dtype=like.dtype, device=like.device).masked_fill(mask, -math.inf)
+
+
+def baddbmm(input: Tensor, batch1: Tensor, batch2: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
+    """Beta * input + alpha * batch1 @ batch2"""
+    product = batch1 @ batch2 if alpha == 1 else alpha * (batch1 @ batch2)
+    return product if beta == 0 else (input if beta == 1 else beta * input) + product
+
+
+def glu(input: Tensor, dim: int = -1) -> Tensor:
+    """The first half, gated by a sigmoid of the second."""
+    signal, gate = input.chunk(2, dim)
+    return signal * torch.sigmoid(gate)

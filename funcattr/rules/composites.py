@@ -1,0 +1,191 @@
+"""Rulebooks: the published composites, and what every model needs beside them.
+
+A composite names the rules of convolutions, dense layers and (some) the first linear map. The rest is one table for
+each space, `RELEVANCE` and `GRADIENT_SPACE`, that covers attention, gates, normalisations, recurrent cells and
+bookkeeping; an operation that is in none raises `UnsupportedOperationError`.
+"""
+
+import difflib
+from typing import Any
+
+from ..engine.actions import GRADIENT, STOP, decompose, fold
+from ..engine.rulebook import Entry, Rulebook
+from . import attention, gradient_space, recurrent
+from .excitation import winning_probability
+from .first_layer import flat, z_box
+from .linear import alpha_beta, epsilon, gamma, z_plus
+from .normalization import affine, softmax_taylor
+from .products import pass_through, product, quotient, uniform
+from .sums import norm
+
+_RECURRENT = ("lstm", "gru", "rnn_tanh", "rnn_relu", "lstm_cell", "gru_cell", "rnn_tanh_cell", "rnn_relu_cell")
+_BOTH = (
+    *(
+        Entry(name, decompose(getattr(attention, name)))
+        for name in ("scaled_dot_product_attention", "multi_head_attention_forward")
+    ),
+    *(Entry(name, decompose(getattr(recurrent, name))) for name in _RECURRENT),
+    Entry("baddbmm", decompose(attention.baddbmm)),
+    Entry("statistic", STOP),
+    Entry("max_pool", GRADIENT),
+    Entry("selection", GRADIENT),
+)
+
+RELEVANCE = (
+    Entry("glu", decompose(attention.glu)),
+    Entry("activation", pass_through),
+    Entry("dropout", pass_through),
+    Entry("summation", norm),
+    Entry("average_pool", norm),
+    Entry("mul", product),
+    Entry("div", quotient),
+    Entry("contraction", uniform),
+    Entry("softmax", softmax_taylor),
+    Entry("batch_norm", fold(affine)),
+    *(Entry(name, affine) for name in ("layer_norm", "group_norm", "instance_norm", "rms_norm")),
+    *(Entry(name, pass_through) for name in ("normalize", "local_response_norm")),
+    *_BOTH,
+)
+"""What every relevance rulebook does beside its linear maps."""
+
+GRADIENT_SPACE = (
+    Entry("glu", decompose(attention.glu)),
+    Entry("activation", gradient_space.ratio),
+    Entry("local_response_norm", gradient_space.ratio),
+    Entry("dropout", GRADIENT),
+    Entry("summation", GRADIENT),
+    Entry("average_pool", GRADIENT),
+    Entry("mul", gradient_space.halved),
+    Entry("div", gradient_space.numerator),
+    Entry("linear_map", GRADIENT),
+    Entry("contraction", gradient_space.halved),
+    Entry("softmax", GRADIENT),
+    *(Entry(n, gradient_space.frozen) for n in ("batch_norm", "layer_norm", "group_norm", "instance_norm", "rms_norm")),
+    Entry("normalize", gradient_space.frozen),
+    *_BOTH,
+)
+"""What every gradient-space rulebook of attention does."""
+
+
+def composite(name: str, *, convolution: Any, dense: Any, first: Any = None) -> Rulebook:
+    """A relevance rulebook from the rules of its linear maps.
+
+    Args:
+        name: Shown when it is printed, and in errors.
+        convolution: Rule of convolutions, transposed ones too.
+        dense: Rule of linear layers and products with a constant matrix.
+        first: Rule of the linear maps with no other between the input and them; None: as the others.
+
+    Returns:
+        A `Rulebook` that raises for operations it does not know.
+
+    Example:
+        >>> from funcattr import rules
+        >>> book = rules.composite("mine", convolution=rules.gamma(gamma=0.1), dense=rules.epsilon)
+        >>> book == rules.composite("mine", convolution=rules.gamma(gamma=0.1), dense=rules.epsilon)
+        True
+    """
+    rows = (
+        *([] if first is None else [Entry("linear_map", first, position="first")]),
+        Entry("convolution", convolution),
+        Entry("dense", dense),
+        *RELEVANCE,
+    )
+    return Rulebook(rows, unlisted="raise", name=name, space="relevance")
+
+
+def epsilon_everywhere(*, eps: float = 1e-6) -> Rulebook:
+    """The epsilon rule for every linear map (Bach et al., 2015)."""
+    return composite("epsilon", convolution=epsilon(eps=eps), dense=epsilon(eps=eps))
+
+
+def epsilon_plus(*, eps: float = 1e-6) -> Rulebook:
+    """z+ for convolutions, epsilon for dense layers (Kohlbrenner et al., 2020, arXiv:1910.09840)."""
+    return composite("epsilon_plus", convolution=z_plus(eps=eps), dense=epsilon(eps=eps))
+
+
+def epsilon_plus_flat(*, eps: float = 1e-6) -> Rulebook:
+    """`epsilon_plus` with the flat rule for the first linear map (Kohlbrenner et al., 2020, arXiv:1910.09840)."""
+    return composite("epsilon_plus_flat", convolution=z_plus(eps=eps), dense=epsilon(eps=eps), first=flat(eps=eps))
+
+
+def epsilon_alpha2_beta1(*, eps: float = 1e-6) -> Rulebook:
+    """alpha-beta(2, 1) for convolutions, epsilon for dense layers (Kohlbrenner et al., 2020, arXiv:1910.09840)."""
+    return composite("epsilon_alpha2_beta1", convolution=alpha_beta(eps=eps), dense=epsilon(eps=eps))
+
+
+def epsilon_alpha2_beta1_flat(*, eps: float = 1e-6) -> Rulebook:
+    """`epsilon_alpha2_beta1` with the flat rule for the first linear map."""
+    rules = {"convolution": alpha_beta(eps=eps), "dense": epsilon(eps=eps), "first": flat(eps=eps)}
+    return composite("epsilon_alpha2_beta1_flat", **rules)
+
+
+def epsilon_gamma_box(*, low: Any = None, high: Any = None, gamma: float = 0.25, eps: float = 1e-6) -> Rulebook:
+    """z-box for the first linear map, gamma for convolutions, epsilon for dense layers (Montavon et al., 2019).
+
+    Args:
+        low, high: Bounds of the input as the model gets it (after normalisation): numbers, or one per channel.
+        gamma: Of the gamma rule.
+        eps: Stabiliser of all rules.
+
+    Raises:
+        ValueError: Without bounds, or if low > high.
+    """
+    box = z_box(low=low, high=high, eps=eps)
+    return composite("epsilon_gamma_box", convolution=_gamma(gamma=gamma, eps=eps), dense=epsilon(eps=eps), first=box)
+
+
+_gamma = gamma
+
+
+def excitation_backprop(*, eps: float = 1e-20) -> Rulebook:
+    """The marginal winning probability at every linear map (Zhang et al., 2016, arXiv:1608.00507)."""
+    rule = winning_probability(eps=eps)
+    return composite("excitation_backprop", convolution=rule, dense=rule) | {
+        "summation": norm(eps=eps),
+        "average_pool": norm(eps=eps),
+        "batch_norm": pass_through,
+    }
+
+
+def attnlrp() -> Rulebook:
+    """AttnLRP in gradient space: uniform rule for products, identity rule for activations (Achtibat et al., 2024)."""
+    return Rulebook(GRADIENT_SPACE, unlisted="raise", name="attnlrp", space="gradient")
+
+
+def cp_lrp() -> Rulebook:
+    """CP-LRP in gradient space: attention weights and gates are constants (Ali et al., 2022, arXiv:2202.07304)."""
+    rows = Rulebook(GRADIENT_SPACE, unlisted="raise", name="cp_lrp", space="gradient")
+    return rows | {"softmax": STOP, "mul": gradient_space.ungated}
+
+
+COMPOSITES = {
+    "epsilon": epsilon_everywhere,
+    "epsilon_plus": epsilon_plus,
+    "epsilon_plus_flat": epsilon_plus_flat,
+    "epsilon_alpha2_beta1": epsilon_alpha2_beta1,
+    "epsilon_alpha2_beta1_flat": epsilon_alpha2_beta1_flat,
+    "epsilon_gamma_box": epsilon_gamma_box,
+    "excitation_backprop": excitation_backprop,
+    "attnlrp": attnlrp,
+    "cp_lrp": cp_lrp,
+}
+"""The composites by name."""
+
+
+# Made once: compiled code cannot make a rulebook, and takes these as constants.
+_MADE = {name: make() for name, make in COMPOSITES.items() if make is not epsilon_gamma_box}
+
+
+def named(call: str, rules: Any) -> Rulebook:
+    """A rulebook from a name of `COMPOSITES`, a rulebook, or a dict of all relevance rules; `call` is the method."""
+    if isinstance(rules, Rulebook):
+        return rules
+    if not isinstance(rules, str):
+        return Rulebook(rules, unlisted="raise", space="relevance")
+    if rules not in COMPOSITES:
+        closest = difflib.get_close_matches(rules, COMPOSITES, n=3) or list(COMPOSITES)
+        raise ValueError(f"{call}(rules={rules!r}): no such rulebook. Closest: {', '.join(map(repr, closest))}.")
+    if rules not in _MADE:
+        raise ValueError(f"{call}(rules={rules!r}): it needs bounds. Pass rules.{rules}(low=..., high=...).")
+    return _MADE[rules]

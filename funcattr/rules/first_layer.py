@@ -1,0 +1,123 @@
+"""Rules for the first linear map, where x is the input: z-box, w-square, flat. They do not need x to be positive."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..engine.calls import Call
+from ..engine.groups import GROUPS
+from ..engine.linear_map import LinearMap
+from ..engine.stabilizer import stabilized
+from .linear import check_eps
+from .parametric import linear_rule, rule
+from .shares import Share, distribute, leaks_of, ones, total
+
+
+def _bounds(name: str, value: Any) -> float | tuple[float, ...]:
+    if value is None:
+        raise ValueError(
+            f"z_box({name}=...): expected the lowest and the highest value that the (normalised) input can have, "
+            "low= and high=, each a number or one per channel."
+        )
+    if isinstance(value, Tensor):
+        value = value.flatten().tolist() if value.ndim else value.item()
+    return tuple(float(v) for v in value) if isinstance(value, Sequence) else float(value)
+
+
+def _check_z_box(low: Any, high: Any, eps: float) -> dict[str, Any]:
+    check_eps("z_box", eps)
+    low, high = _bounds("low", low), _bounds("high", high)
+    lows, highs = (v if isinstance(v, tuple) else (v,) for v in (low, high))
+    if len(lows) > 1 and len(highs) > 1 and len(lows) != len(highs):
+        raise ValueError(f"z_box(low=..., high=...): expected as many of each, got {len(lows)} and {len(highs)}.")
+    count = max(len(lows), len(highs))
+    pairs = zip(lows * (count // len(lows)), highs * (count // len(highs)), strict=True)
+    if any(a > b for a, b in pairs):
+        raise ValueError(f"z_box(low={low!r}, high={high!r}): expected low <= high.")
+    return {"low": low, "high": high}
+
+
+@linear_rule(_check_z_box)
+def z_box(layer: LinearMap, *, low: Any = None, high: Any = None, eps: float = 1e-6) -> tuple[Share, ...]:
+    """The z-box rule (z^B), for an input between known bounds, such as the pixels of an image.
+
+    R_x = (x J_W^T - l J_{W+}^T - h J_{W-}^T)[R / s(z W - l W+ - h W-)]; a bias cancels.
+
+    Args:
+        low, high: Bounds of the input as the model gets it (after normalisation): numbers, or one per channel.
+        eps: Stabiliser, in units of z.
+
+    References:
+        Montavon et al., 2017, arXiv:1512.02479, section 4.2.
+    """
+    if low is None or high is None:
+        _bounds("low" if low is None else "high", None)
+    weight = layer.weight
+    like = ones(layer)
+    terms = (
+        (layer.x, weight),
+        (-like * _per_channel(low, layer), weight.clamp(min=0)),
+        (-like * _per_channel(high, layer), weight.clamp(max=0)),
+    )
+    own = layer.z if layer.bias is None else layer.z - layer.field(layer.bias)
+    return (Share(terms, own + total(layer, terms[1:])),)
+
+
+def _per_channel(bound: Any, layer: LinearMap) -> Any:
+    if not isinstance(bound, tuple):
+        return bound
+    channels = layer.x.shape[layer.channel_dim]
+    if len(bound) != channels:
+        raise ValueError(f"z_box: expected one bound, or one for each of {channels} channels, got {len(bound)}.")
+    shape = [1] * layer.x.ndim
+    shape[layer.channel_dim] = channels
+    return torch.tensor(bound, dtype=layer.x.dtype, device=layer.x.device).reshape(shape)
+
+
+@linear_rule(lambda eps: check_eps("w_square", eps))
+def w_square(layer: LinearMap, *, eps: float = 1e-6) -> tuple[Share, ...]:
+    """The w-square rule: relevance by the squared weights, whatever the input.
+
+    R_x = J_{W^2}^T[R / s(sum W^2 + b^2)]
+
+    Args:
+        eps: Stabiliser, in units of z.
+
+    References:
+        Montavon et al., 2017, arXiv:1512.02479, section 4.1.
+    """
+    terms = ((None, layer.weight.square()),)
+    bias = None if layer.bias is None else layer.bias.square()
+    return (Share(terms, total(layer, terms, bias), bias, sign=1),)
+
+
+def _flat_split(layer: LinearMap) -> tuple[Share, ...]:
+    terms = ((None, torch.ones_like(layer.weight)),)
+    return (Share(terms, total(layer, terms), sign=1),)
+
+
+def _flat_leaks(call: Call, relevance: Tensor, *, eps: float) -> dict[str, Any]:
+    layer = LinearMap(call)
+    return leaks_of(layer, relevance, _flat_split(layer), eps)
+
+
+@rule(lambda eps: check_eps("flat", eps), _flat_leaks)
+def flat(call: Call, relevance: Tensor, *, eps: float = 1e-6) -> Tensor:
+    """The flat rule: the same share for every input that a unit sees; w-square with W = 1 and no bias.
+
+    R_x = J_1^T[R / s(J_1 1)]
+
+    For average pooling J_1 is the operation itself, whose weights are all the same.
+
+    Args:
+        eps: Stabiliser, in units of z.
+
+    References:
+        Lapuschkin, 2019, doi:10.14279/depositonce-7942, section 2.4.
+    """
+    if call.op in GROUPS["average_pool"]:
+        return call.vjp(relevance / stabilized(call(torch.ones_like(call.operands[0])), eps))[0]
+    layer = LinearMap(call)
+    return distribute(layer, relevance, _flat_split(layer), eps)

@@ -1,0 +1,70 @@
+"""Rules that work on gradients, with no division by z: the attribution of a tensor is x * g.
+
+A rule here changes the derivative of its operation so that x * g is the relevance that the paper's rule gives.
+Linear maps, sums, softmax and views keep theirs: for them x * g already is the epsilon rule (for softmax, its
+expansion at x).
+"""
+
+import torch
+from torch import Tensor
+
+from ..engine.adjoints import sum_to
+from ..engine.calls import Call
+from .normalization import frozen_adjoint
+from .products import factor_adjoints, numerator_shares, shares, ungated_shares
+from .relu import upper_bound
+
+
+def ratio(call: Call, g: Tensor) -> tuple[Tensor | None, ...]:
+    """An elementwise function passes its relevance on: g_x = g f(x) / x, and g f'(0) where x = 0.
+
+    References:
+        Achtibat et al., 2024, arXiv:2402.05602, equation 9 (identity rule).
+    """
+    x, others = call.operands[0], len(call.operands) - 1
+    if call.op in ("leaky_relu", "prelu", "neg") or (call.op == "relu" and upper_bound(call) is None):
+        # f(x) = f'(x) x: the ratio is the derivative.
+        return call.vjp(g)[0], *[None] * others
+    is_zero = x == 0
+    at_zero = torch.func.vjp(lambda v: call(v, *call.operands[1:]), torch.zeros_like(x))[1](
+        torch.ones_like(call.output)
+    )[0]
+    factor = torch.where(is_zero, at_zero, call.output / torch.where(is_zero, 1, x))
+    return sum_to(g * factor, x.shape, x.dtype), *[None] * others
+
+
+def _weighted(call: Call, g: Tensor, parts: list[float]) -> tuple[Tensor | None, ...]:
+    backs = zip(factor_adjoints(call, g), parts, strict=True)
+    return tuple(None if part == 0 else back if part == 1 else part * back for back, part in backs)
+
+
+def halved(call: Call, g: Tensor) -> tuple[Tensor | None, ...]:
+    """A product of two tracked factors: half the gradient to each, all of it to the signal beside a sigmoid gate.
+
+    References:
+        Achtibat et al., 2024, arXiv:2402.05602, equations 14 and 15 (uniform rule).
+    """
+    return _weighted(call, g, shares(call))
+
+
+def ungated(call: Call, g: Tensor) -> tuple[Tensor | None, ...]:
+    """A product of two tracked factors: one that came out of an activation (of a sigmoid, if both did) is a constant.
+
+    References:
+        Ali et al., 2022, arXiv:2202.07304, section 3.2.
+    """
+    return _weighted(call, g, ungated_shares(call))
+
+
+def numerator(call: Call, g: Tensor) -> tuple[Tensor | None, ...]:
+    """A / b: the denominator is a constant."""
+    return _weighted(call, g, numerator_shares(call))
+
+
+def frozen(call: Call, g: Tensor) -> Tensor:
+    """A normalisation whose scale is a constant: A^T g.
+
+    References:
+        Ali et al., 2022, arXiv:2202.07304, section 3.3; Achtibat et al., 2024, arXiv:2402.05602, section 3.3.
+    """
+    return frozen_adjoint(call, g)

@@ -1,0 +1,157 @@
+"""Rules of layer-wise relevance propagation for linear maps: linear, convolutions, products with a constant.
+
+z = f(x, W) + b; x+ = max(x, 0), x- = min(x, 0), and W+, W-, b+, b- likewise; J_W^T is the adjoint of the map by x with
+weights W; s(z) = z + eps sgn(z), sgn(0) = +1. A bias takes its share of the relevance: that part goes to no input.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..engine.linear_map import LinearMap
+from .parametric import linear_rule
+from .shares import Share, Term, total
+
+
+def positive(value: Tensor | None) -> Tensor | None:
+    """max(v, 0)"""
+    return None if value is None else value.clamp(min=0)
+
+
+def negative(value: Tensor | None) -> Tensor | None:
+    """min(v, 0)"""
+    return None if value is None else value.clamp(max=0)
+
+
+def supporting(layer: LinearMap) -> tuple[Term, ...]:
+    """Contributions above zero: x+ W+ and x- W-; only the first where data flow tells that x has no negative values."""
+    above = layer.weight.clamp(min=0)
+    if layer.is_nonnegative:
+        return ((layer.x, above),)
+    return (layer.x.clamp(min=0), above), (layer.x.clamp(max=0), layer.weight.clamp(max=0))
+
+
+def opposing(layer: LinearMap) -> tuple[Term, ...]:
+    """Contributions below zero: x+ W- and x- W+."""
+    below = layer.weight.clamp(max=0)
+    if layer.is_nonnegative:
+        return ((layer.x, below),)
+    return (layer.x.clamp(min=0), below), (layer.x.clamp(max=0), layer.weight.clamp(min=0))
+
+
+def check_eps(name: str, eps: Any) -> None:
+    """Raise unless the stabiliser is a number above zero."""
+    if not isinstance(eps, int | float) or not eps > 0:
+        raise ValueError(f"{name}(eps={eps!r}): expected a stabilizer above 0.")
+
+
+def _check_epsilon(eps: float, bias: str) -> None:
+    check_eps("epsilon", eps)
+    if bias not in ("absorb", "ignore"):
+        raise ValueError(f"epsilon(bias={bias!r}): expected 'absorb' or 'ignore'.")
+
+
+@linear_rule(_check_epsilon)
+def epsilon(layer: LinearMap, *, eps: float = 1e-6, bias: str = "absorb") -> tuple[Share, ...]:
+    """The epsilon rule: relevance in proportion to the contributions to z.
+
+    R_x = x J_W^T[R / s(z)]
+
+    Args:
+        eps: Stabiliser, in units of z.
+        bias: "absorb": z contains the bias, whose share is lost; "ignore": z without it, so all relevance goes on.
+
+    References:
+        Bach et al., 2015, doi:10.1371/journal.pone.0130140, equation 58.
+    """
+    if bias == "ignore" and layer.bias is not None:
+        return (Share(((layer.x, layer.weight),), layer.z - layer.field(layer.bias)),)
+    return (Share(((layer.x, layer.weight),), layer.z, layer.bias),)
+
+
+@linear_rule(lambda eps: check_eps("z_plus", eps))
+def z_plus(layer: LinearMap, *, eps: float = 1e-6) -> tuple[Share, ...]:
+    """The z+ rule: relevance along the contributions above zero only. The same as alpha_beta(alpha=1, beta=0).
+
+    R_x = x+ J_{W+}^T[R / s(n)] + x- J_{W-}^T[R / s(n)],    n = x+ W+ + x- W- + b+
+
+    Args:
+        eps: Stabiliser, in units of z.
+
+    References:
+        Montavon et al., 2017, arXiv:1512.02479, section 4.1; for inputs of both signs, Bach et al., 2015, equation 60.
+    """
+    terms, bias = supporting(layer), positive(layer.bias)
+    return (Share(terms, total(layer, terms, bias), bias, sign=1),)
+
+
+def _check_alpha_beta(alpha: float, beta: float, eps: float) -> None:
+    check_eps("alpha_beta", eps)
+    if not (alpha >= 0 and beta >= 0 and abs(alpha - beta - 1) <= 1e-9):
+        raise ValueError(
+            f"alpha_beta(alpha={alpha!r}, beta={beta!r}): expected alpha - beta = 1 with both at least 0, or relevance "
+            "is not conserved. The usual ones are (1, 0) and (2, 1)."
+        )
+
+
+@linear_rule(_check_alpha_beta)
+def alpha_beta(layer: LinearMap, *, alpha: float = 2.0, beta: float = 1.0, eps: float = 1e-6) -> tuple[Share, ...]:
+    """The alpha-beta rule: contributions above and below zero on their own.
+
+    R_x = alpha (x+ J_{W+}^T + x- J_{W-}^T)[R / s(n)] - beta (x+ J_{W-}^T + x- J_{W+}^T)[R / s(n')],
+    n = x+ W+ + x- W- + b+,    n' = x+ W- + x- W+ + b-
+
+    Args:
+        alpha, beta: Weights of the two parts, alpha - beta = 1.
+        eps: Stabiliser, in units of z.
+
+    References:
+        Bach et al., 2015, doi:10.1371/journal.pone.0130140, equation 60.
+    """
+    terms, bias = supporting(layer), positive(layer.bias)
+    above = Share(terms, total(layer, terms, bias), bias, float(alpha), sign=1)
+    if beta == 0:
+        return (above,)
+    terms, bias = opposing(layer), negative(layer.bias)
+    return above, Share(terms, total(layer, terms, bias), bias, -float(beta), sign=-1)
+
+
+def _check_gamma(gamma: float, eps: float) -> None:
+    check_eps("gamma", eps)
+    if not gamma >= 0:
+        raise ValueError(f"gamma(gamma={gamma!r}): expected gamma at least 0; 0 is the epsilon rule.")
+
+
+@linear_rule(_check_gamma)
+def gamma(layer: LinearMap, *, gamma: float = 0.25, eps: float = 1e-6) -> tuple[Share, ...]:
+    """The generalised gamma rule: contributions of the sign of z count more.
+
+    Where z > 0, R goes along x+ (W + gamma W+) + x- (W + gamma W-) + b + gamma b+; where z < 0, along
+    x+ (W + gamma W-) + x- (W + gamma W+) + b + gamma b-. For x >= 0 and z > 0 it is the original gamma rule.
+
+    Args:
+        gamma: How much more; 0 is the epsilon rule, infinity the z+ rule (where z > 0).
+        eps: Stabiliser, in units of z.
+
+    References:
+        Montavon et al., 2019, doi:10.1007/978-3-030-28954-6_10, section 10.2.3; Andeol et al., 2021, arXiv:2105.00832.
+    """
+    weight, bias, z = layer.weight, layer.bias, layer.z
+    terms = supporting(layer)
+    positive_weight = terms[0][1]
+    above = torch.add(weight, positive_weight, alpha=gamma)
+    below = torch.lerp(positive_weight, weight, 1 + gamma)  # W+ + (1 + gamma) W-
+    first = tuple((x, w) for (x, _), w in zip(terms, (above, below), strict=False))
+    second = tuple((x, w) for (x, _), w in zip(terms, (below, above), strict=False))
+    helped = total(layer, terms, positive(bias))
+    # Either part has the sign of z, so nothing cancels.
+    favoured = torch.add(z, torch.where(z > 0, helped, z - helped), alpha=gamma)
+    return (
+        Share(first, favoured, _more(bias, gamma, positive), where=z),
+        Share(second, favoured, _more(bias, gamma, negative), where=-z),
+    )
+
+
+def _more(bias: Tensor | None, gamma: float, part: Any) -> Tensor | None:
+    return None if bias is None else bias + gamma * part(bias)

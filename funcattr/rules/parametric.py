@@ -1,0 +1,113 @@
+"""A rule with options, as a value: applied, or set to other options, by a call."""
+
+import functools
+import importlib
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+
+from ..engine.calls import Call
+from ..engine.linear_map import LinearMap
+from .shares import Share, distribute, leaks_of
+
+Leaks = dict[str, Any]
+"""Where relevance went that no operand got: name of the reason -> amount."""
+
+
+class Parametric:
+    """A rule with keyword options.
+
+    `rule(call, relevance)` applies it; `rule(eps=1e-3)` is the same rule with other options, checked at once. Two rules
+    are equal if their formulas and options are, so that a rulebook made anew does not compile anew.
+    """
+
+    def __init__(
+        self,
+        formula: Callable[..., Any],
+        options: Mapping[str, Any],
+        check: Callable[..., Mapping[str, Any]] | None = None,
+        leaks: Callable[..., Leaks] | None = None,
+        defaults: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.formula, self.options, self.check, self._leaks = formula, dict(options), check, leaks
+        self._defaults = self.options if defaults is None else defaults
+        self.__doc__ = formula.__doc__
+        if not getattr(formula, "needs_operands", True):
+            self.needs_operands = False
+
+    def __call__(self, *applied_to: Any, **options: Any) -> Any:
+        if applied_to:
+            return self.formula(*applied_to, **{**self.options, **options})
+        unknown = options.keys() - self.options.keys()
+        if unknown:
+            known = ", ".join(self.options) or "none"
+            raise TypeError(f"{self.formula.__name__}({min(unknown)}=...): no such option. Options: {known}.")
+        options = {**self.options, **options}
+        if self.check is not None:
+            options.update(self.check(**options) or {})
+        return Parametric(self.formula, options, self.check, self._leaks, self._defaults)
+
+    def leaks(self, call: Call, relevance: Any) -> Leaks | None:
+        """Where the relevance goes that no operand gets; None where the rule cannot tell."""
+        return None if self._leaks is None else self._leaks(call, relevance, **self.options)
+
+    def __repr__(self) -> str:
+        changed = (f"{name}={value!r}" for name, value in self.options.items() if value != self._defaults[name])
+        options = ", ".join(changed)
+        return f"{self.formula.__name__}({options})" if options else self.formula.__name__
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Parametric) and (self.formula, self.options) == (other.formula, other.options)
+
+    def __hash__(self) -> int:
+        return hash((self.formula, tuple(self.options.items())))
+
+    def __reduce__(self) -> Any:
+        return _restored, (self.formula.__module__, self.formula.__name__, self.options)
+
+
+def _restored(module: str, name: str, options: dict[str, Any]) -> Parametric:
+    plain = getattr(importlib.import_module(module), name)
+    return plain if options == plain.options else plain(**options)
+
+
+def _defaults(function: Callable[..., Any]) -> dict[str, Any]:
+    parameters = inspect.signature(function).parameters.values()
+    return {p.name: None if p.default is p.empty else p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
+
+
+def rule(
+    check: Callable[..., Any] | None = None, leaks: Callable[..., Leaks] | None = None
+) -> Callable[[Callable[..., Any]], Parametric]:
+    """Make a rule with options of `formula(call, relevance, *, options)`.
+
+    Args:
+        check: `check(**options)` raises for bad ones, and may return some in another form.
+        leaks: `leaks(call, relevance, **options)`: what no operand gets, by reason.
+    """
+    return lambda formula: Parametric(formula, _defaults(formula), check, leaks)
+
+
+def linear_rule(check: Callable[..., Any] | None = None) -> Callable[[Callable[..., Any]], Parametric]:
+    """Make a rule for linear maps of `split(layer, *, eps, options) -> the shares of z that relevance follows`."""
+
+    def decorate(split: Callable[..., tuple[Share, ...]]) -> Parametric:
+        def formula(call: Call, relevance: Any, *, eps: float, **options: Any) -> Any:
+            blocks = LinearMap(call).blocks()
+            if len(blocks) == 1:
+                return distribute(blocks[0], relevance, split(blocks[0], **options), eps)
+            # Each output hands back its relevance on its own, so a large weight is changed and used piece by piece.
+            pieces = relevance.split([block.weight.shape[0] for block in blocks], -1)
+            parts = (distribute(b, r, split(b, **options), eps) for b, r in zip(blocks, pieces, strict=True))
+            return functools.reduce(torch.add, parts)
+
+        def leaks(call: Call, relevance: Any, *, eps: float, **options: Any) -> Leaks:
+            layer = LinearMap(call)
+            return leaks_of(layer, relevance, split(layer, **options), eps)
+
+        formula.__name__, formula.__module__, formula.__doc__ = split.__name__, split.__module__, split.__doc__
+        return Parametric(formula, _defaults(split), check, leaks)
+
+    return decorate

@@ -1,0 +1,107 @@
+"""Rules for products, quotients and matrix products of tracked operands."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..engine.adjoints import sum_to
+from ..engine.calls import Call
+from ..engine.groups import GATES
+from ..engine.operations import ACTIVATIONS
+from ..engine.stabilizer import stabilized
+from .linear import check_eps
+from .parametric import rule
+
+
+def pass_through(call: Call, relevance: Tensor) -> tuple[Tensor | None, ...]:
+    """All relevance goes to the first operand: R_x = R (summed over what was broadcast)."""
+    return tuple(_given(call, relevance, [1.0] + [0.0] * (len(call.operands) - 1)))
+
+
+def product(call: Call, relevance: Tensor) -> tuple[Tensor | None, ...]:
+    """A * b: a constant factor gets nothing, a gate (out of a sigmoid) leaves all to the signal, else half each.
+
+    References:
+        Arras et al., 2017, arXiv:1706.07206, section 3.2 (gates); Achtibat et al., 2024, arXiv:2402.05602, equation 14.
+    """
+    return tuple(_given(call, relevance, shares(call)))
+
+
+def signal_takes_all(call: Call, relevance: Tensor) -> tuple[Tensor | None, ...]:
+    """A * b: a factor that came out of an activation is a gate and gets nothing, the other one all.
+
+    References:
+        Arras et al., 2017, arXiv:1706.07206, section 3.2.
+    """
+    return tuple(_given(call, relevance, ungated_shares(call)))
+
+
+def quotient(call: Call, relevance: Tensor) -> tuple[Tensor | None, ...]:
+    """A / b: the numerator takes all, the denominator is a scale."""
+    return tuple(_given(call, relevance, numerator_shares(call)))
+
+
+def shares(call: Call, gates: frozenset[str] = GATES) -> list[float]:
+    """What part of the result each tracked factor stands for; they sum to 1."""
+    count = len(call.operands)
+    is_gate = [origin.op in gates for origin in call.origins]
+    if count == 1 or not any(is_gate) or all(is_gate):
+        return [1 / count] * count
+    return [0.0 if gate else 1 / is_gate.count(False) for gate in is_gate]
+
+
+def ungated_shares(call: Call) -> list[float]:
+    """As `shares`, where without a sigmoid a factor out of any other activation is the gate."""
+    found = shares(call)
+    return found if 0.0 in found else shares(call, ACTIVATIONS)
+
+
+def numerator_shares(call: Call) -> list[float]:
+    """1 for the numerator of a quotient, if it is tracked, and 0 for the denominator."""
+    count = len(call.operands)
+    return [1.0, 0.0][:count] if call.operands[0] is call.argument("input") else [0.0] * count
+
+
+def factor_adjoints(call: Call, g: Tensor) -> tuple[Tensor, ...]:
+    """The ordinary adjoint of a product at its tracked factors, in closed form where that spares running it again."""
+    operands, args = call.operands, call.args
+    if len(args) != 2 or call.kwargs or any(t.is_complex() for t in operands):
+        return call.vjp(g)
+    a, b = args
+    if call.op == "mul":
+        backs = [sum_to(g * other, x.shape, x.dtype) for x, other in ((a, b), (b, a)) if isinstance(x, Tensor)]
+    elif call.op == "matmul" and len(operands) == 2 and min(a.ndim, b.ndim) >= 2 and a.dtype == b.dtype == g.dtype:
+        backs = [sum_to(g @ b.mT, a.shape, a.dtype), sum_to(a.mT @ g, b.shape, b.dtype)]
+    else:
+        return call.vjp(g)
+    return tuple(backs) if len(operands) == 2 else (backs[0] if a is operands[0] else backs[-1],)
+
+
+def _given(call: Call, relevance: Tensor, parts: list[float]) -> list[Tensor | None]:
+    return [
+        None if part == 0 else sum_to(relevance if part == 1 else part * relevance, x.shape, x.dtype)
+        for x, part in zip(call.operands, parts, strict=True)
+    ]
+
+
+def _uniform_leaks(call: Call, relevance: Tensor, *, eps: float) -> dict[str, Any]:
+    z = call.output
+    taken = torch.where(z == 0, 0, relevance * (1 - z / stabilized(z, eps)))
+    return {"stabilizer": taken.sum(), "dead units": torch.where(z == 0, relevance, 0).sum()}
+
+
+@rule(lambda eps: check_eps("uniform", eps), _uniform_leaks)
+def uniform(call: Call, relevance: Tensor, *, eps: float = 1e-6) -> tuple[Tensor, ...]:
+    """A matrix product (or einsum, or convolution) of n tracked factors: relevance by contribution, 1/n to each factor.
+
+    R_a = a J_a^T[R / (n s(z))], and likewise for the others
+
+    Args:
+        eps: Stabiliser, in units of z.
+
+    References:
+        Achtibat et al., 2024, arXiv:2402.05602, equation 15.
+    """
+    flow = relevance / (len(call.operands) * stabilized(call.output, eps))
+    return tuple(x * back for x, back in zip(call.operands, factor_adjoints(call, flow), strict=True))

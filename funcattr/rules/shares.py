@@ -1,0 +1,100 @@
+"""How relevance follows the shares of a linear map's output.
+
+A linear rule says of which parts z is made: shares, each a sum of terms f(x_k, W_k) and a bias. Each share hands its
+part of the relevance back in proportion to what its terms put in:
+
+    R_in = sum_shares sum_k x_k J_{W_k}^T[scale R / s(z)],    s(z) = z + eps sgn(z)
+
+What the bias and the stabiliser put in goes to no input.
+"""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..engine.linear_map import LinearMap
+from ..engine.stabilizer import stabilized
+
+Term = tuple[Tensor | None, Tensor]
+"""(x_k, W_k); None stands for ones."""
+
+
+class Share(NamedTuple):
+    """A part of z.
+
+    Attributes:
+        terms: What it is a sum of, beside the bias.
+        z: Its value, with the bias.
+        bias: The bias in it, or None.
+        scale: What multiplies the relevance that it hands back: a number or a tensor of z's shape.
+        where: It hands back the relevance of the outputs where this is above zero; None for all.
+        sign: 1 or -1 if all its terms have that sign, 0 if they may have both.
+    """
+
+    terms: tuple[Term, ...]
+    z: Tensor
+    bias: Tensor | None = None
+    scale: Tensor | float = 1.0
+    where: Tensor | None = None
+    sign: int = 0
+
+    def part(self, relevance: Tensor) -> Tensor:
+        """What of the relevance, or of its quotient by s(z), this share hands back."""
+        if not (isinstance(self.scale, float) and self.scale == 1.0):
+            relevance = relevance * self.scale
+        # relu's own adjoint: a vectorised mask.
+        return relevance if self.where is None else torch.ops.aten.threshold_backward(relevance, self.where, 0)
+
+    def denominator(self, eps: float) -> Tensor:
+        """s(z); with a known sign there is no need to look at each value's."""
+        if self.sign == 0:
+            return stabilized(self.z, eps)
+        return self.z + self.sign * max(eps, torch.finfo(self.z.dtype).tiny)
+
+
+def total(layer: LinearMap, terms: tuple[Term, ...], bias: Tensor | None = None) -> Tensor:
+    """sum_k f(x_k, W_k) + b."""
+    z = None
+    for x, weight in terms:
+        part = layer(x if x is not None else ones(layer), weight, bias if z is None else None)
+        z = part if z is None else z + part
+    assert z is not None
+    return z
+
+
+def ones(layer: LinearMap) -> Tensor:
+    """Ones in place of x; one example stands for the batch of a convolution."""
+    shape = layer.x.shape
+    return layer.x.new_ones((1, *shape[1:]) if layer.is_batched_convolution else shape)
+
+
+def distribute(layer: LinearMap, relevance: Tensor, shares: tuple[Share, ...], eps: float) -> Tensor:
+    """The relevance of x."""
+    quotients: dict[int, Tensor] = {}  # shares of the same z need one division
+    backs: dict[int, tuple[Tensor | None, Tensor]] = {}
+    for share in shares:
+        if id(share.z) not in quotients:
+            quotients[id(share.z)] = relevance / share.denominator(eps)
+        flow = share.part(quotients[id(share.z)])
+        for x, weight in share.terms:
+            back = layer.adjoint(weight, flow)
+            backs[id(x)] = (x, back + backs[id(x)][1] if id(x) in backs else back)
+    parts = [back if x is None else x * back for x, back in backs.values()]
+    return sum(parts[1:], parts[0])
+
+
+def leaks_of(layer: LinearMap, relevance: Tensor, shares: tuple[Share, ...], eps: float) -> dict[str, Any]:
+    """What biases, dead units and the stabiliser take: sum R_in = sum R less these."""
+    bias: Any = 0.0
+    stabilizer: Any = 0.0
+    dead: Any = relevance.sum()
+    for share in shares:
+        part, z = share.part(relevance), share.denominator(eps)
+        taken = part * (z - share.z) / z
+        is_dead = share.z == 0
+        dead = dead - part.sum() + torch.where(is_dead, taken, 0).sum()
+        stabilizer = stabilizer + torch.where(is_dead, 0, taken).sum()
+        if share.bias is not None:
+            bias = bias + (part / z * layer.field(share.bias)).sum()
+    return {"bias": bias, "dead units": dead, "stabilizer": stabilizer}

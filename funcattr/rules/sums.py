@@ -1,0 +1,54 @@
+"""Rules for sums, means, averages and other operations that are linear in all their operands together."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..engine.adjoints import sum_to
+from ..engine.calls import Call
+from ..engine.stabilizer import stabilized
+from .linear import check_eps
+from .parametric import rule
+
+
+def _signs(call: Call) -> tuple[int, ...] | None:
+    """(1, 1) for a + b, (1, -1) for a - b, with both tracked or one; None for other operations."""
+    if call.op not in ("add", "sub") or len(call.args) != 2 or call.kwargs:
+        return None
+    signs = (1, 1) if call.op == "add" else (1, -1)
+    tracked = call.operands
+    if len(tracked) == 2:
+        return signs
+    return signs[:1] if call.args[0] is tracked[0] else signs[1:]
+
+
+def _norm_leaks(call: Call, relevance: Tensor, *, eps: float) -> dict[str, Any]:
+    z = call.output
+    flow = relevance / stabilized(z, eps)
+    constant = call(*(torch.zeros_like(x) for x in call.operands))
+    taken = torch.where(z == 0, 0, flow * (stabilized(z, eps) - z))
+    dead = torch.where(z == 0, relevance, 0).sum()
+    return {"bias": (flow * constant).sum(), "stabilizer": taken.sum(), "dead units": dead}
+
+
+@rule(lambda eps: check_eps("norm", eps), _norm_leaks)
+def norm(call: Call, relevance: Tensor, *, eps: float = 1e-6) -> tuple[Tensor, ...]:
+    """Each operand's relevance in proportion to what it adds to the result; the epsilon rule of the operation itself.
+
+    R_i = x_i J_i^T[R / s(z)]
+
+    Constants take their share, which goes to no operand.
+
+    Args:
+        eps: Stabiliser, in units of z.
+
+    References:
+        Bach et al., 2015, doi:10.1371/journal.pone.0130140, equation 58.
+    """
+    flow = relevance / stabilized(call.output, eps)
+    operands, signs = call.operands, _signs(call)
+    if signs is None:
+        return tuple(x * back for x, back in zip(operands, call.vjp(flow), strict=True))
+    backs = ((x, sum_to(flow, x.shape, x.dtype), sign) for x, sign in zip(operands, signs, strict=True))
+    return tuple(x * back if sign > 0 else -x * back for x, back, sign in backs)

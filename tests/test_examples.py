@@ -1,0 +1,86 @@
+"""The scripts in examples/ run as they are, and the shares that they print are what they should be."""
+
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+EXAMPLES = ROOT / "examples"
+
+
+class Run(NamedTuple):
+    """How a script is run, and between what the shares lie that it prints."""
+
+    options: tuple[str, ...]
+    shares: dict[str, tuple[float, float]]
+
+
+RUNS = {
+    # Two to four of ten digits are there, so "none" is right in 70 %; a quick run learns little more.
+    "train_digits.py": Run(("--quick",), {"held-out accuracy per label": (0.5, 1.0)}),
+    # Chance is a twelfth. Over ten seeds AttnLRP and epsilon found 98.8 % or more, CP-LRP all, x * gradient 32 to 49 %.
+    "token_relevance.py": Run(
+        (),
+        {
+            "right answers": (0.99, 1.0),
+            "attnlrp": (0.95, 1.0),
+            "cp_lrp": (0.95, 1.0),
+            "lrp, epsilon": (0.95, 1.0),
+            "input_x_gradient": (0.15, 0.75),
+        },
+    ),
+}
+
+
+@cache
+def printed(script: str) -> str:
+    """What the script prints, run once."""
+    paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))  # works uninstalled too
+    command = [sys.executable, str(EXAMPLES / script), *RUNS[script].options]
+    with tempfile.TemporaryDirectory() as folder:
+        env = {**os.environ, "PYTHONPATH": paths, "TMPDIR": folder}
+        done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def shares(text: str) -> dict[str, float]:
+    """Name -> share, of lines such as `  attnlrp  99.5%` or `right answers: 100.0% of 500`."""
+    found = re.findall(r"^ *(\S.*?):? +(\d+(?:\.\d+)?)%", text, re.MULTILINE)
+    return {name: float(share) / 100 for name, share in found}
+
+
+def test_every_script_is_run() -> None:
+    assert {path.name for path in EXAMPLES.glob("*.py")} == set(RUNS)
+
+
+@pytest.mark.parametrize("script", RUNS)
+def test_a_script_prints_what_it_should(script: str) -> None:
+    found = shares(printed(script))
+    assert found.keys() == RUNS[script].shares.keys()
+    for name, (low, high) in RUNS[script].shares.items():
+        assert low <= found[name] <= high, name
+
+
+def test_tokens_are_coloured_by_relevance() -> None:
+    sentences = [line for line in printed("token_relevance.py").splitlines() if "\x1b[48;2;" in line]
+    assert len(sentences) == 5
+    for sentence in sentences:
+        tokens = re.findall(r"\x1b\[48;2;(\d+);(\d+);(\d+)m\x1b\[30m (\w+) *\x1b\[0m", sentence)
+        assert len(tokens) == 12
+        full = [word for *colour, word in tokens if colour == ["255", "140", "0"]]
+        animals = [word for *_, word in tokens if word in ("cat", "dog", "owl", "fox")]
+        assert len(animals) == 4
+        assert full == animals[:1] == [sentence.split("-> ")[1]]
+
+
+def test_shares_are_read_where_they_stand() -> None:
+    text = "right answers: 99.8% of 500 new sentences\n  lrp, epsilon     100.0%\n  cp_lrp  7%\n500 lines\n"
+    assert shares(text) == {"right answers": 0.998, "lrp, epsilon": 1.0, "cp_lrp": 0.07}

@@ -1,0 +1,44 @@
+"""Relevance through every model family that users bring, unchanged: exact against the slow references."""
+
+from functools import partial
+from typing import Any
+
+import pytest
+from torch import Tensor
+
+import funcattr
+from funcattr import rules
+
+from .contract import assert_equal
+from .models import CASES, Case
+from .relevance_references import REFERENCES
+
+COMPOSITES: dict[str, Any] = {
+    "epsilon": "epsilon",
+    "epsilon_plus": "epsilon_plus",
+    "epsilon_plus_flat": "epsilon_plus_flat",
+    "epsilon_alpha2_beta1": "epsilon_alpha2_beta1",
+    "epsilon_gamma_box": rules.epsilon_gamma_box(low=-2.0, high=2.0),
+    "excitation_backprop": "excitation_backprop",
+}
+METHODS = {
+    **{name: partial(funcattr.lrp, rules=book) for name, book in COMPOSITES.items()},
+    "attnlrp": funcattr.attnlrp,
+    "cp_lrp": funcattr.cp_lrp,
+}
+each_case = pytest.mark.parametrize("c", CASES, ids=repr)
+
+
+def relevance(c: Case, method: str) -> Tensor:
+    (x,) = c.inputs()
+    result: Any = METHODS[method](c.build(), x if c.key is None else {c.key: x}, 1, kwargs=c.kwargs())
+    return result if c.key is None else result[c.key]
+
+
+@each_case
+@pytest.mark.parametrize("method", METHODS)
+def test_equals_the_slow_reference(c: Case, method: str) -> None:
+    if method == "epsilon_gamma_box" and len(c.shape) != 4:
+        pytest.skip("the bounds are those of an image")
+    expected = REFERENCES[method](partial(c.logits, c.build()), c.inputs()[0], 1)
+    assert_equal(relevance(c, method), expected, tolerance=1e-5 if c.in_float32 else 1e-9)
