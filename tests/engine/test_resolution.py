@@ -204,7 +204,7 @@ def test_a_required_row_without_a_call_is_refused() -> None:
     for row, shown in (
         (Entry("linear_map", rules.z_plus, "9", required=True), "'linear_map 9'"),
         (Entry("gelu", rules.pass_through, required=True), "'gelu'"),
-        (Entry("linear_map", rules.z_plus, "0.0", position="last", required=True), "'linear_map' 'last 0.0'"),
+        (Entry("linear_map", rules.z_plus, "0.0", position="last", required=True), "'linear_map last 0.0'"),
     ):
         book = rules.epsilon_everywhere() | row
         with pytest.raises(ValueError, match=rf"^lrp\(rules='epsilon'\): no call matches {shown}, which is required"):
