@@ -13,6 +13,7 @@ from .engine.actions import output_only as output_only
 from .engine.attribution import Attribution as Attribution
 from .engine.attribution import attribute as attribute
 from .engine.calls import Call as Call
+from .engine.conditions import Conditions as Conditions
 from .engine.errors import AliasedWriteError as AliasedWriteError
 from .engine.errors import FuncattrError as FuncattrError
 from .engine.errors import UnknownSiteError as UnknownSiteError

@@ -16,6 +16,17 @@ class Conditions(NamedTuple):
         channel_dim: Dimension of the channels of a site.
         highest: The highest channel in the lists of a site.
         caller: The first words of errors.
+
+    Raises:
+        ValueError: In the pass, if a mask, a channel or `channel_dim` does not fit its site.
+
+    Example:
+        >>> import torch, funcattr
+        >>> model = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.Linear(3, 1))
+        >>> only = funcattr.Conditions({"0": torch.tensor([1.0, 0.0, 0.0])})  # the first of three hidden units
+        >>> g = funcattr.attribute(model, torch.ones(1, 2), 0, conditions=only).cotangent
+        >>> torch.allclose(g[0], model[1].weight[0, 0] * model[0].weight[0])
+        True
     """
 
     masks: dict[str, Tensor | None]
