@@ -57,7 +57,7 @@ def ungated(call: Call, g: Tensor) -> tuple[Tensor | None, ...]:
 
 
 def numerator(call: Call, g: Tensor) -> tuple[Tensor | None, ...]:
-    """A / b: the denominator is a constant."""
+    """Quotient a / b: the denominator is a constant."""
     return _weighted(call, g, numerator_shares(call))
 
 

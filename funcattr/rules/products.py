@@ -20,7 +20,7 @@ def pass_through(call: Call, relevance: Tensor) -> tuple[Tensor | None, ...]:
 
 
 def product(call: Call, relevance: Tensor) -> tuple[Tensor | None, ...]:
-    """A * b: a constant factor gets nothing, a gate (out of a sigmoid) leaves all to the signal, else half each.
+    """Product a * b: a constant factor gets nothing, a gate (out of a sigmoid) leaves all to the signal, else half each.
 
     References:
         Arras et al., 2017, arXiv:1706.07206, section 3.2 (gates); Achtibat et al., 2024, arXiv:2402.05602, equation 14.
@@ -29,7 +29,7 @@ def product(call: Call, relevance: Tensor) -> tuple[Tensor | None, ...]:
 
 
 def signal_takes_all(call: Call, relevance: Tensor) -> tuple[Tensor | None, ...]:
-    """A * b: a factor that came out of an activation is a gate and gets nothing, the other one all.
+    """Product a * b: a factor that came out of an activation is a gate and gets nothing, the other one all.
 
     References:
         Arras et al., 2017, arXiv:1706.07206, section 3.2.
@@ -38,7 +38,7 @@ def signal_takes_all(call: Call, relevance: Tensor) -> tuple[Tensor | None, ...]
 
 
 def quotient(call: Call, relevance: Tensor) -> tuple[Tensor | None, ...]:
-    """A / b: the numerator takes all, the denominator is a scale."""
+    """Quotient a / b: the numerator takes all, the denominator is a scale."""
     return tuple(_given(call, relevance, numerator_shares(call)))
 
 
