@@ -20,7 +20,7 @@ def pass_through(call: Call, relevance: Tensor) -> tuple[Tensor | None, ...]:
 
 
 def product(call: Call, relevance: Tensor) -> tuple[Tensor | None, ...]:
-    """Product a * b: a constant factor gets nothing, a gate (out of a sigmoid) leaves all to the signal, else half each.
+    """Product a * b: a constant gets nothing, a gate (out of a sigmoid) leaves all to the signal; else half each.
 
     References:
         Arras et al., 2017, arXiv:1706.07206, section 3.2 (gates); Achtibat et al., 2024, arXiv:2402.05602, equation 14.
@@ -70,12 +70,17 @@ def factor_adjoints(call: Call, g: Tensor) -> tuple[Tensor, ...]:
         return call.vjp(g)
     a, b = args
     if call.op == "mul":
-        backs = [sum_to(g * other, x.shape, x.dtype) for x, other in ((a, b), (b, a)) if isinstance(x, Tensor)]
+        backs = [sum_to(g * other, x.shape, x.dtype) for x, other in _each_tracked(call, a, b)]
     elif call.op == "matmul" and len(operands) == 2 and min(a.ndim, b.ndim) >= 2 and a.dtype == b.dtype == g.dtype:
         backs = [sum_to(g @ b.mT, a.shape, a.dtype), sum_to(a.mT @ g, b.shape, b.dtype)]
     else:
         return call.vjp(g)
-    return tuple(backs) if len(operands) == 2 else (backs[0] if a is operands[0] else backs[-1],)
+    return tuple(backs)
+
+
+def _each_tracked(call: Call, a: Any, b: Any) -> list[tuple[Tensor, Any]]:
+    """Each tracked factor with the other one."""
+    return [(x, other) for x, other in ((a, b), (b, a)) if any(x is t for t in call.operands)]
 
 
 def _given(call: Call, relevance: Tensor, parts: list[float]) -> list[Tensor | None]:
