@@ -54,7 +54,7 @@ def apply_rule(
 class Action(NamedTuple):
     """What a rulebook does with a call: a `rule`, or one of the kinds that need none."""
 
-    kind: Literal["rule", "gradient", "stop", "decompose", "fold", "unlisted"]
+    kind: Literal["rule", "gradient", "stop", "decompose", "fold", "join", "unlisted"]
     function: Callable[..., Any] | None = None
 
     def __repr__(self) -> str:
@@ -108,3 +108,37 @@ def fold(alone: Rule) -> Action:
         (unlisted)       gradient
     """
     return Action("fold", alone)
+
+
+def join(alone: Rule) -> Action:
+    """An action for activations: one joins the linear map before it, if that has a rule which `takes_activation`.
+
+    Args:
+        alone: The rule of an activation that has no such neighbour.
+
+    Returns:
+        The action, for a `Rulebook`.
+
+    Example:
+        >>> import funcattr
+        >>> print(funcattr.Rulebook({"relu": funcattr.join(funcattr.rules.rescale)}))
+        Rulebook 'rules'
+        operation  where rule
+        relu             join(rescale)
+        (unlisted)       gradient
+    """
+    return Action("join", alone)
+
+
+def takes_activation(together: Callable[[Call, Call, Any], Tensor]) -> Callable[[R], R]:
+    """Declare what a rule for linear maps becomes for one whose result goes to an activation, and nowhere else.
+
+    Args:
+        together: `(linear call, activation call, cotangent of the activation) -> cotangent of the linear operand`.
+    """
+
+    def declared(rule: R) -> R:
+        vars(rule)["together"] = together
+        return rule
+
+    return declared

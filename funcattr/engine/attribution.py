@@ -12,7 +12,7 @@ from torch._dynamo import nonstrict_trace
 from .conditions import Conditions
 from .errors import AliasedWriteError, UnknownSiteError, UnsupportedOperationError, UntrackedPathError
 from .functional import FunctionalModel, Structure, functionalize, functionalize_once
-from .passes import Options, Seed, call_arguments, forward, weighted
+from .passes import Options, Seed, call_arguments, forward, warn_if_training, weighted
 from .rulebook import Rulebook
 from .targets import Target, pick_output, pointing
 from .targets import seed as seed_of
@@ -30,11 +30,25 @@ class Attribution(NamedTuple):
         root: The inputs (with their structure), or the value at the site.
         cotangent: The pulled-back cotangent, structured and shaped as `root`.
         output: The tensor of the model's output that was explained. [N, ...]
+        reference: The root's value at the reference, where one was given; structured as `root`.
     """
 
     root: Any
     cotangent: Any
     output: Tensor
+    reference: Any = None
+
+
+class WithDelta(NamedTuple):
+    """Attributions, and by how much they miss completeness.
+
+    Attributes:
+        attributions: As the method returns them without the delta.
+        delta: sum(attributions) - (f(x) - f(baseline)) for each example (and sample). [N] or [N * samples]
+    """
+
+    attributions: Any
+    delta: Tensor
 
 
 class _Nothing:
@@ -60,6 +74,7 @@ def attribute(
     layer: str | None = None,
     seed: Seed | None = None,
     conditions: Conditions | None = None,
+    reference: Any = None,
     output: str | int | None = None,
     args: tuple[Any, ...] = (),
     kwargs: Mapping[str, Any] | None = None,
@@ -79,6 +94,8 @@ def attribute(
         seed: "one" or "logit": start from the relevance 1 of the target, or from its output value, whichever space the
             rulebook works in. None: from the target's cotangent as it is.
         conditions: Sites where only part of the cotangent goes on (see `conditional_relevance`).
+        reference: Inputs structured and shaped as x, at which the model runs before; rules then find the same call
+            there as `call.reference`.
         output: Key, index or attribute of the explained tensor, for models that return several.
         args: More positional inputs of the model, constants.
         kwargs: More keyword inputs of the model, constants.
@@ -101,9 +118,9 @@ def attribute(
         >>> funcattr.attribute(model, torch.ones(1, 3), 0, rules=smooth).cotangent.shape
         torch.Size([1, 3])
     """
-    options = Options(rules, layer, output, seed, conditions)
+    options = Options(rules, layer, output, seed, conditions, reference)
     if not torch.compiler.is_dynamo_compiling():
-        fm = functionalize_once(model)
+        fm = functionalize_once(model) if reference is None else functionalize(model)
         return _attribute_eagerly(call, fm, x, target, options, args, dict(kwargs or {}))
     if not isinstance(model, nn.Module | FunctionalModel):
         if rules.entries or layer is not None or conditions is not None:
@@ -131,11 +148,16 @@ def _compiled_attribute(
     """
     fm = model if isinstance(model, FunctionalModel) else FunctionalModel(Structure(model))
     tensors, structure = fm.tensors(), model.structure if isinstance(model, FunctionalModel) else model
-    given = pytree.tree_map(_encode, (options, x, args, kwargs))
+    given = pytree.tree_map(_encode, (options, x, args, kwargs, fm.shifts))
     aim: Any = target
     if isinstance(target, pointing):
         aim = {"pointing": target.target}  # its class may be a tensor, so it enters as data
     elif callable(target):
+        if options.reference is not None:
+            raise TypeError(
+                f"{call}(target=<function>): with a reference, a function of the output is a part of the model, which "
+                "cannot enter compiled code from here. Write it into the model, or give a class."
+            )
         # A closure cannot enter the node: it gets the output of a first one, and makes the cotangent for a second.
         aim = seed_of(call, _result(_traced_output(call, structure, tensors, given)), target)
     return Attribution(*_result(_traced(call, structure, tensors, given, pytree.tree_map(_encode, aim))))
@@ -152,9 +174,9 @@ def _decoded(given: Any) -> Any:
     return pytree.tree_map(lambda value: None if is_nothing(value) else value, given, is_leaf=is_nothing)
 
 
-def _rebuilt(structure: Any, tensors: dict[str, Tensor]) -> FunctionalModel:
+def _rebuilt(structure: Any, tensors: dict[str, Tensor], shifts: dict[str, Tensor]) -> FunctionalModel:
     fm = functionalize(structure) if isinstance(structure, nn.Module) else FunctionalModel(structure)
-    return fm.bind(tensors)
+    return fm.bind(tensors).shifted(shifts)
 
 
 _ERRORS = {
@@ -184,20 +206,23 @@ def _as_result(error: Exception) -> dict[str, Any]:
 
 @nonstrict_trace
 def _traced(call: str, structure: Any, tensors: dict[str, Tensor], given: Any, target: Any) -> Any:
-    options, x, args, kwargs = _decoded(given)
+    options, x, args, kwargs, shifts = _decoded(given)
     target = pointing(target["pointing"]) if isinstance(target, dict) else _decoded(target)
     try:
-        return {"result": tuple(_attribute(call, _rebuilt(structure, tensors), x, target, options, args, kwargs))}
+        found = _attribute(call, _rebuilt(structure, tensors, shifts), x, target, options, args, kwargs)
+        return {"result": tuple(part for part in found if part is not None)}
     except tuple(_ERRORS.values()) as error:
         return _as_result(error)
 
 
 @nonstrict_trace
 def _traced_output(call: str, structure: Any, tensors: dict[str, Tensor], given: Any) -> Any:
-    options, x, args, kwargs = _decoded(given)
+    options, x, args, kwargs, shifts = _decoded(given)
     positional, keyword = call_arguments(x, args, kwargs)
     try:
-        return {"result": pick_output(call, _rebuilt(structure, tensors)(*positional, **keyword), options.output)}
+        return {
+            "result": pick_output(call, _rebuilt(structure, tensors, shifts)(*positional, **keyword), options.output)
+        }
     except tuple(_ERRORS.values()) as error:
         return _as_result(error)
 
@@ -211,13 +236,15 @@ def _attribute(
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
 ) -> Attribution:
-    passed = forward(call, model, x, options, args, kwargs)
+    through = target if options.reference is not None and callable(target) else None
+    passed = forward(call, model, x, options, args, kwargs, through=through)
     _warn(call, model, options.rules, passed)
-    cotangent = weighted(seed_of(call, passed.output, target), passed.output, options)
+    cotangent = weighted(seed_of(call, passed.output, None if through else target), passed.output, options)
     cotangents = passed.pull(cotangent, release=True, conditions=options.conditions)
     if options.layer is not None:
-        return Attribution(passed.roots[0], cotangents[0], passed.output)
-    return Attribution(x, pytree.tree_unflatten(list(cotangents), pytree.tree_structure(x)), passed.output)
+        return Attribution(passed.roots[0], cotangents[0], passed.output, next(iter(passed.reference), None))
+    pulled = pytree.tree_unflatten(list(cotangents), pytree.tree_structure(x))
+    return Attribution(x, pulled, passed.output, options.reference)
 
 
 # As `record_eagerly`: what an eager call does is not to be compiled piece by piece.
@@ -227,12 +254,7 @@ _attribute_eagerly: Any = torch.compiler.disable(_attribute)
 def _warn(call: str, model: FunctionalModel, rules: Rulebook, passed: Record) -> None:
     if torch.compiler.is_dynamo_compiling():
         return
-    if model.training:
-        warnings.warn(
-            f"{call}: the model is in training mode, so batch norm or dropout make its output depend on the batch "
-            "or on chance. Call model.eval() first, unless this is meant.",
-            stacklevel=5,
-        )
+    warn_if_training(call, model, stacklevel=5)
     if rules.expects and passed.activations and not passed.activations & set(rules.expects):
         warnings.warn(
             f"{call}: the model has no {' or '.join(rules.expects)}, only {', '.join(sorted(passed.activations))}; "

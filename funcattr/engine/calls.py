@@ -1,6 +1,6 @@
 """What a rule sees of a call."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -38,9 +38,21 @@ class Call:
         origins: For each operand, what data flow says of it.
         output: What the call returned (a tensor, or a structure of them).
         args, kwargs: The arguments as the model gave them, in-place flags removed.
+        reference: The same call in a pass at the reference, for methods that compare with one; else None.
     """
 
-    __slots__ = ("_args", "_func", "_kept", "_kwargs", "_operation", "_positions", "origins", "output", "path")
+    __slots__ = (
+        "_args",
+        "_func",
+        "_kept",
+        "_kwargs",
+        "_operation",
+        "_positions",
+        "origins",
+        "output",
+        "path",
+        "reference",
+    )
 
     def __init__(
         self,
@@ -56,6 +68,7 @@ class Call:
         self._args, self._kwargs, self._kept = args, kwargs, True
         self.path, self.origins = path, origins
         self.output: Any = None
+        self.reference: Call | None = None
 
     @property
     def op(self) -> str:
@@ -119,7 +132,7 @@ class Call:
         kwargs = {name: value for name, value in given.items() if value is not _DROPPED}
         func = self._func if wrap is None else wrap(self._func)
         call = Call(func, self._operation, (), kwargs, (("input",),), self.path, origins or self.origins)
-        call.output = output
+        call.output, call.reference = output, self.reference
         return call
 
     def drop_inputs(self) -> None:
@@ -158,3 +171,14 @@ def _put(container: Any, position: Any, value: Any) -> None:
         _put(mutable, position[1:], value)
         value = tuple(mutable) if isinstance(inner, tuple) else mutable
     container[position[0]] = value
+
+
+def tracked_positions(args: tuple[Any, ...], kwargs: Mapping[str, Any], tracked: Container[Tensor]) -> Iterator[Any]:
+    """Where among the arguments, lists and dicts in them too, the tracked tensors are."""
+    for key, value in (*enumerate(args), *kwargs.items()):
+        if isinstance(value, Tensor):
+            if value in tracked:
+                yield (key,)
+        elif isinstance(value, list | tuple | dict):
+            inside = ((), value) if isinstance(value, dict) else (tuple(value), {})
+            yield from ((key, *rest) for rest in tracked_positions(*inside, tracked))

@@ -1,8 +1,6 @@
 """Models as pure functions of their parameters and inputs."""
 
 import difflib
-import types
-from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -11,8 +9,9 @@ import torch.utils._pytree as pytree
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from .opaque import PLAIN, refuse_opaque
-from .sites import Editor, enter_module, leave_module
+from .copies import fill, sited_copy
+from .opaque import refuse_opaque
+from .sites import Editor
 
 Params = Mapping[str, Tensor]
 Edits = Mapping[str, Callable[[Any], Any]]
@@ -70,9 +69,14 @@ class FunctionalModel:
     """
 
     def __init__(
-        self, structure: Structure, bound: Params | None = None, ready: dict[str, Tensor] | None = None
+        self,
+        structure: Structure,
+        bound: Params | None = None,
+        ready: dict[str, Tensor] | None = None,
+        shifts: Params | None = None,
     ) -> None:
         self.structure, self._bound, self._ready = structure, dict(bound or {}), ready
+        self.shifts = dict(shifts or {})
 
     @property
     def _model(self) -> Callable[..., Any]:
@@ -112,7 +116,8 @@ class FunctionalModel:
         for name in params:
             if name not in names:
                 raise _unknown_parameter(name, names)
-        return FunctionalModel(self.structure, {**self._bound, **{names[name]: p for name, p in params.items()}})
+        bound = {**self._bound, **{names[name]: p for name, p in params.items()}}
+        return FunctionalModel(self.structure, bound, shifts=self.shifts)
 
     def tensors(self) -> dict[str, Tensor]:
         """What a call computes with: bound tensors as they are, owned ones as constants, buffers copied."""
@@ -122,7 +127,7 @@ class FunctionalModel:
 
     def ready(self) -> "FunctionalModel":
         """The same model for one call, whose tensors are made now and not under the eyes of a recorder."""
-        return FunctionalModel(self.structure, self._bound, self.tensors())
+        return FunctionalModel(self.structure, self._bound, self.tensors(), self.shifts)
 
     def apply(self, params: Params, *inputs: Any, **kwargs: Any) -> Any:
         """The model's output at `inputs` with `params` in place of its own; parameters not named stay."""
@@ -132,15 +137,26 @@ class FunctionalModel:
         """The same model with the values at some sites replaced; see `edit`."""
         before = self.structure.edits
         both = {name: _then(before[name], change) if name in before else change for name, change in edits.items()}
-        return FunctionalModel(Structure(self._model, {**before, **both}), self._bound)
+        return FunctionalModel(Structure(self._model, {**before, **both}), self._bound, shifts=self.shifts)
+
+    def shifted(self, shifts: Params) -> "FunctionalModel":
+        """The same model with a tensor added to the values at some sites, after its edits.
+
+        Unlike an edit's closure the tensors are data, which can be made inside compiled code.
+        """
+        both = {site: self.shifts[site] + t if site in self.shifts else t for site, t in shifts.items()}
+        return FunctionalModel(self.structure, self._bound, self._ready, {**self.shifts, **both})
 
     def __call__(self, *inputs: Any, **kwargs: Any) -> Any:
-        if not self.structure.edits:
+        edits = self.structure.edits
+        if not edits and not self.shifts:
             return self._call(inputs, kwargs)
-        editor = Editor(self.structure.edits)
+        shifts = {site: _shift(site, tensor) for site, tensor in self.shifts.items()}
+        both = {name: _then(edits[name], shift) if name in edits else shift for name, shift in shifts.items()}
+        editor = Editor({**edits, **both})
         with editor:
             output = self._call(inputs, kwargs)
-        editor.require("edit", tuple(self.structure.edits), self.sites)
+        editor.require("edit", tuple(editor.edits), self.sites)
         return output
 
     def _call(self, inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -152,8 +168,8 @@ class FunctionalModel:
         if torch.compiler.is_dynamo_compiling():
             # Modules cannot be copied while Dynamo traces; there functional_call swaps at trace time only.
             return functional_call(self._model, filled, inputs, kwargs, tie_weights=False)
-        module = self.structure.taken() if self.structure.single_use else _sited_copy(self._model)
-        _fill(module, filled)
+        module = self.structure.taken() if self.structure.single_use else sited_copy(self._model)
+        fill(module, filled)
         try:
             return module(*inputs, **kwargs)
         finally:
@@ -200,7 +216,7 @@ def _functionalized(model: Callable[..., Any], single_use: bool) -> FunctionalMo
     if not callable(model):
         raise TypeError(f"functionalize(model=...): expected a module or a callable, got {type(model).__name__}.")
     refuse_opaque(model)
-    structure = _sited_copy(model) if isinstance(model, nn.Module) else model
+    structure = sited_copy(model) if isinstance(model, nn.Module) else model
     return FunctionalModel(Structure(structure, single_use=single_use))
 
 
@@ -210,6 +226,16 @@ def _already_called(*_: Any, **__: Any) -> Any:
 
 def _then(first: Callable[[Any], Any], second: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return lambda value: second(first(value))
+
+
+def _shift(site: str, by: Tensor) -> Callable[[Any], Any]:
+    def shifted(value: Any) -> Any:
+        if not isinstance(value, Tensor) or value.shape != by.shape:
+            got = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
+            raise ValueError(f"the site {site!r}: expected a value of shape {list(by.shape)} to add to, got {got}.")
+        return value + by
+
+    return shifted
 
 
 def _every_name(model: Callable[..., Any]) -> dict[str, str]:
@@ -228,71 +254,3 @@ def _unknown_parameter(name: str, known: Mapping[str, str]) -> ValueError:
         f"FunctionalModel.bind(params=...): no such parameter or buffer {name!r}. Closest: {listed}. "
         "List them with functionalize(model).params and .buffers."
     )
-
-
-def _structure_copy(model: nn.Module) -> nn.Module:
-    """The module tree copied, one new object a module, all tensors shared."""
-    copies: dict[int, nn.Module] = {}
-    for module in model.modules():
-        copy = copies[id(module)] = object.__new__(type(module))
-        copy.__dict__.update(vars(module))
-        copy.__dict__["_compiled_call_impl"] = None
-        for table in ("_parameters", "_buffers", "_modules"):
-            copy.__dict__[table] = dict(vars(module)[table])
-    for copy in copies.values():
-        for name, value in vars(copy).items():
-            if type(value) not in PLAIN:
-                copy.__dict__[name] = _moved(value, copies)
-    return copies[id(model)]
-
-
-def _moved(value: Any, copies: Mapping[int, nn.Module]) -> Any:
-    """`value` with the tree's modules replaced by their copies, inside plain containers and bound methods too."""
-    if id(value) in copies:
-        return copies[id(value)]
-    if isinstance(value, types.MethodType):
-        owner = copies.get(id(value.__self__))
-        return value if owner is None else types.MethodType(value.__func__, owner)
-    kinds = nn.Module | types.MethodType
-    if type(value) in (dict, OrderedDict) and any(isinstance(v, kinds) for v in value.values()):
-        return type(value)((k, _moved(v, copies)) for k, v in value.items())
-    if type(value) in (list, tuple):
-        items: list[Any] = list(value)
-        if any(isinstance(v, kinds) for v in items):
-            return type(value)(_moved(v, copies) for v in items)
-    return value
-
-
-def _fill(module: nn.Module, tensors: Params) -> None:
-    """Put a call's tensors into its own copy of the modules, as functional_call does, with nothing to put back."""
-    for path, part in module.named_modules():
-        prefix = f"{path}." if path else ""
-        for table in (vars(part)["_parameters"], vars(part)["_buffers"]):
-            for name, tensor in table.items():
-                if tensor is not None:
-                    table[name] = tensors[prefix + name]
-
-
-def _sited_copy(model: nn.Module) -> nn.Module:
-    """A copy for one call, whose modules tell the active mode where the call is."""
-    copy = _structure_copy(model)
-    for name, module in copy.named_modules():
-        module.__dict__["forward"] = _sited_forward(module, name)
-    return copy
-
-
-def _sited_forward(module: nn.Module, name: str) -> Callable[..., Any]:
-    # A plain function, no partial: Dynamo asks a graph module's forward for its code.
-    def forward(*args: Any, **kwargs: Any) -> Any:
-        return _forward(module, name, *args, **kwargs)
-
-    return forward
-
-
-def _forward(module: nn.Module, name: str, *args: Any, **kwargs: Any) -> Any:
-    if isinstance(module, nn.RNNBase):
-        # Recurrent modules keep a list of their weights beside the table that functional_call fills.
-        weights = [getattr(module, n) for n in module._flat_weights_names]
-        module.__dict__["_flat_weights"] = weights
-    enter_module(name, type(module))
-    return leave_module(type(module).forward(module, *args, **kwargs), name)

@@ -1,16 +1,19 @@
 """The forward pass of a method on record, whatever is then done with it."""
 
-from collections.abc import Mapping
+import warnings
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple
 
+import torch
 import torch.utils._pytree as pytree
 from torch import Tensor
 
 from .conditions import Conditions
 from .functional import FunctionalModel
+from .pairing import Pairing
 from .rulebook import Rulebook
 from .stabilizer import stabilized
-from .targets import pick_output
+from .targets import pick_output, score
 from .vjp import Record, record
 
 Seed = Literal["one", "logit"]
@@ -24,6 +27,7 @@ class Options(NamedTuple):
     output: str | int | None = None
     seed: Seed | None = None
     conditions: Conditions | None = None
+    reference: Any = None
 
 
 def forward(
@@ -35,22 +39,35 @@ def forward(
     kwargs: dict[str, Any],
     strict: bool = True,
     keep: bool = False,
+    through: Callable[[Tensor], Tensor] | None = None,
 ) -> Record:
-    """Run the model once; `strict` raises for operations that the rulebook does not know, `keep` keeps all values."""
+    """Run the model once, and before that at the reference, if there is one.
+
+    `strict` raises for operations that the rulebook does not know, `keep` keeps all values; a target
+    that the output goes `through` is on record too.
+    """
     rules, layer, conditions = options.rules, options.layer, options.conditions
     if options.seed not in (None, "one", "logit"):
         raise ValueError(f"{call}(seed=...): expected 'one' or 'logit', got {options.seed!r}.")
     if rules.entries or layer is not None or conditions is not None:
         model = model.ready()
     inputs, spec = pytree.tree_flatten(x)
-    _check_inputs(call, model, inputs)
+    check_inputs(call, model, inputs)
 
     def explained(*tensors: Tensor) -> Tensor:
         positional, keyword = call_arguments(pytree.tree_unflatten(list(tensors), spec), args, kwargs)
-        return pick_output(call, model(*positional, **keyword), options.output)
+        value = pick_output(call, model(*positional, **keyword), options.output)
+        return value if through is None else score(call, value, through)
 
     marks = () if conditions is None else tuple(conditions.masks)
-    return record(explained, tuple(inputs), rules, layer, call, model.sites, marks, strict, keep)
+    if options.reference is None:
+        return record(explained, tuple(inputs), rules, layer, call, model.sites, marks, strict, keep)
+    pairing = Pairing(call)
+    reference = tuple(pytree.tree_leaves(options.reference))
+    roots = record(explained, reference, rules, layer, call, model.sites, marks, strict, pairing=pairing).roots
+    pairing.close()
+    passed = record(explained, tuple(inputs), rules, layer, call, model.sites, marks, strict, keep, pairing)
+    return passed._replace(reference=roots, pull=lambda *g, **told: pairing.valid(passed.pull(*g, **told)))
 
 
 def weighted(cotangent: Tensor, output: Tensor, options: Options) -> Tensor:
@@ -69,7 +86,8 @@ def call_arguments(x: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tup
     return (*(x if isinstance(x, tuple) else (x,)), *args), kwargs
 
 
-def _check_inputs(call: str, model: FunctionalModel, inputs: list[Any]) -> None:
+def check_inputs(call: str, model: FunctionalModel, inputs: list[Any]) -> None:
+    """Raise for inputs that are no tensors, have no batch, or are on another device than the model."""
     devices = {p.device for p in model.params.values()}
     for value in inputs:
         if not isinstance(value, Tensor):
@@ -83,3 +101,13 @@ def _check_inputs(call: str, model: FunctionalModel, inputs: list[Any]) -> None:
                 f"{call}(x=...): the input is on {value.device}, the model on {', '.join(sorted(map(str, devices)))}. "
                 "Move one of them."
             )
+
+
+def warn_if_training(call: str, model: FunctionalModel, stacklevel: int) -> None:
+    """Warn once where batch norm or dropout make the output depend on the batch or on chance."""
+    if model.training and not torch.compiler.is_dynamo_compiling():
+        warnings.warn(
+            f"{call}: the model is in training mode, so batch norm or dropout make its output depend on the batch "
+            "or on chance. Call model.eval() first, unless this is meant.",
+            stacklevel=stacklevel + 1,
+        )

@@ -1,6 +1,6 @@
 """The forward pass on record: which torch functions ran on values that depend on the root, and their adjoints."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor
 from .actions import GRADIENT, Action
 from .adjoints import is_differentiable, ordinary_adjoint
 from .aliasing import Aliases
-from .calls import Call, Origin, Positions
+from .calls import Call, Origin, Positions, tracked_positions
 from .errors import UnsupportedOperationError
 from .groups import LINEAR, is_linear_map, origin
 from .levels import current_level, is_plain_eager, unwrapped
@@ -27,6 +27,7 @@ from .operations import (
     spelled,
     writes,
 )
+from .pairing import Pairing
 from .resolution import check_required, resolve
 from .rulebook import Match, Rulebook
 from .sites import SiteMode
@@ -42,10 +43,16 @@ class Recorder(SiteMode):
     """
 
     def __init__(
-        self, rules: Rulebook, root: str | None, call: str, marks: tuple[str, ...] = (), keep: bool = False
+        self,
+        rules: Rulebook,
+        root: str | None,
+        call: str,
+        marks: tuple[str, ...] = (),
+        keep: bool = False,
+        pairing: Pairing | None = None,
     ) -> None:
         super().__init__((*marks, root) if root is not None else marks)
-        self.rules, self.caller, self.root, self._keep = rules, call, root, keep
+        self.rules, self.caller, self.root, self._keep, self._pairing = rules, call, root, keep, pairing
         self.roots: tuple[Tensor, ...] = ()
         self.root_slots: tuple[int, ...] = ()
         self.steps: list[Step] = []
@@ -160,7 +167,7 @@ class Recorder(SiteMode):
                 self._aliases.refresh(*args)
             args, kwargs = self._read_all(args), self._read_all(kwargs)
         self._raise_unseen()
-        positions = tuple(self._tracked(args, kwargs))
+        positions = tuple(tracked_positions(args, kwargs, self._slots))
         if positions and not torch.is_grad_enabled() and self._model_grad:
             raise self._unseen("an autograd Function (its own backward would be ignored)")
         if current_level() != self._level:
@@ -191,7 +198,7 @@ class Recorder(SiteMode):
             not constant or self.slot(target) is not None or self._aliases.is_known_view(target)
         ):
             func, args, kwargs = out_of_place(func, name, operation, args, kwargs)
-            positions = tuple(self._tracked(args, kwargs))
+            positions = tuple(tracked_positions(args, kwargs, self._slots))
         elif constant:
             self._linear_ran = self._linear_ran or operation.name in LINEAR
             out = func(*args, **kwargs)
@@ -208,6 +215,8 @@ class Recorder(SiteMode):
     def _record(self, call: Call) -> Any:
         self.operations.add(call.op)
         call.origins = tuple(self._slots.origin(t) for t in call.operands)
+        if self._pairing is not None:
+            self._pairing.meet(call)
         linear = call.op in LINEAR and is_linear_map(call)
         match = Match(call.op, call.path, self.module, linear, linear and not call.origins[0].after_linear)
         action = self.rules.action(match)
@@ -257,7 +266,7 @@ class Recorder(SiteMode):
         step = self.steps[-1]
         if action is not if_last:
             self.steps[-1] = step._replace(call=call, if_last=if_last)
-        elif action.kind == "fold":
+        elif action.kind in ("fold", "join"):
             self.steps[-1] = step._replace(call=call)
         else:
             self.steps[-1] = step.ruled(action, call, self.caller)
@@ -272,15 +281,6 @@ class Recorder(SiteMode):
         slots = tuple(OutputSlot(self._slots.new(t, origin(call, t)), t.shape, t.dtype, t.device) for t in outputs)
         values = Values(operands, outputs) if self._keep else Values()
         self.steps.append(Step(pull, inputs, slots, call.op, call.path, action, values=values))
-
-    def _tracked(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[tuple[Any, ...]]:
-        for key, value in (*enumerate(args), *kwargs.items()):
-            if isinstance(value, Tensor):
-                if value in self._slots:
-                    yield (key,)
-            elif isinstance(value, list | tuple | dict):
-                inside = self._tracked((), value) if isinstance(value, dict) else self._tracked(tuple(value), {})
-                yield from ((key, *rest) for rest in inside)
 
     def _rename(self, name: str, target: Tensor, args: tuple[Any, ...], out: Any) -> Any:
         """Let the written name stand for the new value; `x[i] = v` returns nothing, as the original."""

@@ -1,10 +1,11 @@
-"""What is known only after the forward pass: which linear map is the last, and which batch norms can be folded."""
+"""What is known only after the forward pass: the last linear map, batch norms to fold, activations to join."""
 
 from collections import Counter
 
 from .actions import Action
 from .folding import fold_after, fold_before, passed_by
 from .groups import GROUPS, LINEAR
+from .joining import joined_by
 from .rulebook import Rulebook
 from .steps import Step
 
@@ -25,6 +26,19 @@ def resolve(steps: list[Step], outputs: set[int | None], caller: str) -> None:
             steps[before], steps[i] = folded, passed_by(steps[i], folded)
     for i in reversed(alone):
         _fold_forwards(steps, i, outputs, caller)
+    for i in [i for i, step in enumerate(steps) if step.action.kind == "join"]:
+        before = _only_source(steps, i, makers, readers, outputs)
+        joined = None if before is None else joined_by(steps[before], steps[i], caller)
+        if before is None or joined is None:
+            _settle_alone(steps, i, caller)
+        else:
+            steps[before], steps[i] = joined, passed_by(steps[i], joined)
+
+
+def _settle_alone(steps: list[Step], i: int, caller: str) -> None:
+    step = steps[i]
+    assert step.call is not None
+    steps[i] = step.ruled(Action("rule", step.action.function), step.call, caller)
 
 
 def _only_source(

@@ -104,7 +104,7 @@ class Rulebook:
     @property
     def is_resolved_late(self) -> bool:
         """Whether some action depends on what comes after the call."""
-        return any(e.position == "last" or e.action.kind == "fold" for e in self.entries)
+        return any(e.position == "last" or e.action.kind in ("fold", "join") for e in self.entries)
 
     def __or__(self, other: "Rulebook | Mapping[Any, Any] | tuple[Entry, ...] | Entry") -> "Rulebook":
         """This rulebook, preceded by the rows of `other`."""
@@ -174,7 +174,7 @@ def _entries(rules: Any) -> tuple[Entry, ...]:
 
 def _entry(row: Entry) -> Entry:
     action = row.action if isinstance(row.action, Action) else Action("rule", row.action)
-    if action.kind in ("rule", "decompose", "fold") and not callable(action.function):
+    if action.kind in ("rule", "decompose", "fold", "join") and not callable(action.function):
         raise TypeError(
             f"Rulebook({{{row.op!r}: ...}}): expected a rule or an action, got {type(row.action).__name__}."
         )

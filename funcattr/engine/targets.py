@@ -93,16 +93,30 @@ def seed(call: str, output: Tensor, target: Target) -> Tensor:
     return _one_hot(call, output, target, dim=1).expand_as(output)
 
 
+def score(call: str, output: Tensor, target: Target) -> Tensor:
+    """The number that `target` stands for, whose gradient by the output is `seed`. [N]"""
+    if callable(target):
+        return _values(call, output, target)
+    weights = seed(call, output, target)
+    # An output that is infinite elsewhere does not count.
+    return torch.where(weights == 0, 0.0, output * weights).flatten(1).sum(1) if output.ndim > 1 else output * weights
+
+
+def _values(call: str, output: Tensor, target: Callable[[Tensor], Tensor]) -> Tensor:
+    values: Any = target(output)
+    if not isinstance(values, Tensor) or values.shape != output.shape[:1]:
+        got = list(values.shape) if isinstance(values, Tensor) else type(values).__name__
+        raise ValueError(
+            f"{call}(target=<function>): expected one number per example, shape [{output.shape[0]}], got {got}."
+        )
+    if not values.is_floating_point():
+        raise TypeError(f"{call}(target=<function>): expected floating-point numbers, got {values.dtype}.")
+    return values
+
+
 def _of_function(call: str, output: Tensor, target: Callable[[Tensor], Tensor]) -> Tensor:
     def scores(output: Tensor) -> Tensor:
-        values: Any = target(output)
-        if not isinstance(values, Tensor) or values.shape != output.shape[:1]:
-            got = list(values.shape) if isinstance(values, Tensor) else type(values).__name__
-            raise ValueError(
-                f"{call}(target=<function>): expected one number per example, shape [{output.shape[0]}], got {got}."
-            )
-        if not values.is_floating_point():
-            raise TypeError(f"{call}(target=<function>): expected floating-point numbers, got {values.dtype}.")
+        values = _values(call, output, target)
         # Dynamo cannot follow the question.
         if not torch.compiler.is_dynamo_compiling() and not is_differentiated(values):
             raise UntrackedPathError(

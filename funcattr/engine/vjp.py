@@ -12,6 +12,7 @@ from .conditions import Conditions
 from .errors import UntrackedPathError
 from .functional import functionalize
 from .levels import is_differentiated
+from .pairing import Pairing
 from .recorder import Recorder
 from .rulebook import Rulebook, as_rulebook
 from .steps import Step
@@ -29,6 +30,7 @@ class Record(NamedTuple):
             are steps, it takes the options of `walk` too.
         activations: Nonlinearities met, by canonical name; empty where `torch.func.vjp` did the work.
         steps: The tape, in the order of the forward pass; empty there too.
+        reference: The roots of a pass at a reference, where there was one.
     """
 
     output: Any
@@ -36,6 +38,7 @@ class Record(NamedTuple):
     pull: Backward
     activations: frozenset[str]
     steps: list[Step]
+    reference: tuple[Tensor, ...] = ()
 
 
 def record(
@@ -48,16 +51,17 @@ def record(
     marks: tuple[str, ...] = (),
     strict: bool = True,
     keep: bool = False,
+    pairing: Pairing | None = None,
 ) -> Record:
     """Run `fn(*primals)` once and keep what the reverse pass to the root needs.
 
     `sites` are known beside those met; `marks` are sites where conditions hold; `strict` raises for operations that the
-    rulebook does not know; `keep` keeps the values at every step.
+    rulebook does not know; `keep` keeps the values at every step; each call meets its partner of `pairing`.
     """
     _check_primals(call, primals, root)
     if root is None and not rules.entries and rules.unlisted == "gradient" and not marks and strict and not keep:
         return _plain_record(fn, primals, call)
-    recorder = Recorder(rules, root, call, marks, keep)
+    recorder = Recorder(rules, root, call, marks, keep, pairing)
     # Constants of the call are copied, so that a model which writes into its input never reaches the user's tensor.
     inputs = recorder.track(primals) if root is None else tuple(p.clone() for p in primals)
     with torch.enable_grad(), recorder:

@@ -1,0 +1,79 @@
+"""Two passes of one model, at a reference and at the input: each call of the second meets its like of the first."""
+
+import torch
+import torch.utils._pytree as pytree
+from torch import Tensor
+
+from .calls import Call
+from .errors import UnsupportedOperationError
+from .levels import is_plain_eager
+
+
+class Pairing:
+    """The calls of a pass at the reference, in order; then, once `closed`, the partners of those at the input.
+
+    Args:
+        caller: First words of errors.
+    """
+
+    def __init__(self, caller: str) -> None:
+        self.caller, self.closed = caller, False
+        self._calls: list[Call] = []
+        self._same: list[Tensor] = []
+
+    def close(self) -> None:
+        """The first pass is over: what comes now is compared with it."""
+        self._calls.reverse()
+        self.closed = True
+
+    def meet(self, call: Call) -> None:
+        """Keep a call of the first pass; give one of the second its partner, as `call.reference`."""
+        if not self.closed:
+            self._calls.append(call)
+            return
+        partner = self._calls.pop() if self._calls else None
+        if partner is None or not _alike(call, partner):
+            raise self._different(call, f"it calls {call.op} at the input, {partner.op if partner else 'nothing'}")
+        call.reference = partner
+        self._compare_constants(call, partner)
+
+    def valid(self, cotangents: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """The cotangents; NaN if some call got other constants, where that could not be seen at once."""
+        if not self._same:
+            return cotangents
+        return tuple(torch.where(torch.stack(self._same).all(), g, float("nan")) for g in cotangents)
+
+    def _compare_constants(self, call: Call, partner: Call) -> None:
+        pairs = [(a, b) for a, b in zip(_constants(call), _constants(partner), strict=True) if a is not b]
+        if not pairs:
+            return
+        if any(a.shape != b.shape or a.dtype != b.dtype for a, b in pairs):
+            raise self._different(call, f"{call.op} gets constants of other shapes at the input than")
+        same = torch.stack([(a == b).all() for a, b in pairs]).all()
+        if not is_plain_eager():
+            self._same.append(same)
+        elif not bool(same):
+            raise self._different(call, f"{call.op} gets other constants (a mask, an index, a detached value) than")
+
+    def _different(self, call: Call, what: str) -> UnsupportedOperationError:
+        return UnsupportedOperationError(
+            f"{self.caller}: in the module {call.path!r}, the model does not do the same at the input and at its "
+            f"reference: {what} at the reference. That part depends on the values by a way that no derivative "
+            "follows, so there is no multiplier. Choose a reference that takes the same way, or use another method."
+        )
+
+
+def _alike(call: Call, partner: Call) -> bool:
+    shapes = [[t.shape for t in c.operands] for c in (call, partner)]
+    return (call.op, call.path) == (partner.op, partner.path) and shapes[0] == shapes[1] and _plain(call, partner)
+
+
+def _plain(call: Call, partner: Call) -> bool:
+    """Whether the arguments that are no tensors are the same."""
+    values = [[v for v in pytree.tree_leaves((c.args, c.kwargs)) if not isinstance(v, Tensor)] for c in (call, partner)]
+    return len(values[0]) == len(values[1]) and all(a is b or a == b for a, b in zip(*values, strict=True))
+
+
+def _constants(call: Call) -> list[Tensor]:
+    tracked = {id(t) for t in call.operands}
+    return [t for t in call.tensors() if id(t) not in tracked]
