@@ -2,22 +2,28 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
 from . import (
     contrastive_excitation_backprop,
     deconvnet,
+    deep_lift,
     excitation_backprop,
+    extremal_perturbation,
     grad_cam,
     gradient,
     guided_backprop,
     guided_grad_cam,
     input_x_gradient,
+    integrated_gradients,
     linear_approx,
     lrp,
     maps,
+    noise_tunnel,
+    occlusion,
+    rise,
     rules,
 )
 from .demo.digits import LAYER
@@ -25,6 +31,16 @@ from .demo.digits import LAYER
 CONTRAST = "pool"
 """Site between `LAYER` and the classifier of `DigitNet`."""
 _GAMMA_BOX = rules.epsilon_gamma_box(low=0.0, high=1.0)  # pixels are in 0..1
+
+
+def _smoothgrad(model: nn.Module, x: Tensor, target: Tensor) -> Tensor:
+    return noise_tunnel(partial(gradient, model), x, target, samples=20, stdev=0.1)
+
+
+def _extremal(model: nn.Module, x: Tensor, target: Tensor) -> Tensor:
+    """The masks are smooth on the scale of the digits, and cover about one of them."""
+    options: dict[str, Any] = {"step": 4, "sigma": 8.0, "perturbation": "fade", "steps": 60}
+    return extremal_perturbation(model, x, target, areas=0.06, learning_rate=0.03, smooth=0.05, **options)
 
 
 class Row(NamedTuple):
@@ -37,6 +53,8 @@ class Row(NamedTuple):
     """Attributions -> maps [N, 1, h, w]."""
     completeness: bool = False
     """Whether the attributions of an example are meant to sum to the target's output."""
+    asked: int | None = None
+    """Of how many of the demo's questions it is asked, for methods of many passes; None for all."""
 
 
 CATALOGUE: tuple[Row, ...] = (
@@ -52,5 +70,12 @@ CATALOGUE: tuple[Row, ...] = (
     Row("lrp_epsilon", partial(lrp, rules="epsilon", seed="logit"), maps.sum, completeness=True),
     Row("lrp_epsilon_plus", partial(lrp, rules="epsilon_plus", seed="logit"), maps.sum, completeness=True),
     Row("lrp_gamma_box", partial(lrp, rules=_GAMMA_BOX, seed="logit"), maps.sum, completeness=True),
+    # The network is silent on an empty image, so what sums to the rise from it sums to the logit.
+    Row("deep_lift", deep_lift, maps.sum, completeness=True),
+    Row("integrated_gradients", partial(integrated_gradients, steps=20), maps.sum, completeness=True, asked=100),
+    Row("smoothgrad", _smoothgrad, maps.max_abs, asked=100),
+    Row("occlusion", partial(occlusion, window=(12, 12), stride=4), maps.sum, asked=30),
+    Row("rise", partial(rise, samples=300, cells=8, activation=None), maps.sum, asked=30),
+    Row("extremal_perturbation", _extremal, maps.sum, asked=30),
 )
 """Every method of the demo, in the order of its columns."""

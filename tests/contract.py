@@ -11,8 +11,10 @@ from torch import Tensor, nn
 
 import funcattr
 from funcattr import FunctionalModel, Rulebook, rules
+from funcattr.engine import draws
 
-from . import references
+from . import perturbation_references, references, sampling_references
+from .deep_lift_references import deep_lift_reference
 from .relevance_references import REFERENCES, lrp_reference
 
 Reference = Callable[[nn.Module, Tensor, Any, str], Tensor]
@@ -27,6 +29,7 @@ class Row(NamedTuple):
     at_layer: bool = False  # takes layer=, and its result has the layer's spatial size
     conserves: bool = False  # sums to the target's output on a positively homogeneous net
     is_map: bool = False  # its result has one channel
+    every_class: bool = False  # without a target it explains all classes
     rules: Rulebook | None = None  # of relevance, which `conservation` accounts for
 
     def __call__(
@@ -109,6 +112,104 @@ def _lrp(name: str, **bounds: float) -> Row:
     return Row(f"lrp_{name}", partial(funcattr.lrp, rules=book), reference, rules=book)
 
 
+STEPS, SAMPLES, CHUNK = 3, 3, 2
+NODES, WEIGHTS = sampling_references.gauss_legendre(STEPS)
+
+
+def noise(x: Tensor) -> Tensor:
+    """Pre-drawn noise: numbers that look random, the same for each batch, and in any transform. [SAMPLES, 1, ...]"""
+    count = SAMPLES * x[0].numel()
+    waves = torch.sin(torch.arange(1, count + 1, dtype=x.dtype, device=x.device) * 1.7)
+    return waves.reshape(SAMPLES, 1, *x.shape[1:])
+
+
+def _noise_tunnel(method: Callable[..., Any], kind: Any) -> Callable[..., Tensor]:
+    def tunnel(model: Any, x: Any, target: Any, **options: Any) -> Tensor:
+        given = {"noise": noise(x)} if isinstance(x, Tensor) and x.ndim and len(x) else {"samples": SAMPLES}
+        return funcattr.noise_tunnel(
+            partial(method, model), x, target, kind=kind, stdev=0.3, chunk_size=CHUNK, **given, **options
+        )
+
+    return tunnel
+
+
+def _over_noise(kind: str, product: bool) -> Reference:
+    def tunnel(model: nn.Module, x: Tensor, target: Any, layer: str) -> Tensor:
+        def method(x: Tensor, target: Any) -> Tensor:
+            root, g = references.pseudo_gradient("gradient", model, x, target)
+            return root * g if product else g
+
+        return sampling_references.noise_tunnel(method, x, target, noise=noise(x), stdev=0.3, kind=kind)
+
+    return tunnel
+
+
+BASELINE = 0.25
+_ON_A_LINE: dict[str, Any] = {"baseline": BASELINE, "steps": STEPS, "chunk_size": CHUNK}
+_NODES: dict[str, Any] = {"baseline": BASELINE, "nodes": NODES, "weights": WEIGHTS}
+
+
+def _on_a_line(reference: Callable[..., Tensor], **options: Any) -> Reference:
+    return lambda model, x, target, layer: reference(model, x, target, layer, **options)
+
+
+def _expected_gradients(model: nn.Module, x: Tensor, target: Any, layer: str) -> Tensor:
+    """The draws are the package's, what is made of them is not."""
+    alphas = draws.uniform(torch.arange(SAMPLES), (), torch.zeros((), dtype=x.dtype), 0, stream=-2)
+    baselines = torch.full((SAMPLES, *x.shape[1:]), BASELINE, dtype=x.dtype, device=x.device)
+    return sampling_references.expected_gradients(model, x, target, baselines=baselines, alphas=alphas.tolist())
+
+
+# The smallest drawn inputs have two values.
+COALITIONS = torch.tensor([[1, 0], [0, 1]])
+PLAYERS = COALITIONS.shape[1]
+
+
+def _groups(x: Any) -> dict[str, Any]:
+    """The values of an example dealt out to two features, where x is a batch of examples."""
+    if not isinstance(x, Tensor) or x.ndim < 2 or len(x) == 0:
+        return {}
+    ids = torch.arange(x[0].numel(), device=x.device) % PLAYERS
+    return {"feature_mask": ids.reshape(1, *x.shape[1:]), "features": PLAYERS}
+
+
+def _of_features(method: Callable[..., Any], reference: Callable[..., Any], **given: Any) -> tuple[Any, Reference]:
+    """A method of groups of features and its reference, which counts the groups itself."""
+
+    def grouped(model: Any, x: Any, target: Any, **options: Any) -> Tensor:
+        return method(model, x, target, baseline=BASELINE, chunk_size=CHUNK, **_groups(x), **given, **options)
+
+    def expected(model: nn.Module, x: Tensor, target: Any, layer: str) -> Tensor:
+        mask = _groups(x)["feature_mask"]
+        return reference(model, x, target, feature_mask=mask, baseline=BASELINE, **given).to(x)
+
+    return grouped, expected
+
+
+def _window(x: Any) -> tuple[int, ...]:
+    return (min(2, x.shape[-1]),) if isinstance(x, Tensor) and x.ndim > 1 else (2,)
+
+
+def _occlusion(model: Any, x: Any, target: Any, **options: Any) -> Tensor:
+    return funcattr.occlusion(model, x, target, window=_window(x), baseline=BASELINE, chunk_size=CHUNK, **options)
+
+
+def _occluded(model: nn.Module, x: Tensor, target: Any, layer: str) -> Tensor:
+    whole = (*x.shape[1:-1], *_window(x))
+    found: Any = perturbation_references.occlusion(model, x, target, window=whole, baseline=BASELINE)
+    return found.to(x)
+
+
+def _rise(model: Any, x: Any, target: Any, **options: Any) -> Tensor:
+    if isinstance(x, Tensor) and x.ndim > 2 and len(x):
+        options["masks"] = noise(x)[:, 0, 0].abs()
+    return funcattr.rise(model, x, target, samples=SAMPLES, chunk_size=CHUNK, **options)
+
+
+def _risen(model: nn.Module, x: Tensor, target: Any, layer: str) -> Tensor:
+    return perturbation_references.rise(model, x, target, masks=noise(x)[:, 0, 0].abs()).to(x)
+
+
 ROWS = (
     Row("gradient", funcattr.gradient, _at_input("gradient")),
     Row("gradient_at_layer", funcattr.gradient, _at_layer("gradient"), at_layer=True),
@@ -154,6 +255,65 @@ ROWS = (
         at_layer=True,
         is_map=True,
         rules=rules.excitation_backprop(),
+    ),
+    Row("noise_tunnel", _noise_tunnel(funcattr.gradient, "smoothgrad"), _over_noise("smoothgrad", product=False)),
+    Row("vargrad", _noise_tunnel(funcattr.input_x_gradient, "vargrad"), _over_noise("vargrad", product=True)),
+    Row(
+        "integrated_gradients",
+        partial(funcattr.integrated_gradients, **_ON_A_LINE),
+        _on_a_line(
+            lambda model, x, target, layer, **o: sampling_references.integrated_gradients(model, x, target, **o),
+            **_NODES,
+        ),
+    ),
+    Row(
+        "integrated_gradients_at_layer",
+        partial(funcattr.integrated_gradients, **_ON_A_LINE),
+        _on_a_line(sampling_references.integrated_gradients, **_NODES),
+        at_layer=True,
+    ),
+    Row(
+        "expected_gradients",
+        partial(funcattr.expected_gradients, baseline=BASELINE, samples=SAMPLES, chunk_size=CHUNK),
+        _expected_gradients,
+    ),
+    Row(
+        "layer_conductance",
+        partial(funcattr.layer_conductance, **_ON_A_LINE),
+        _on_a_line(sampling_references.conductance_by_sums, baseline=BASELINE, steps=STEPS),
+        at_layer=True,
+    ),
+    Row(
+        "internal_influence",
+        partial(funcattr.internal_influence, **_ON_A_LINE),
+        _on_a_line(sampling_references.internal_influence, **_NODES),
+        at_layer=True,
+    ),
+    Row(
+        "deep_lift",
+        partial(funcattr.deep_lift, baseline=BASELINE),
+        _from_input(deep_lift_reference, baseline=BASELINE),
+    ),
+    Row(
+        "deep_lift_at_layer",
+        partial(funcattr.deep_lift, baseline=BASELINE),
+        _on_a_line(deep_lift_reference, baseline=BASELINE),
+        at_layer=True,
+    ),
+    Row("rise", _rise, _risen, is_map=True, every_class=True),
+    Row("occlusion", _occlusion, _occluded),
+    Row("feature_ablation", *_of_features(funcattr.feature_ablation, perturbation_references.feature_ablation)),
+    Row(
+        "shapley_sampling",
+        *_of_features(
+            funcattr.shapley_sampling,
+            perturbation_references.shapley_sampling,
+            permutations=torch.tensor([[0, 1], [1, 0], [1, 0]]),
+        ),
+    ),
+    Row(
+        "kernel_shap",
+        *_of_features(funcattr.kernel_shap, perturbation_references.kernel_shap, coalitions=COALITIONS),
     ),
     Row("attnlrp", funcattr.attnlrp, _from_input(REFERENCES["attnlrp"]), conserves=True, rules=rules.attnlrp()),
     Row("cp_lrp", funcattr.cp_lrp, _from_input(REFERENCES["cp_lrp"]), conserves=True, rules=rules.cp_lrp()),

@@ -36,7 +36,9 @@ RELEVANCE = (
     ("excitation_backprop_at_layer", "resnet_basic"),
     ("attnlrp", "vit"),
 )
-PAIRS = (*((method, model) for model in MODELS for method in METHODS), *RELEVANCE)
+# Loops over samples: the matrix in small; each method's own tests have the rest.
+SAMPLING = (("noise_tunnel", "cnn"), ("integrated_gradients_at_layer", "cnn"))
+PAIRS = (*((method, model) for model in MODELS for method in METHODS), *RELEVANCE, *SAMPLING)
 
 # What torch itself refuses, by model and transform, with the way out that the tests take. Each has a test that torch
 # still refuses it without funcattr.

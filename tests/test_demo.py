@@ -84,6 +84,15 @@ def test_questions_ask_for_each_digit_once_and_show_a_seven_first() -> None:
     assert shown.digits[0] == 7
 
 
+def test_slow_methods_are_asked_questions_at_equal_distances() -> None:
+    questions = all_questions(load_canvases())
+    some = run.spread(questions, 7)
+    step = len(questions.digits) / 7
+    assert [int(d) for d in some.digits] == [int(questions.digits[int(k * step)]) for k in range(7)]
+    assert run.spread(questions, None) is questions
+    assert run.spread(some, 100) is some
+
+
 def test_demo_prints_a_row_per_method_and_saves_a_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "demo.png"
     main(["demo", "--out", str(out), "--canvases", "4", "--no-progress"])
@@ -91,7 +100,7 @@ def test_demo_prints_a_row_per_method_and_saves_a_picture(tmp_path: Path, capsys
     printed = capsys.readouterr()
     assert printed.err == ""
     for row in CATALOGUE:
-        assert re.search(rf"^{row.name} +\d+\.\d\d +\d+\.\d% +\d+\.\d% +\S+$", printed.out, re.MULTILINE), row.name
+        assert re.search(rf"^{row.name} +\d+ +\d+\.\d\d +\d+\.\d% +\d+\.\d% +\S+$", printed.out, re.MULTILINE), row.name
     picture = imread(out)
     assert picture.shape[0] > 1000
     assert picture.shape[1] > 150 * len(CATALOGUE)
@@ -133,11 +142,11 @@ def test_without_matplotlib_the_table_is_still_printed(
 
 
 def test_table_is_aligned() -> None:
-    scores = [Score("(the centre)", None, 0.1, 0.2, None), Score("gradient", 12.345, 1.0, 0.5, 1e-7)]
+    scores = [Score("(the centre)", 900, None, 0.1, 0.2, None), Score("gradient", 30, 12.345, 1.0, 0.5, 1e-7)]
     heading, first, second = table(scores).splitlines()
     assert len(heading) == len(first) == len(second)
-    assert first.split() == ["(the", "centre)", "-", "10.0%", "20.0%", "-"]
-    assert second.split() == ["gradient", "12.35", "100.0%", "50.0%", "1.0e-07"]
+    assert first.split() == ["(the", "centre)", "900", "-", "10.0%", "20.0%", "-"]
+    assert second.split() == ["gradient", "30", "12.35", "100.0%", "50.0%", "1.0e-07"]
 
 
 def test_number_of_canvases_must_be_positive(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

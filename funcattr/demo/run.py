@@ -36,6 +36,8 @@ class Score(NamedTuple):
     """How one method did; None where a column does not apply."""
 
     name: str
+    asked: int
+    """Of how many questions."""
     milliseconds: float | None
     """Per image, in a batch: the median over batches."""
     hit_rate: float
@@ -67,11 +69,12 @@ def demo(out: Path, *, canvases: int | None = None, progress: bool = True) -> li
     print(f"Where is the digit? {len(questions.digits)} questions on {len(data.images)} held-out canvases.\n")
 
     scores = [centre_score(questions)]
-    batches = -(-len(questions.digits) // BATCH)
-    with tqdm(total=len(CATALOGUE) * batches, unit="batch", disable=not progress, leave=False) as bar:
-        for row in CATALOGUE:
+    asked = [spread(questions, row.asked) for row in CATALOGUE]
+    batches = sum(-(-len(part.digits) // BATCH) for part in asked)
+    with tqdm(total=batches, unit="batch", disable=not progress, leave=False) as bar:
+        for row, part in zip(CATALOGUE, asked, strict=True):
             bar.set_description(row.name)
-            scores.append(method_score(row, model, questions, bar))
+            scores.append(method_score(row, model, part, bar))
 
     print(table(scores))
     draw(out, model, shown_questions(data), scores[1:])
@@ -82,6 +85,15 @@ def all_questions(data: Canvases) -> Questions:
     """One question for each digit of each canvas, canvas by canvas. N = the number of digits present."""
     canvas, digit = data.present.nonzero().unbind(1)
     return Questions(data.images[canvas], digit, data.boxes[canvas, digit])
+
+
+def spread(questions: Questions, count: int | None) -> Questions:
+    """`count` of the questions, at equal distances; all of them for None, or if there are no more."""
+    total = len(questions.digits)
+    if count is None or count >= total:
+        return questions
+    at = torch.arange(count) * total // count
+    return Questions(*(field[at] for field in questions))
 
 
 def shown_questions(data: Canvases) -> Questions:
@@ -118,6 +130,7 @@ def method_score(row: Row, model: DigitNet, questions: Questions, bar: tqdm) -> 
     error = (torch.cat(sums) - logit).abs().mean() / logit.abs().mean()
     return Score(
         name=row.name,
+        asked=len(questions.digits),
         milliseconds=median(times[1:] or times),  # the first batch warms up
         hit_rate=hit_rate,
         mass=mass,
@@ -131,7 +144,7 @@ def centre_score(questions: Questions) -> Score:
     rows, columns = torch.meshgrid(torch.linspace(-1, 1, height), torch.linspace(-1, 1, width), indexing="ij")
     nearness = -(rows**2 + columns**2)
     hit_rate, mass = judge(nearness.expand(len(questions.digits), 1, -1, -1), questions.boxes)
-    return Score("(the centre)", None, hit_rate, mass, None)
+    return Score("(the centre)", len(questions.digits), None, hit_rate, mass, None)
 
 
 def judge(answers: Tensor, boxes: Tensor) -> tuple[float, float]:
@@ -141,11 +154,11 @@ def judge(answers: Tensor, boxes: Tensor) -> tuple[float, float]:
 
 def table(scores: Sequence[Score]) -> str:
     """The scores as aligned text, a line each under a line of headings."""
-    lines = [("method", "ms / image", "hits", "mass in box", "conservation error")]
+    lines = [("method", "asked", "ms / image", "hits", "mass in box", "conservation error")]
     for score in scores:
         milliseconds = "-" if score.milliseconds is None else f"{score.milliseconds:.2f}"
         error = "-" if score.conservation_error is None else f"{score.conservation_error:.1e}"
-        lines.append((score.name, milliseconds, f"{score.hit_rate:.1%}", f"{score.mass:.1%}", error))
+        lines.append((score.name, str(score.asked), milliseconds, f"{score.hit_rate:.1%}", f"{score.mass:.1%}", error))
 
     first, *others = (max(len(line[column]) for line in lines) for column in range(len(lines[0])))
     return "\n".join(

@@ -33,15 +33,20 @@ def read(model: Callable[..., Any], *sites: str) -> Callable[..., tuple[Any, dic
     for name in sites:
         if not isinstance(name, str):
             raise TypeError(f"read(sites=...): expected names of sites, got {type(name).__name__}.")
+    return reading("read", function, *sites)
 
-    def reading(*inputs: Any, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
+
+def reading(call: str, function: FunctionalModel, *sites: str) -> Callable[..., tuple[Any, dict[str, Any]]]:
+    """As `read`; `call` is the first words of errors."""
+
+    def run(*inputs: Any, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
         reader = Reader(sites)
         with reader:
             output = function(*inputs, **kwargs)
-        reader.require("read", sites, function.sites)
+        reader.require(call, sites, function.sites)
         return output, {name: reader.values[name] for name in sites}
 
-    return reading
+    return run
 
 
 def edit(model: Callable[..., Any], edits: Mapping[str, Callable[[Any], Any]]) -> FunctionalModel:

@@ -122,7 +122,7 @@ def attribute(
     if not torch.compiler.is_dynamo_compiling():
         fm = functionalize_once(model) if reference is None else functionalize(model)
         return _attribute_eagerly(call, fm, x, target, options, args, dict(kwargs or {}))
-    if not isinstance(model, nn.Module | FunctionalModel):
+    if not isinstance(model, nn.Module | FunctionalModel) or _is_traced_callable(model):
         if rules.entries or layer is not None or conditions is not None:
             raise TypeError(
                 f"{call}(model=...): inside torch.compile, a plain callable hides operations from the rules. "
@@ -130,6 +130,13 @@ def attribute(
             )
         return _attribute(call, functionalize(model), x, target, options, args, dict(kwargs or {}))
     return _compiled_attribute(call, model, x, target, options, args, dict(kwargs or {}))
+
+
+def _is_traced_callable(model: nn.Module | FunctionalModel) -> bool:
+    """Whether a plain callable was functionalised inside the compiled region."""
+    if not isinstance(model, FunctionalModel):
+        return False
+    return model.structure.traced and not isinstance(model.structure.model, nn.Module)
 
 
 def _compiled_attribute(
@@ -147,7 +154,7 @@ def _compiled_attribute(
     2.13), so a recorder that it traces would miss operations; run for real on traced tensors, it sees them all.
     """
     fm = model if isinstance(model, FunctionalModel) else FunctionalModel(Structure(model))
-    tensors, structure = fm.tensors(), model.structure if isinstance(model, FunctionalModel) else model
+    tensors, structure = fm.tensors(), fm.structure.model if fm.structure.traced else fm.structure
     given = pytree.tree_map(_encode, (options, x, args, kwargs, fm.shifts))
     aim: Any = target
     if isinstance(target, pointing):

@@ -14,7 +14,7 @@ _LOW, _MASK = 2**32 - 1, 2**64 - 1
 def seed_from(call: str, generator: Any) -> int:
     """The seed that `generator=` stands for; a `torch.Generator` moves on by one draw, the global one never does."""
     if isinstance(generator, int) and not isinstance(generator, bool):
-        return generator
+        return (generator + 2**63) % 2**64 - 2**63  # operators take 64 bits with a sign
     if not isinstance(generator, torch.Generator):
         raise TypeError(f"{call}(generator=...): expected a seed or a torch.Generator, got {type(generator).__name__}.")
     if torch.compiler.is_dynamo_compiling():

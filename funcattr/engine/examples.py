@@ -44,14 +44,34 @@ def repeated(value: Any, examples: int, times: int) -> Any:
     return value if times == 1 else pytree.tree_map_only(Tensor, leaf, value)
 
 
-def repeated_target(target: Target, examples: int, times: int) -> Target:
-    """The target of a batch in which each example is repeated; a function of the output stays as it is."""
-    if isinstance(target, list):
-        return [index for index in target for _ in range(times)]
+def repeated_target(call: str, target: Target, examples: int, times: int) -> Target:
+    """The target of a batch in which each example is repeated; a function of the output stays as it is.
+
+    Raises:
+        ValueError: If it has not one class for each example.
+    """
     if isinstance(target, pointing):
-        inner: Any = repeated_target(target.target, examples, times)
+        inner: Any = repeated_target(call, target.target, examples, times)
         return pointing(inner)
-    return repeated(target, examples, times) if isinstance(target, Tensor | tuple) else target
+    if isinstance(target, tuple):
+        indices: Any = tuple(repeated_target(call, index, examples, times) for index in target)
+        return indices
+    if isinstance(target, list):
+        _check_count(call, [len(target)], examples)
+        return [index for index in target for _ in range(times)]
+    if not isinstance(target, Tensor):
+        return target
+    if target.ndim and not target.is_floating_point():
+        _check_count(call, list(target.shape), examples)
+    return repeated(target, examples, times)
+
+
+def _check_count(call: str, shape: list[int], examples: int) -> None:
+    if shape != [examples]:
+        raise ValueError(
+            f"{call}(target=...): expected one class per example, shape [{examples}], got shape {shape}. "
+            "An int gives all examples the same class."
+        )
 
 
 def merged(samples: Tensor) -> Tensor:

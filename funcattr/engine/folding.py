@@ -57,6 +57,9 @@ def fold_before(norm: Step, after: Step, caller: str) -> Step | None:
     bias = layer(field, layer.weight, layer.bias)
     changes = {"input": x, "weight": weight, "bias": bias}
     call = linear.rewritten(linear.output, _with_field, norm.call.origins, **changes)
+    if linear.reference is not None and norm.call.reference is not None:
+        changes["input"] = norm.call.reference.argument("input")
+        call.reference = linear.reference.rewritten(linear.reference.output, _with_field, **changes)
     return after.ruled(after.action, call, caller)
 
 

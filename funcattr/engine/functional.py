@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from .copies import fill, sited_copy
+from .examples import repeated
 from .opaque import refuse_opaque
 from .sites import Editor
 
@@ -26,6 +27,7 @@ class Structure:
     def __init__(self, model: Callable[..., Any], edits: Edits | None = None, single_use: bool = False) -> None:
         self.model, self.edits = model, dict(edits or {})
         self.single_use = single_use  # made for one call, which then needs no copy of its own
+        self.traced = torch.compiler.is_dynamo_compiling()  # made inside compiled code, which takes no such constant
         self.params: dict[str, Tensor] = {}
         self.buffers: dict[str, Tensor] = {}
         self.slots: dict[str, str] = {}  # each place of a tensor to the tensor's name; tied ones have several places
@@ -142,9 +144,11 @@ class FunctionalModel:
     def shifted(self, shifts: Params) -> "FunctionalModel":
         """The same model with a tensor added to the values at some sites, after its edits.
 
-        Unlike an edit's closure the tensors are data, which can be made inside compiled code.
+        Unlike an edit's closure the tensors are data, which can be made inside compiled code. Where a method runs
+        copies of the examples (neighbours, as in `repeated`), each gets its example's.
         """
-        both = {site: self.shifts[site] + t if site in self.shifts else t for site, t in shifts.items()}
+        before = self.shifts
+        both = {site: _copies(before[site], len(t)) + t if site in before else t for site, t in shifts.items()}
         return FunctionalModel(self.structure, self._bound, self._ready, {**self.shifts, **both})
 
     def __call__(self, *inputs: Any, **kwargs: Any) -> Any:
@@ -230,12 +234,17 @@ def _then(first: Callable[[Any], Any], second: Callable[[Any], Any]) -> Callable
 
 def _shift(site: str, by: Tensor) -> Callable[[Any], Any]:
     def shifted(value: Any) -> Any:
-        if not isinstance(value, Tensor) or value.shape != by.shape:
+        if not isinstance(value, Tensor) or value.shape[1:] != by.shape[1:] or len(value) % len(by) != 0:
             got = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
             raise ValueError(f"the site {site!r}: expected a value of shape {list(by.shape)} to add to, got {got}.")
-        return value + by
+        return value + _copies(by, len(value))
 
     return shifted
+
+
+def _copies(examples: Tensor, count: int) -> Tensor:
+    """A tensor for each example, for `count` copies of them. [N, ...] -> [count, ...]"""
+    return repeated(examples, len(examples), count // len(examples))
 
 
 def _every_name(model: Callable[..., Any]) -> dict[str, str]:

@@ -47,6 +47,16 @@ def positive(call: str, name: str, value: Any) -> int:
     return value
 
 
+def wide(dtype: torch.dtype) -> torch.dtype:
+    """The dtype to sum many values in: single precision at least."""
+    return torch.promote_types(dtype, torch.float32)
+
+
+def apart(tree: Any) -> Any:
+    """In compiled code, copies of a tree's tensors: a scan takes none that share memory with each other."""
+    return pytree.tree_map_only(Tensor, torch.clone, tree) if torch.compiler.is_dynamo_compiling() else tree
+
+
 def loop(
     call: str, body: Body[C], carry: C, count: int, chunk: int, *, device: torch.device, progress: bool = False
 ) -> tuple[C, Outputs]:
@@ -96,9 +106,9 @@ def _scanned(body: Body[C], carry: C, samples: Tensor, chunk: int) -> tuple[C, O
     chunks, rest = samples[:whole].reshape(-1, chunk), samples[whole:]
 
     def scannable(carry: Any, samples: Tensor) -> Any:
-        # Inductor takes no scan without outputs.
+        # Inductor takes no scan without outputs, autograd none with integers.
         carry, outputs = body(carry, samples)
-        return carry, (*outputs, samples.clone())
+        return carry, (*outputs, samples.to(torch.float32))
 
     carry, (*stacked, _) = _scan(scannable, carry, chunks)
     outputs = tuple(out.flatten(0, 1) for out in stacked)

@@ -20,18 +20,24 @@ def _sum_of_squares(carry: Any, each: Any, index: Tensor) -> Any:
 
 
 def _moments(carry: Any, each: Any, index: Tensor) -> Any:
-    """Mean and sum of squared deviations from it, chunk by chunk (Chan et al., 1979), which is never negative."""
+    """First sample, mean and sum of squared deviations, chunk by chunk (Chan et al., 1979), which is never negative.
+
+    The mean is that of the differences from the first sample: far from zero, a mean itself moves in coarse steps.
+    """
+    if carry is None:
+        nothing = pytree.tree_map(lambda a: torch.zeros_like(a[:, 0]), each)
+        carry = nothing, nothing, nothing
+    now, before = len(index), index[0]
+    first = pytree.tree_map(lambda f, a: torch.where(before == 0, a[:, 0], f), carry[0], each)
+    each = pytree.tree_map(lambda a, f: a - f.unsqueeze(1), each, first)
     mean = pytree.tree_map(lambda a: a.mean(1), each)
     squares = pytree.tree_map(lambda a, m: (a - m.unsqueeze(1)).square().sum(1), each, mean)
-    if carry is None:
-        return mean, squares
-    now = len(index)
-    gap = pytree.tree_map(torch.sub, mean, carry[0])
-    share = pytree.tree_map(lambda g: now / (index[0].to(g.dtype) + now), gap)
-    mean_of_both = pytree.tree_map(lambda m, g, w: m + g * w, carry[0], gap, share)
-    between = pytree.tree_map(lambda g, w: g.square() * (index[0] * w), gap, share)
-    squares_of_both = pytree.tree_map(lambda s, t, b: s + t + b, carry[1], squares, between)
-    return mean_of_both, squares_of_both
+    gap = pytree.tree_map(torch.sub, mean, carry[1])
+    share = pytree.tree_map(lambda g: now / (before.to(g.dtype) + now), gap)
+    mean_of_both = pytree.tree_map(lambda m, g, w: m + g * w, carry[1], gap, share)
+    between = pytree.tree_map(lambda g, w: g.square() * (before * w), gap, share)
+    squares_of_both = pytree.tree_map(lambda s, t, b: s + t + b, carry[2], squares, between)
+    return first, mean_of_both, squares_of_both
 
 
 UPDATES: dict[str, Callable[[Any, Any, Tensor], Any]] = {
@@ -44,4 +50,4 @@ UPDATES: dict[str, Callable[[Any, Any, Tensor], Any]] = {
 
 def finished(carry: Any, kind: Kind, count: int, dtype: torch.dtype) -> Any:
     """The statistic over all `count` samples, in `dtype`."""
-    return pytree.tree_map(lambda total: (total / count).to(dtype), carry[1] if kind == "vargrad" else carry)
+    return pytree.tree_map(lambda total: (total / count).to(dtype), carry[2] if kind == "vargrad" else carry)

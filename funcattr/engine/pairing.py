@@ -18,24 +18,39 @@ class Pairing:
 
     def __init__(self, caller: str) -> None:
         self.caller, self.closed = caller, False
-        self._calls: list[Call] = []
+        self._calls: list[tuple[Call, tuple[int, ...]]] = []
+        self._outputs: tuple[int | None, ...] = ()
         self._same: list[Tensor] = []
 
-    def close(self) -> None:
-        """The first pass is over: what comes now is compared with it."""
-        self._calls.reverse()
-        self.closed = True
+    def meet(self, call: Call, slots: tuple[int, ...]) -> None:
+        """Keep a call of the first pass; give one of the second its partner, as `call.reference`.
 
-    def meet(self, call: Call) -> None:
-        """Keep a call of the first pass; give one of the second its partner, as `call.reference`."""
+        Passes that do the same number their values alike, so `slots` tell whether the operands come from the same.
+        """
         if not self.closed:
-            self._calls.append(call)
+            self._calls.append((call, slots))
             return
-        partner = self._calls.pop() if self._calls else None
-        if partner is None or not _alike(call, partner):
+        partner, expected = self._calls.pop() if self._calls else (None, ())
+        if partner is None or call.op != partner.op or call.path != partner.path:
             raise self._different(call, f"it calls {call.op} at the input, {partner.op if partner else 'nothing'}")
+        if slots != expected or not _alike(call, partner):
+            raise self._different(call, f"{call.op} gets other arguments than")
         call.reference = partner
         self._compare_constants(call, partner)
+
+    def end(self, slots: tuple[int | None, ...]) -> None:
+        """A pass is over: the second one has made all the calls of the first, and returns the same values."""
+        if not self.closed:
+            self._outputs = slots
+            self._calls.reverse()
+            self.closed = True
+        elif self._calls:
+            raise self._different(self._calls[-1][0], f"it calls nothing at the input, {self._calls[-1][0].op}")
+        elif slots != self._outputs:
+            raise UnsupportedOperationError(
+                f"{self.caller}: the model does not do the same at the input and at its reference: another of its "
+                "values is the output."
+            )
 
     def valid(self, cotangents: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """The cotangents; NaN if some call got other constants, where that could not be seen at once."""

@@ -62,10 +62,13 @@ def forward(
     marks = () if conditions is None else tuple(conditions.masks)
     if options.reference is None:
         return record(explained, tuple(inputs), rules, layer, call, model.sites, marks, strict, keep)
+    reference, given = pytree.tree_flatten(options.reference)
+    shapes = [[list(getattr(v, "shape", ())) for v in values] for values in (inputs, reference)]
+    if given != spec or shapes[0] != shapes[1]:
+        expected = f"inputs structured and shaped as x, {shapes[0]}"
+        raise ValueError(f"{call}(reference=...): expected {expected}, got {shapes[1]}.")
     pairing = Pairing(call)
-    reference = tuple(pytree.tree_leaves(options.reference))
-    roots = record(explained, reference, rules, layer, call, model.sites, marks, strict, pairing=pairing).roots
-    pairing.close()
+    roots = record(explained, tuple(reference), rules, layer, call, model.sites, marks, strict, pairing=pairing).roots
     passed = record(explained, tuple(inputs), rules, layer, call, model.sites, marks, strict, keep, pairing)
     return passed._replace(reference=roots, pull=lambda *g, **told: pairing.valid(passed.pull(*g, **told)))
 

@@ -6,11 +6,11 @@ import torch
 import torch.utils._pytree as pytree
 from torch import Tensor
 
-from .access import read
-from .attribution import attribute
+from .access import reading
+from .attribution import Attribution, attribute
 from .baselines import distribution
 from .examples import merged, parted, repeated, repeated_target
-from .loops import loop
+from .loops import loop, wide
 from .passes import call_arguments
 from .scores import Scores
 
@@ -33,7 +33,8 @@ class Points(NamedTuple):
         """The points as one batch. Structured as the root, each [N * c, ...]"""
 
         def leaf(start: Tensor, end: Tensor) -> Tensor:
-            return start + self.alpha.to(end.dtype).reshape(1, -1, *[1] * (end.ndim - 2)) * (end - start)
+            alpha = self.alpha.reshape(1, -1, *[1] * (end.ndim - 2))
+            return (start + alpha * (end - start)).to(end.dtype)
 
         return batch(pytree.tree_map(leaf, self.start, self.end), examples, len(self.alpha))
 
@@ -58,14 +59,19 @@ def line_integral(scores: Scores, x: Any, root: Any, points: Points, layer: str 
 
 
 def pulled(
-    scores: Scores, x: Any, times: int, layer: str | None = None, shifts: dict[str, Tensor] | None = None
-) -> Any:
-    """The plain gradient for copies of the batch, at the input or a site."""
+    scores: Scores,
+    x: Any,
+    times: int,
+    layer: str | None = None,
+    shifts: dict[str, Tensor] | None = None,
+    **options: Any,
+) -> Attribution:
+    """A reverse pass for copies of the batch, to the input or a site; `options` are those of `attribute`."""
     args, kwargs = repeated((scores.args, scores.kwargs), scores.examples, times)
-    target = repeated_target(scores.target, scores.examples, times)
+    target = repeated_target(scores.call, scores.target, scores.examples, times)
     model = scores.model.shifted(shifts) if shifts else scores.model
-    options: dict[str, Any] = {"layer": layer, "output": scores.output, "args": args, "kwargs": kwargs}
-    return attribute(model, x, target, call=scores.call, **options)
+    told: dict[str, Any] = {"layer": layer, "output": scores.output, "args": args, "kwargs": kwargs, **options}
+    return attribute(model, x, target, call=scores.call, **told)
 
 
 def root_value(scores: Scores, x: Any, layer: str | None) -> Any:
@@ -77,7 +83,8 @@ def root_value(scores: Scores, x: Any, layer: str | None) -> Any:
     times = len(pytree.tree_leaves(x)[0]) // scores.examples
     args, kwargs = repeated((scores.args, scores.kwargs), scores.examples, times)
     positional, keyword = call_arguments(x, args, kwargs)
-    value = read(scores.model, layer)(*positional, **keyword)[1][layer]
+    run = reading(f"{scores.call}(layer={layer!r})", scores.model, layer)
+    value = run(*positional, **keyword)[1][layer]
     if not isinstance(value, Tensor) or not value.is_floating_point():
         raise TypeError(f"{scores.call}(layer={layer!r}): expected a floating-point tensor as the site's value.")
     return value
@@ -103,7 +110,7 @@ def rows_at(rows: distribution, index: Tensor) -> Any:
 
 def weighted_sum(values: Tensor, weight: Tensor) -> Tensor:
     """sum_s weight_s values_s, in single precision at least. [N, c, ...] -> [N, ...]"""
-    values = values.to(torch.promote_types(values.dtype, torch.float32))
+    values = values.to(wide(values.dtype))
     return (values * weight.to(values.dtype).reshape(1, -1, *[1] * (values.ndim - 2))).sum(1)
 
 

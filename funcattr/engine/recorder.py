@@ -136,12 +136,11 @@ class Recorder(SiteMode):
         """The output with in-place writes resolved; raises what the forward pass has collected."""
         self._raise_unseen()
         output = pytree.tree_map_only(Tensor, self._read, output)
+        slots = tuple(self.slot(leaf) for leaf in pytree.tree_leaves(output))
+        if self._pairing is not None:
+            self._pairing.end(slots)
         if self.rules.is_resolved_late:
-            resolve(
-                self.steps,
-                {s for leaf in pytree.tree_leaves(output) if (s := self.slot(leaf)) is not None},
-                self.caller,
-            )
+            resolve(self.steps, set(slots) - {None}, self.caller)
         if not strict:
             return output
         check_required(self.rules, self.steps, self.caller)
@@ -216,7 +215,7 @@ class Recorder(SiteMode):
         self.operations.add(call.op)
         call.origins = tuple(self._slots.origin(t) for t in call.operands)
         if self._pairing is not None:
-            self._pairing.meet(call)
+            self._pairing.meet(call, tuple(self._slots[t] for t in call.operands))
         linear = call.op in LINEAR and is_linear_map(call)
         match = Match(call.op, call.path, self.module, linear, linear and not call.origins[0].after_linear)
         action = self.rules.action(match)

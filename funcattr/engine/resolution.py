@@ -46,8 +46,8 @@ def _only_source(
 ) -> int | None:
     """The step whose result step `i` alone reads, past identities."""
     while True:
-        (source,) = steps[i].inputs
-        if source not in makers or readers[source] > 1 or source in outputs:
+        source, *others = steps[i].inputs
+        if others or source not in makers or readers[source] > 1 or source in outputs:
             return None
         i = makers[source]
         if not _is_identity(steps[i]):

@@ -45,7 +45,7 @@ class Scores(NamedTuple):
     def __call__(self, x: Any) -> Tensor:
         """The target's number for each copy of an example. [N * S]"""
         times = batch_of(self.call, x) // self.examples
-        return score(self.call, self.outputs(x), repeated_target(self.target, self.examples, times))
+        return score(self.call, self.outputs(x), repeated_target(self.call, self.target, self.examples, times))
 
 
 def scores_of(
@@ -61,7 +61,7 @@ def scores_of(
     fm = as_functional(model)
     examples = batch_of(call, x)
     check_inputs(call, fm, pytree.tree_leaves(x))
-    warn_if_training(call, fm, stacklevel=4)
+    warn_if_training(call, fm, stacklevel=3)
     return Scores(call, fm, examples, target, output, args, dict(kwargs or {}))
 
 

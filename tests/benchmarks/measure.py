@@ -108,9 +108,12 @@ def alternating(candidates: dict[str, Callable[[], Any]], rounds: int = 11) -> d
     return {n: statistics.median(a / b for a, b in zip(v, rows["plain"], strict=True)) for n, v in rows.items()}
 
 
-def peak_memory(model_name: str, name: str) -> int:
-    """Bytes by which the resident set grows at its peak while the function runs, in a process of its own."""
-    command = [sys.executable, "-m", "tests.benchmarks.measure", model_name, name]
+def peak_memory(*arguments: str, module: str = "tests.benchmarks.measure") -> int:
+    """Bytes by which the resident set grows at its peak while a function runs, in a process of its own.
+
+    `arguments` (a model's and a function's name) are those of the module's script, which calls `report_peak`.
+    """
+    command = [sys.executable, "-m", module, *arguments]
     # Every tensor in pages of its own, so that what is freed does not count.
     environment = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, check=True, env={**os.environ, **environment})
@@ -128,8 +131,8 @@ def ratios_with_memory_kept(model_name: str) -> dict[str, float]:
     return json.loads(done.stdout)
 
 
-def _report_peak(model_name: str, name: str) -> None:
-    run = functions(model_name)[name]
+def report_peak(run: Callable[[], Any]) -> None:
+    """Print by how many bytes the resident set grows at its peak while `run` runs."""
     Path("/proc/self/clear_refs").write_text("5")  # Linux: the peak begins again at what is resident now
     before = _kibibytes("VmRSS")
     run()
@@ -145,4 +148,4 @@ if __name__ == "__main__":
     if len(sys.argv) == 2:
         print(json.dumps(alternating(functions(sys.argv[1]))))
     else:
-        _report_peak(*sys.argv[1:])
+        report_peak(functions(sys.argv[1])[sys.argv[2]])

@@ -1,0 +1,310 @@
+"""Expected gradients: the mean over the given draws, draws of whole rows, and what it estimates."""
+
+from collections.abc import Iterable
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+import funcattr
+from funcattr import distribution, expected_gradients, integrated_gradients
+from funcattr.engine import draws
+
+from .. import sampling_references as references
+from ..contract import assert_equal, loop
+from ..drawn import draw
+from ..graphs import calls_in
+from ..models.seeding import settle, uniform
+
+
+def dense(activation: type[nn.Module] = nn.Tanh, *, dtype: torch.dtype = torch.float64) -> nn.Module:
+    return settle(lambda: nn.Sequential(nn.Linear(4, 6), activation(), nn.Linear(6, 3)), dtype=dtype)
+
+
+def drawn(x: Tensor, count: int, rows: Tensor | None = None, seed: int = 0) -> tuple[list[float], Tensor, Tensor]:
+    """Positions on the lines [S], rows [S, ...] and noise [S, ...] of the samples; what is made of them is tested."""
+    index, like = torch.arange(count), torch.zeros((), dtype=x.dtype)
+    alphas = draws.uniform(index, (), like, seed, stream=-2).tolist()
+    starts = torch.zeros(count, *x.shape[1:], dtype=x.dtype)
+    if rows is not None:
+        starts = rows[draws.integers(index, len(rows), seed=seed, stream=-1)]
+    return alphas, starts, draws.normal(index, x.shape[1:], like, seed)
+
+
+def mean(values: Iterable[Tensor]) -> Tensor:
+    return torch.stack(list(values)).mean(0)
+
+
+# --- values ----------------------------------------------------------------------------------------------------------
+
+
+@given(data=st.data())
+@settings(max_examples=10)
+def test_equals_the_mean_over_its_draws(data: st.DataObject) -> None:
+    net = draw(data, max_blocks=3)
+    samples, seed = data.draw(st.integers(1, 4)), data.draw(st.integers(0, 99))
+    layer, stdev = data.draw(st.sampled_from([None, net.layer])), data.draw(st.sampled_from([0.0, 0.3]))
+    rows = data.draw(st.sampled_from([None, uniform(5, *net.x.shape[1:], seed=3)]))
+    chunk_size = data.draw(st.integers(1, samples) | st.none())
+    alphas, starts, e = drawn(net.x, samples, rows, seed)
+    actual = expected_gradients(
+        net.model,
+        net.x,
+        1,
+        baseline=0 if rows is None else distribution(rows),
+        samples=samples,
+        stdev=stdev,
+        layer=layer,
+        generator=seed,
+        chunk_size=chunk_size,
+    )
+    noise = stdev * e if stdev else None
+    expected = references.expected_gradients(net.model, net.x, 1, layer, baselines=starts, alphas=alphas, noise=noise)
+    assert_equal(actual, expected)
+
+
+def test_with_one_baseline_it_estimates_integrated_gradients() -> None:
+    model, x = dense(), uniform(2, 4)
+    exact = integrated_gradients(model, x, 1, baseline=0.5)
+    run = partial(expected_gradients, model, x, 1, chunk_size=2000)
+    for baseline in (0.5, distribution(torch.full((1, 4), 0.5).double())):
+        errors = [(run(baseline=baseline, samples=n, generator=g) - exact).std() for n in (20, 2000) for g in range(3)]
+        assert max(errors[3:]) < 0.03 * exact.std() and sum(errors[3:]) < 0.3 * sum(errors[:3])
+
+
+def test_over_a_distribution_it_estimates_the_mean_of_integrated_gradients() -> None:
+    model, x, rows = dense(), uniform(2, 4), uniform(6, 4, seed=5)
+    exact = integrated_gradients(model, x, 1, baseline=distribution(rows))
+    a, delta = expected_gradients(
+        model, x, 1, baseline=distribution(rows), samples=4000, chunk_size=4000, return_delta=True
+    )
+    assert_equal(a, exact, tolerance=0.06)
+    assert delta.abs().max() < 0.06 * exact.abs().max()
+
+
+def test_is_exact_on_linear_models() -> None:
+    model: Any = settle(lambda: nn.Linear(4, 3))
+    x, rows, weight = uniform(2, 4), uniform(5, 4, seed=2), model.weight.detach()[2]
+    assert_equal(expected_gradients(model, x, 2, baseline=0.5, samples=3), (x - 0.5) * weight, tolerance=1e-14)
+    _, starts, e = drawn(x, 7, rows)
+    options: Any = {"baseline": distribution(rows), "samples": 7, "return_delta": True}
+    a, delta = expected_gradients(model, x, 2, **options)
+    assert_equal(a, (x - starts.mean(0)) * weight, tolerance=1e-13)
+    assert delta.abs().max() < 1e-13
+    noisy, delta = expected_gradients(model, x, 2, stdev=0.4, **options)
+    assert_equal(noisy, (x + 0.4 * e.mean(0) - starts.mean(0)) * weight, tolerance=1e-13)
+    assert delta.abs().max() < 1e-13
+
+
+@pytest.mark.parametrize("stdev", [0.0, 0.3])
+@pytest.mark.parametrize("layer", [None, "0"])
+def test_delta_is_what_the_sum_misses(layer: str | None, stdev: float) -> None:
+    model, x, rows = dense(), uniform(2, 4), uniform(5, 4, seed=2)
+    _, starts, e = drawn(x, 6, rows)
+    a, delta = expected_gradients(
+        model,
+        x,
+        [0, 1],
+        baseline=distribution(rows),
+        samples=6,
+        stdev=stdev,
+        layer=layer,
+        chunk_size=4,
+        return_delta=True,
+    )
+    with torch.no_grad():
+        rises = [model(x + stdev * e[s]) - model(starts[s : s + 1]) for s in range(6)]
+    assert_equal(delta, a.sum(1) - mean(rises)[[0, 1], [0, 1]], tolerance=1e-12)
+
+
+# --- draws -----------------------------------------------------------------------------------------------------------
+
+
+def test_one_seed_gives_one_result_at_any_chunk_size() -> None:
+    model, x, rows = dense(), uniform(3, 4), uniform(5, 4, seed=2)
+    run = partial(
+        expected_gradients, model, x, [0, 1, 2], baseline=distribution(rows), samples=7, stdev=0.2, return_delta=True
+    )
+    whole = run(chunk_size=7)
+    for chunk_size in (1, 2, 5, 100, None):
+        part = run(chunk_size=chunk_size)
+        assert_equal(part.attributions, whole.attributions, tolerance=1e-14)
+        assert (part.delta - whole.delta).abs().max() < 1e-13
+    assert len({float(run(generator=seed).attributions.sum()) for seed in range(5)}) == 5
+
+
+def test_a_generator_moves_on_and_nothing_else_does() -> None:
+    model, x, rows = dense(), uniform(2, 4), uniform(5, 4, seed=2)
+    mine, twin = torch.Generator().manual_seed(5), torch.Generator().manual_seed(5)
+    state, before = torch.get_rng_state(), (x.clone(), rows.clone())
+    run = partial(expected_gradients, model, x, 1, baseline=distribution(rows), samples=4, stdev=0.1)
+    result = run(generator=mine)
+    seed = int(torch.randint(2**62, (), generator=twin))
+    assert torch.equal(mine.get_state(), twin.get_state()) and torch.equal(torch.get_rng_state(), state)
+    assert_equal(result, run(generator=seed), tolerance=0)
+    assert torch.equal(x, before[0]) and torch.equal(rows, before[1]) and x._version == rows._version == 0
+
+
+def test_rows_of_several_inputs_stay_together() -> None:
+    seen: list[Tensor] = []
+
+    def model(a: Tensor, b: Tensor) -> Tensor:
+        seen.append(torch.cat([a, b], 1))
+        return (a * b).sum(1)
+
+    rows = torch.arange(1.0, 6.0)[:, None]
+    x = (torch.zeros(1, 1), torch.zeros(1, 1))  # then a point on the line is a multiple of its row
+    expected_gradients(model, x, baseline=distribution((rows, 10 * rows)), samples=20, chunk_size=4)
+    points = torch.cat(seen)
+    assert len(points) == 20 and torch.allclose(10 * points[:, 0], points[:, 1])
+
+
+@pytest.mark.parametrize("structure", [tuple, dict])
+def test_several_inputs_equal_one_that_is_split(structure: Any) -> None:
+    model, x, rows = dense(), uniform(3, 4), uniform(5, 4, seed=6)
+
+    def of_two(a: Tensor, b: Tensor) -> Tensor:
+        return model(torch.cat([a, b], 1))
+
+    def parts(t: Tensor) -> Any:
+        return (t[:, :1], t[:, 1:]) if structure is tuple else {"a": t[:, :1], "b": t[:, 1:]}
+
+    for whole, split in ((0.3, 0.3), (distribution(rows), distribution(parts(rows)))):
+        expected = parts(expected_gradients(model, x, 2, baseline=whole, samples=4))
+        found = expected_gradients(of_two, parts(x), 2, baseline=split, samples=4)
+        for key in range(2) if structure is tuple else ("a", "b"):
+            assert_equal(found[key], expected[key])
+    noisy = expected_gradients(of_two, parts(x), 2, samples=4, stdev=parts(torch.tensor([[0.1, 0.2, 0.3, 0.4]])))
+    assert len(noisy) == 2
+
+
+def test_token_ids_are_attributed_at_their_embedding() -> None:
+    model: Any = settle(lambda: nn.Sequential(nn.Embedding(7, 4), nn.Tanh(), nn.Flatten(), nn.Linear(12, 2)))
+    ids, rows = torch.tensor([[1, 2, 3], [4, 5, 6]]), torch.tensor([[0, 0, 0], [1, 1, 1]])
+    actual = expected_gradients(model, ids, [0, 1], baseline=distribution(rows), layer="0", samples=5)
+    embedded = distribution(model[0](rows).detach())
+    assert_equal(actual, expected_gradients(model[1:], model[0](ids).detach(), [0, 1], baseline=embedded, samples=5))
+
+
+def test_the_cost_is_one_gradient_a_sample() -> None:
+    batches: list[int] = []
+
+    def model(x: Tensor) -> Tensor:
+        batches.append(len(x))
+        return x.tanh().sum(1)
+
+    expected_gradients(model, uniform(2, 4), samples=7, chunk_size=3)
+    assert batches == [6, 6, 2]
+    batches.clear()
+    expected_gradients(model, uniform(2, 4), samples=7, chunk_size=3, return_delta=True)
+    assert sum(batches) == 3 * 14
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_results_have_the_inputs_dtype(dtype: torch.dtype) -> None:
+    model, x, rows = dense(dtype=dtype), uniform(2, 4, dtype=dtype), uniform(5, 4, dtype=dtype)
+    a, delta = expected_gradients(
+        model, x, 1, baseline=distribution(rows), samples=300, stdev=0.1, chunk_size=300, return_delta=True
+    )
+    assert a.dtype == delta.dtype == dtype and a.isfinite().all()
+    assert a.double().sum(1).allclose((a.sum(1) - delta).double() + delta.double(), atol=0.1)
+
+
+# --- transforms ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("layer", [None, "0"])
+def test_batch_equals_loop_and_vmap(layer: str | None) -> None:
+    model: Any = dense()
+    x, targets, mask = uniform(3, 4), torch.tensor([2, 0, 1]), uniform(3, 4, seed=7)
+    rows = uniform(5, 4, seed=2)
+
+    def run(x: Tensor, target: Tensor, mask: Tensor) -> Tensor:
+        def masked(v: Tensor, mask: Tensor) -> Tensor:
+            return model[1:](funcattr.site(model[0](v * mask), "0"))
+
+        return expected_gradients(
+            masked, x, target, baseline=distribution(rows), samples=4, stdev=0.3, layer=layer, chunk_size=3,
+            kwargs={"mask": mask},
+        )  # fmt: skip
+
+    def one(x: Tensor, target: Tensor, mask: Tensor) -> Tensor:
+        return run(x[None], target[None], mask[None])[0]
+
+    batch = run(x, targets, mask)
+    assert_equal(loop(one, x, targets, mask), batch)
+    assert_equal(torch.vmap(one)(x, targets, mask), batch)
+
+
+def test_derivatives_by_the_input_the_rows_and_the_standard_deviation() -> None:
+    model, stdev = dense(), torch.tensor(0.4, dtype=torch.float64, requires_grad=True)
+    x, rows = uniform(2, 4).requires_grad_(), uniform(3, 4, seed=4).requires_grad_()
+
+    def run(x: Tensor, rows: Tensor, stdev: Tensor) -> Tensor:
+        return expected_gradients(model, x, [0, 1], baseline=distribution(rows), stdev=stdev, samples=3, chunk_size=2)
+
+    assert torch.autograd.gradcheck(run, (x, rows, stdev), atol=1e-6)
+    assert not expected_gradients(model, x.detach(), 1).requires_grad
+
+
+def test_compiled_the_body_is_there_once_and_a_second_call_does_not_compile(fresh_dynamo: None) -> None:
+    net = settle(lambda: nn.Sequential(nn.Conv1d(1, 2, 3), nn.Tanh(), nn.Flatten(), nn.Linear(8, 2)))
+    data = uniform(6, 1, 6)
+
+    def run(x: Tensor) -> Tensor:
+        return expected_gradients(net, x, 1, baseline=data[4:], samples=20, chunk_size=2)
+
+    counter = calls_in(run, "convolution")
+    for x in (data[:2], data[2:4]):  # which share their memory with the baseline
+        assert_equal(counter.run(x), run(x), tolerance=1e-12)
+    assert counter.calls == {"aten.convolution.default": 1, "aten.convolution_backward.default": 1}
+    assert counter.graphs == 1
+
+
+# --- bad input -------------------------------------------------------------------------------------------------------
+
+X = torch.zeros(2, 4)
+BAD: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
+    "no samples": ({"samples": 0}, ValueError, r"\(samples=0\): expected at least 1"),
+    "negative samples": ({"samples": -1}, ValueError, r"\(samples=-1\): expected at least 1"),
+    "boolean samples": ({"samples": True}, TypeError, r"\(samples=\.\.\.\): expected an int, got bool"),
+    "broken samples": ({"samples": 2.5}, TypeError, r"\(samples=\.\.\.\): expected an int, got float"),
+    "no chunk": ({"chunk_size": 0}, ValueError, r"\(chunk_size=0\): expected at least 1"),
+    "negative stdev": ({"stdev": -0.1}, ValueError, r"\(stdev=-0.1\): expected a number of at least 0"),
+    "stdev nan": ({"stdev": float("nan")}, ValueError, r"\(stdev=nan\): expected a number of at least 0"),
+    "stdev as text": ({"stdev": "1"}, TypeError, r"\(stdev=\.\.\.\): expected a number or a tensor, got str"),
+    "stdev's shape": ({"stdev": torch.ones(3)}, ValueError, r"a shape that broadcasts to \[2, 4\], got \[3\]"),
+    "two stdevs": ({"stdev": (1.0, 1.0)}, ValueError, r"\(stdev=\.\.\.\): expected one, or 1 of them as x is struct"),
+    "baseline's shape": ({"baseline": torch.zeros(3)}, ValueError, r"or one that broadcasts to it, got \[3\]"),
+    "rows without distribution": ({"baseline": torch.zeros(10, 4)}, ValueError, r"Many baselines are a distribution"),
+    "baseline as text": ({"baseline": "zero"}, TypeError, r"expected numbers and tensors, got str"),
+    "baseline's structure": ({"baseline": (0.0, 0.0)}, ValueError, r"or 1 baselines structured as the inputs, got tup"),
+    "rows' shape": (
+        {"baseline": distribution(X[:, :3])},
+        ValueError,
+        r"expected rows of shapes \[\[4\]\], got \[\[3\]\]",
+    ),
+    "generator": (
+        {"generator": 0.5},
+        TypeError,
+        r"\(generator=\.\.\.\): expected a seed or a torch.Generator, got float",
+    ),
+    "integers": ({"x": X.long()}, TypeError, r": expected a floating-point input, got torch.int64"),
+    "noise on integers": ({"x": X.long(), "stdev": 0.1}, TypeError, r"inputs to add noise to, got torch.int64"),
+    "no such layer": ({"layer": "9"}, funcattr.UnknownSiteError, r"no such site '9'\. Closest: '0', '1', '2'"),
+    "layer as a number": ({"layer": 0}, TypeError, r"\(layer=\.\.\.\): expected the name of a site, got int"),
+    "empty batch": ({"x": X[:0]}, ValueError, r"\(x=\.\.\.\): expected a batch of at least one example"),
+    "class": ({"target": 3}, ValueError, r"\(target=3\): class out of range; the output has 3"),
+}
+
+
+@pytest.mark.parametrize("what", BAD)
+def test_bad_input_is_named(what: str) -> None:
+    change, kind, message = BAD[what]
+    arguments: dict[str, Any] = {"model": dense(dtype=torch.float32), "x": X, "target": 1} | change
+    with pytest.raises(kind, match=f"^expected_gradients.*{message}"):
+        expected_gradients(**arguments)
