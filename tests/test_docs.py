@@ -173,7 +173,7 @@ def ci_steps() -> list[list[str]]:
 def test_readme_has_the_two_commands_and_ci_runs_their_steps() -> None:
     steps, ci = readme_steps(), ci_steps()
     venv = ["python3.11", "-m", "venv", ".venv"]
-    demo, test = ["python", "-m", "funcattr", "demo"], ["python", "-m", "pytest"]
+    demo, test = ["python", "-m", "funcattr", "demo"], ["python", "-m", "pytest", "-n", "auto"]
     assert [s for s in steps if s[0] != "pip"] == [venv, demo, venv, test]
     install = next(s for s in steps if "-e" in s)
     assert install[:2] == ["pip", "install"]

@@ -305,6 +305,17 @@ def test_vmap_over_examples_and_targets_equals_the_batch() -> None:
     assert_equal(torch.vmap(lambda t: run(X, t))(CLASSES), torch.stack([run(X, int(t)) for t in CLASSES]))
 
 
+def test_vmap_over_noise_and_stacked_parameters_equals_a_loop() -> None:
+    fm = funcattr.functionalize(net())
+    noise, scale = uniform(2, *X.shape, seed=8) / 10, torch.tensor([1.0, 0.7]).double()
+
+    def one(noise: Tensor, scale: Tensor) -> Tensor:
+        member = fm.bind({name: scale * p.detach() for name, p in fm.params.items()})
+        return search(member, X + noise, CLASSES, steps=3)
+
+    assert_equal(torch.vmap(one)(noise, scale), torch.stack([one(n, s) for n, s in zip(noise, scale, strict=True)]))
+
+
 def test_derivative_by_the_input_and_by_bound_parameters_equals_finite_differences() -> None:
     fm = funcattr.functionalize(net())
     weights = uniform(1, 1, *SIZE, seed=4)
@@ -317,11 +328,15 @@ def test_derivative_by_the_input_and_by_bound_parameters_equals_finite_differenc
     assert torch.autograd.gradcheck(number, (x, weight), atol=1e-6, fast_mode=True)
     with torch.no_grad():
         assert not number(x, weight).requires_grad
+    direction = (uniform(*x.shape, seed=5), uniform(*weight.shape, seed=6))
+    forward = torch.func.jvp(number, (x.detach(), weight.detach()), direction)[1]
+    by_x, by_weight = torch.autograd.grad(number(x, weight), (x, weight))
+    assert_equal(forward, (by_x * direction[0]).sum() + (by_weight * direction[1]).sum())
 
 
 def test_compiled_equals_eager_without_recompiling(fresh_dynamo: None) -> None:
     options: dict[str, Any] = {"areas": (0.1, 0.4), "variant": "dual", "reward": "contrastive", "return_history": True}
-    run = partial(search, funcattr.functionalize(net()), steps=4, tolerance=0.5, patience=1, **options)
+    run = partial(search, net(), steps=3, tolerance=0.5, patience=1, **options)
     counter = CompileCounterWithBackend("aot_eager")
     compiled = torch.compile(run, fullgraph=True, backend=counter)
     for x in (X, X.flip(0)):
