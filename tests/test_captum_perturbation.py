@@ -3,6 +3,7 @@
 Runs where Captum is installed: `pip install captum`, or the extra "bench".
 """
 
+import importlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -142,6 +143,5 @@ def test_lime_of_the_same_coalitions(regression: Any) -> None:
 
 
 def captum_model(name: str, alpha: float | None = None) -> Any:
-    from captum._utils.models import linear_model
-
+    linear_model = importlib.import_module("captum._utils.models.linear_model")
     return getattr(linear_model, name)(**({} if alpha is None else {"alpha": alpha}))
