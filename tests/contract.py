@@ -1,7 +1,9 @@
 """The table of all methods: what each is checked against, and what it conserves."""
 
 import copy
+import math
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -13,7 +15,7 @@ import funcattr
 from funcattr import FunctionalModel, Rulebook, rules
 from funcattr.engine import draws
 
-from . import perturbation_references, references, sampling_references
+from . import bottleneck_references, perturbation_references, references, sampling_references
 from .deep_lift_references import deep_lift_reference
 from .relevance_references import REFERENCES, lrp_reference
 
@@ -210,6 +212,40 @@ def _risen(model: nn.Module, x: Tensor, target: Any, layer: str) -> Tensor:
     return perturbation_references.rise(model, x, target, masks=noise(x)[:, 0, 0].abs()).to(x)
 
 
+def _of_bottleneck(shape: torch.Size, like: Tensor) -> funcattr.FeatureStatistics:
+    """Made up, so that any layer of any net has some; every third element is hardly ever anything but 0."""
+    count = torch.arange(shape.numel(), device=like.device).reshape(shape)
+    nonzero = torch.where(count % 3 == 2, 1, 100)
+    centre, squares = torch.cos(count.to(like) * 1.3) / 3, 10 + 9 * torch.sin(count.to(like))
+    return funcattr.FeatureStatistics("", "gaussian", 100, nonzero, centre, squares)
+
+
+def _iba_noise(value: Tensor) -> Tensor:
+    """[STEPS, SAMPLES, 1, ...]"""
+    waves = torch.sin(torch.arange(1, STEPS * SAMPLES * value[0].numel() + 1, dtype=value.dtype, device=value.device))
+    return waves.reshape(STEPS, SAMPLES, 1, *value.shape[1:])
+
+
+def _iba(model: Any, x: Any, target: Any, layer: str, **options: Any) -> Tensor:
+    known = isinstance(model, nn.Module | FunctionalModel) and layer in funcattr.functionalize(model).sites
+    if known and isinstance(x, Tensor) and x.ndim and len(x) and x.device.type != "meta":
+        value = funcattr.read(model, layer)(x)[1][layer]
+        statistics, options["noise"] = _of_bottleneck(value.shape[1:], value), _iba_noise(value)
+    else:
+        statistics = _of_bottleneck(torch.Size([1]), torch.zeros(1))
+    statistics = replace(statistics, layer=layer)
+    given: Any = {"steps": STEPS, "samples": SAMPLES, "mode": "capacity", "chunk_size": 2, **options}
+    return funcattr.iba(model, x, target, statistics=statistics, layer=layer, **given)
+
+
+def _iba_reference(model: nn.Module, x: Tensor, target: Any, layer: str) -> Tensor:
+    value = sampling_references.from_layer(model, x, layer)[0]
+    given = _of_bottleneck(value.shape[1:], value)
+    statistics = bottleneck_references.Statistics(given.mean, given.std, given.active)
+    runs = bottleneck_references.iba(model, x, target, layer, statistics=statistics, noise=_iba_noise(value))
+    return bottleneck_references.stacked(runs, "capacity").to(x) / math.log(2)
+
+
 ROWS = (
     Row("gradient", funcattr.gradient, _at_input("gradient")),
     Row("gradient_at_layer", funcattr.gradient, _at_layer("gradient"), at_layer=True),
@@ -315,6 +351,7 @@ ROWS = (
         "kernel_shap",
         *_of_features(funcattr.kernel_shap, perturbation_references.kernel_shap, coalitions=COALITIONS),
     ),
+    Row("iba", _iba, _iba_reference, at_layer=True),
     Row("attnlrp", funcattr.attnlrp, _from_input(REFERENCES["attnlrp"]), conserves=True, rules=rules.attnlrp()),
     Row("cp_lrp", funcattr.cp_lrp, _from_input(REFERENCES["cp_lrp"]), conserves=True, rules=rules.cp_lrp()),
 )

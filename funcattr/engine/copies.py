@@ -75,5 +75,5 @@ def _forward(module: nn.Module, name: str, *args: Any, **kwargs: Any) -> Any:
         # Recurrent modules keep a list of their weights beside the table that functional_call fills.
         weights = [getattr(module, n) for n in module._flat_weights_names]
         module.__dict__["_flat_weights"] = weights
-    enter_module(name, type(module))
+    args, kwargs = enter_module(name, type(module), args, kwargs)
     return leave_module(type(module).forward(module, *args, **kwargs), name)

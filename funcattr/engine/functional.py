@@ -123,6 +123,8 @@ class FunctionalModel:
 
     def tensors(self) -> dict[str, Tensor]:
         """What a call computes with: bound tensors as they are, owned ones as constants, buffers copied."""
+        if self._ready is not None:
+            return self._ready
         params = {name: p if name in self._bound else p.detach() for name, p in self.params.items()}
         buffers = {name: b if name in self._bound else b.detach() for name, b in self.buffers.items()}
         return params | {name: b.clone() for name, b in buffers.items()}
@@ -166,7 +168,7 @@ class FunctionalModel:
     def _call(self, inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if not isinstance(self._model, nn.Module):
             return self._model(*inputs, **kwargs)
-        tensors = self.tensors() if self._ready is None else self._ready
+        tensors = self.tensors()
         # Each slot is named: left to tie weights itself, functional_call does not put all back when Dynamo traces it.
         filled = {slot: tensors[name] for slot, name in self.structure.slots.items()}
         if torch.compiler.is_dynamo_compiling():

@@ -6,11 +6,11 @@ import torch
 import torch.utils._pytree as pytree
 from torch import Tensor
 
-from .access import reading
 from .attribution import Attribution, attribute
 from .baselines import distribution
 from .examples import merged, parted, repeated, repeated_target
 from .loops import loop, wide
+from .parts import values_at
 from .passes import call_arguments
 from .scores import Scores
 
@@ -83,8 +83,7 @@ def root_value(scores: Scores, x: Any, layer: str | None) -> Any:
     times = len(pytree.tree_leaves(x)[0]) // scores.examples
     args, kwargs = repeated((scores.args, scores.kwargs), scores.examples, times)
     positional, keyword = call_arguments(x, args, kwargs)
-    run = reading(f"{scores.call}(layer={layer!r})", scores.model, layer)
-    value = run(*positional, **keyword)[1][layer]
+    value = values_at(f"{scores.call}(layer={layer!r})", scores.model, (layer,), (positional, keyword))[layer]
     if not isinstance(value, Tensor) or not value.is_floating_point():
         raise TypeError(f"{scores.call}(layer={layer!r}): expected a floating-point tensor as the site's value.")
     return value

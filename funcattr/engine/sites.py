@@ -1,6 +1,7 @@
 """Sites: named values inside a model, which the active torch function mode of this thread may read or replace.
 
-A module's output is a site under the module's qualified name; a plain function marks its own with `site`.
+A module's output is a site under the module's qualified name, and what it is given a site under that name with
+`@input`; a plain function marks its own with `site`.
 State lives in the mode, never on the model, so that sites are right in threads, under `vmap` and in compiled code.
 """
 
@@ -43,10 +44,21 @@ def site(value: T, name: str) -> T:
     return value
 
 
-def enter_module(name: str, kind: type) -> None:
-    """Tell the active modes that the module `name`, of class `kind`, begins."""
-    for mode in _site_modes():
+INPUT = "@input"
+"""Follows a module's name in the name of the site of its first argument."""
+
+
+def enter_module(name: str, kind: type, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Tell the active modes that the module `name`, of class `kind`, begins; the arguments go on to it."""
+    modes = _site_modes()
+    for mode in modes:
         mode.modules.append((name, kind))
+    if any(mode.asks_inputs and mode.wants(name + INPUT) for mode in modes):  # nearly never
+        if args:
+            return (site(args[0], name + INPUT), *args[1:]), kwargs
+        first = next(iter(kwargs), None)
+        return args, kwargs if first is None else {**kwargs, first: site(kwargs[first], name + INPUT)}
+    return args, kwargs
 
 
 def leave_module(value: T, name: str) -> T:
@@ -79,6 +91,7 @@ class SiteMode(TorchFunctionMode):
         self.modules: list[tuple[str, type]] = []
         self.reached: dict[str, int] = {}
         self._asked_modules = {name.partition("#")[0] for name in self.asked}
+        self.asks_inputs = any(name.endswith(INPUT) for name in self._asked_modules)
 
     @property
     def path(self) -> str:

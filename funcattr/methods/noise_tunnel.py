@@ -8,7 +8,6 @@ import torch
 import torch.utils._pytree as pytree
 from torch import Tensor
 
-from ..engine.access import reading
 from ..engine.attribution import WithDelta
 from ..engine.baselines import distribution
 from ..engine.draws import Generator, integers, seed_from
@@ -16,6 +15,7 @@ from ..engine.examples import batch_of, merged, parted, repeated, repeated_targe
 from ..engine.loops import apart, chunk_of, loop, wide
 from ..engine.moments import UPDATES, Kind, finished
 from ..engine.noise import Stdev, sample_count, scaled_noise, spread_of
+from ..engine.parts import values_at
 from ..engine.passes import call_arguments
 from ..engine.scores import as_functional, example_size
 from ..engine.targets import Target
@@ -175,8 +175,7 @@ def _value_at(method: Any, x: Any, site: str, options: dict[str, Any]) -> Tensor
     found: list[Any] = []
     _change_model(method, lambda model: found.append(model) or model)
     positional, keyword = call_arguments(x, options.get("args", ()), dict(options.get("kwargs") or {}))
-    run = reading(f"noise_tunnel(site={site!r})", as_functional(found[0]), site)
-    value = run(*positional, **keyword)[1][site]
+    value = values_at(f"noise_tunnel(site={site!r})", as_functional(found[0]), (site,), (positional, keyword))[site]
     if not isinstance(value, Tensor) or not value.is_floating_point() or value.ndim == 0:
         raise TypeError(f"noise_tunnel(site={site!r}): expected a floating-point tensor as the site's value.")
     return value

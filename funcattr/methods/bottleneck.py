@@ -1,0 +1,286 @@
+"""The information bottleneck of a feature map: how much it lets through, and the model behind it."""
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..engine.draws import Generator, normal, seed_from
+from ..engine.examples import merged, repeated
+from ..engine.functional import FunctionalModel
+from ..engine.levels import is_plain_eager
+from ..engine.loops import wide
+from ..engine.scores import Model, as_functional
+from .feature_statistics import FeatureStatistics
+
+
+class Prior(NamedTuple):
+    """The statistics of a layer, ready to compute with. Each [...], as the layer's value for one example."""
+
+    mean: Tensor
+    std: Tensor
+    active: Tensor
+    rectified: bool
+
+
+class Flow(NamedTuple):
+    """How much of each element goes on, lambda, and how much is noise, 1 - lambda, to full precision. Each [N, ...]"""
+
+    keep: Tensor
+    drop: Tensor
+
+
+def capacity(value: Tensor, keep: Tensor, statistics: FeatureStatistics, *, min_std: float = 0.01) -> Tensor:
+    """How much information each element of a layer lets through when a share of it is replaced by noise, in nats.
+
+    KL(N(mu_z, var_z) || N(0, 1)) = -1/2 (1 + log var_z - mu_z^2 - var_z)
+    mu_z = lambda (R - mean) / std;  var_z = (1 - lambda)^2
+
+    of the active elements; the others let nothing through. Infinite at lambda = 1 by the formula, here log var_z stays
+    above that of the smallest normal number of the dtype (some 87 nats in single precision).
+
+    Args:
+        value: R, the layer's value. [N, ...]
+        keep: lambda, the share of each element that goes on, in [0, 1]. Shape of `value`, or what broadcasts to it.
+        statistics: Of that layer.
+        min_std: Smallest standard deviation of an element that is divided by.
+
+    Returns:
+        At least 0, up to rounding. [N, ...]
+
+    Raises:
+        ValueError: If the shapes do not fit, or the statistics hold NaN, or zeros with `min_std=0`.
+
+    Example:
+        >>> import torch, funcattr
+        >>> model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.ReLU())
+        >>> statistics = funcattr.feature_statistics(model, torch.randn(1000, 3), layer="0")
+        >>> funcattr.capacity(torch.ones(1, 4), torch.zeros(1, 4), statistics)
+        tensor([[0., 0., 0., 0.]])
+
+    References:
+        Schulz et al., 2020, arXiv:2001.00396, equation 6.
+    """
+    prior = prior_of("capacity", statistics, value, min_std)
+    return information(value.to(prior.mean.dtype), Flow(keep, 1 - keep), prior).to(value.dtype)
+
+
+def to_saliency_map(
+    capacity: Tensor, shape: Sequence[int] | None = None, *, spatial: Sequence[int] | None = None
+) -> Tensor:
+    """Bits at each position of an image (or for each token, or each element of a vector), from nats at a layer.
+
+    map = sum over channels of capacity / ln 2, spread over the pixels so that the total of each example stays.
+
+    Args:
+        capacity: In nats: images [N, C, h, w] (or any number of spatial dimensions from two on), tokens [N, T, D] or
+            vectors [N, D].
+        shape: Spatial size of the map, (H, W); by default that of the layer.
+        spatial: Spatial dimensions of `capacity`, if they are others: (2,) for sequences [N, C, L], (1, 2) for
+            images [N, h, w, C].
+
+    Returns:
+        Bits. [N, 1, H, W], or [N, T] of tokens, [N, D] of vectors. Interpolated linearly; sums to the sum of
+        capacity / ln 2.
+
+    Raises:
+        ValueError: If a shape does not fit.
+
+    Example:
+        >>> import torch, funcattr
+        >>> bits = funcattr.to_saliency_map(torch.ones(1, 8, 4, 4), (32, 32))
+        >>> bits.shape, (bits.sum() * math.log(2)).round()
+        (torch.Size([1, 1, 32, 32]), tensor(128.))
+
+    References:
+        Schulz et al., 2020, arXiv:2001.00396, section 3.2.
+    """
+    axes = spatial_axes("to_saliency_map", capacity, spatial)
+    bits = capacity / math.log(2)
+    if not axes:
+        if shape is not None:
+            raise ValueError(
+                f"to_saliency_map(shape={tuple(shape)}): a value of shape {list(capacity.shape)} has no spatial "
+                "dimensions. Say which are: spatial=(1,) for instance."
+            )
+        return bits.flatten(2).sum(2) if bits.ndim > 2 else bits
+    size = [capacity.shape[axis] for axis in axes] if shape is None else list(shape)
+    if len(size) != len(axes) or min(size) < 1:
+        raise ValueError(f"to_saliency_map(shape={tuple(size)}): expected {len(axes)} sizes of at least 1.")
+    others = [axis for axis in range(1, bits.ndim) if axis not in axes]
+    summed = bits.permute(0, *axes, *others).flatten(1 + len(axes)).sum(-1)
+    for axis, length in enumerate(size, start=1):
+        summed = along(summed, _spreading(summed.shape[axis], length, summed), axis)
+    return summed.unsqueeze(1)
+
+
+def restrict_flow(
+    model: Model,
+    *,
+    statistics: FeatureStatistics,
+    alpha: Tensor | None = None,
+    keep: Tensor | None = None,
+    layer: str | None = None,
+    sigma: float | None = 1.0,
+    spatial: Sequence[int] | None = None,
+    min_std: float = 0.01,
+    noise: Tensor | None = None,
+    generator: Generator = 0,
+) -> FunctionalModel:
+    """The model behind a bottleneck: a share of its features at a layer is replaced by noise that looks like them.
+
+    z = lambda R + (1 - lambda) (mean + std e), e ~ N(0, 1), for active elements and 0 for the others
+    lambda = the smoothed sigmoid(alpha)
+
+    Args:
+        model: A module, a `FunctionalModel` or a callable. Not modified.
+        statistics: Of the layer; by the "relu" estimator, negative z become 0.
+        alpha: As `iba` gives it with `return_history`. [N, ...]
+        keep: lambda itself, in place of alpha. [N, ...]
+        layer: The site; by default that of the statistics.
+        sigma, spatial, min_std: As in `iba`, for alpha.
+        noise: e, [N or 1, ...]; drawn by default, the same for all N examples.
+        generator: A seed, or a `torch.Generator` from which one is drawn.
+
+    Returns:
+        A `FunctionalModel` for N examples, or for copies of them (neighbours), each of which gets noise of its own.
+
+    Raises:
+        ValueError: If neither or both of alpha and keep are given, or a shape does not fit (by the call of the model).
+
+    Example:
+        >>> import torch, funcattr
+        >>> model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.ReLU(), torch.nn.Linear(4, 2))
+        >>> statistics = funcattr.feature_statistics(model, torch.randn(1000, 3), layer="1")
+        >>> closed = funcattr.restrict_flow(model, statistics=statistics, keep=torch.zeros(1, 4))
+        >>> torch.allclose(closed(torch.randn(1, 3)), closed(torch.randn(1, 3)))  # nothing of x is left
+        True
+
+    References:
+        Schulz et al., 2020, arXiv:2001.00396, equation 1.
+    """
+    call = "restrict_flow"
+    if (alpha is None) == (keep is None):
+        raise ValueError(f"{call}: expected one of alpha= and keep=.")
+    site = layer_of(call, layer, statistics)
+    given: Any = alpha if keep is None else keep
+    seed = seed_from(call, generator)
+
+    def bottleneck(value: Any) -> Tensor:
+        prior = prior_of(call, statistics, value, min_std)
+        if given.shape[1:] != value.shape[1:] or len(value) % len(given) != 0:
+            raise ValueError(
+                f"{call}: alpha or keep has shape {list(given.shape)}, the value at {site!r} {list(value.shape)}."
+            )
+        dtype = prior.mean.dtype
+        flow = Flow(keep, 1 - keep) if keep is not None else flow_of(call, given.to(dtype), sigma, spatial)
+        flow = repeated(flow, len(given), len(value) // len(given))
+        if noise is None:
+            drawn = normal(torch.arange(len(value) // len(given)), value.shape[1:], value.to(dtype), seed)
+            drawn = merged(drawn.expand(len(given), *drawn.shape))
+        else:
+            drawn = noise.to(dtype)
+        return behind(value.to(dtype), flow, drawn, prior).to(value.dtype)
+
+    return as_functional(model).edited({site: bottleneck})
+
+
+def layer_of(call: str, layer: str | None, statistics: Any) -> str:
+    """The site of the bottleneck, and a check that the statistics are of it."""
+    if not isinstance(statistics, FeatureStatistics):
+        raise TypeError(
+            f"{call}(statistics=...): expected FeatureStatistics, got {type(statistics).__name__}. "
+            "They come from feature_statistics(model, batches, layer=...)."
+        )
+    if layer is not None and layer != statistics.layer:
+        raise ValueError(f"{call}(statistics=...): they are of the layer {statistics.layer!r}, not of {layer!r}.")
+    return statistics.layer
+
+
+def prior_of(call: str, statistics: FeatureStatistics, value: Tensor, min_std: float) -> Prior:
+    """The statistics in the dtype to compute with, checked against a layer's value."""
+    if not isinstance(value, Tensor) or value.shape[1:] != statistics.shape:
+        got = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
+        raise ValueError(
+            f"{call}(statistics=...): they are of values of shape {['N', *statistics.shape]} at "
+            f"{statistics.layer!r}, got {got}."
+        )
+    if not 0 <= min_std < math.inf:
+        raise ValueError(f"{call}(min_std={min_std}): expected a number of at least 0.")
+    if is_plain_eager():
+        if not bool(statistics.centre.isfinite().all() and statistics.squares.isfinite().all()):
+            raise ValueError(f"{call}(statistics=...): means or standard deviations are NaN or infinite.")
+        if min_std == 0 and bool((statistics.std == 0).any()):
+            raise ValueError(f"{call}(min_std=0): some elements have a standard deviation of zero.")
+    dtype, device = wide(value.dtype), value.device
+    mean, std = (tensor.to(device, dtype) for tensor in (statistics.mean, statistics.std))
+    rectified = statistics.estimator == "relu"
+    return Prior(mean, std.clamp(min=min_std), statistics.active.to(device), rectified)
+
+
+def spatial_axes(call: str, value: Tensor, spatial: Sequence[int] | None) -> tuple[int, ...]:
+    """The spatial dimensions of a layer's value: those from 2 on, if there are two or more of them."""
+    if spatial is None:
+        return tuple(range(2, value.ndim)) if value.ndim > 3 else ()
+    if not all(0 < axis < value.ndim for axis in spatial) or len(set(spatial)) != len(spatial):
+        raise ValueError(f"{call}(spatial={tuple(spatial)}): the value has the dimensions 1 to {value.ndim - 1}.")
+    return tuple(spatial)
+
+
+def flow_of(call: str, alpha: Tensor, sigma: float | None, spatial: Sequence[int] | None) -> Flow:
+    """Lambda = sigmoid(alpha), smoothed over space. 1 - lambda is smoothed too, and not a difference."""
+    if sigma is not None and not 0 < sigma < math.inf:
+        raise ValueError(f"{call}(sigma={sigma}): expected pixels above 0, or None for no smoothing.")
+    keep, drop = torch.sigmoid(alpha), torch.sigmoid(-alpha)
+    if sigma is None:
+        return Flow(keep, drop)
+    for axis in spatial_axes(call, alpha, spatial):
+        matrix = _smoothing(alpha.shape[axis], sigma, alpha)
+        keep, drop = along(keep, matrix, axis), along(drop, matrix, axis)
+    return Flow(keep, drop)
+
+
+def information(value: Tensor, flow: Flow, prior: Prior) -> Tensor:
+    """`capacity` of a flow, in the prior's dtype. [N, ...]"""
+    mean = flow.keep * (value - prior.mean) / prior.std
+    smallest = torch.finfo(flow.drop.dtype).tiny
+    log_variance = 2 * flow.drop.clamp(min=smallest).log()
+    nats = -0.5 * (1 + log_variance - mean**2 - flow.drop**2)
+    return torch.where(prior.active, nats, 0.0)
+
+
+def behind(value: Tensor, flow: Flow, noise: Tensor, prior: Prior) -> Tensor:
+    """What goes on from the layer: z. All of one shape, [M, ...], or what broadcasts to it."""
+    z = flow.keep * value + flow.drop * (prior.std * noise + prior.mean)
+    z = torch.where(prior.active, z, 0.0)
+    return z.clamp(min=0) if prior.rectified else z
+
+
+def along(value: Tensor, matrix: Tensor, axis: int) -> Tensor:
+    """A linear map of one dimension. [..., l, ...], [L, l] -> [..., L, ...]"""
+    return (value.movedim(axis, -1) @ matrix.T).movedim(-1, axis)
+
+
+def _smoothing(length: int, sigma: float, like: Tensor) -> Tensor:
+    """Gaussian smoothing with 2 round(2 sigma) + 1 taps and reflection at the ends, as a matrix. [length, length]"""
+    width = round(2 * sigma)
+    offsets = torch.arange(-width, width + 1, device=like.device)
+    taps = torch.exp(-((offsets.to(like.dtype) / sigma) ** 2) / 2)
+    period = max(1, 2 * (length - 1))
+    # A triangle wave, so that maps smaller than the kernel are reflected more than once.
+    at = (torch.arange(length, device=like.device)[:, None] + offsets) % period
+    at = torch.minimum(at, period - at) if length > 1 else at * 0
+    hit = at[:, :, None] == torch.arange(length, device=like.device)  # [length, taps, length]
+    return (hit.to(like.dtype) * (taps / taps.sum())[:, None]).sum(1)
+
+
+def _spreading(length: int, size: int, like: Tensor) -> Tensor:
+    """Linear interpolation as a matrix whose columns sum to 1: each element is dealt out in full. [size, length]"""
+    if size == length:
+        return torch.eye(length, dtype=like.dtype, device=like.device)
+    eye = torch.eye(length, dtype=wide(like.dtype), device=like.device)[None, None]
+    weights = F.interpolate(eye, size=(size, length), mode="bilinear", align_corners=False, antialias=True)[0, 0]
+    return (weights / weights.sum(0)).to(like.dtype)
