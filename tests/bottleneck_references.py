@@ -138,4 +138,4 @@ def iba(
 
 def stacked(runs: Sequence[Run], name: str) -> Tensor:
     """A field of all images' runs. [N, ...]"""
-    return torch.stack([torch.as_tensor(getattr(one, name)) for one in runs])
+    return torch.stack([torch.as_tensor(getattr(one, name), dtype=torch.float64) for one in runs])

@@ -11,6 +11,7 @@ import torch.utils._pytree as pytree
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from ..engine.examples import batch_of
 from ..engine.parts import values_at
@@ -126,8 +127,8 @@ class ReadoutBottleneck(nn.Module):
         with torch.random.fork_rng(devices=[]):  # weights are drawn, and then replaced
             readout = ReadoutBottleneck(own, readouts, min_std=about["min_std"])
         weights = {name.removeprefix("weights."): t for name, t in tensors.items() if name.startswith("weights.")}
-        readout.load_state_dict(weights)
-        return readout.to(next(iter(weights.values())).dtype)
+        readout.to(weights["last.weight"].dtype).load_state_dict(weights)
+        return readout
 
 
 def readout_iba(
@@ -178,7 +179,9 @@ def readout_iba(
     value = values[readout.statistics.layer]
     check_value(CALL, readout.statistics.layer, value, examples)
     prior = prior_of(CALL, readout.statistics, value, readout.min_std)
-    flow = flow_of(CALL, readout(values).to(prior.mean.dtype), sigma, None)
+    weights = {name: weight.detach() for name, weight in readout.named_parameters()}
+    alpha = functional_call(readout, weights, (values,))
+    flow = flow_of(CALL, alpha.to(prior.mean.dtype), sigma, None)
     nats = information(value.to(prior.mean.dtype), flow, prior).to(value.dtype)
     if mode == "capacity":
         return nats / torch.log(nats.new_tensor(2.0))
