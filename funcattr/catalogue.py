@@ -1,7 +1,7 @@
 """One table of the methods that the demo shows; a row added here appears there."""
 
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
@@ -16,6 +16,7 @@ from . import (
     gradient,
     guided_backprop,
     guided_grad_cam,
+    iba,
     input_x_gradient,
     integrated_gradients,
     linear_approx,
@@ -23,10 +24,12 @@ from . import (
     maps,
     noise_tunnel,
     occlusion,
+    readout_iba,
     rise,
     rules,
 )
-from .demo.digits import LAYER
+from .demo.digits import LAYER, AskedDigitNet, DigitNet, load_readout, missed
+from .methods.readout import ReadoutBottleneck
 
 CONTRAST = "pool"
 """Site between `LAYER` and the classifier of `DigitNet`."""
@@ -35,6 +38,20 @@ _GAMMA_BOX = rules.epsilon_gamma_box(low=0.0, high=1.0)  # pixels are in 0..1
 
 def _smoothgrad(model: nn.Module, x: Tensor, target: Tensor) -> Tensor:
     return noise_tunnel(partial(gradient, model), x, target, samples=20, stdev=0.1)
+
+
+@cache
+def _readout() -> ReadoutBottleneck:
+    return load_readout()
+
+
+def _iba(model: nn.Module, x: Tensor, target: Tensor) -> Tensor:
+    return iba(model, x, target, statistics=_readout().statistics, loss=missed)
+
+
+def _readout_iba(model: nn.Module, x: Tensor, target: Tensor) -> Tensor:
+    assert isinstance(model, DigitNet)
+    return readout_iba(AskedDigitNet(model).eval(), (x, target), readout=_readout())
 
 
 def _extremal(model: nn.Module, x: Tensor, target: Tensor) -> Tensor:
@@ -74,6 +91,8 @@ CATALOGUE: tuple[Row, ...] = (
     Row("deep_lift", deep_lift, maps.sum, completeness=True),
     Row("integrated_gradients", partial(integrated_gradients, steps=20), maps.sum, completeness=True, asked=100),
     Row("smoothgrad", _smoothgrad, maps.max_abs, asked=100),
+    Row("iba", _iba, maps.sum, asked=100),
+    Row("readout_iba", _readout_iba, maps.sum),
     Row("occlusion", partial(occlusion, window=(12, 12), stride=4), maps.sum, asked=30),
     Row("rise", partial(rise, samples=300, cells=8, activation=None), maps.sum, asked=30),
     Row("extremal_perturbation", _extremal, maps.sum, asked=30),

@@ -1,16 +1,24 @@
 """The demo's network and images: which digits are present on a cluttered canvas?
 
-Both are made by `examples/train_digits.py` and are packaged with the library.
+Both are made by `examples/train_digits.py` and are packaged with the library, as is a readout bottleneck, which is made
+by `examples/train_readout.py`.
 """
 
-from importlib.resources import files
+from importlib.resources import as_file, files
 from typing import NamedTuple
 
+import torch.nn.functional as F
 from safetensors.torch import load
 from torch import Tensor, nn
 
+from ..engine.sites import site
+from ..methods.readout import ReadoutBottleneck
+
 LAYER = "features.9"
 """The last convolutional site of `DigitNet`, after its ReLU: [N, 64, 16, 16]."""
+
+BOTTLENECK = "features.6"
+"""The convolutional site of `DigitNet` for information bottlenecks, before its ReLU: [N, 64, 16, 16]."""
 
 CLASSES = 10
 
@@ -47,6 +55,29 @@ class DigitNet(nn.Module):
         return self.classifier(votes.sum(dim=(2, 3)))
 
 
+class AskedDigitNet(DigitNet):
+    """The same network, which is also told the digit that it is asked for. It makes nothing of it, but has a site
+    "asked" that says so, for a readout bottleneck to read.
+
+    Args:
+        net: The network; its layers are shared.
+    """
+
+    def __init__(self, net: DigitNet) -> None:
+        nn.Module.__init__(self)
+        self.features, self.pool, self.classifier = net.features, net.pool, net.classifier
+
+    def forward(self, x: Tensor, digit: Tensor) -> Tensor:
+        """[N, 1, 64, 64], [N] -> [N, 10]"""
+        site(F.one_hot(digit, CLASSES).to(x.dtype), "asked")
+        return super().forward(x)
+
+
+def missed(logits: Tensor, digit: Tensor) -> Tensor:
+    """The cross-entropy of "this digit is there". [N, 10], [N] -> [N]"""
+    return F.softplus(-logits.gather(1, digit[:, None])[:, 0])
+
+
 class Canvases(NamedTuple):
     """Held-out images and where their digits are."""
 
@@ -70,6 +101,12 @@ def load_canvases() -> Canvases:
     data = _read("canvases.safetensors")
     boxes = data["boxes"].long()
     return Canvases(images=data["images"].float() / 255, boxes=boxes, present=boxes[..., 0] >= 0)
+
+
+def load_readout() -> ReadoutBottleneck:
+    """The readout bottleneck of `AskedDigitNet` at `BOTTLENECK`, with the statistics of that layer."""
+    with as_file(files("funcattr.demo") / "data" / "readout.safetensors") as path:
+        return ReadoutBottleneck.load(path)
 
 
 def _read(name: str) -> dict[str, Tensor]:

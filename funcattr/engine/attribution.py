@@ -12,6 +12,7 @@ from torch._dynamo import nonstrict_trace
 from .conditions import Conditions
 from .errors import AliasedWriteError, UnknownSiteError, UnsupportedOperationError, UntrackedPathError
 from .functional import FunctionalModel, Structure, functionalize, functionalize_once
+from .levels import derivative_is_final
 from .passes import Options, Seed, call_arguments, forward, warn_if_training, weighted
 from .rulebook import Rulebook
 from .targets import Target, pick_output, pointing
@@ -247,7 +248,8 @@ def _attribute(
     passed = forward(call, model, x, options, args, kwargs, through=through)
     _warn(call, model, options.rules, passed)
     cotangent = weighted(seed_of(call, passed.output, None if through else target), passed.output, options)
-    cotangents = passed.pull(cotangent, release=True, conditions=options.conditions)
+    with torch.set_grad_enabled(torch.is_grad_enabled() and not derivative_is_final(passed.output, cotangent)):
+        cotangents = passed.pull(cotangent, release=True, conditions=options.conditions)
     if options.layer is not None:
         return Attribution(passed.roots[0], cotangents[0], passed.output, next(iter(passed.reference), None))
     pulled = pytree.tree_unflatten(list(cotangents), pytree.tree_structure(x))

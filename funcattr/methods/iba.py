@@ -12,7 +12,7 @@ from ..engine.adam import Adam, adam
 from ..engine.draws import Generator, normal, seed_from
 from ..engine.errors import UntrackedPathError
 from ..engine.examples import batch_of, merged, repeated, repeated_target
-from ..engine.levels import is_differentiated
+from ..engine.levels import derivative_is_final, is_differentiated
 from ..engine.loops import apart, chunk_of, loop, positive
 from ..engine.parts import split
 from ..engine.passes import call_arguments, check_inputs, warn_if_training
@@ -261,7 +261,8 @@ def _gradient(function: Callable[[Tensor], Tensor], alpha: Tensor, weight: float
     # Not torch.func.grad, which keeps the graph of the gradient for one more derivative.
     found: Any = torch.func.vjp(function, alpha)
     values, pull = found
-    return values, pull(torch.full_like(values, weight), retain_graph=False)[0]
+    final = derivative_is_final(values)
+    return values, pull(torch.full_like(values, weight), retain_graph=False, create_graph=False if final else None)[0]
 
 
 def _noise(given: Tensor | None, t: Tensor, index: Tensor, samples: int, value: Tensor, seed: int) -> Tensor:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ..engine.errors import UntrackedPathError
 from ..engine.examples import merged, repeated_target
-from ..engine.levels import is_differentiated
+from ..engine.levels import derivative_is_final, is_differentiated
 from ..engine.scores import Scores
 from .area_loss import area_loss
 from .perturbation_pyramid import interpolated
@@ -97,7 +97,8 @@ def step(search: Search, scores: Scores, levels: Tensor, state: State, t: Tensor
     # Not torch.func.grad, which keeps the graph of the gradient for one more derivative.
     found: Any = torch.func.vjp(objective, mask, has_aux=True)
     value, pull, (reward, penalty) = found
-    gradient = pullback(pull(torch.ones_like(value), retain_graph=False)[0])
+    final = derivative_is_final(value)
+    gradient = pullback(pull(torch.ones_like(value), retain_graph=False, create_graph=False if final else None)[0])
     running = search.momentum * state.velocity + (1 - search.dampening) * gradient
     velocity = torch.where(t == 0, gradient, running)
     parameters = (state.parameters + search.learning_rate * velocity).clamp(0, 1)
