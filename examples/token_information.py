@@ -3,8 +3,8 @@
 The task of `token_relevance.py` (a sentence's class is the animal that comes first), learnt by a small BERT of Hugging
 Face's in some ten seconds on one CPU core. An information bottleneck after the first encoder layer then closes every
 token as far as the answer allows: beta is small, and nothing is smoothed, for neighbouring tokens have nothing in
-common. What stays open are bits per token: many for the animal that decides, fewer for those that it is compared with, and
-hardly any for other words. Needs transformers.
+common. What stays open are bits per token: many for the animal that decides, fewer for those that it is compared
+with, and hardly any for other words. Needs transformers.
 """
 
 import argparse

@@ -67,9 +67,10 @@ class AskedDigitNet(DigitNet):
         nn.Module.__init__(self)
         self.features, self.pool, self.classifier = net.features, net.pool, net.classifier
 
-    def forward(self, x: Tensor, digit: Tensor) -> Tensor:
+    def forward(self, x: Tensor, digit: Tensor | None = None) -> Tensor:
         """[N, 1, 64, 64], [N] -> [N, 10]"""
-        site(F.one_hot(digit, CLASSES).to(x.dtype), "asked")
+        if digit is not None:
+            site(F.one_hot(digit, CLASSES).to(x.dtype), "asked")
         return super().forward(x)
 
 

@@ -20,8 +20,8 @@ HEAT = LinearSegmentedColormap.from_list(
 )
 """Evidence against in blue, none in black, for in orange."""
 
-PANEL, LABEL, HEADER, FOOTER = 1.35, 1.15, 1.1, 0.5
-"""Inches: a panel's side, the room for the questions at its left, over and under all panels."""
+PANEL, LABEL, HEADER, FOOTER, RIGHT = 1.35, 1.15, 1.1, 0.5, 0.3
+"""Inches: a panel's side, the room for the questions at its left, over, under and at the right of all panels."""
 
 
 class Column(NamedTuple):
@@ -76,12 +76,12 @@ def save_gallery(out: Path, images: Tensor, digits: Tensor, boxes: Tensor, colum
 
 def _grid(rows: int, columns: int) -> tuple[Figure, list[list[Axes]]]:
     """An empty dark page with a legend at its foot, and its panels, row by row."""
-    width, height = LABEL + PANEL * columns + 0.1, HEADER + PANEL * rows + FOOTER
+    width, height = LABEL + PANEL * columns + RIGHT, HEADER + PANEL * rows + FOOTER
     figure = Figure(figsize=(width, height), dpi=150)
     FigureCanvasAgg(figure)
     margins = {
         "left": LABEL / width,
-        "right": 1 - 0.1 / width,
+        "right": 1 - RIGHT / width,
         "bottom": FOOTER / height,
         "top": 1 - HEADER / height,
     }

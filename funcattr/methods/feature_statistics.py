@@ -2,7 +2,7 @@
 
 import json
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, cast, get_args, overload
@@ -140,7 +140,7 @@ def feature_statistics(
     model: Model,
     batches: Any,
     *,
-    layer: Sequence[str],
+    layer: list[str] | tuple[str, ...],
     samples: int | None = 10_000,
     estimator: Estimator = "gaussian",
     threshold: float = 0.01,
@@ -152,7 +152,7 @@ def feature_statistics(
     model: Model,
     batches: Any,
     *,
-    layer: str | Sequence[str],
+    layer: str | list[str] | tuple[str, ...],
     samples: int | None = 10_000,
     estimator: Estimator = "gaussian",
     threshold: float = 0.01,

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, NamedTuple, TypedDict, Unpack, get_args, overload
+from typing import Any, Literal, NamedTuple, Required, TypedDict, Unpack, get_args, overload
 
 import torch
 import torch.utils._pytree as pytree
@@ -47,7 +47,7 @@ class InformationBottleneck(NamedTuple):
 class BottleneckOptions(TypedDict, total=False):
     """The options of `iba`, for type checkers."""
 
-    statistics: FeatureStatistics
+    statistics: Required[FeatureStatistics]
     layer: str | None
     beta: float
     steps: int

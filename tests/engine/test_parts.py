@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import funcattr
 from funcattr.engine.examples import repeated
@@ -42,7 +43,7 @@ class Net(nn.Module):
         return self.tail(h.sigmoid()) + self.reads(head, x)
 
 
-def net(reads: Callable[[Tensor, Tensor], Any] = lambda head, x: 0.0) -> Net:
+def net(reads: Callable[[Tensor, Tensor], Any] = lambda head, x: 0.0) -> Any:
     return settle(lambda: Net(reads)).double()
 
 
@@ -74,7 +75,7 @@ def test_the_head_is_computed_once_and_for_the_batch_as_it_is() -> None:
 
     class Counted(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
-            class Count(torch.utils._python_dispatch.TorchDispatchMode):
+            class Count(TorchDispatchMode):
                 def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
                     result = func(*args, **(kwargs or {}))
                     if "exp" in str(func) and not isinstance(result, torch._subclasses.FakeTensor):
@@ -129,7 +130,6 @@ def _writes_into_a_view(x: Tensor) -> Any:
     return 1.0
 
 
-@torch.jit.ignore
 def _by_numpy(x: Tensor) -> Any:
     return float(x.detach().numpy().sum())
 
@@ -194,7 +194,7 @@ class Fails(nn.Module):
 
 
 def test_only_what_comes_before_the_last_site_runs() -> None:
-    model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(inplace=True), nn.Linear(4, 3), Fails()).double()
+    model: Any = nn.Sequential(nn.Linear(4, 4), nn.ReLU(inplace=True), nn.Linear(4, 3), Fails()).double()
     x = uniform(2, 4)
     values = values_at("test", funcattr.functionalize(model), ("2", "0"), ((x,), {}))
     h = model[0](x)
@@ -222,7 +222,8 @@ class Keyword(nn.Module):
 
 
 def test_inputs_of_modules_are_sites() -> None:
-    model, x = settle(Keyword).double(), uniform(2, 4)
+    model: Any = settle(Keyword)
+    x = uniform(2, 4)
     _, values = funcattr.read(model, "b@input", "a@input", "a@input#1", "a")(x)
     assert torch.equal(values["a@input"], x)
     assert torch.equal(values["a@input#1"], values["a"])
@@ -231,7 +232,8 @@ def test_inputs_of_modules_are_sites() -> None:
 
 
 def test_inputs_of_modules_are_layers(fresh_dynamo: None) -> None:
-    model, x = settle(Keyword).double(), uniform(2, 4)
+    model: Any = settle(Keyword)
+    x = uniform(2, 4)
     at_input = funcattr.gradient(model, x, 1, layer="b@input")
     assert torch.equal(at_input, model.b.weight[1].expand(2, 4))
     fm = funcattr.functionalize(model)

@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import funcattr
 from funcattr import FeatureStatistics, feature_statistics, iba
@@ -21,7 +22,7 @@ from .test_bottleneck import of_reference, statistics
 STEPS, SAMPLES = 4, 3
 
 
-def convolutions() -> nn.Module:
+def convolutions() -> Any:
     first, second = nn.Conv2d(2, 3, 3, padding=1), nn.Conv2d(3, 4, 3, padding=1)
     return settle(lambda: nn.Sequential(first, nn.ReLU(), second, nn.ReLU(), nn.Flatten(), nn.Linear(144, 5)))
 
@@ -266,7 +267,7 @@ def test_segmentation() -> None:
 # --- cost ------------------------------------------------------------------------------------------------------------
 
 
-class Counts(torch.utils._python_dispatch.TorchDispatchMode):
+class Counts(TorchDispatchMode):
     """Rows of each convolution that computes something, of its forward."""
 
     def __init__(self) -> None:
@@ -287,9 +288,9 @@ class Counted(nn.Conv2d):
         super().__init__(*args, **kwargs)
         self.counts = Counts()
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         with self.counts:
-            return super().forward(x)
+            return super().forward(input)
 
 
 def test_the_head_runs_once_and_the_tail_for_all_samples() -> None:
@@ -321,7 +322,7 @@ def test_compiled_steps_are_one_body_of_the_tail_alone(fresh_dynamo: None) -> No
 
 def _few(**change: Any) -> FeatureStatistics:
     given = statistics(*SHAPE)
-    fields = {"nonzero": given.nonzero, "centre": given.centre, "squares": given.squares} | change
+    fields: dict[str, Any] = {"nonzero": given.nonzero, "centre": given.centre, "squares": given.squares} | change
     return FeatureStatistics("0", "gaussian", 100, **fields)
 
 
