@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from .opaque import PLAIN
 from .sites import enter_module, leave_module
 
+_CONTAINERS = frozenset((dict, OrderedDict, list, tuple))
+
 
 def _structure_copy(model: nn.Module) -> nn.Module:
     """The module tree copied, one new object a module, all tensors shared."""
@@ -21,9 +23,11 @@ def _structure_copy(model: nn.Module) -> nn.Module:
         for table in ("_parameters", "_buffers", "_modules"):
             copy.__dict__[table] = dict(vars(module)[table])
     for copy in copies.values():
-        for name, value in vars(copy).items():
-            if type(value) not in PLAIN:
-                copy.__dict__[name] = _moved(value, copies)
+        attributes = vars(copy)
+        for name, value in attributes.items():
+            # Most of a module's attributes are plain, or tables of hooks with nothing in them.
+            if type(value) not in PLAIN and not (type(value) in _CONTAINERS and not value):
+                attributes[name] = _moved(value, copies)
     return copies[id(model)]
 
 

@@ -14,7 +14,7 @@ On = Literal["image", "canvas"]
 # exp(20 s) as 2^(SHARPNESS s): powers of two are the faster ones.
 SHARPNESS = 20 / math.log(2)
 # Values of one piece of the work: what a CPU's cache holds, and what keeps a GPU busy.
-PIECE_ON_CPU, PIECE = 2**19, 2**26
+PIECE_ON_CPU, PIECE = 2**18, 2**26
 
 
 def smooth_mask(

@@ -18,7 +18,9 @@ from .measure import alternating
 MODELS: dict[str, Callable[[], nn.Module]] = {"vgg16": vgg16, "resnet50": resnet50}
 STEPS = 4
 # Of the 800 steps of a search the pyramid is made once, so it is not in these.
-ONE_IMAGE = 1.1
+ONE_IMAGE = {"vgg16": 1.1, "resnet50": 1.2}
+"""A mask's 4 million exponentials, forward and backward, take some 8 ms, and Python some 7: a tenth of a ResNet50's
+step for one image, and a thirtieth of a VGG16's."""
 EIGHT_IMAGES = 0.8
 
 each_model = pytest.mark.parametrize("name", MODELS)
@@ -47,7 +49,7 @@ def test_one_image(name: str, benchmark: Any) -> None:
     ratios = benchmark.pedantic(alternating, args=(runs,), rounds=1)
     benchmark.extra_info.update({name: round(ratio, 3) for name, ratio in ratios.items()})
     print(f"\n{name}, time / plain:", {name: round(ratio, 3) for name, ratio in ratios.items()})
-    assert ratios["one image"] <= ONE_IMAGE
+    assert ratios["one image"] <= ONE_IMAGE[name]
 
 
 @each_model
@@ -66,4 +68,4 @@ def test_eight_images(name: str, benchmark: Any) -> None:
     ratios["bound"] = ratios.pop("one pass of eight") / ratios.pop("eight passes of one")
     benchmark.extra_info.update({name: round(ratio, 3) for name, ratio in ratios.items()})
     print(f"\n{name}, time / eight single runs:", {name: round(ratio, 3) for name, ratio in ratios.items()})
-    assert ratios["eight at once"] <= max(EIGHT_IMAGES, ONE_IMAGE * ratios["bound"])
+    assert ratios["eight at once"] <= max(EIGHT_IMAGES, ONE_IMAGE[name] * ratios["bound"])

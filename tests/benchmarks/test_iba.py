@@ -36,7 +36,7 @@ def unit(model: Any, x: Tensor, steps: int) -> None:
     tail = nn.Sequential(*model.features[index + 1 :], model.avgpool, nn.Flatten(1), model.classifier)
     for _ in range(steps):
         leaf = value.repeat_interleave(SAMPLES, 0).requires_grad_()
-        torch.autograd.grad(-torch.log_softmax(tail(leaf), 1)[:, CLASS].sum(), leaf)
+        torch.autograd.grad(-torch.log_softmax(tail(leaf.clone()), 1)[:, CLASS].sum(), leaf)
 
 
 def statistics(model: nn.Module) -> funcattr.FeatureStatistics:

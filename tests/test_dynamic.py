@@ -1,0 +1,51 @@
+"""A batch that is marked as dynamic: one compilation for all its sizes."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch._dynamo.testing import CompileCounterWithBackend
+
+import funcattr
+from funcattr import FunctionalModel
+
+from .contract import assert_equal
+from .models import case
+from .models.seeding import uniform
+
+METHODS: dict[str, Callable[[FunctionalModel, Tensor, str], Tensor]] = {
+    "gradient": lambda fm, x, layer: funcattr.gradient(fm, x, 2),
+    "guided_backprop": lambda fm, x, layer: funcattr.guided_backprop(fm, x, 2),
+    "lrp": lambda fm, x, layer: funcattr.lrp(fm, x, 2),
+    "excitation_backprop": lambda fm, x, layer: funcattr.excitation_backprop(fm, x, 2, layer=layer),
+    "grad_cam": lambda fm, x, layer: funcattr.grad_cam(fm, x, 2, layer=layer),
+}
+
+
+def compilations(function: Callable[[Tensor], Tensor], sizes: list[int], shape: tuple[int, ...], mark: bool) -> int:
+    """How often Dynamo compiles the function over batches of these sizes, each of which it gets right."""
+    counter = CompileCounterWithBackend("aot_eager")
+    compiled: Any = torch.compile(function, fullgraph=True, backend=counter, dynamic=None if mark else False)
+    for size in sizes:
+        x = uniform(size, *shape, seed=size)
+        if mark:
+            torch._dynamo.mark_dynamic(x, 0)
+        assert_equal(compiled(x), function(x))
+    return counter.frame_count
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("model", ["cnn", "resnet_basic"])
+def test_one_compilation_for_all_sizes(method: str, model: str, fresh_dynamo: None) -> None:
+    c = case(model)
+    run = partial(METHODS[method], funcattr.functionalize(c.build()), layer=c.layer)
+    assert compilations(run, [5, 7, 2, 17], c.shape[1:], mark=True) == 1
+
+
+def test_the_count_counts(fresh_dynamo: None) -> None:
+    c = case("cnn")
+    run = partial(METHODS["gradient"], funcattr.functionalize(c.build()), layer=c.layer)
+    assert compilations(run, [5, 7, 2], c.shape[1:], mark=False) == 3
