@@ -1,7 +1,6 @@
 """A batch that is marked as dynamic: one compilation for all its sizes."""
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import pytest
@@ -25,6 +24,10 @@ METHODS: dict[str, Callable[[FunctionalModel, Tensor, str], Tensor]] = {
 }
 
 
+def _run(method: Callable[..., Tensor], fm: FunctionalModel, layer: str) -> Callable[[Tensor], Tensor]:
+    return lambda x: method(fm, x, layer)
+
+
 def compilations(function: Callable[[Tensor], Tensor], sizes: list[int], shape: tuple[int, ...], mark: bool) -> int:
     """How often Dynamo compiles the function over batches of these sizes, each of which it gets right."""
     counter = CompileCounterWithBackend("aot_eager")
@@ -41,11 +44,11 @@ def compilations(function: Callable[[Tensor], Tensor], sizes: list[int], shape: 
 @pytest.mark.parametrize("model", ["cnn", "resnet_basic"])
 def test_one_compilation_for_all_sizes(method: str, model: str, fresh_dynamo: None) -> None:
     c = case(model)
-    run = partial(METHODS[method], funcattr.functionalize(c.build()), layer=c.layer)
+    run = _run(METHODS[method], funcattr.functionalize(c.build()), c.layer)
     assert compilations(run, [5, 7, 2, 17], c.shape[1:], mark=True) == 1
 
 
 def test_the_count_counts(fresh_dynamo: None) -> None:
     c = case("cnn")
-    run = partial(METHODS["gradient"], funcattr.functionalize(c.build()), layer=c.layer)
+    run = _run(METHODS["gradient"], funcattr.functionalize(c.build()), c.layer)
     assert compilations(run, [5, 7, 2], c.shape[1:], mark=False) == 3

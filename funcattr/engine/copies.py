@@ -3,6 +3,7 @@
 import types
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
+from copy import copy as copy_of
 from typing import Any
 
 from torch import Tensor, nn
@@ -10,7 +11,9 @@ from torch import Tensor, nn
 from .opaque import PLAIN
 from .sites import enter_module, leave_module
 
-_CONTAINERS = frozenset((dict, OrderedDict, list, tuple))
+_CONTAINERS = frozenset((dict, OrderedDict, list, tuple, set))
+_TABLES = frozenset(vars(nn.Module()))
+"""Attributes of every module: its parameters, its modules, its hooks."""
 
 
 def _structure_copy(model: nn.Module) -> nn.Module:
@@ -26,7 +29,11 @@ def _structure_copy(model: nn.Module) -> nn.Module:
         attributes = vars(copy)
         for name, value in attributes.items():
             # Most of a module's attributes are plain, or tables of hooks with nothing in them.
-            if type(value) not in PLAIN and not (type(value) in _CONTAINERS and not value):
+            if type(value) in PLAIN:
+                continue
+            if type(value) in _CONTAINERS and name not in _TABLES:
+                value = attributes[name] = copy_of(value)  # what a model keeps there during a call stays with the call
+            if not (type(value) in _CONTAINERS and not value):
                 attributes[name] = _moved(value, copies)
     return copies[id(model)]
 

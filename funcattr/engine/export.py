@@ -7,6 +7,7 @@ from typing import Any
 import torch
 import torch.utils._pytree as pytree
 from torch import Tensor
+from torch._dynamo.exc import UserError
 from torch.export import Dim, ExportedProgram
 from torch.fx.experimental.proxy_tensor import make_fx
 
@@ -67,7 +68,7 @@ def _program(graph: torch.fx.GraphModule, example: tuple[Tensor, ...], dynamic_b
     batch = Dim("batch", min=1)
     try:
         return torch.export.export(graph, example, dynamic_shapes=tuple({0: batch} for _ in example))
-    except torch._dynamo.exc.UserError as error:
+    except UserError as error:
         raise ValueError(
             "export(dynamic_batch=True): something in the function makes the size of the batch a constant, as vmap and "
             "the derivative of fused attention do in torch 2.13, and Python code that asks for it. Export it for one "

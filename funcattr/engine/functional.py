@@ -1,6 +1,7 @@
 """Models as pure functions of their parameters and inputs."""
 
 import difflib
+import importlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -14,6 +15,7 @@ from .examples import repeated
 from .opaque import refuse_opaque
 from .sites import Editor
 
+_every_module: Any = importlib.import_module("torch.nn.modules.module")
 Params = Mapping[str, Tensor]
 Edits = Mapping[str, Callable[[Any], Any]]
 
@@ -35,6 +37,7 @@ class Structure:
         self.sites = tuple(name for name, _ in modules if name)
         random = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
         self.training = any(m.training and isinstance(m, random) for _, m in modules)
+        self.hooked = any(m._forward_hooks or m._forward_pre_hooks for _, m in modules)
         names: dict[int, str] = {}
         for path, module in modules:
             self._name_tensors(f"{path}." if path else "", module, names)
@@ -103,6 +106,12 @@ class FunctionalModel:
     def training(self) -> bool:
         """Whether a batch norm or dropout module was in training mode when the model was functionalised."""
         return self.structure.training
+
+    @property
+    def has_hooks(self) -> bool:
+        """Whether forward hooks see the values that a call computes."""
+        tables = _every_module._global_forward_hooks, _every_module._global_forward_pre_hooks
+        return self.structure.hooked or any(tables)
 
     def bind(self, params: Params) -> "FunctionalModel":
         """The same model with some parameters or buffers replaced (stacked ones under `vmap`).

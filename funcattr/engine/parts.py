@@ -4,22 +4,18 @@ The tail is the model's own forward, so that it can be any code; what the head's
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.utils._pytree as pytree
 from torch import Tensor
-from torch._subclasses import FakeTensor, FakeTensorMode
 
 from .access import reading
 from .examples import repeated
 from .functional import FunctionalModel
-from .levels import is_plain_eager, unwrapped
-from .operations import TENSOR_GETTERS, is_getter, spelled
+from .levels import is_plain_eager
+from .plans import Inputs, Plan, copied, is_fake, is_query, planned, tensors
 from .sites import Editor, SiteMode
-
-Inputs = tuple[tuple[Any, ...], dict[str, Any]]
-"""Positional and keyword inputs of a call."""
 
 
 class _Reached(BaseException):
@@ -33,18 +29,13 @@ class _DifferentCallsError(Exception):
 def values_at(call: str, model: FunctionalModel, sites: tuple[str, ...], inputs: Inputs) -> dict[str, Any]:
     """The values at some sites; only what the model computes up to the last of them runs."""
     if torch.compiler.is_dynamo_compiling():  # where what nobody uses is not computed anyway
-        positional, keyword = _copied(inputs)
+        positional, keyword = copied(inputs)
         return reading(call, model, *sites)(*positional, **keyword)[1]
     return _stopped(call, model, _Stop(sites), inputs)
 
 
-def _copied(inputs: Inputs) -> Inputs:
-    """The inputs of one call, which the model may write into."""
-    return pytree.tree_map_only(Tensor, torch.clone, inputs)
-
-
 def _stopped(call: str, model: FunctionalModel, stop: "_Stop", inputs: Inputs) -> dict[str, Any]:
-    positional, keyword = _copied(inputs)
+    positional, keyword = copied(inputs)
     model = model.ready()
     try:
         with stop:
@@ -75,9 +66,10 @@ def split(
     """The value at a site for a batch, and the tail for `times` copies of each example (neighbours).
 
     The head runs once, for the batch as it is. Where the tail reads more of the head than the site's value (skip
-    connections, masks), it gets that repeated, as far as those are tensors with a row for each example or none.
-    Whatever cannot be taken apart so (control flow that looks at values, code that runs outside of torch), and
-    everything inside transforms, runs from the start each time: slower, and the same.
+    connections, masks), it gets that repeated, as far as those are tensors with a row for each example or none. What
+    cannot be taken apart so (control flow that looks at values, writes across the site, numbers of rows, random
+    numbers, hooks, code that runs outside of torch), and everything inside transforms, runs from the start each time:
+    slower, and the same.
 
     Args:
         call: First words of errors.
@@ -91,15 +83,16 @@ def split(
     """
     copies: Inputs = repeated(inputs, examples, times)
     replaced = _Replaced(call, model, site, copies)
-    if not is_plain_eager() or model.training:
+    if not is_plain_eager() or torch.is_inference_mode_enabled() or model.training or model.has_hooks:
         return values_at(call, model, (site,), inputs)[site], replaced
-    plan = _planned(model, site, copies)
-    if plan is None:
-        return values_at(call, model, (site,), inputs)[site], replaced
-    head = _Head(site, plan)
+    # Before the run on fake tensors: what the model keeps between calls then holds real ones.
+    head = _Head(site)
     value = _stopped(call, model, head, inputs)[site]
-    results = _ready(plan, head, examples, times)
-    return value, replaced if results is None else _Skipping(replaced, plan.functions, results)
+    plan = planned(model, site, copies, examples * times)
+    results = None if plan is None else _ready(plan, head, examples, times)
+    if plan is None or results is None:
+        return value, replaced
+    return value, _Skipping(replaced, plan.functions, results)
 
 
 class _Replaced:
@@ -109,11 +102,12 @@ class _Replaced:
         self.call, self.model, self.site, self.inputs = call, model, site, inputs
 
     def __call__(self, value: Tensor) -> Any:
-        return self.under(Editor({self.site: lambda _: value}))
+        # A copy, which the tail may write into.
+        return self.under(Editor({self.site: lambda _: value.clone()}))
 
     def under(self, mode: SiteMode) -> Any:
         """Run the model under a mode."""
-        positional, keyword = _copied(self.inputs)
+        positional, keyword = copied(self.inputs)
         model = self.model.ready()
         with mode:
             output = model(*positional, **keyword)
@@ -121,114 +115,28 @@ class _Replaced:
         return output
 
 
-class _Plan(NamedTuple):
-    """What the head calls, in order, and which of its results the tail reads.
-
-    Attributes:
-        functions: The torch functions.
-        results: What they return for the copies, in fake tensors.
-        read: Places (number of the call, number of the tensor in its result) of what the tail reads.
-    """
-
-    functions: list[Any]
-    results: list[Any]
-    read: frozenset[tuple[int, int]]
-
-
-def _planned(model: FunctionalModel, site: str, copies: Inputs) -> _Plan | None:
-    """The plan of a call, from a run that computes shapes only; None where there can be no such plan."""
-    model, inputs = model.ready(), _copied(copies)
-    held = [t for t in (*pytree.tree_leaves(inputs), *model.tensors().values()) if isinstance(t, Tensor)]
-    versions = [t._version for t in held]
-    probe = _Probe(site)
-    try:
-        with torch.no_grad(), probe:
-            output = model(*inputs[0], **inputs[1])
-    except Exception:  # of any kind: the model is not made for fake tensors. A real error comes again, from the model.
-        return None
-    if not probe.passed or [t._version for t in held] != versions:
-        return None
-    probe.read_by_tail(output)
-    return None if probe.lost else _Plan(probe.functions, probe.results, frozenset(probe.read))
-
-
-class _Probe(SiteMode):
-    """A run on fake tensors. Notes the calls of the head, and what of their results the tail reads."""
+class _Head(_Stop):
+    """A real run of the head, which keeps what its calls return."""
 
     def __init__(self, site: str) -> None:
         super().__init__((site,))
-        self.fake = FakeTensorMode(allow_non_fake_inputs=True)
         self.functions: list[Any] = []
         self.results: list[Any] = []
-        self.read: set[tuple[int, int]] = set()
-        self.passed = self.lost = False
-        self._places: dict[int, tuple[int, int]] = {}
-        self._kept: list[Any] = []  # so that no other tensor gets the id of one of the tail's
-        self._of_tail: set[int] = set()
-
-    def visit(self, value: Any, name: str) -> Any:
-        self.passed = True
-        with self.fake:
-            replacement = torch.empty_like(value)
-        self._add_to_tail(replacement)
-        return replacement
-
-    def call(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if _is_query(func):
-            return func(*args, **kwargs)
-        if self.passed:
-            self.read_by_tail((args, kwargs))
-        with self.fake:
-            result = func(*args, **kwargs)
-        if self.passed:
-            self._add_to_tail(result)
-            return result
-        for number, tensor in enumerate(_tensors(result)):
-            self._places.setdefault(id(tensor), (len(self.results), number))
-            self.lost |= bool(unwrapped(tensor))  # made inside a transform of the model's own
-        self.functions.append(func)
-        self.results.append(result)
-        return result
-
-    def read_by_tail(self, tree: Any) -> None:
-        """Note which of the head's results are in a tree."""
-        for tensor in _tensors(tree):
-            place = self._places.get(id(tensor))
-            if place is not None and id(tensor) not in self._of_tail:
-                self.read.add(place)
-            elif isinstance(tensor, FakeTensor) and id(tensor) not in self._of_tail:
-                self.lost = True  # of a call that no torch function mode sees
-
-    def _add_to_tail(self, result: Any) -> None:
-        self._kept.append(result)
-        self._of_tail.update(map(id, _tensors(result)))
-
-
-class _Head(_Stop):
-    """A real run of the head, which keeps what the tail reads."""
-
-    def __init__(self, site: str, plan: _Plan) -> None:
-        super().__init__((site,))
-        self._numbers = {number for number, _ in plan.read}
-        self.functions: list[Any] = []
-        self.results: dict[int, Any] = {}
 
     def call(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         result = func(*args, **kwargs)
-        if _is_query(func):
-            return result
-        if len(self.functions) in self._numbers:
-            self.results[len(self.functions)] = result
-        self.functions.append(func)
+        if not is_query(func):
+            self.functions.append(func)
+            self.results.append(result)
         return result
 
 
-def _ready(plan: _Plan, head: _Head, examples: int, times: int) -> list[Any] | None:
+def _ready(plan: Plan, head: _Head, examples: int, times: int) -> list[Any] | None:
     """The head's results for the copies, real where the tail reads them; None where their copies are not known."""
     if plan.functions != head.functions:
         return None
     results = list(plan.results)
-    for number in head.results:
+    for number in {number for number, _ in plan.read}:
         fakes, structure = pytree.tree_flatten(plan.results[number])
         reals = pytree.tree_leaves(head.results[number])
         if len(fakes) != len(reals):
@@ -260,7 +168,7 @@ class _Skipping:
             output = self.whole.under(_Skip(self.whole.site, value, self.functions, self.results))
         except _DifferentCallsError:
             return self.whole(value)
-        return self.whole(value) if any(_is_fake(t) for t in _tensors(output)) else output
+        return self.whole(value) if any(is_fake(t) for t in tensors(output)) else output
 
 
 class _Skip(SiteMode):
@@ -273,27 +181,18 @@ class _Skip(SiteMode):
 
     def visit(self, value: Any, name: str) -> Any:
         self._passed = True
-        return self._value
+        return self._value.clone()
 
     def call(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if self._passed or _is_query(func):
+        if is_query(func):
+            return func(*args, **kwargs)
+        if self._passed:
+            # A write into a real tensor would drop a fake one without a word.
+            if any(map(is_fake, tensors((args, kwargs)))):
+                raise _DifferentCallsError
             return func(*args, **kwargs)
         if self._at == len(self._functions) or self._functions[self._at] != func:
             raise _DifferentCallsError
         result = self._results[self._at]
         self._at += 1
-        # The tail may write into what it reads, which the next call reads again.
-        return pytree.tree_map_only(Tensor, lambda t: t if isinstance(t, FakeTensor) else t.clone(), result)
-
-
-def _is_query(func: Callable[..., Any]) -> bool:
-    """Whether it asks a tensor for its shape, dtype or device, which no mode sees of fake tensors."""
-    return is_getter(func) and spelled(func) not in {*TENSOR_GETTERS, "data", "grad"}
-
-
-def _tensors(tree: Any) -> list[Tensor]:
-    return [leaf for leaf in pytree.tree_leaves(tree) if isinstance(leaf, Tensor)]
-
-
-def _is_fake(tensor: Tensor) -> bool:
-    return any(isinstance(t, FakeTensor) for t in (tensor, *unwrapped(tensor)))
+        return result

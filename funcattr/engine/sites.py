@@ -5,6 +5,7 @@ A module's output is a site under the module's qualified name, and what it is gi
 State lives in the mode, never on the model, so that sites are right in threads, under `vmap` and in compiled code.
 """
 
+import inspect
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar, cast
 
@@ -48,7 +49,7 @@ INPUT = "@input"
 """Follows a module's name in the name of the site of its first argument."""
 
 
-def enter_module(name: str, kind: type, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def enter_module(name: str, kind: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Tell the active modes that the module `name`, of class `kind`, begins; the arguments go on to it."""
     modes = _site_modes()
     for mode in modes:
@@ -56,7 +57,8 @@ def enter_module(name: str, kind: type, args: tuple[Any, ...], kwargs: dict[str,
     if any(mode.asks_inputs and mode.wants(name + INPUT) for mode in modes):  # nearly never
         if args:
             return (site(args[0], name + INPUT), *args[1:]), kwargs
-        first = next(iter(kwargs), None)
+        parameters = [p for p in inspect.signature(kind.forward).parameters if p != "self"]
+        first = next((p for p in parameters if p in kwargs), next(iter(kwargs), None))
         return args, kwargs if first is None else {**kwargs, first: site(kwargs[first], name + INPUT)}
     return args, kwargs
 

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..engine.baselines import broadcasts
 from ..engine.draws import Generator, normal, seed_from
 from ..engine.examples import merged, repeated
 from ..engine.functional import FunctionalModel
@@ -65,6 +66,12 @@ def capacity(value: Tensor, keep: Tensor, statistics: FeatureStatistics, *, min_
         Schulz et al., 2020, arXiv:2001.00396, equation 6.
     """
     prior = prior_of("capacity", statistics, value, min_std)
+    if not isinstance(keep, Tensor) or not broadcasts(keep.shape, value.shape) or not value.is_floating_point():
+        got = list(keep.shape) if isinstance(keep, Tensor) else type(keep).__name__
+        raise ValueError(
+            f"capacity(keep=...): expected floating-point tensors, of a shape that broadcasts to {list(value.shape)}, "
+            f"got {got}."
+        )
     return information(value.to(prior.mean.dtype), Flow(keep, 1 - keep), prior).to(value.dtype)
 
 
@@ -163,8 +170,8 @@ def restrict_flow(
         Schulz et al., 2020, arXiv:2001.00396, equation 1.
     """
     call = "restrict_flow"
-    if (alpha is None) == (keep is None):
-        raise ValueError(f"{call}: expected one of alpha= and keep=.")
+    if (alpha is None) == (keep is None) or not all(isinstance(t, Tensor | None) for t in (alpha, keep, noise)):
+        raise ValueError(f"{call}: expected one of alpha= and keep=, a tensor.")
     site = layer_of(call, layer, statistics)
     given: Any = alpha if keep is None else keep
     seed = seed_from(call, generator)
@@ -225,8 +232,10 @@ def spatial_axes(call: str, value: Tensor, spatial: Sequence[int] | None) -> tup
     """The spatial dimensions of a layer's value: those from 2 on, if there are two or more of them."""
     if spatial is None:
         return tuple(range(2, value.ndim)) if value.ndim > 3 else ()
-    if not all(0 < axis < value.ndim for axis in spatial) or len(set(spatial)) != len(spatial):
-        raise ValueError(f"{call}(spatial={tuple(spatial)}): the value has the dimensions 1 to {value.ndim - 1}.")
+    if not isinstance(spatial, Sequence) or not all(0 < axis < value.ndim for axis in spatial):
+        raise ValueError(f"{call}(spatial={spatial}): expected dimensions of the value, from 1 to {value.ndim - 1}.")
+    if len(set(spatial)) != len(spatial) or len(spatial) == value.ndim - 1:
+        raise ValueError(f"{call}(spatial={tuple(spatial)}): expected each once, and one dimension left for channels.")
     return tuple(spatial)
 
 
@@ -248,7 +257,7 @@ def information(value: Tensor, flow: Flow, prior: Prior) -> Tensor:
     mean = flow.keep * (value - prior.mean) / prior.std
     smallest = torch.finfo(flow.drop.dtype).tiny
     log_variance = 2 * flow.drop.clamp(min=smallest).log()
-    nats = -0.5 * (1 + log_variance - mean**2 - flow.drop**2)
+    nats = 0.5 * (mean**2 + flow.drop**2 - 1 - log_variance)
     return torch.where(prior.active, nats, 0.0)
 
 

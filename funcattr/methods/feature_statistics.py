@@ -87,8 +87,10 @@ class FeatureStatistics:
         )
 
     def to(self, *device_or_dtype: Any) -> "FeatureStatistics":
-        """The same on another device, or in another floating dtype; as `Tensor.to`."""
+        """The same on another device, or in another dtype of single precision or better; as `Tensor.to`."""
         moved = [tensor.to(*device_or_dtype) for tensor in (self.centre, self.squares)]
+        if torch.finfo(moved[0].dtype).bits < 32:  # too coarse for sums over a data set
+            moved = [tensor.to(moved[0].device, torch.float32) for tensor in (self.centre, self.squares)]
         nonzero = self.nonzero.to(moved[0].device)
         return replace(self, nonzero=nonzero, centre=moved[0], squares=moved[1])
 
@@ -201,7 +203,7 @@ def feature_statistics(
     """
     if estimator not in get_args(Estimator):
         raise ValueError(f"{CALL}(estimator={estimator!r}): expected 'gaussian' or 'relu'.")
-    layers = (layer,) if isinstance(layer, str) else tuple(layer)
+    layers = (layer,) if isinstance(layer, str) else tuple(layer) if isinstance(layer, list | tuple) else ()
     if not layers or not all(isinstance(name, str) for name in layers):
         raise TypeError(f"{CALL}(layer={layer!r}): expected the name of a site, or a list of names.")
     most = None if samples is None else positive(CALL, "samples", samples)
@@ -284,7 +286,8 @@ def _check(found: Mapping[str, FeatureStatistics], seen: int, most: int | None) 
     for name, statistics in found.items():
         if not bool(statistics.squares.isfinite().all()):
             raise ValueError(f"{CALL}(layer={name!r}): the values are not finite.")
-        if not bool((statistics.squares > 0).any()):
+        rounding = 8 * torch.finfo(statistics.std.dtype).eps * statistics.centre.abs()
+        if not bool((statistics.std > rounding).any()):
             raise ValueError(f"{CALL}(layer={name!r}): all {seen} examples have the same values: give different ones.")
     if seen < FEW:
         warnings.warn(

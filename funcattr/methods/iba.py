@@ -11,13 +11,14 @@ from torch import Tensor
 from ..engine.adam import Adam, adam
 from ..engine.draws import Generator, normal, seed_from
 from ..engine.errors import UntrackedPathError
-from ..engine.examples import batch_of, merged, repeated, repeated_target
-from ..engine.levels import derivative_is_final, is_differentiated
+from ..engine.examples import batch_of, merged, repeated_target
+from ..engine.levels import derivative_is_final, is_differentiated, is_plain_eager
 from ..engine.loops import apart, chunk_of, loop, positive
 from ..engine.parts import split
 from ..engine.passes import call_arguments, check_inputs, warn_if_training
 from ..engine.scores import Model, as_functional, example_size
 from ..engine.targets import Target, pick_output
+from ..engine.targets import seed as seed_of
 from .bottleneck import Flow, Prior, behind, flow_of, information, layer_of, prior_of, spatial_axes, to_saliency_map
 from .feature_statistics import FeatureStatistics, check_value
 from .losses import Loss, loss_of
@@ -139,7 +140,8 @@ def iba(
         min_std: Smallest standard deviation of an element that is divided by.
         initial_alpha: Where alpha starts: 5 lets nearly all through.
         loss: `(output) -> [copies]`, or `(output, target) -> [copies]` if a target is given (repeated for the copies);
-            a function of torch.nn.functional with reduction="none", say. By default the cross-entropy of the class,
+            a function of torch.nn.functional with reduction="none", say. Rows of a tensor and items of a list are
+            repeated. By default the cross-entropy of the class,
             -log softmax(output)_c, averaged over space.
         mode: "saliency" for a map of the input's spatial size, or "capacity" for each element of the layer.
         noise: The e_s themselves, [T, S, N or 1, ...].
@@ -187,10 +189,14 @@ def iba(
     spatial_axes(CALL, value, spatial)
     _check_noise(noise, (count, drawn), value)
 
+    copies: Any = repeated_target(CALL, target, examples, chunk) if loss is None else _each_copy(target, chunk)
+    shapes: list[torch.Size] = []
+
     def model_loss(z: Tensor) -> Tensor:
         found = pick_output(CALL, tail(merged(z.to(value.dtype))), output)
-        given = repeated_target(CALL, target, examples, chunk) if loss is None else repeated(target, examples, chunk)
-        return loss_of(CALL, loss, found, given, examples * chunk).to(z.dtype).unflatten(0, (examples, chunk))
+        if not torch.compiler.is_dynamo_compiling():
+            shapes[:] = [found.shape[1:]]
+        return loss_of(CALL, loss, found, copies, examples * chunk).to(z.dtype).unflatten(0, (examples, chunk))
 
     problem = _Problem(value.to(prior.mean.dtype), prior, model_loss, beta, lr, sigma, spatial)
     seed = seed_from(CALL, generator)
@@ -207,6 +213,8 @@ def iba(
     alpha = torch.full_like(problem.value, initial_alpha)
     start = (alpha, torch.zeros_like(alpha), torch.zeros_like(alpha), alpha.clone())
     carry, history = loop(CALL, body, start, count, 1, device=value.device, progress=progress)
+    if loss is None and isinstance(target, Tensor) and is_plain_eager():
+        seed_of(CALL, value.new_zeros(examples, *shapes[0]), target)  # classes out of range have made NaN
     last = carry[3]
     nats = information(problem.value, flow_of(CALL, last, sigma, spatial), prior).to(value.dtype)
     bits = _map(nats, x, spatial) if mode == "saliency" else nats / math.log(2)
@@ -272,11 +280,20 @@ def _noise(given: Tensor | None, t: Tensor, index: Tensor, samples: int, value: 
     return normal(t * samples + index, value.shape[1:], value, seed).unsqueeze(1)
 
 
+def _each_copy(target: Any, times: int) -> Any:
+    """What goes to a loss of the user's: tensors with their rows repeated, and lists and tuples with their items."""
+    if isinstance(target, list | tuple):
+        return type(target)(item for item in target for _ in range(times))
+    return target.repeat_interleave(times, 0) if isinstance(target, Tensor) and target.ndim else target
+
+
 def _map(nats: Tensor, x: Any, spatial: Sequence[int] | None) -> Tensor:
     """The saliency map, at the spatial size of the input if that has one."""
     axes = spatial_axes(CALL, nats, spatial)
-    is_image = isinstance(x, Tensor) and x.ndim == 2 + len(axes) and axes
-    return to_saliency_map(nats, tuple(x.shape[2:]) if is_image else None, spatial=spatial)
+    if isinstance(x, Tensor) and axes and x.ndim == 2 + len(axes):
+        # Channels lie in the input where they lie in the layer.
+        return to_saliency_map(nats, [x.shape[axis] for axis in axes], spatial=spatial)
+    return to_saliency_map(nats, spatial=spatial)
 
 
 def _divisor(count: int, most: int) -> int:

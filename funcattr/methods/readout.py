@@ -170,6 +170,8 @@ def readout_iba(
     """
     if mode not in get_args(Mode):
         raise ValueError(f"{CALL}(mode={mode!r}): expected 'saliency' or 'capacity'.")
+    if not isinstance(readout, ReadoutBottleneck):
+        raise TypeError(f"{CALL}(readout=...): expected a ReadoutBottleneck, got {type(readout).__name__}.")
     if target is not None:
         raise ValueError(f"{CALL}(target={target!r}): a readout explains the answer as a whole; iba takes a target.")
     fm, examples = as_functional(model), batch_of(CALL, x)

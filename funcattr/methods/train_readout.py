@@ -15,6 +15,7 @@ from ..engine.functional import FunctionalModel
 from ..engine.loops import positive
 from ..engine.parts import values_at
 from ..engine.passes import call_arguments, warn_if_training
+from ..engine.plans import copied
 from ..engine.scores import Model, as_functional
 from ..engine.sites import Editor
 from ..engine.targets import pick_output
@@ -94,6 +95,8 @@ def train_readout(
     References:
         Schulz et al., 2020, arXiv:2001.00396, section 3.3 and appendix B.
     """
+    if not isinstance(readout, ReadoutBottleneck):
+        raise TypeError(f"{CALL}(readout=...): expected a ReadoutBottleneck, got {type(readout).__name__}.")
     count, seed, fm = positive(CALL, "epochs", epochs), seed_from(CALL, generator), as_functional(model)
     warn_if_training(CALL, fm, stacklevel=2)
     optimizer = torch.optim.Adam(readout.parameters(), lr=lr)
@@ -147,8 +150,9 @@ def _losses(call: _Call, x: Any, target: Any, epoch: int, index: Tensor) -> tupl
     flow = flow_of(CALL, readout(values).to(wide.dtype), call.sigma, None)
     noise = normal(index, value.shape[1:], wide, call.seed, epoch)
     z = behind(wide, flow, noise, prior).to(value.dtype)
+    positional, keyword = copied(inputs)
     with Editor({layer: lambda _: z}):
-        output = pick_output(CALL, call.model(*inputs[0], **inputs[1]), call.output)
+        output = pick_output(CALL, call.model(*positional, **keyword), call.output)
     return loss_of(CALL, call.loss, output, target, len(index)), information(wide, flow, prior)
 
 
@@ -157,7 +161,10 @@ def _resumed(path: str | Path | None, readout: ReadoutBottleneck, optimizer: tor
         return []
     state = torch.load(path, weights_only=True, map_location=next(readout.parameters()).device)
     readout.load_state_dict(state["weights"])
+    rates = [group["lr"] for group in optimizer.param_groups]
     optimizer.load_state_dict(state["optimizer"])
+    for group, rate in zip(optimizer.param_groups, rates, strict=True):
+        group["lr"] = rate  # the one that is asked for now
     return state["history"]
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.utils._pytree as pytree
 from torch import Tensor, nn
 
 import funcattr
@@ -44,7 +45,7 @@ MODELS = ("cnn", "vgg_bn", "resnet_basic", "vit")
 
 
 def _leaves(tree: Any) -> list[Tensor]:
-    return torch.utils._pytree.tree_leaves(tree)
+    return pytree.tree_leaves(tree)
 
 
 @pytest.mark.filterwarnings("ignore:.*sdpa.*:UserWarning", "ignore:There is a performance drop.*:UserWarning")

@@ -21,7 +21,7 @@ TIMES = 3
 
 def expected_tail(model: nn.Module, site: str, inputs: Any, value: Tensor) -> Any:
     positional, keyword = repeated(inputs, 2, TIMES)
-    return funcattr.edit(model, {site: lambda _: value})(*positional, **keyword)
+    return funcattr.edit(model, {site: lambda _: value.clone()})(*positional, **keyword)
 
 
 def parts(model: Callable[..., Any], site: str, *x: Any, **kwargs: Any) -> tuple[Any, Any]:
@@ -105,6 +105,125 @@ def test_tail_may_write_into_what_it_reads(seed: int) -> None:
     model, x, value = net(in_place), uniform(2, 4), uniform(2 * TIMES, 4, seed=seed)
     _, tail = parts(model, "mid", x)
     for _ in range(2):
+        assert torch.equal(tail(value), expected_tail(model, "mid", ((x,), {}), value))
+
+
+class Blocks(nn.Module):
+    """A residual block whose skip connection is one object under several calls, or memory shared by several."""
+
+    def __init__(self, tail: Callable[[nn.Module, Tensor, Any], Tensor]) -> None:
+        super().__init__()
+        self.head, self.mid, self.last, self.relu = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 3), nn.ReLU(True)
+        self.join = tail
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.join(self.mid, self.relu(self.head(x)), self.relu))
+
+
+def _added_in_place(mid: Any, h: Tensor, relu: Any) -> Tensor:
+    r = mid(h)
+    r += h
+    return r
+
+
+def _written_by_index(mid: Any, h: Tensor, relu: Any) -> Tensor:
+    h = h.contiguous()
+    r = mid(h).clone()
+    r[:, 0] = h[:, 0]
+    return r
+
+
+def _into_a_buffer(mid: Any, h: Tensor, relu: Any) -> Tensor:
+    buffer = torch.zeros(len(h), 8, dtype=h.dtype)
+    left = buffer[:, :4]
+    left.copy_(mid(h))
+    return buffer[:, :4] + buffer[:, 4:]
+
+
+def _through_a_view(mid: Any, h: Tensor, relu: Any) -> Tensor:
+    keep = torch.empty_like(h)
+    keep[:] = h * 3
+    view, r = keep[:, :1], mid(h)
+    keep.add_(1)
+    return r + view
+
+
+def _through_a_name(mid: Any, h: Tensor, relu: Any) -> Tensor:
+    t = h.sigmoid()
+    z = t
+    z += 1
+    r = mid(h)
+    z += 1
+    return r * t
+
+
+def _numbered_rows(mid: Any, h: Tensor, relu: Any) -> Tensor:
+    rows = torch.arange(len(h), dtype=h.dtype)
+    return mid(h) + rows[:, None]
+
+
+def _first_row(mid: Any, h: Tensor, relu: Any) -> Tensor:
+    weight = torch.zeros(len(h), 4, dtype=h.dtype)
+    weight[0] = 1
+    return mid(h) + weight
+
+
+JOINS = [
+    _added_in_place,
+    _written_by_index,
+    _into_a_buffer,
+    _through_a_view,
+    _through_a_name,
+    _numbered_rows,
+    _first_row,
+    lambda mid, h, relu: mid(h).add_(relu(h.contiguous())),
+    lambda mid, h, relu: mid(h) + F.dropout(h, 0.5, False).float().double(),
+]
+
+
+@pytest.mark.parametrize("join", JOINS)
+def test_one_tensor_under_several_names(join: Any) -> None:
+    model, x = settle(lambda: Blocks(join)).double(), uniform(2, 4)
+    _, tail = parts(model, "mid", x)
+    for seed in (6, 7):
+        value = uniform(2 * TIMES, 4, seed=seed)
+        assert torch.equal(tail(value), expected_tail(model, "mid", ((x,), {}), value))
+
+
+class Keeps(nn.Module):
+    """Keeps what it has computed, for batches of the same size."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head, self.mid, self.tables = nn.Linear(4, 4), nn.Linear(4, 3), dict[int, Tensor]()
+
+    def forward(self, x: Tensor) -> Tensor:
+        if len(x) not in self.tables:
+            self.tables[len(x)] = torch.ones(len(x), 4, dtype=x.dtype) * 2
+        return self.mid(self.head(x) * self.tables[len(x)]) * self.tables[len(x)][:, :3]
+
+
+def test_what_a_model_keeps_stays_with_the_call() -> None:
+    model, x = settle(Keeps).double(), uniform(2, 4)
+    _, tail = parts(model, "head", x)
+    value = uniform(2 * TIMES, 4, seed=6)
+    assert torch.equal(tail(value), expected_tail(model, "head", ((x,), {}), value))
+    assert model.tables == {}
+
+
+def test_hooks_see_real_values_only() -> None:
+    model, seen = net(), list[Any]()
+    model.head.register_forward_hook(lambda module, inputs, output: seen.append(output))
+    _, tail = parts(model, "mid", uniform(2, 4))
+    tail(uniform(2 * TIMES, 4))
+    assert len(seen) == 2
+    assert not any(isinstance(value, torch._subclasses.FakeTensor) for value in seen)
+
+
+def test_inference_mode_runs_whole() -> None:
+    with torch.inference_mode():
+        model, x, value = net(READS["a skip connection"]), uniform(2, 4), uniform(2 * TIMES, 4)
+        _, tail = parts(model, "mid", x)
         assert torch.equal(tail(value), expected_tail(model, "mid", ((x,), {}), value))
 
 
@@ -219,6 +338,25 @@ class Keyword(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.b(input=self.a(self.a(x)).relu())
+
+
+class Gated(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = Gate()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.gate(by=x.sigmoid(), x=x)
+
+
+class Gate(nn.Module):
+    def forward(self, x: Tensor, by: Tensor) -> Tensor:
+        return x * by
+
+
+def test_the_input_is_the_first_parameter_of_forward() -> None:
+    x = uniform(2, 4)
+    assert torch.equal(funcattr.read(Gated(), "gate@input")(x)[1]["gate@input"], x)
 
 
 def test_inputs_of_modules_are_sites() -> None:

@@ -228,7 +228,11 @@ FLAT = FeatureStatistics("0", "gaussian", 100, GIVEN.nonzero, GIVEN.centre, GIVE
         ),
         ({"alpha": ALPHA, "min_std": -1}, ValueError, r"\(min_std=-1\): expected a number of at least 0"),
         ({"alpha": ALPHA, "sigma": -1}, ValueError, r"\(sigma=-1\): expected pixels above 0"),
-        ({"alpha": ALPHA, "spatial": (0,)}, ValueError, r"\(spatial=\(0,\)\): the value has the dimensions 1 to 3"),
+        (
+            {"alpha": ALPHA, "spatial": (0,)},
+            ValueError,
+            r"\(spatial=\(0,\)\): expected dimensions of the value, from 1 to 3",
+        ),
         ({"alpha": ALPHA, "generator": "a"}, TypeError, r"\(generator=...\): expected a seed"),
     ],
 )

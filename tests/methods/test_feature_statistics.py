@@ -157,6 +157,13 @@ def test_moves_between_dtypes_and_is_immutable() -> None:
         found.count = 3  # type: ignore[misc]
 
 
+def test_half_precision_keeps_the_sums_in_single() -> None:
+    found = feature_statistics(net(), 100 * uniform(1000, 4), layer="0").to(torch.float16)
+    assert found.centre.dtype == found.squares.dtype == torch.float32
+    assert found.std.isfinite().all()
+    assert (found.std > 1).all()
+
+
 def test_leaves_the_model_and_its_inputs_alone() -> None:
     model, x = net(), uniform(12, 4)
     state = torch.random.get_rng_state()
@@ -182,6 +189,12 @@ BAD: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "one example": ({"batches": uniform(1, 4)}, ValueError, "expected 2 examples or more, got 1"),
     "none": ({"batches": []}, ValueError, "expected 2 examples or more, got 0"),
     "all the same": ({"batches": uniform(1, 4).expand(5, 4)}, ValueError, "all 5 examples have the same values"),
+    "the same but for rounding": (
+        {"batches": torch.full((900, 4), 0.1, dtype=torch.float64)},
+        ValueError,
+        "all 900 examples have the same values",
+    ),
+    "a number for a layer": ({"layer": 1}, TypeError, "expected the name of a site"),
     "NaN": ({"batches": torch.full((5, 4), float("nan")).double()}, ValueError, "the values are not finite"),
     "no iterable": ({"batches": 3}, TypeError, "expected a tensor or an iterable of batches, got int"),
     "a dict": ({"batches": {"x": uniform(3, 4)}}, TypeError, "expected a tensor or an iterable of batches, got dict"),

@@ -246,6 +246,30 @@ def test_any_task(task: str) -> None:
     assert_equal(found, runs)
 
 
+def test_targets_of_a_loss_are_repeated() -> None:
+    given: Any = {"statistics": statistics(*SHAPE), "steps": 2, "samples": 2}
+
+    def loss(output: Tensor, target: Any) -> Tensor:
+        return F.cross_entropy(output, torch.as_tensor(target), reduction="none")
+
+    expected = iba(convolutions(), X, torch.tensor([3, 1]), loss=loss, **given)
+    assert torch.equal(iba(convolutions(), X, [3, 1], loss=loss, **given), expected)
+    assert torch.equal(iba(convolutions(), X, (3, 1), loss=loss, **given), expected)
+
+
+def test_channels_last() -> None:
+    class Last(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner, self.head = nn.Linear(2, 3).double(), nn.Linear(3, 2).double()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(torch.tanh(self.inner(x[:, ::2, ::2])).mean((1, 2)))
+
+    given: Any = {"statistics": statistics(5, 6, 3, layer="inner"), "steps": 2, "samples": 2, "spatial": (1, 2)}
+    assert iba(settle(Last), uniform(2, 10, 12, 2), 1, **given).shape == (2, 1, 10, 12)
+
+
 def test_segmentation() -> None:
     model, classes = convolutions()[:3], torch.randint(4, (2, 6, 6), generator=torch.Generator().manual_seed(0))
     given, drawn = statistics(*SHAPE), noise(SHAPE)
@@ -363,6 +387,8 @@ BAD: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
         "the loss does not depend on the layer's value",
     ),
     "no class": ({"target": None}, ValueError, r"\(target=None\)"),
+    "class out of range": ({"target": torch.tensor([1, 7])}, ValueError, r"class out of range in \[1, 7\]"),
+    "spatial": ({"spatial": 2}, ValueError, r"\(spatial=2\): expected dimensions of the value"),
     "chunk": ({"chunk_size": 0}, ValueError, r"\(chunk_size=0\)"),
 }
 

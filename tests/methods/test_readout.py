@@ -162,6 +162,31 @@ def test_trains_as_a_plain_loop_does() -> None:
     assert not torch.allclose(ours.first.weight, readout().first.weight)
 
 
+def test_a_model_that_writes_into_its_input_leaves_the_batches_alone() -> None:
+    class Writes(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = net()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.net(x.mul_(2))
+
+    of = {f"net.{name}": statistics(*shape, layer=f"net.{name}") for name, shape in LAYERS.items()}
+    network = ReadoutBottleneck(of["net.0"], [of["net.2"]]).double()
+    before = [x.clone() for x, _ in BATCHES]
+    train_readout(Writes().eval(), BATCHES, network, epochs=2)
+    assert all(torch.equal(x, b) for (x, _), b in zip(BATCHES, before, strict=True))
+
+
+def test_a_checkpoint_takes_the_learning_rate_of_now(tmp_path: Path) -> None:
+    train_readout(net(), BATCHES, readout(), epochs=1, lr=1e-2, checkpoint=tmp_path / "training.pt")
+    resumed = readout()
+    train_readout(net(), BATCHES, resumed, epochs=1, checkpoint=tmp_path / "training.pt")
+    before = [p.detach().clone() for p in resumed.parameters()]
+    train_readout(net(), BATCHES, resumed, epochs=3, lr=0.0, checkpoint=tmp_path / "training.pt")
+    assert all(torch.equal(a, b) for a, b in zip(resumed.parameters(), before, strict=True))
+
+
 def test_leaves_the_model_alone_and_no_gradients() -> None:
     model, network = net(), readout()
     state, before = torch.random.get_rng_state(), copy.deepcopy(model.state_dict())
