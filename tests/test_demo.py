@@ -115,6 +115,9 @@ def test_methods_find_the_digits_and_conserve_what_they_claim(tmp_path: Path) ->
         assert score.hit_rate > 2 * centre.hit_rate
         assert (score.conservation_error is not None) == row.completeness
         assert (score.conservation_error or 0.0) < 1e-3
+    mass = {score.name: score.mass for score in scores}
+    assert mass["iba"] > mass["gradient"] + 0.1
+    assert mass["readout_iba"] > mass["gradient"]
 
 
 def test_a_new_row_of_the_catalogue_appears(
