@@ -1,5 +1,7 @@
 """Parts of a model that hide what they compute: scripted, compiled or patched ones. They are refused by name."""
 
+import dis
+import functools
 import types
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
@@ -50,17 +52,21 @@ def _named_by_forward(module: type[nn.Module]) -> Iterator[tuple[str, Any]]:
     if isinstance(forward, types.FunctionType):
         for cell_name, cell in zip(forward.__code__.co_freevars, forward.__closure__ or (), strict=True):
             yield from ((cell_name, value) for value in _contents(cell))
-        for name in _names_in(forward.__code__):
-            yield name, forward.__globals__.get(name)
+        names, loaded = _names_in(forward.__code__)
+        for name in names:
+            yield name, forward.__globals__.get(name) if name in loaded else None
             yield name, getattr(module, name, None)
 
 
-def _names_in(code: types.CodeType) -> Iterator[str]:
-    """Global and attribute names in a function's code, comprehensions and inner functions included."""
-    yield from code.co_names
+@functools.lru_cache(maxsize=1024)
+def _names_in(code: types.CodeType) -> tuple[frozenset[str], frozenset[str]]:
+    """All names in a function's code, and those that are global; comprehensions and inner functions included."""
+    names, loaded = set(code.co_names), {i.argval for i in dis.get_instructions(code) if "GLOBAL" in i.opname}
     for constant in code.co_consts:
         if isinstance(constant, types.CodeType):
-            yield from _names_in(constant)
+            inner = _names_in(constant)
+            names, loaded = names | inner[0], loaded | inner[1]
+    return frozenset(names), frozenset(loaded)
 
 
 def _contents(cell: types.CellType) -> tuple[Any, ...]:

@@ -29,6 +29,11 @@ class _DifferentCallsError(Exception):
 def values_at(call: str, model: FunctionalModel, sites: tuple[str, ...], inputs: Inputs) -> dict[str, Any]:
     """The values at some sites; only what the model computes up to the last of them runs."""
     if torch.compiler.is_dynamo_compiling():  # where what nobody uses is not computed anyway
+        if model.structure.traced:
+            raise NotImplementedError(
+                f"{call}: inside torch.compile a module has no sites. Give functionalize(model), made outside of the "
+                "compiled function."
+            )
         positional, keyword = copied(inputs)
         return reading(call, model, *sites)(*positional, **keyword)[1]
     return _stopped(call, model, _Stop(sites), inputs)

@@ -139,3 +139,19 @@ def test_a_model_for_one_call_refuses_the_second() -> None:
     assert torch.equal(once(x), module(x))
     with pytest.raises(RuntimeError, match=r"functionalize_once\(\.\.\.\): called a second time"):
         once(x)
+
+
+class UsesAnAttribute(nn.Module):
+    """Whose attribute has the name of a compiled function of this file."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.compiled = nn.Linear(3, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.compiled(x)
+
+
+def test_an_attribute_may_have_the_name_of_a_global() -> None:
+    model = UsesAnAttribute()
+    assert torch.equal(funcattr.functionalize(model)(torch.ones(1, 3)), model(torch.ones(1, 3)))

@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch._dynamo.exc import Unsupported
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import funcattr
@@ -339,6 +340,13 @@ def test_compiled_steps_are_one_body_of_the_tail_alone(fresh_dynamo: None) -> No
     assert counter.graphs == 1
     counter.run(X + 1)
     assert counter.graphs == 1
+
+
+def test_a_bare_module_has_no_sites_in_compiled_code(fresh_dynamo: None) -> None:
+    model, given = convolutions(), statistics(*SHAPE)
+    compiled: Any = torch.compile(lambda x: iba(model, x, 3, statistics=given), fullgraph=True, backend="aot_eager")
+    with pytest.raises(Unsupported, match="made outside of the"):
+        compiled(X)
 
 
 # --- errors ----------------------------------------------------------------------------------------------------------
