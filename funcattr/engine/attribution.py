@@ -245,7 +245,8 @@ def _attribute(
     kwargs: dict[str, Any],
 ) -> Attribution:
     through = target if options.reference is not None and callable(target) else None
-    passed = forward(call, model, x, options, args, kwargs, through=through)
+    final = _is_final(model, (x, args, kwargs, target))
+    passed = forward(call, model, x, options, args, kwargs, through=through, final=final)
     _warn(call, model, options.rules, passed)
     cotangent = weighted(seed_of(call, passed.output, None if through else target), passed.output, options)
     with torch.set_grad_enabled(torch.is_grad_enabled() and not derivative_is_final(passed.output, cotangent)):
@@ -254,6 +255,16 @@ def _attribute(
         return Attribution(passed.roots[0], cotangents[0], passed.output, next(iter(passed.reference), None))
     pulled = pytree.tree_unflatten(list(cotangents), pytree.tree_structure(x))
     return Attribution(x, pulled, passed.output, options.reference)
+
+
+def _is_final(model: FunctionalModel, given: Any) -> bool:
+    """Whether nobody can ask for a derivative of the result, as far as that can be seen before the model runs."""
+    structure = model.structure
+    if not isinstance(structure.model, nn.Module) or structure.edits or torch.is_inference_mode_enabled():
+        return False  # functions may hold tensors of their own
+    leaves = pytree.tree_leaves((given, dict(model.shifts), dict(model.bound)))
+    seen = all(isinstance(leaf, Tensor | bool | int | float | str | None) for leaf in leaves)
+    return seen and derivative_is_final(*leaves)
 
 
 # As `record_eagerly`: what an eager call does is not to be compiled piece by piece.

@@ -80,7 +80,8 @@ class FunctionalModel:
         ready: dict[str, Tensor] | None = None,
         shifts: Params | None = None,
     ) -> None:
-        self.structure, self._bound, self._ready = structure, dict(bound or {}), ready
+        self.structure, self._ready = structure, ready
+        self.bound = dict(bound or {})
         self.shifts = dict(shifts or {})
 
     @property
@@ -90,12 +91,12 @@ class FunctionalModel:
     @property
     def params(self) -> dict[str, Tensor]:
         """Parameters by qualified name: the bound ones, else the model's own."""
-        return {name: self._bound.get(name, p) for name, p in self.structure.params.items()}
+        return {name: self.bound.get(name, p) for name, p in self.structure.params.items()}
 
     @property
     def buffers(self) -> dict[str, Tensor]:
         """Buffers by qualified name: the bound ones, else the model's own."""
-        return {name: self._bound.get(name, b) for name, b in self.structure.buffers.items()}
+        return {name: self.bound.get(name, b) for name, b in self.structure.buffers.items()}
 
     @property
     def sites(self) -> tuple[str, ...]:
@@ -127,20 +128,20 @@ class FunctionalModel:
         for name in params:
             if name not in names:
                 raise _unknown_parameter(name, names)
-        bound = {**self._bound, **{names[name]: p for name, p in params.items()}}
+        bound = {**self.bound, **{names[name]: p for name, p in params.items()}}
         return FunctionalModel(self.structure, bound, shifts=self.shifts)
 
     def tensors(self) -> dict[str, Tensor]:
         """What a call computes with: bound tensors as they are, owned ones as constants, buffers copied."""
         if self._ready is not None:
             return self._ready
-        params = {name: p if name in self._bound else p.detach() for name, p in self.params.items()}
-        buffers = {name: b if name in self._bound else b.detach() for name, b in self.buffers.items()}
+        params = {name: p if name in self.bound else p.detach() for name, p in self.params.items()}
+        buffers = {name: b if name in self.bound else b.detach() for name, b in self.buffers.items()}
         return params | {name: b.clone() for name, b in buffers.items()}
 
     def ready(self) -> "FunctionalModel":
         """The same model for one call, whose tensors are made now and not under the eyes of a recorder."""
-        return FunctionalModel(self.structure, self._bound, self.tensors(), self.shifts)
+        return FunctionalModel(self.structure, self.bound, self.tensors(), self.shifts)
 
     def apply(self, params: Params, *inputs: Any, **kwargs: Any) -> Any:
         """The model's output at `inputs` with `params` in place of its own; parameters not named stay."""
@@ -150,7 +151,7 @@ class FunctionalModel:
         """The same model with the values at some sites replaced; see `edit`."""
         before = self.structure.edits
         both = {name: _then(before[name], change) if name in before else change for name, change in edits.items()}
-        return FunctionalModel(Structure(self._model, {**before, **both}), self._bound, shifts=self.shifts)
+        return FunctionalModel(Structure(self._model, {**before, **both}), self.bound, shifts=self.shifts)
 
     def shifted(self, shifts: Params) -> "FunctionalModel":
         """The same model with a tensor added to the values at some sites, after its edits.
@@ -160,7 +161,7 @@ class FunctionalModel:
         """
         before = self.shifts
         both = {site: _copies(before[site], len(t)) + t if site in before else t for site, t in shifts.items()}
-        return FunctionalModel(self.structure, self._bound, self._ready, {**self.shifts, **both})
+        return FunctionalModel(self.structure, self.bound, self._ready, {**self.shifts, **both})
 
     def __call__(self, *inputs: Any, **kwargs: Any) -> Any:
         edits = self.structure.edits

@@ -40,11 +40,12 @@ def forward(
     strict: bool = True,
     keep: bool = False,
     through: Callable[[Tensor], Tensor] | None = None,
+    final: bool = False,
 ) -> Record:
     """Run the model once, and before that at the reference, if there is one.
 
     `strict` raises for operations that the rulebook does not know, `keep` keeps all values; a target
-    that the output goes `through` is on record too.
+    that the output goes `through` is on record too; nobody asks for a derivative of what is `final`.
     """
     rules, layer, conditions = options.rules, options.layer, options.conditions
     if options.seed not in (None, "one", "logit"):
@@ -61,7 +62,8 @@ def forward(
 
     marks = () if conditions is None else tuple(conditions.masks)
     if options.reference is None:
-        return record(explained, tuple(inputs), rules, layer, call, model.sites, marks, strict, keep)
+        given = (rules, layer, call, model.sites, marks, strict, keep)
+        return record(explained, tuple(inputs), *given, final=final)
     reference, given = pytree.tree_flatten(options.reference)
     shapes = [[list(getattr(v, "shape", ())) for v in values] for values in (inputs, reference)]
     if given != spec or shapes[0] != shapes[1]:

@@ -52,15 +52,17 @@ def record(
     strict: bool = True,
     keep: bool = False,
     pairing: Pairing | None = None,
+    final: bool = False,
 ) -> Record:
     """Run `fn(*primals)` once and keep what the reverse pass to the root needs.
 
     `sites` are known beside those met; `marks` are sites where conditions hold; `strict` raises for operations that the
-    rulebook does not know; `keep` keeps the values at every step; each call meets its partner of `pairing`.
+    rulebook does not know; `keep` keeps the values at every step; each call meets its partner of `pairing`; nobody asks
+    for a derivative of what is `final`.
     """
     _check_primals(call, primals, root)
     if root is None and not rules.entries and rules.unlisted == "gradient" and not marks and strict and not keep:
-        return _plain_record(fn, primals, call)
+        return (_autograd_record if final else _plain_record)(fn, primals, call)
     recorder = Recorder(rules, root, call, marks, keep, pairing)
     # Constants of the call are copied, so that a model which writes into its input never reaches the user's tensor.
     inputs = recorder.track(primals) if root is None else tuple(p.clone() for p in primals)
@@ -123,6 +125,26 @@ def walk(
             if g is not None:
                 cotangents[slot] = cotangents[slot] + g if slot in cotangents else g
     return cotangents
+
+
+def _autograd_record(fn: Callable[..., Any], primals: tuple[Tensor, ...], call: str) -> Record:
+    """The same by autograd alone, which is faster (a third for attention), and whose result has no derivative."""
+    inputs = [nn.Parameter(p.detach()) for p in primals]  # leaves of their own: the user's tensors are not flagged
+    with torch.enable_grad():
+        output = fn(*(x.clone() for x in inputs))
+    leaves, spec = pytree.tree_flatten(output)
+    if not any(isinstance(leaf, Tensor) and leaf.requires_grad for leaf in leaves):
+        raise _independent(call, None)
+    leaves_meta = [_meta(leaf) for leaf in leaves]
+
+    def pull(cotangent: Any, release: bool = False, **options: Any) -> tuple[Tensor, ...]:
+        seeds = _matching_leaves(call, cotangent, leaves_meta, spec)
+        pairs = [(y, g) for y, g in zip(leaves, seeds, strict=True) if isinstance(y, Tensor) and y.requires_grad]
+        outputs, given = zip(*pairs, strict=True)
+        found = torch.autograd.grad(outputs, inputs, given, retain_graph=not release, allow_unused=True)
+        return tuple(torch.zeros_like(p) if g is None else g for p, g in zip(primals, found, strict=True))
+
+    return Record(pytree.tree_map_only(Tensor, torch.detach, output), primals, pull, frozenset(), [])
 
 
 def _plain_record(fn: Callable[..., Any], primals: tuple[Tensor, ...], call: str) -> Record:
