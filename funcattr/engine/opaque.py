@@ -52,21 +52,27 @@ def _named_by_forward(module: type[nn.Module]) -> Iterator[tuple[str, Any]]:
     if isinstance(forward, types.FunctionType):
         for cell_name, cell in zip(forward.__code__.co_freevars, forward.__closure__ or (), strict=True):
             yield from ((cell_name, value) for value in _contents(cell))
-        names, loaded = _names_in(forward.__code__)
+        names = list(_names_in(forward.__code__))
+        # Dynamo traces no disassembly; there a global of an attribute's name counts too.
+        loaded = names if torch.compiler.is_dynamo_compiling() else _globals_in(forward.__code__)
         for name in names:
             yield name, forward.__globals__.get(name) if name in loaded else None
             yield name, getattr(module, name, None)
 
 
-@functools.lru_cache(maxsize=1024)
-def _names_in(code: types.CodeType) -> tuple[frozenset[str], frozenset[str]]:
-    """All names in a function's code, and those that are global; comprehensions and inner functions included."""
-    names, loaded = set(code.co_names), {i.argval for i in dis.get_instructions(code) if "GLOBAL" in i.opname}
+def _names_in(code: types.CodeType) -> Iterator[str]:
+    """Global and attribute names in a function's code, comprehensions and inner functions included."""
+    yield from code.co_names
     for constant in code.co_consts:
         if isinstance(constant, types.CodeType):
-            inner = _names_in(constant)
-            names, loaded = names | inner[0], loaded | inner[1]
-    return frozenset(names), frozenset(loaded)
+            yield from _names_in(constant)
+
+
+@functools.lru_cache(maxsize=1024)
+def _globals_in(code: types.CodeType) -> frozenset[str]:
+    """Those of the names that are global."""
+    inner = [_globals_in(constant) for constant in code.co_consts if isinstance(constant, types.CodeType)]
+    return frozenset(i.argval for i in dis.get_instructions(code) if "GLOBAL" in i.opname).union(*inner)
 
 
 def _contents(cell: types.CellType) -> tuple[Any, ...]:
