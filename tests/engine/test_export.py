@@ -139,6 +139,16 @@ def test_named_errors(example: Any, dynamic_batch: bool, kind: type[Exception], 
         funcattr.export(lambda x, y=None: x, *example, dynamic_batch=dynamic_batch)
 
 
+def test_a_program_that_is_for_one_size_of_batch_is_refused() -> None:
+    with pytest.raises(funcattr.FuncattrError, match="or at the size of the batch"):
+        funcattr.export(lambda x: 2 * x if x.shape[0] < 6 else 3 * x, torch.ones(2, 3), dynamic_batch=True)
+
+
+def test_not_a_number_is_a_number_like_any_other() -> None:
+    program = funcattr.export(lambda x: x / x, torch.zeros(2, 3), dynamic_batch=True)
+    assert program.module()(torch.zeros(4, 3)).isnan().all()
+
+
 def test_a_program_that_differs_is_refused() -> None:
     calls = iter(range(10))
     with pytest.raises(funcattr.FuncattrError, match="gives other numbers than the function"):
