@@ -30,6 +30,11 @@ def needs_operands(rule: Rule) -> bool:
     return getattr(rule, "needs_operands", getattr(getattr(rule, "func", None), "needs_operands", True))
 
 
+def gives_own(rule: Rule) -> bool:
+    """Whether the cotangents that a rule gives are new tensors, which may be written over."""
+    return getattr(rule, "gives_own", False)
+
+
 def apply_rule(
     rule: Rule, call: Call, shapes: tuple[torch.Size, ...], caller: str, cotangent: Any
 ) -> tuple[Tensor, ...]:

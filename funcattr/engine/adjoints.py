@@ -32,7 +32,14 @@ def _linear_map(call: Call) -> Adjoint | None:
         return None
     layer = LinearMap(call)
     weight, adjoint = layer.weight, layer.closed_form()
-    return None if adjoint is None else (call(layer.x), lambda g: (adjoint(weight, g),))
+    if adjoint is None:
+        return None
+
+    def pull(g: Tensor) -> tuple[Tensor]:
+        return (adjoint(weight, g),)
+
+    vars(pull)["gives_own"] = True
+    return call(layer.x), pull
 
 
 def _batch_norm(call: Call) -> Adjoint | None:

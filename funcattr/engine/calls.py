@@ -14,6 +14,12 @@ _DROPPED = object()
 """Stands for an operand that its call let go of; unlike None, no argument is it."""
 
 
+class Deferred(NamedTuple):
+    """An argument that is made when a rule asks for it, and held no longer than the rule holds it."""
+
+    make: Callable[[], Any]
+
+
 class Origin(NamedTuple):
     """What data flow alone says of a tracked tensor, whatever its values.
 
@@ -87,6 +93,8 @@ class Call:
     @property
     def kwargs(self) -> dict[str, Any]:
         self._need_inputs()
+        if any(isinstance(value, Deferred) for value in self._kwargs.values()):
+            return {name: self.argument(name) for name in self._kwargs}
         return self._kwargs
 
     @property
@@ -99,7 +107,7 @@ class Call:
         value = bound(self._operation, self._args, self._kwargs, name, default)
         if value is _DROPPED:
             self._need_inputs()
-        return value
+        return value.make() if isinstance(value, Deferred) else value
 
     def __call__(self, *operands: Tensor) -> Any:
         """The call again, as a pure function of its tracked operands."""
@@ -127,8 +135,12 @@ class Call:
         origins: tuple[Origin, ...] | None = None,
         **changes: Any,
     ) -> "Call":
-        """The operation with some arguments changed, its operand `input` still the tracked one, and its new output."""
-        given = {name: self.argument(name, _DROPPED) for name in self._operation.parameters} | changes
+        """The operation with some arguments changed, its operand `input` still the tracked one, and its new output.
+
+        A change may be `Deferred`.
+        """
+        kept = (name for name in self._operation.parameters if name not in changes)
+        given = {name: self.argument(name, _DROPPED) for name in kept} | changes
         kwargs = {name: value for name, value in given.items() if value is not _DROPPED}
         func = self._func if wrap is None else wrap(self._func)
         call = Call(func, self._operation, (), kwargs, (("input",),), self.path, origins or self.origins)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .actions import Action
-from .calls import Call
+from .calls import Call, Deferred
 from .linear_map import CONVOLUTIONS, LinearMap
 from .steps import Step
 
@@ -35,11 +35,10 @@ def fold_after(before: Step, norm: Step, caller: str) -> Step | None:
     linear, found = _foldable(before), _norm(norm)
     if linear is None or found is None:
         return None
-    layer, (scale, shift) = LinearMap(linear), found
-    weight = layer.weight * _along_outputs(scale, layer, linear)
-    bias = shift if layer.bias is None else layer.bias * scale + shift
+    (scale, shift), bias = found, linear.argument("bias")
+    bias = shift if bias is None else bias * scale + shift
     assert norm.call is not None
-    call = linear.rewritten(norm.call.output, weight=weight, bias=bias)
+    call = linear.rewritten(norm.call.output, weight=_scaled(linear, scale, _along_outputs), bias=bias)
     return before.ruled(before.action, call, caller)
 
 
@@ -51,11 +50,10 @@ def fold_before(norm: Step, after: Step, caller: str) -> Step | None:
     layer, (scale, shift) = LinearMap(linear), found
     assert norm.call is not None
     x = norm.call.argument("input")
-    weight = layer.weight * _along_inputs(scale, layer, linear)
     # Where a convolution pads with zeros, less of t arrives: the bias is no longer the same everywhere.
     field = shift.reshape(-1, *[1] * (x.ndim - 2)).expand(x.shape[1:])[None]
     bias = layer(field, layer.weight, layer.bias)
-    changes = {"input": x, "weight": weight, "bias": bias}
+    changes = {"input": x, "weight": _scaled(linear, scale, _along_inputs), "bias": bias}
     call = linear.rewritten(linear.output, _with_field, norm.call.origins, **changes)
     if linear.reference is not None and norm.call.reference is not None:
         changes["input"] = norm.call.reference.argument("input")
@@ -85,24 +83,31 @@ def passed_by(norm: Step, into: Step) -> Step:
     return norm._replace(pull=lambda g: (g,), action=Action("fold"), call=None, note=note)
 
 
-def _along_outputs(scale: Tensor, layer: LinearMap, call: Call) -> Tensor:
+def _scaled(linear: Call, scale: Tensor, along: Callable[..., Tensor]) -> Deferred:
+    """The weight times s, made where it is used: all of them at once would be as much memory as the model."""
+    weight, groups, transposed = linear.argument("weight"), linear.argument("groups", 1), "transpose" in linear.op
+    return Deferred(lambda: weight * along(scale, weight, groups, transposed))
+
+
+def _along_outputs(scale: Tensor, weight: Tensor, groups: int, transposed: bool) -> Tensor:
     """S [outputs], shaped to multiply the weight."""
-    rank = layer.weight.ndim
-    if not call.op.startswith("conv_transpose"):
-        return scale.reshape(-1, *[1] * (rank - 1))
-    groups = call.argument("groups", 1)  # [inputs, outputs / groups, ...], the inputs group by group
-    rows = scale.reshape(groups, 1, -1).expand(groups, layer.weight.shape[0] // groups, -1)
-    return rows.reshape(*layer.weight.shape[:2], *[1] * (rank - 2))
+    # A transposed convolution's is [inputs, outputs / groups, ...], the inputs group by group.
+    return _of_groups(scale, weight, groups) if transposed else _of_rows(scale, weight)
 
 
-def _along_inputs(scale: Tensor, layer: LinearMap, call: Call) -> Tensor:
+def _along_inputs(scale: Tensor, weight: Tensor, groups: int, transposed: bool) -> Tensor:
     """S [inputs], shaped to multiply the weight."""
-    rank = layer.weight.ndim
-    if call.op.startswith("conv_transpose"):
-        return scale.reshape(-1, *[1] * (rank - 1))
-    groups = call.argument("groups", 1)  # [outputs, inputs / groups, ...], the outputs group by group
-    rows = scale.reshape(groups, 1, -1).expand(groups, layer.weight.shape[0] // groups, -1)
-    return rows.reshape(*layer.weight.shape[:2], *[1] * (rank - 2))
+    # A convolution's is [outputs, inputs / groups, ...], the outputs group by group.
+    return _of_rows(scale, weight) if transposed else _of_groups(scale, weight, groups)
+
+
+def _of_rows(scale: Tensor, weight: Tensor) -> Tensor:
+    return scale.reshape(-1, *[1] * (weight.ndim - 1))
+
+
+def _of_groups(scale: Tensor, weight: Tensor, groups: int) -> Tensor:
+    rows = scale.reshape(groups, 1, -1).expand(groups, weight.shape[0] // groups, -1)
+    return rows.reshape(*weight.shape[:2], *[1] * (weight.ndim - 2))
 
 
 def _with_field(func: Callable[..., Any]) -> Callable[..., Any]:

@@ -29,6 +29,16 @@ def derivative_is_final(*values: Any) -> bool:
     return is_plain_eager() and not any(isinstance(v, Tensor) and v.requires_grad for v in values)
 
 
+def may_overwrite(own: Tensor, other: Tensor) -> bool:
+    """Whether the result of an operation on both may take the place of `own`, a tensor that the caller alone holds.
+
+    Not where a derivative or a transform would ask for the old value, or the result is of another shape or dtype.
+    """
+    if torch.is_grad_enabled() or own.shape != other.shape or own.dtype != other.dtype:
+        return False
+    return is_plain_eager()
+
+
 def is_differentiated(value: Any) -> bool:
     """Whether `value` is a tensor that the innermost transform differentiates."""
     if not isinstance(value, Tensor) or not _functorch.is_gradtrackingtensor(value):

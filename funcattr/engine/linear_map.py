@@ -59,11 +59,11 @@ class LinearMap:
         return self._convolve(x, weight, bias)
 
     def adjoint(self, weight: Tensor, cotangent: Tensor) -> Tensor:
-        """J^T cotangent, where J is the map's derivative by x with `weight` in place of W."""
+        """J^T cotangent, where J is the map's derivative by x with `weight` in place of W; a tensor of its own."""
         if self._closed is not None and not torch.is_autocast_enabled(self.x.device.type):
             return self._closed(weight, cotangent, self.x)
-        # The map is linear, so its derivative is the same everywhere, at the input too.
-        return torch.func.vjp(lambda x: self.multiply(x, weight), self.x)[1](cotangent)[0]
+        # The map is linear, so its derivative is the same everywhere, at the input too. It may come as a view.
+        return torch.func.vjp(lambda x: self.multiply(x, weight), self.x)[1](cotangent)[0].clone()
 
     def blocks(self) -> "list[LinearMap]":
         """The map cut into maps of some outputs each, whose weights are small enough to stay in a cache while used."""

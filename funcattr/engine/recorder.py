@@ -7,7 +7,7 @@ import torch
 import torch.utils._pytree as pytree
 from torch import Tensor
 
-from .actions import GRADIENT, Action
+from .actions import GRADIENT, Action, gives_own
 from .adjoints import is_differentiable, ordinary_adjoint
 from .aliasing import Aliases
 from .calls import Call, Origin, Positions, tracked_positions
@@ -255,6 +255,7 @@ class Recorder(SiteMode):
         out, parts, pull = ordinary_adjoint(call)
         if parts:
             self._add_step(pull, operands, parts, call, action)
+            self.steps[-1] = self.steps[-1]._replace(owned=gives_own(pull))
         return out
 
     def _record_rule(self, call: Call, action: Action, if_last: Action) -> Any:

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from .owned import over
+
 
 def stabilized(z: Tensor, eps: float = 1e-6) -> Tensor:
     """s(z) = z + eps sgn(z), with sgn(0) = +1; eps is at least the smallest normal number of z's dtype."""
@@ -10,3 +12,8 @@ def stabilized(z: Tensor, eps: float = 1e-6) -> Tensor:
     # A sum of terms that cancel is +0, so the sign bit tells what z >= 0 would, in one pass instead of three.
     # The sign has no derivative; without one to keep, the addition need not allocate.
     return torch.copysign(z.new_full((), eps), z.detach()).add_(z)
+
+
+def quotient(relevance: Tensor, z: Tensor, eps: float = 1e-6) -> Tensor:
+    """R / s(z)"""
+    return over(relevance, stabilized(z, eps))

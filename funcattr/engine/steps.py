@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .actions import UNLISTED, Action, apply_rule, needs_operands
+from .actions import UNLISTED, Action, apply_rule, gives_own, needs_operands
 from .calls import Call
 
 Pull = Callable[[Any], tuple[Any, ...]]
@@ -45,6 +45,7 @@ class Step(NamedTuple):
         mark: Name of the site that this step stands for, '' for a call.
         note: What `resolve` made of the step.
         values: The tensors at its inputs and outputs, if they are kept.
+        owned: Whether the cotangents that it gives are new tensors, which nobody else holds.
     """
 
     pull: Pull
@@ -58,6 +59,7 @@ class Step(NamedTuple):
     mark: str = ""
     note: str = ""
     values: Values = Values()
+    owned: bool = False
 
     def ruled(self, action: Action, call: Call, caller: str) -> "Step":
         """The step of `call` by `action`, a rule or the ordinary adjoint."""
@@ -68,4 +70,5 @@ class Step(NamedTuple):
         if not needs_operands(action.function):
             call.drop_inputs()
         pull = partial(apply_rule, action.function, call, shapes, caller)
-        return self._replace(pull=pull, action=action, call=call, if_last=None)
+        owned = gives_own(action.function)
+        return self._replace(pull=pull, action=action, call=call, if_last=None, owned=owned)

@@ -1,5 +1,6 @@
 """The rule-driven reverse pass: `torch.func.vjp` with some adjoints replaced."""
 
+import operator
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -12,6 +13,7 @@ from .conditions import Conditions
 from .errors import UntrackedPathError
 from .functional import functionalize
 from .levels import is_differentiated
+from .owned import plus
 from .pairing import Pairing
 from .recorder import Recorder
 from .rulebook import Rulebook, as_rulebook
@@ -121,9 +123,10 @@ def walk(
         results = step.pull(filled[0] if len(filled) == 1 else tuple(filled))
         if observe is not None:
             observe(step, filled, results)
+        add = plus if step.owned and observe is None else operator.add
         for slot, g in zip(step.inputs, results, strict=True):
             if g is not None:
-                cotangents[slot] = cotangents[slot] + g if slot in cotangents else g
+                cotangents[slot] = add(g, cotangents[slot]) if slot in cotangents else g
     return cotangents
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..engine.calls import Call
 from ..engine.folding import scale_and_shift
-from ..engine.stabilizer import stabilized
+from ..engine.stabilizer import quotient, stabilized
 from .linear import check_eps
 from .parametric import rule
 
@@ -77,7 +77,7 @@ def affine(call: Call, relevance: Tensor, *, eps: float = 1e-6) -> Tensor:
     References:
         Ali et al., 2022, arXiv:2202.07304, section 3.3 (the scale as a constant).
     """
-    return call.argument("input") * frozen_adjoint(call, relevance / stabilized(call.output, eps))
+    return call.argument("input") * frozen_adjoint(call, quotient(relevance, call.output, eps))
 
 
 def softmax_dim(call: Call) -> int:

@@ -6,10 +6,9 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import torch
-
 from ..engine.calls import Call
 from ..engine.linear_map import LinearMap
+from ..engine.owned import plus
 from .shares import Share, distribute, leaks_of
 
 Leaks = dict[str, Any]
@@ -36,6 +35,7 @@ class Parametric:
         self.__doc__ = formula.__doc__
         if not getattr(formula, "needs_operands", True):
             self.needs_operands = False
+        self.gives_own = getattr(formula, "gives_own", False)
 
     def __call__(self, *applied_to: Any, **options: Any) -> Any:
         if applied_to:
@@ -101,12 +101,13 @@ def linear_rule(check: Callable[..., Any] | None = None) -> Callable[[Callable[.
             # Each output hands back its relevance on its own, so a large weight is changed and used piece by piece.
             pieces = relevance.split([block.weight.shape[0] for block in blocks], -1)
             parts = (distribute(b, r, split(b, **options), eps) for b, r in zip(blocks, pieces, strict=True))
-            return functools.reduce(torch.add, parts)
+            return functools.reduce(plus, parts)
 
         def leaks(call: Call, relevance: Any, *, eps: float, **options: Any) -> Leaks:
             layer = LinearMap(call)
             return leaks_of(layer, relevance, split(layer, **options), eps)
 
+        vars(formula)["gives_own"] = True
         formula.__name__, formula.__module__, formula.__doc__ = split.__name__, split.__module__, split.__doc__
         return Parametric(formula, _defaults(split), check, leaks)
 

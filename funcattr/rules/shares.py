@@ -8,12 +8,14 @@ part of the relevance back in proportion to what its terms put in:
 What the bias and the stabiliser put in goes to no input.
 """
 
+import functools
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..engine.linear_map import LinearMap
+from ..engine.owned import over, plus, times
 from ..engine.stabilizer import stabilized
 
 Term = tuple[Tensor | None, Tensor]
@@ -47,7 +49,7 @@ class Share(NamedTuple):
         return relevance if self.where is None else torch.ops.aten.threshold_backward(relevance, self.where, 0)
 
     def denominator(self, eps: float) -> Tensor:
-        """s(z); with a known sign there is no need to look at each value's."""
+        """s(z), a new tensor; with a known sign there is no need to look at each value's."""
         if self.sign == 0:
             return stabilized(self.z, eps)
         return self.z + self.sign * max(eps, torch.finfo(self.z.dtype).tiny)
@@ -75,13 +77,13 @@ def distribute(layer: LinearMap, relevance: Tensor, shares: tuple[Share, ...], e
     backs: dict[int, tuple[Tensor | None, Tensor]] = {}
     for share in shares:
         if id(share.z) not in quotients:
-            quotients[id(share.z)] = relevance / share.denominator(eps)
+            quotients[id(share.z)] = over(relevance, share.denominator(eps))
         flow = share.part(quotients[id(share.z)])
         for x, weight in share.terms:
             back = layer.adjoint(weight, flow)
-            backs[id(x)] = (x, back + backs[id(x)][1] if id(x) in backs else back)
-    parts = [back if x is None else x * back for x, back in backs.values()]
-    return sum(parts[1:], parts[0])
+            backs[id(x)] = (x, plus(back, backs[id(x)][1]) if id(x) in backs else back)
+    parts = [back if x is None else times(back, x) for x, back in backs.values()]
+    return functools.reduce(plus, parts)
 
 
 def leaks_of(layer: LinearMap, relevance: Tensor, shares: tuple[Share, ...], eps: float) -> dict[str, Any]:

@@ -7,7 +7,8 @@ from torch import Tensor
 
 from ..engine.adjoints import sum_to
 from ..engine.calls import Call
-from ..engine.stabilizer import stabilized
+from ..engine.owned import times
+from ..engine.stabilizer import quotient, stabilized
 from .linear import check_eps
 from .parametric import rule
 
@@ -46,9 +47,10 @@ def norm(call: Call, relevance: Tensor, *, eps: float = 1e-6) -> tuple[Tensor, .
     References:
         Bach et al., 2015, doi:10.1371/journal.pone.0130140, equation 58.
     """
-    flow = relevance / stabilized(call.output, eps)
+    flow = quotient(relevance, call.output, eps)
     operands, signs = call.operands, _signs(call)
     if signs is None:
         return tuple(x * back for x, back in zip(operands, call.vjp(flow), strict=True))
-    backs = ((x, sum_to(flow, x.shape, x.dtype), sign) for x, sign in zip(operands, signs, strict=True))
-    return tuple(x * back if sign > 0 else -x * back for x, back, sign in backs)
+    *before, (last, sign) = zip(operands, signs, strict=True)
+    parts = [sum_to(flow, x.shape, x.dtype) * (x if sign > 0 else -x) for x, sign in before]
+    return *parts, times(sum_to(flow, last.shape, last.dtype), last if sign > 0 else -last)

@@ -1,0 +1,24 @@
+"""Arithmetic that writes its result over a tensor which the caller alone holds, where nobody can tell.
+
+On a CPU half of an elementwise operation's time is the fresh pages of its result.
+"""
+
+import torch
+from torch import Tensor
+
+from .levels import may_overwrite
+
+
+def times(own: Tensor, factor: Tensor) -> Tensor:
+    """The product own * factor."""
+    return own.mul_(factor) if may_overwrite(own, factor) else own * factor
+
+
+def plus(own: Tensor, term: Tensor) -> Tensor:
+    """The sum own + term."""
+    return own.add_(term) if may_overwrite(own, term) else own + term
+
+
+def over(numerator: Tensor, own: Tensor) -> Tensor:
+    """The quotient numerator / own."""
+    return torch.div(numerator, own, out=own) if may_overwrite(own, numerator) else numerator / own
