@@ -24,6 +24,7 @@ from .engine.errors import UnknownSiteError as UnknownSiteError
 from .engine.errors import UnsupportedOperationError as UnsupportedOperationError
 from .engine.errors import UntrackedPathError as UntrackedPathError
 from .engine.export import export as export
+from .engine.folded_model import fold_batch_norm as fold_batch_norm
 from .engine.functional import FunctionalModel as FunctionalModel
 from .engine.functional import functionalize as functionalize
 from .engine.rulebook import Entry as Entry

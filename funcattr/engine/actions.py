@@ -30,7 +30,7 @@ def needs_operands(rule: Rule) -> bool:
     return getattr(rule, "needs_operands", getattr(getattr(rule, "func", None), "needs_operands", True))
 
 
-def gives_own(rule: Rule) -> bool:
+def gives_own(rule: Callable[..., Any]) -> bool:
     """Whether the cotangents that a rule gives are new tensors, which may be written over."""
     return getattr(rule, "gives_own", False)
 

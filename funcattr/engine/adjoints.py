@@ -17,6 +17,8 @@ from .calls import Call
 from .groups import LINEAR, is_linear_map
 from .linear_map import LinearMap
 
+threshold_backward = torch.ops.aten.threshold_backward.default
+"""`(g, y, 0) -> g where y > 0`: relu's adjoint, a vectorised mask."""
 Adjoint = tuple[Tensor, Callable[[Tensor], tuple[Tensor, ...]]]
 
 
@@ -39,46 +41,47 @@ def _linear_map(call: Call) -> Adjoint | None:
         return (adjoint(weight, g),)
 
     vars(pull)["gives_own"] = True
-    return call(layer.x), pull
+    return call.run(), pull
 
 
 def _batch_norm(call: Call) -> Adjoint | None:
-    x = _only_input(call)
-    mean, variance = call.argument("running_mean"), call.argument("running_var")
-    if x is None or variance is None or mean is None or call.argument("training", False):
+    x, given = _only_input(call), call.named()
+    variance, weight = given.get("running_var"), given.get("weight")
+    if x is None or variance is None or given.get("running_mean") is None or given.get("training", False):
         return None
-    scale = torch.rsqrt(variance + call.argument("eps", 1e-5))
-    weight = call.argument("weight")
+    scale = torch.rsqrt(variance + given.get("eps", 1e-5))
     scale = scale if weight is None else scale * weight
     scale = scale.to(x.dtype).reshape(-1, *[1] * (x.ndim - 2))
-    return call(x), lambda g: (g * scale,)
+    return call.run(), lambda g: (g * scale,)
+
+
+_BOUNDS = ("min", "max", "max_val", "threshold")
 
 
 def _relu(call: Call) -> Adjoint | None:
-    x = _only_input(call)
-    if x is None or any(call.argument(name) is not None for name in ("min", "max", "max_val", "threshold")):
+    x, given = _only_input(call), call.named()
+    if x is None or call.spelling == "relu6" or any(given.get(name) is not None for name in _BOUNDS):
         return None
-    if call.spelling == "relu6":
-        return None
-    out = call(x)
-    return out, lambda g: (torch.ops.aten.threshold_backward(g, out, 0),)
+    out = call.run()
+    return out, lambda g: (threshold_backward(g, out, 0),)
 
 
 def sum_to(g: Tensor, shape: torch.Size, dtype: torch.dtype) -> Tensor:
     """The adjoint of broadcasting: the sum over what was repeated."""
+    if g.shape == shape:
+        return g if g.dtype == dtype else g.to(dtype)
     extra = tuple(range(g.ndim - len(shape)))
     repeated = tuple(i + len(extra) for i, n in enumerate(shape) if n == 1 and g.shape[i + len(extra)] != 1)
-    if extra or repeated:
-        g = g.sum(dim=extra + repeated, keepdim=True).reshape(shape)
+    g = g.sum(dim=extra + repeated, keepdim=True).reshape(shape)
     return g if g.dtype == dtype else g.to(dtype)
 
 
 def _add(call: Call) -> Adjoint | None:
     operands = call.operands
-    if any(t.is_complex() for t in operands) or len(call.args) != 2 or call.kwargs:
+    if len(call.args) != 2 or call.kwargs or any(t.is_complex() for t in operands):
         return None
     shapes = [(t.shape, t.dtype) for t in operands]
-    return call(*operands), lambda g: tuple(sum_to(g, *s) for s in shapes)
+    return call.run(), lambda g: tuple([sum_to(g, *s) for s in shapes])
 
 
 def _cat(call: Call) -> Adjoint | None:
@@ -87,7 +90,7 @@ def _cat(call: Call) -> Adjoint | None:
     if len(operands) != len(tensors) or len({(t.dtype, t.ndim) for t in operands}) != 1 or not isinstance(dim, int):
         return None
     sizes = [t.shape[dim] for t in operands]
-    return call(*operands), lambda g: tuple(g.split(sizes, dim))
+    return call.run(), lambda g: tuple(g.split(sizes, dim))
 
 
 ADJOINTS: Mapping[str, Callable[[Call], Adjoint | None]] = {

@@ -6,10 +6,10 @@ from typing import Any
 
 import torch.utils._pytree as pytree
 from torch import Tensor
-from torch.utils.weak import WeakIdKeyDictionary
 
 from .errors import AliasedWriteError
 from .operations import VIEWS
+from .slots import ByIdentity
 
 
 class _Node:
@@ -33,9 +33,9 @@ class Aliases:
     """Views by their base, values overwritten in place by their new value, and values out of date."""
 
     def __init__(self) -> None:
-        self._nodes: Any = WeakIdKeyDictionary()
-        self._current: Any = WeakIdKeyDictionary()
-        self._stale: Any = WeakIdKeyDictionary()
+        self._nodes = ByIdentity[_Node]()
+        self._current = ByIdentity[Tensor]()
+        self._stale = ByIdentity[tuple[Tensor, Any]]()
         self.written = False
 
     def add_views(self, base: Tensor, views: list[Tensor], index: Any = None) -> None:
@@ -104,7 +104,7 @@ class Aliases:
     def refresh(self, target: Tensor, index: Any, value: Any) -> None:
         """Before `target[index] = value`: the second half of `target[index] += ...` makes `target` right again."""
         target = self.current(target)
-        written, where = self._stale.get(target, (None, None))
+        written, where = self._stale.get(target) or (None, None)
         if written is not None and value is written and repr(index) == repr(where):
             del self._stale[target]
 

@@ -1,6 +1,6 @@
 """What a rule sees of a call."""
 
-from collections.abc import Callable, Container, Iterator, Mapping
+from collections.abc import Callable, Container, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -100,7 +100,9 @@ class Call:
     @property
     def operands(self) -> tuple[Tensor, ...]:
         self._need_inputs()
-        return tuple(_lookup(self._args, self._kwargs, p) for p in self._positions)
+        if len(self._positions) == 1:
+            return (_lookup(self._args, self._kwargs, self._positions[0]),)
+        return tuple([_lookup(self._args, self._kwargs, p) for p in self._positions])
 
     def argument(self, name: str, default: Any = None) -> Any:
         """The argument called `name` in the operations table, positional or keyword."""
@@ -108,6 +110,14 @@ class Call:
         if value is _DROPPED:
             self._need_inputs()
         return value.make() if isinstance(value, Deferred) else value
+
+    def named(self) -> dict[str, Any]:
+        """The arguments by their names in the operations table; those that are not made yet as they are."""
+        return dict(zip(self._operation.parameters, self._args, strict=False)) | self._kwargs
+
+    def run(self) -> Any:
+        """The call as the model made it."""
+        return self._func(*self._args, **self._kwargs)
 
     def __call__(self, *operands: Tensor) -> Any:
         """The call again, as a pure function of its tracked operands."""
@@ -159,8 +169,9 @@ class Call:
 
 
 def _lookup(args: tuple[Any, ...], kwargs: Mapping[str, Any], position: tuple[Any, ...]) -> Any:
-    value: Any = kwargs[position[0]] if isinstance(position[0], str) else args[position[0]]
-    for key in position[1:]:
+    key, *inside = position
+    value: Any = kwargs[key] if isinstance(key, str) else args[key]
+    for key in inside:
         value = value[key]
     return value
 
@@ -185,12 +196,18 @@ def _put(container: Any, position: Any, value: Any) -> None:
     container[position[0]] = value
 
 
-def tracked_positions(args: tuple[Any, ...], kwargs: Mapping[str, Any], tracked: Container[Tensor]) -> Iterator[Any]:
+_CONTAINERS = (list, tuple, dict)
+
+
+def tracked_positions(args: tuple[Any, ...], kwargs: Mapping[str, Any], tracked: Container[Tensor]) -> Positions:
     """Where among the arguments, lists and dicts in them too, the tracked tensors are."""
-    for key, value in (*enumerate(args), *kwargs.items()):
-        if isinstance(value, Tensor):
-            if value in tracked:
-                yield (key,)
-        elif isinstance(value, list | tuple | dict):
-            inside = ((), value) if isinstance(value, dict) else (tuple(value), {})
-            yield from ((key, *rest) for rest in tracked_positions(*inside, tracked))
+    found: list[Any] = []
+    for items in (enumerate(args), kwargs.items()) if kwargs else (enumerate(args),):
+        for key, value in items:
+            if isinstance(value, Tensor):
+                if value in tracked:
+                    found.append((key,))
+            elif isinstance(value, _CONTAINERS):
+                inside = ((), value) if isinstance(value, dict) else (tuple(value), {})
+                found += ((key, *rest) for rest in tracked_positions(*inside, tracked))
+    return tuple(found)

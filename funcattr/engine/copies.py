@@ -2,40 +2,77 @@
 
 import types
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from copy import copy as copy_of
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
 from .opaque import PLAIN
-from .sites import enter_module, leave_module
+from .sites import enter_module, leave_module, pass_module
 
 _CONTAINERS = frozenset((dict, OrderedDict, list, tuple, set))
 _TABLES = frozenset(vars(nn.Module()))
 """Attributes of every module: its parameters, its modules, its hooks."""
+_OWN = frozenset(["_parameters", "_buffers", "forward"])
+"""Attributes that a copy gets of its own in any case."""
 
 
-def _structure_copy(model: nn.Module) -> nn.Module:
-    """The module tree copied, one new object a module, all tensors shared."""
+class Part(NamedTuple):
+    """A module of a tree.
+
+    Attributes:
+        name: Its qualified name.
+        module: The module.
+        moving: Attributes that a private copy cannot share: containers, modules, bound methods.
+        tensors: (table, name in it, qualified name) of its parameters and buffers.
+    """
+
+    name: str
+    module: nn.Module
+    moving: tuple[str, ...]
+    tensors: tuple[tuple[str, str, str], ...]
+
+
+def parts_of(model: nn.Module) -> tuple[Part, ...]:
+    """The modules of a tree, the root first."""
+    return tuple(Part(name, module, _moving(module), _tensors(name, module)) for name, module in model.named_modules())
+
+
+def _moving(module: nn.Module) -> tuple[str, ...]:
+    # Most of a module's attributes are plain, or tables of hooks with nothing in them.
+    return tuple(
+        name
+        for name, value in vars(module).items()
+        if type(value) not in PLAIN and name not in _OWN and not (name in _TABLES and not value)
+    )
+
+
+def _tensors(name: str, module: nn.Module) -> tuple[tuple[str, str, str], ...]:
+    prefix = f"{name}." if name else ""
+    tables = ((table, vars(module)[table]) for table in ("_parameters", "_buffers"))
+    return tuple((table, own, prefix + own) for table, held in tables for own, t in held.items() if t is not None)
+
+
+def sited_copy(parts: Sequence[Part]) -> tuple[Part, ...]:
+    """A tree copied for one call: a new object a module, all tensors shared; each tells the active mode where it is."""
     copies: dict[int, nn.Module] = {}
-    for module in model.modules():
-        copy = copies[id(module)] = object.__new__(type(module))
-        copy.__dict__.update(vars(module))
-        copy.__dict__["_compiled_call_impl"] = None
+    for part in parts:
+        copy = copies[id(part.module)] = object.__new__(type(part.module))
+        attributes = copy.__dict__
+        attributes.update(vars(part.module))
+        attributes["_compiled_call_impl"] = None
         for table in ("_parameters", "_buffers", "_modules"):
-            copy.__dict__[table] = dict(vars(module)[table])
-    for copy in copies.values():
-        attributes = vars(copy)
-        for name, value in attributes.items():
-            # Most of a module's attributes are plain, or tables of hooks with nothing in them.
-            if type(value) in PLAIN:
-                continue
+            attributes[table] = attributes[table].copy()
+    for part, copy in zip(parts, copies.values(), strict=True):
+        attributes = copy.__dict__
+        for name in part.moving:
+            value = attributes[name]
             if type(value) in _CONTAINERS and name not in _TABLES:
-                value = attributes[name] = copy_of(value)  # what a model keeps there during a call stays with the call
-            if not (type(value) in _CONTAINERS and not value):
-                attributes[name] = _moved(value, copies)
-    return copies[id(model)]
+                value = copy_of(value)  # what a model keeps there during a call stays with the call
+            attributes[name] = _moved(value, copies)
+        attributes["forward"] = _sited_forward(copy, part.name)
+    return tuple(Part(p.name, copy, p.moving, p.tensors) for p, copy in zip(parts, copies.values(), strict=True))
 
 
 def _moved(value: Any, copies: Mapping[int, nn.Module]) -> Any:
@@ -55,22 +92,15 @@ def _moved(value: Any, copies: Mapping[int, nn.Module]) -> Any:
     return value
 
 
-def fill(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Put a call's tensors into its own copy of the modules, as functional_call does, with nothing to put back."""
-    for path, part in module.named_modules():
-        prefix = f"{path}." if path else ""
-        for table in (vars(part)["_parameters"], vars(part)["_buffers"]):
-            for name, tensor in table.items():
-                if tensor is not None:
-                    table[name] = tensors[prefix + name]
+def fill(parts: Sequence[Part], tensors: Mapping[str, Tensor], names: Mapping[str, str]) -> None:
+    """Put a call's tensors into its own copy of the modules, as functional_call does, with nothing to put back.
 
-
-def sited_copy(model: nn.Module) -> nn.Module:
-    """A copy for one call, whose modules tell the active mode where the call is."""
-    copy = _structure_copy(model)
-    for name, module in copy.named_modules():
-        module.__dict__["forward"] = _sited_forward(module, name)
-    return copy
+    `names` leads from each place of a tensor to its name among `tensors`.
+    """
+    for part in parts:
+        attributes = vars(part.module)
+        for table, own, place in part.tensors:
+            attributes[table][own] = tensors[names[place]]
 
 
 def _sited_forward(module: nn.Module, name: str) -> Callable[..., Any]:
@@ -87,4 +117,5 @@ def _forward(module: nn.Module, name: str, *args: Any, **kwargs: Any) -> Any:
         weights = [getattr(module, n) for n in module._flat_weights_names]
         module.__dict__["_flat_weights"] = weights
     args, kwargs = enter_module(name, type(module), args, kwargs)
-    return leave_module(type(module).forward(module, *args, **kwargs), name)
+    output = type(module).forward(module, *args, **kwargs)
+    return leave_module(output, name) if getattr(module, "is_site", True) else pass_module(output, name)

@@ -35,11 +35,23 @@ def fold_after(before: Step, norm: Step, caller: str) -> Step | None:
     linear, found = _foldable(before), _norm(norm)
     if linear is None or found is None:
         return None
-    (scale, shift), bias = found, linear.argument("bias")
-    bias = shift if bias is None else bias * scale + shift
     assert norm.call is not None
-    call = linear.rewritten(norm.call.output, weight=_scaled(linear, scale, _along_outputs), bias=bias)
-    return before.ruled(before.action, call, caller)
+    weight, bias = _both_in_one(linear, *found)
+    return before.ruled(before.action, linear.rewritten(norm.call.output, weight=weight, bias=bias), caller)
+
+
+def folded_after(before: Step, norm: Step) -> tuple[Tensor, Tensor] | None:
+    """The weight and bias of a linear step with the batch norm after it folded in; None if it cannot."""
+    linear, found = _foldable(before), _norm(norm)
+    if linear is None or found is None:
+        return None
+    weight, bias = _both_in_one(linear, *found)
+    return weight.make(), bias
+
+
+def _both_in_one(linear: Call, scale: Tensor, shift: Tensor) -> tuple[Deferred, Tensor]:
+    bias = linear.argument("bias")
+    return _scaled(linear, scale, _along_outputs), shift if bias is None else bias * scale + shift
 
 
 def fold_before(norm: Step, after: Step, caller: str) -> Step | None:

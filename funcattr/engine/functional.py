@@ -10,7 +10,7 @@ import torch.utils._pytree as pytree
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from .copies import fill, sited_copy
+from .copies import Part, fill, parts_of, sited_copy
 from .examples import repeated
 from .opaque import refuse_opaque
 from .sites import Editor
@@ -26,8 +26,14 @@ class Structure:
     A constant of compiled code.
     """
 
-    def __init__(self, model: Callable[..., Any], edits: Edits | None = None, single_use: bool = False) -> None:
-        self.model, self.edits = model, dict(edits or {})
+    def __init__(
+        self,
+        model: Callable[..., Any],
+        edits: Edits | None = None,
+        single_use: bool = False,
+        parts: tuple[Part, ...] | None = None,
+    ) -> None:
+        self.model, self.edits, self._parts = model, dict(edits or {}), parts
         self.single_use = single_use  # made for one call, which then needs no copy of its own
         self.traced = torch.compiler.is_dynamo_compiling()  # made inside compiled code, which takes no such constant
         self.params: dict[str, Tensor] = {}
@@ -42,11 +48,15 @@ class Structure:
         for path, module in modules:
             self._name_tensors(f"{path}." if path else "", module, names)
 
-    def taken(self) -> nn.Module:
-        """The modules of a structure for a single call, which fills them."""
-        model, self.model = self.model, _already_called
-        assert isinstance(model, nn.Module)
-        return model
+    def for_a_call(self) -> tuple[Part, ...]:
+        """The modules for one call, which fills them: a copy, unless the structure itself is for a single one."""
+        assert isinstance(self.model, nn.Module)
+        if self._parts is None:
+            self._parts = parts_of(self.model)
+        if not self.single_use:
+            return sited_copy(self._parts)
+        self.model = _already_called
+        return self._parts
 
     def _name_tensors(self, prefix: str, module: nn.Module, names: dict[int, str]) -> None:
         for own, table in ((self.params, "_parameters"), (self.buffers, "_buffers")):
@@ -179,19 +189,19 @@ class FunctionalModel:
         if not isinstance(self._model, nn.Module):
             return self._model(*inputs, **kwargs)
         tensors = self.tensors()
-        # Each slot is named: left to tie weights itself, functional_call does not put all back when Dynamo traces it.
-        filled = {slot: tensors[name] for slot, name in self.structure.slots.items()}
         if torch.compiler.is_dynamo_compiling():
+            # Each slot is named: left to tie weights itself, functional_call does not put all back when it is traced.
+            filled = {slot: tensors[name] for slot, name in self.structure.slots.items()}
             # Modules cannot be copied while Dynamo traces; there functional_call swaps at trace time only.
             return functional_call(self._model, filled, inputs, kwargs, tie_weights=False)
-        module = self.structure.taken() if self.structure.single_use else sited_copy(self._model)
-        fill(module, filled)
+        parts = self.structure.for_a_call()
+        fill(parts, tensors, self.structure.slots)
         try:
-            return module(*inputs, **kwargs)
+            return parts[0].module(*inputs, **kwargs)
         finally:
             # A module and its own forward are a cycle, which would keep both until a garbage collection.
-            for part in module.modules():
-                vars(part).pop("forward", None)
+            for part in parts:
+                vars(part.module).pop("forward", None)
 
     def __repr__(self) -> str:
         return f"FunctionalModel({type(self._model).__name__}, {len(self.params)} parameters, {len(self.sites)} sites)"
@@ -232,8 +242,10 @@ def _functionalized(model: Callable[..., Any], single_use: bool) -> FunctionalMo
     if not callable(model):
         raise TypeError(f"functionalize(model=...): expected a module or a callable, got {type(model).__name__}.")
     refuse_opaque(model)
-    structure = sited_copy(model) if isinstance(model, nn.Module) else model
-    return FunctionalModel(Structure(structure, single_use=single_use))
+    if not isinstance(model, nn.Module):
+        return FunctionalModel(Structure(model, single_use=single_use))
+    parts = sited_copy(parts_of(model))
+    return FunctionalModel(Structure(parts[0].module, single_use=single_use, parts=parts))
 
 
 def _already_called(*_: Any, **__: Any) -> Any:

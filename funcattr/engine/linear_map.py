@@ -11,6 +11,7 @@ from torch import Tensor
 
 from .calls import Call
 
+_convolution_backward = torch.ops.aten.convolution_backward.default
 Convolution = tuple[Callable[..., Tensor], int, bool]
 CONVOLUTIONS: dict[str, Convolution] = {
     **{f"conv{n}d": (getattr(F, f"conv{n}d"), n, False) for n in (1, 2, 3)},
@@ -18,7 +19,7 @@ CONVOLUTIONS: dict[str, Convolution] = {
 }
 _BLOCK, _MOST_BLOCKS = 2**19, 64
 """Values of a weight in a block, and the most blocks."""
-_GEOMETRY = {"stride": 1, "padding": 0, "dilation": 1, "output_padding": 0, "groups": 1}
+_GEOMETRY = (("output_padding", 0), ("stride", 1), ("padding", 0), ("dilation", 1), ("groups", 1))
 
 
 class LinearMap:
@@ -104,17 +105,20 @@ class LinearMap:
     def _read_convolution(self, call: Call) -> None:
         function, rank, transposed = CONVOLUTIONS[self.op]
         self.weight = call.argument("weight")
-        options = {name: call.argument(name, default) for name, default in _GEOMETRY.items()}
-        if not transposed:
-            del options["output_padding"]
-        self._convolve = partial(function, **options)
-        self.multiply = self._convolve
+        given = call.named()
+        names = _GEOMETRY if transposed else _GEOMETRY[1:]
+        options = {name: given.get(name, default) for name, default in names}
+        self._convolve = self.multiply = partial(function, **options)
+        groups = options.pop("groups")
         if isinstance(options["padding"], str) or self.x.ndim != rank + 2 or self.x.is_complex():
             return
-        geometry = {k: _each(v, rank) for k, v in options.items() if k != "groups"}
-        if all(len(v) == rank for v in geometry.values()):
-            geometry = {"output_padding": [0] * rank, **geometry, "transposed": transposed, "groups": options["groups"]}
-            self._closed = partial(_convolution_adjoint, self.x.shape, geometry)
+        geometry = [_each(value, rank) for value in options.values()]
+        if all(len(v) == rank for v in geometry):
+            if not transposed:
+                geometry.insert(0, [0] * rank)
+            shift, stride, padding, dilation = geometry
+            order = (stride, padding, dilation, transposed, shift, groups)
+            self._closed = partial(_convolution_adjoint, self.x.shape, order)
 
     def _read_linear(self, call: Call) -> None:
         x, weight = call.argument("input"), call.argument("weight")
@@ -146,12 +150,11 @@ def _addmm_adjoint(weight: Tensor, cotangent: Tensor, x: Tensor | None = None) -
 
 
 def _convolution_adjoint(
-    shape: torch.Size, geometry: dict[str, Any], weight: Tensor, cotangent: Tensor, x: Tensor | None = None
+    shape: torch.Size, geometry: tuple[Any, ...], weight: Tensor, cotangent: Tensor, x: Tensor | None = None
 ) -> Tensor:
     # The values of the input do not enter its own gradient, only its shape does; without x, torch makes room for one.
     like = cotangent.new_empty(1).expand(shape) if x is None else x
-    options = {**geometry, "bias_sizes": None, "output_mask": [True, False, False]}
-    return torch.ops.aten.convolution_backward(cotangent, like, weight, **options)[0]
+    return _convolution_backward(cotangent, like, weight, None, *geometry, [True, False, False])[0]
 
 
 def _each(value: Any, rank: int) -> list[int]:

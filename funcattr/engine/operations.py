@@ -5,7 +5,7 @@ function is called, which arguments it has, and whether it writes in place or re
 """
 
 from collections.abc import Callable, Mapping
-from functools import cache, wraps
+from functools import cache, lru_cache, wraps
 from typing import Any, NamedTuple
 
 import torch
@@ -167,6 +167,25 @@ def canonical(name: str) -> Operation:
     return OPERATIONS.get(base) or Operation(base)
 
 
+class Known(NamedTuple):
+    """What a torch function's name tells: how it is spelled, its operation, and what kind of call it makes."""
+
+    name: str
+    operation: Operation
+    is_query: bool
+    """Whether its result carries no derivative."""
+    is_write: bool
+    """Whether it writes into its first argument."""
+
+
+@lru_cache(maxsize=4096)
+def known(func: Callable[..., Any]) -> Known:
+    """What the name of a torch function tells of its calls."""
+    name = spelled(func)
+    is_query = name in QUERIES or (is_getter(func) and name not in TENSOR_GETTERS and name not in REFUSED)
+    return Known(name, canonical(name), is_query, _writes_in_place(name))
+
+
 def is_known(name: str) -> bool:
     """Whether some torch function goes by that name."""
     return name in OPERATIONS or any(hasattr(home, name) for home in (Tensor, torch, F, torch.special, torch.ops.aten))
@@ -215,15 +234,19 @@ def _is_zero(value: Any) -> bool:
     return not isinstance(value, Tensor) and value is not None and value == 0
 
 
-def writes(name: str, operation: Operation, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor | None:
+def writes(func: Known, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor | None:
     """The tensor that this call writes into, None for a call without such an effect."""
-    if isinstance(kwargs.get("out"), Tensor):
+    if "out" in kwargs and isinstance(kwargs["out"], Tensor):
         return kwargs["out"]
-    in_place = name == "__setitem__" or name in _AUGMENTED or _is_in_place_name(name)
-    if in_place or bound(operation, args, kwargs, "inplace", False) is True:
+    may_write = func.is_write or "inplace" in kwargs or "inplace" in func.operation.parameters
+    if may_write and (func.is_write or bound(func.operation, args, kwargs, "inplace", False) is True):
         target = args[0] if args else kwargs.get("input")
         return target if isinstance(target, Tensor) else None
     return None
+
+
+def _writes_in_place(name: str) -> bool:
+    return name == "__setitem__" or name in _AUGMENTED or _is_in_place_name(name)
 
 
 def _is_in_place_name(name: str) -> bool:

@@ -17,14 +17,11 @@ from .levels import current_level, is_plain_eager, unwrapped
 from .operations import (
     ACTIVATIONS,
     CONTAINS,
-    QUERIES,
     REFUSED,
-    TENSOR_GETTERS,
-    canonical,
-    is_getter,
+    Known,
+    known,
     out_of_place,
     refine,
-    spelled,
     writes,
 )
 from .pairing import Pairing
@@ -32,7 +29,7 @@ from .resolution import check_required, resolve
 from .rulebook import Match, Rulebook
 from .sites import SiteMode
 from .slots import Slots
-from .steps import OutputSlot, Pull, Step, Values
+from .steps import OutputSlot, Step, Values, pull_of
 from .watch import Watch
 
 
@@ -122,15 +119,16 @@ class Recorder(SiteMode):
             self.unreached.append(name)
             return tensor
         marked = tensor.view_as(tensor)
-        slot = self._slots[tensor]
-        out = OutputSlot(self._slots.new(marked, self._slots.origin(tensor)), tensor.shape, tensor.dtype, tensor.device)
+        slot, origin = self._slots[tensor]
+        out = OutputSlot(self._slots.new(marked, origin), tensor.shape, tensor.dtype, tensor.device)
         values = Values((tensor,), (marked,)) if self._keep else Values()
         self.steps.append(Step(lambda g: (g,), (slot,), (out,), path=name, mark=name, values=values))
         return marked
 
     def slot(self, tensor: Any) -> int | None:
         """The slot of a tracked tensor, None for a constant."""
-        return self._slots.get(tensor)
+        found = self._slots.get(tensor) if isinstance(tensor, Tensor) else None
+        return None if found is None else found.number
 
     def finish(self, output: Any, strict: bool = True) -> Any:
         """The output with in-place writes resolved; raises what the forward pass has collected."""
@@ -155,26 +153,27 @@ class Recorder(SiteMode):
     # --- one torch function ----------------------------------------------------------------------------------
 
     def call(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        name = spelled(func)
         if func is torch._C._set_grad_enabled:
             self._model_grad = bool(args[0])
             return func(*args, **kwargs)
-        if (is_getter(func) and name not in TENSOR_GETTERS and name not in REFUSED) or name in QUERIES:
-            return self._query(func, name, args, kwargs)
+        told = known(func)
+        if told.is_query:
+            return self._query(func, told.name, args, kwargs)
         if self._aliases.written:
-            if name == "__setitem__":
+            if told.name == "__setitem__":
                 self._aliases.refresh(*args)
             args, kwargs = self._read_all(args), self._read_all(kwargs)
         self._raise_unseen()
-        positions = tuple(tracked_positions(args, kwargs, self._slots))
-        if positions and not torch.is_grad_enabled() and self._model_grad:
+        positions = tracked_positions(args, kwargs, self._slots)
+        grad = torch.is_grad_enabled()
+        if positions and not grad and self._model_grad:
             raise self._unseen("an autograd Function (its own backward would be ignored)")
         if current_level() != self._level:
             self._check_level(positions, args, kwargs)
-        if torch.is_grad_enabled() == self._outer_grad:
-            return self._run(func, name, args, kwargs, positions)
+        if grad == self._outer_grad:
+            return self._run(func, told, args, kwargs, positions)
         with torch.set_grad_enabled(self._outer_grad):
-            return self._run(func, name, args, kwargs, positions)
+            return self._run(func, told, args, kwargs, positions)
 
     def _query(self, func: Callable[..., Any], name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if self._aliases.written and name not in ("shape", "size", "dim", "dtype", "device", "__len__"):
@@ -184,12 +183,12 @@ class Recorder(SiteMode):
         return self._aliases.note(name, args, out) if name in ("detach", "data") else out
 
     def _run(
-        self, func: Callable[..., Any], name: str, args: tuple[Any, ...], kwargs: dict[str, Any], positions: Positions
+        self, func: Callable[..., Any], told: Known, args: tuple[Any, ...], kwargs: dict[str, Any], positions: Positions
     ) -> Any:
+        name, operation = told.name, told.operation
         if positions and (name in REFUSED or isinstance(func, torch._ops.HigherOrderOperator)):
             raise self._unseen(name)
-        operation = canonical(name)
-        target = writes(name, operation, args, kwargs)
+        target = writes(told, args, kwargs)
         if target is not None and not self._model_grad and self.slot(target) is not None:
             raise self._unseen(f"{name} writing in place into a tracked value under no_grad")
         constant = not positions or not self._model_grad
@@ -197,43 +196,44 @@ class Recorder(SiteMode):
             not constant or self.slot(target) is not None or self._aliases.is_known_view(target)
         ):
             func, args, kwargs = out_of_place(func, name, operation, args, kwargs)
-            positions = tuple(tracked_positions(args, kwargs, self._slots))
+            positions = tracked_positions(args, kwargs, self._slots)
         elif constant:
             self._linear_ran = self._linear_ran or operation.name in LINEAR
             out = func(*args, **kwargs)
             return self._aliases.note(name, args, out)
-        operation = refine(operation, args, kwargs)
         if constant:
             out = func(*args, **kwargs)
         else:
-            out = self._record(Call(func, operation, args, kwargs, positions, self.path))
+            out = self._record(Call(func, refine(operation, args, kwargs), args, kwargs, positions, self.path))
         if target is not None:
             return self._rename(name, target, args, out)
         return self._aliases.note(name, args, out)
 
     def _record(self, call: Call) -> Any:
-        self.operations.add(call.op)
-        call.origins = tuple(self._slots.origin(t) for t in call.operands)
+        op, operands = call.op, call.operands
+        self.operations.add(op)
+        slots = [self._slots[t] for t in operands]
+        inputs, call.origins = tuple([s.number for s in slots]), tuple([s.origin for s in slots])
         if self._pairing is not None:
-            self._pairing.meet(call, tuple(self._slots[t] for t in call.operands))
-        linear = call.op in LINEAR and is_linear_map(call)
-        match = Match(call.op, call.path, self.module, linear, linear and not call.origins[0].after_linear)
+            self._pairing.meet(call, inputs)
+        linear = op in LINEAR and is_linear_map(call)
+        match = Match(op, call.path, self.module, linear, linear and not call.origins[0].after_linear)
         action = self.rules.action(match)
-        inside = CONTAINS.get(call.op)
+        inside = CONTAINS.get(op)
         if inside is not None and action is GRADIENT and self.rules.action(Match(inside, call.path)) is not GRADIENT:
-            self.unlisted.append(f"{call.op} (which contains {inside}) in {call.path!r}")
+            self.unlisted.append(f"{op} (which contains {inside}) in {call.path!r}")
         if action.kind == "unlisted":
-            self.unlisted.append(f"{call.op} in {call.path!r}")
-            return self._record_adjoint(call, action)
+            self.unlisted.append(f"{op} in {call.path!r}")
+            return self._record_adjoint(call, inputs, action)
         if action.kind == "decompose":
             return self._decompose(call, action)
         if action.kind == "stop":
-            self.steps.append(Step(_nothing, (), (), call.op, call.path, action))
-            return call(*call.operands)
+            self.steps.append(Step(_nothing, (), (), op, call.path, action))
+            return call.run()
         if_last = self.rules.action(match._replace(last=True)) if linear else action
         if action is if_last and action.kind == "gradient":
-            return self._record_adjoint(call, action)
-        return self._record_rule(call, action, if_last)
+            return self._record_adjoint(call, inputs, action)
+        return self._record_rule(call, inputs, action, if_last)
 
     def _decompose(self, call: Call, action: Action) -> Any:
         if call.op in self._decomposing:
@@ -250,37 +250,35 @@ class Recorder(SiteMode):
         self._decomposing.pop()
         return out
 
-    def _record_adjoint(self, call: Call, action: Action) -> Any:
-        operands = call.operands
+    def _record_adjoint(self, call: Call, inputs: tuple[int, ...], action: Action) -> Any:
+        values = call.operands if self._keep else ()
         out, parts, pull = ordinary_adjoint(call)
         if parts:
-            self._add_step(pull, operands, parts, call, action)
-            self.steps[-1] = self.steps[-1]._replace(owned=gives_own(pull))
+            step = Step(pull, inputs, self._new_slots(call, parts), call.op, call.path, action, owned=gives_own(pull))
+            self.steps.append(step._replace(values=Values(values, parts)) if self._keep else step)
         return out
 
-    def _record_rule(self, call: Call, action: Action, if_last: Action) -> Any:
-        operands = call.operands
-        out = call.output = call(*operands)
-        leaves = tuple(leaf for leaf in pytree.tree_leaves(out) if is_differentiable(leaf))
-        self._add_step(_nothing, operands, leaves, call, action)
-        step = self.steps[-1]
-        if action is not if_last:
-            self.steps[-1] = step._replace(call=call, if_last=if_last)
-        elif action.kind in ("fold", "join"):
-            self.steps[-1] = step._replace(call=call)
+    def _record_rule(self, call: Call, inputs: tuple[int, ...], action: Action, if_last: Action) -> Any:
+        out = call.output = call.run()
+        leaves = (out,) if isinstance(out, Tensor) else tuple(pytree.tree_leaves(out))
+        leaves = tuple([leaf for leaf in leaves if is_differentiable(leaf)])
+        values = Values(call.operands, leaves) if self._keep else Values()
+        outputs = self._new_slots(call, leaves)
+        later = action is not if_last
+        if later or action.kind in ("fold", "join"):
+            waits = if_last if later else None
+            step = Step(_nothing, inputs, outputs, call.op, call.path, action, call, waits, values=values)
         else:
-            self.steps[-1] = step.ruled(action, call, self.caller)
+            pull, owned = pull_of(action, call, self.caller)
+            step = Step(pull, inputs, outputs, call.op, call.path, action, call, values=values, owned=owned)
+        self.steps.append(step)
         return out
 
     # --- bookkeeping -----------------------------------------------------------------------------------------
 
-    def _add_step(
-        self, pull: Pull, operands: tuple[Tensor, ...], outputs: tuple[Tensor, ...], call: Call, action: Action
-    ) -> None:
-        inputs = tuple(self._slots[t] for t in operands)
-        slots = tuple(OutputSlot(self._slots.new(t, origin(call, t)), t.shape, t.dtype, t.device) for t in outputs)
-        values = Values(operands, outputs) if self._keep else Values()
-        self.steps.append(Step(pull, inputs, slots, call.op, call.path, action, values=values))
+    def _new_slots(self, call: Call, outputs: tuple[Tensor, ...]) -> tuple[OutputSlot, ...]:
+        new = self._slots.new
+        return tuple([OutputSlot(new(t, origin(call, t)), t.shape, t.dtype, t.device) for t in outputs])
 
     def _rename(self, name: str, target: Tensor, args: tuple[Any, ...], out: Any) -> Any:
         """Let the written name stand for the new value; `x[i] = v` returns nothing, as the original."""

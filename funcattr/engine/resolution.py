@@ -18,7 +18,7 @@ def resolve(steps: list[Step], outputs: set[int | None], caller: str) -> None:
     makers = {out.slot: i for i, step in enumerate(steps) for out in step.outputs}
     alone = []
     for i in norms:  # what comes before a chain of norms takes them one by one, in order
-        before = _only_source(steps, i, makers, readers, outputs)
+        before = only_source(steps, i, makers, readers, outputs)
         folded = None if before is None else fold_after(steps[before], steps[i], caller)
         if before is None or folded is None:
             alone.append(i)
@@ -27,7 +27,7 @@ def resolve(steps: list[Step], outputs: set[int | None], caller: str) -> None:
     for i in reversed(alone):
         _fold_forwards(steps, i, outputs, caller)
     for i in [i for i, step in enumerate(steps) if step.action.kind == "join"]:
-        before = _only_source(steps, i, makers, readers, outputs)
+        before = only_source(steps, i, makers, readers, outputs)
         joined = None if before is None else joined_by(steps[before], steps[i], caller)
         if before is None or joined is None:
             _settle_alone(steps, i, caller)
@@ -41,7 +41,7 @@ def _settle_alone(steps: list[Step], i: int, caller: str) -> None:
     steps[i] = step.ruled(Action("rule", step.action.function), step.call, caller)
 
 
-def _only_source(
+def only_source(
     steps: list[Step], i: int, makers: dict[int, int], readers: Counter[int], outputs: set[int | None]
 ) -> int | None:
     """The step whose result step `i` alone reads, past identities."""

@@ -74,6 +74,13 @@ def leave_module(value: T, name: str) -> T:
     return value
 
 
+def pass_module(value: T, name: str) -> T:
+    """Tell the active modes that the module `name` ends, whose value is no site."""
+    for mode in _site_modes():
+        mode.leave(name)
+    return value
+
+
 def _site_modes() -> list["SiteMode"]:
     if not _is_torch_function_mode_enabled():
         return []

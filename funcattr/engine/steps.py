@@ -63,12 +63,16 @@ class Step(NamedTuple):
 
     def ruled(self, action: Action, call: Call, caller: str) -> "Step":
         """The step of `call` by `action`, a rule or the ordinary adjoint."""
-        if action.function is None:
-            return self._replace(pull=call.vjp, action=action, call=call, if_last=None)
-        # No reference to the recorder in the pullback, or the two would keep each other until a garbage collection.
-        shapes = tuple(t.shape for t in call.operands)
-        if not needs_operands(action.function):
-            call.drop_inputs()
-        pull = partial(apply_rule, action.function, call, shapes, caller)
-        owned = gives_own(action.function)
+        pull, owned = pull_of(action, call, caller)
         return self._replace(pull=pull, action=action, call=call, if_last=None, owned=owned)
+
+
+def pull_of(action: Action, call: Call, caller: str) -> tuple[Pull, bool]:
+    """The pullback of `call` by `action`, a rule or the ordinary adjoint, and whether it gives new tensors."""
+    if action.function is None:
+        return call.vjp, False
+    # No reference to the recorder in the pullback, or the two would keep each other until a garbage collection.
+    shapes = tuple([t.shape for t in call.operands])
+    if not needs_operands(action.function):
+        call.drop_inputs()
+    return partial(apply_rule, action.function, call, shapes, caller), gives_own(action.function)

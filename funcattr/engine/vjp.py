@@ -117,12 +117,17 @@ def walk(
         arrived = [cotangents.pop(out.slot, None) for out in step.outputs]
         if step.mark and conditions is not None:
             arrived = conditions.at(step.mark, arrived, cotangents)
-        if all(g is None for g in arrived):
+        if len(arrived) == 1:
+            if arrived[0] is None:
+                continue
+            results = step.pull(arrived[0])
+        elif all(g is None for g in arrived):
             continue
-        filled = [out.zeros() if g is None else g for out, g in zip(step.outputs, arrived, strict=True)]
-        results = step.pull(filled[0] if len(filled) == 1 else tuple(filled))
+        else:
+            arrived = [out.zeros() if g is None else g for out, g in zip(step.outputs, arrived, strict=True)]
+            results = step.pull(tuple(arrived))
         if observe is not None:
-            observe(step, filled, results)
+            observe(step, arrived, results)
         add = plus if step.owned and observe is None else operator.add
         for slot, g in zip(step.inputs, results, strict=True):
             if g is not None:

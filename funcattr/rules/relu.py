@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..engine.actions import output_only
+from ..engine.adjoints import threshold_backward
 from ..engine.calls import Call
 from ..engine.rulebook import Rulebook
 from .parametric import rule
@@ -35,7 +36,7 @@ def guided(call: Call, p: Tensor) -> Tensor:
     if bound is not None:
         p = torch.where(call.output < bound, p, 0)
     # y > 0 where x > 0, so the output alone tells. This is relu's own adjoint; its result is ours to write into.
-    return torch.relu_(torch.ops.aten.threshold_backward(p, call.output, 0))
+    return torch.relu_(threshold_backward(p, call.output, 0))
 
 
 @output_only

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ..engine.adjoints import threshold_backward
 from ..engine.linear_map import LinearMap
 from ..engine.owned import over, plus, times
 from ..engine.stabilizer import stabilized
@@ -46,7 +47,7 @@ class Share(NamedTuple):
         if not (isinstance(self.scale, float) and self.scale == 1.0):
             relevance = relevance * self.scale
         # relu's own adjoint: a vectorised mask.
-        return relevance if self.where is None else torch.ops.aten.threshold_backward(relevance, self.where, 0)
+        return relevance if self.where is None else threshold_backward(relevance, self.where, 0)
 
     def denominator(self, eps: float) -> Tensor:
         """s(z), a new tensor; with a known sign there is no need to look at each value's."""

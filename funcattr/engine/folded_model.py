@@ -1,0 +1,186 @@
+"""A model without its batch norms: each is folded into the linear layer before it, once, in place of at each call."""
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from functools import cache
+from typing import Any, NamedTuple
+
+import torch
+import torch.utils._pytree as pytree
+from torch import Tensor, nn
+
+from .actions import Action
+from .adjoints import is_differentiable
+from .copies import fill, parts_of, sited_copy
+from .errors import FuncattrError
+from .folding import folded_after
+from .functional import FunctionalModel, Structure, functionalize
+from .passes import call_arguments
+from .recorder import Recorder
+from .resolution import only_source
+from .rulebook import Entry, Rulebook
+from .steps import Step
+
+_LINEAR = (nn.Linear, *(getattr(nn, f"Conv{kind}{n}d") for kind in ("", "Transpose") for n in (1, 2, 3)))
+_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+_KEEP = Action("rule", lambda call, cotangent: None)
+_WITH_CALLS = Rulebook((Entry("linear_map", _KEEP), Entry("batch_norm", _KEEP)), name="fold_batch_norm")
+
+
+class _Pair(NamedTuple):
+    """A linear layer and the batch norm after it, by name, and the layer's tensors for both."""
+
+    linear: str
+    norm: str
+    weight: Tensor
+    bias: Tensor
+
+
+def fold_batch_norm(
+    model: Callable[..., Any], x: Any, *, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+) -> FunctionalModel:
+    """The same function with fewer operations: batch norms in eval mode become part of the linear layers before them.
+
+    w' = s w, b' = s b + t, with s = gamma / sqrt(var + eps), t = beta - s mean
+
+    A batch norm is folded where its input is the output of a linear layer or convolution that nothing else reads, as a
+    run on `x` shows; others stay. Every method then saves them, forward and backward, at each call.
+
+    Args:
+        model: A module in eval mode, or a `FunctionalModel` of one. It is not modified.
+        x: Example input [N, ...], a tuple of them, or a dict of them that go by keyword.
+        args, kwargs: More inputs of the model.
+
+    Returns:
+        A `FunctionalModel` with tensors of its own: what happens to the model's parameters later does not reach it. A
+        folded batch norm's site has the same value as before; the layer before it is no site any more.
+
+    Raises:
+        TypeError: If the model is no module.
+        ValueError: If there is nothing to fold, or the model has edits.
+        FuncattrError: If the result differs from the model's; later, if the model runs its layers in another order.
+
+    Example:
+        >>> import torch, funcattr
+        >>> from torch.nn import BatchNorm2d, Conv2d, Flatten, Linear, ReLU, Sequential
+        >>> model = Sequential(Conv2d(1, 4, 3), BatchNorm2d(4), ReLU(), Flatten(), Linear(16, 3)).eval()
+        >>> folded = funcattr.fold_batch_norm(model, torch.rand(1, 1, 4, 4))
+        >>> funcattr.guided_backprop(folded, torch.rand(2, 1, 4, 4), target=1).shape, sorted(folded.params)
+        (torch.Size([2, 1, 4, 4]), ['0.bias', '0.weight', '4.bias', '4.weight'])
+    """
+    fm = functionalize(model)
+    if not isinstance(fm.structure.model, nn.Module):
+        raise TypeError("fold_batch_norm(model=...): expected a module, or a FunctionalModel of one.")
+    if fm.structure.edits or fm.shifts:
+        raise ValueError("fold_batch_norm(model=...): the model has edits. Fold first, and edit the result.")
+    snapshot = {name: t.detach().clone() for name, t in {**fm.params, **fm.buffers}.items()}
+    fm, inputs = fm.bind(snapshot), call_arguments(x, args, dict(kwargs or {}))
+    pairs = _pairs(fm, *_recorded(fm, inputs))
+    if not pairs:
+        raise ValueError(
+            "fold_batch_norm(model=...): found no batch norm in eval mode that alone reads the output of a layer "
+            "(nn.Linear, nn.Conv2d, ...). Is the model in training mode? Call model.eval()."
+        )
+    folded = FunctionalModel(_folded(fm, pairs))
+    with torch.no_grad():
+        _check_equal(fm(*inputs[0], **inputs[1]), folded(*inputs[0], **inputs[1]))
+    return folded
+
+
+def _recorded(fm: FunctionalModel, inputs: Any) -> tuple[list[Step], set[int | None]]:
+    """The calls that depend on the inputs, and which of their results are outputs of the model."""
+    fm, (leaves, spec) = fm.ready(), pytree.tree_flatten(inputs)
+    recorder = Recorder(_WITH_CALLS, None, "fold_batch_norm")
+    found = [i for i, leaf in enumerate(leaves) if is_differentiable(leaf)]
+    for i, tracked in zip(found, recorder.track(tuple(leaves[i] for i in found)), strict=True):
+        leaves[i] = tracked
+    positional, keyword = pytree.tree_unflatten(leaves, spec)
+    with torch.enable_grad(), recorder:
+        output = fm(*positional, **keyword)
+    output = recorder.finish(output, strict=False)
+    return recorder.steps, {recorder.slot(leaf) for leaf in pytree.tree_leaves(output)}
+
+
+def _pairs(fm: FunctionalModel, steps: list[Step], outputs: set[int | None]) -> list[_Pair]:
+    """The batch norms that can be folded, and the tensors of the layers that they go into."""
+    calls = Counter(step.path for step in steps)
+    readers = Counter(slot for step in steps for slot in step.inputs)
+    makers = {out.slot: i for i, step in enumerate(steps) for out in step.outputs}
+    found = []
+    for i, norm in enumerate(steps):
+        before = only_source(steps, i, makers, readers, outputs) if norm.op == "batch_norm" else None
+        if before is None or not _is_alone(fm, steps[before], _LINEAR, calls) or not _is_alone(fm, norm, _NORMS, calls):
+            continue
+        tensors = folded_after(steps[before], norm)
+        if tensors is not None:
+            found.append(_Pair(steps[before].path, norm.path, *tensors))
+    return found
+
+
+def _is_alone(fm: FunctionalModel, step: Step, kinds: tuple[type, ...], calls: Counter[str]) -> bool:
+    """Whether a step is all that a module of torch's own does, in its only call, with tensors that are its own."""
+    assert isinstance(fm.structure.model, nn.Module)
+    module, prefix = fm.structure.model.get_submodule(step.path), f"{step.path}."
+    places = {place: name for place, name in fm.structure.slots.items() if place.startswith(prefix)}
+    uses = Counter(fm.structure.slots.values())
+    plain = type(module) in kinds and not module._forward_hooks and not module._forward_pre_hooks
+    return plain and calls[step.path] == 1 and all(uses[name] == 1 for name in places.values())
+
+
+def _folded(fm: FunctionalModel, pairs: list[_Pair]) -> Structure:
+    root: Any = fm.structure.model
+    parts = sited_copy(parts_of(root))
+    fill(parts, fm.tensors(), fm.structure.slots)
+    modules = {part.name: part.module for part in parts}
+    for pair in pairs:
+        linear, norm = modules[pair.linear], modules[pair.norm]
+        linear.__class__ = _handing_over(type(linear))
+        vars(linear)["_parameters"].update(weight=pair.weight, bias=pair.bias)
+        norm.__class__ = _handed_over(type(norm))
+        vars(norm).update(_parameters={}, _buffers={}, source=(linear,), names=(pair.linear, pair.norm))
+    found = Structure(parts[0].module)
+    hidden = {pair.linear for pair in pairs}
+    found.sites = tuple(name for name in found.sites if name not in hidden)
+    return found
+
+
+@cache
+def _handing_over(kind: Any) -> type[nn.Module]:
+    """A linear layer whose output is the batch norm's already, so that the layer is no site."""
+
+    def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Tensor:
+        output = kind.forward(self, *args, **kwargs)
+        if not torch.compiler.is_compiling():
+            vars(self)["given"] = output  # modules are copied for each call, so this stays with the call
+        return output
+
+    return type(kind.__name__, (kind,), {"forward": forward, "is_site": False})
+
+
+@cache
+def _handed_over(kind: Any) -> type[nn.Module]:
+    """A batch norm that is folded already: the identity, for what its layer has given and nothing else."""
+
+    def forward(self: Any, x: Tensor) -> Tensor:
+        if not torch.compiler.is_compiling() and vars(self.source[0]).pop("given", None) is not x:
+            linear, norm = self.names
+            raise FuncattrError(
+                f"fold_batch_norm: the model gives {norm!r} something else than the output of {linear!r}, into which "
+                "it is folded; on the example it did not. Use the model as it is."
+            )
+        return x
+
+    return type(kind.__name__, (kind,), {"forward": forward})
+
+
+def _check_equal(expected: Any, actual: Any) -> None:
+    for e, a in zip(pytree.tree_leaves(expected), pytree.tree_leaves(actual), strict=True):
+        if not isinstance(e, Tensor) or e.numel() == 0 or not e.is_floating_point():
+            continue
+        tolerance = torch.finfo(e.dtype).eps ** 0.5
+        size = float(e.nan_to_num(0, 0, 0).abs().max())
+        if e.shape != a.shape or not torch.allclose(e, a, rtol=tolerance, atol=tolerance * size, equal_nan=True):
+            raise FuncattrError(
+                "fold_batch_norm(model=...): the folded model gives other numbers than the model. Look for random "
+                "numbers, or control flow that looks at values."
+            )
