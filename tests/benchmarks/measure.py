@@ -95,23 +95,31 @@ def _of_convolutions(
     }
 
 
-def alternating(candidates: dict[str, Callable[[], Any]], rounds: int = 11) -> dict[str, float]:
-    """Seconds of each candidate over those of `plain`: the median of the ratios within each round."""
+def turns(candidates: dict[str, Callable[[], Any]], rounds: int, device: str = "cpu") -> dict[str, list[float]]:
+    """Seconds of each candidate in each round; within a round they take turns."""
     seconds: dict[str, list[float]] = {name: [] for name in candidates}
     for _ in range(rounds + 1):
         for name, run in candidates.items():
             start = time.perf_counter()
             run()
+            if device.startswith("cuda"):
+                torch.cuda.synchronize(device)
             seconds[name].append(time.perf_counter() - start)
     # The first round pays for memory and code that later ones find ready.
-    rows = {name: values[1:] for name, values in seconds.items()}
+    return {name: values[1:] for name, values in seconds.items()}
+
+
+def alternating(candidates: dict[str, Callable[[], Any]], rounds: int = 11) -> dict[str, float]:
+    """Seconds of each candidate over those of `plain`: the median of the ratios within each round."""
+    rows = turns(candidates, rounds)
     return {n: statistics.median(a / b for a, b in zip(v, rows["plain"], strict=True)) for n, v in rows.items()}
 
 
 def peak_memory(*arguments: str, module: str = "tests.benchmarks.measure") -> int:
     """Bytes by which the resident set grows at its peak while a function runs, in a process of its own.
 
-    `arguments` (a model's and a function's name) are those of the module's script, which calls `report_peak`.
+    `arguments` (a model's and a function's name, and what else it takes) are those of the module's script, which calls
+    `report_peak`.
     """
     command = [sys.executable, "-m", module, *arguments]
     # Every tensor in pages of its own, so that what is freed does not count.

@@ -1,9 +1,12 @@
 """The rows of `python -m tests.benchmarks`: each method on each model, what it is measured against, and its peers."""
 
+import sys
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
@@ -12,7 +15,8 @@ from torch import Tensor, nn
 import funcattr
 
 from ..models.large import resnet50, vgg16, vit_b_16
-from .measure import BOX, RULEBOOKS
+from ..models.seeding import settle
+from .measure import BOX, RULEBOOKS, report_peak
 
 CLASS, SAMPLES = 3, 4
 PEERS = {"epsilon_plus": "EpsilonPlus", "epsilon_gamma_box": "EpsilonGammaBox"}
@@ -24,23 +28,30 @@ class Row(NamedTuple):
     name: str
     run: Callable[[Tensor], Any]
     unit: str = "backward"
-    times: int = 1
+    times: float = 1
     compiles: bool = True
 
 
 class Model(NamedTuple):
-    """A model of the true shape with random weights, and what is asked of it."""
+    """A model with random weights, and what is asked of it."""
 
-    build: Callable[[], nn.Module]
+    build: Callable[..., nn.Module]
     inputs: Callable[[int], Tensor]
     rows: Callable[[nn.Module], Iterator[Row]]
     root: str | None = None
     """Where the unit's gradient ends: None for the input."""
+    deepens: bool = False
+    """Whether `build` takes a `depth`."""
 
 
 def images(count: int) -> Tensor:
     """[count, 3, 224, 224]"""
     return torch.randn(count, 3, 224, 224, generator=torch.Generator().manual_seed(0))
+
+
+def small_images(count: int) -> Tensor:
+    """[count, 3, 64, 64]"""
+    return torch.randn(count, 3, 64, 64, generator=torch.Generator().manual_seed(0))
 
 
 def tokens(count: int) -> Tensor:
@@ -54,26 +65,52 @@ def bert_base() -> nn.Module:
     return found.BertForSequenceClassification(found.BertConfig(num_labels=8)).eval()
 
 
+def chain(depth: int = 8) -> nn.Module:
+    """Convolutions of 16 channels: small, so that what a call costs besides its arithmetic shows."""
+
+    def build() -> nn.Module:
+        widths = [3] + [16] * depth
+        maps = [nn.Sequential(nn.Conv2d(a, b, 3, padding=1), nn.ReLU()) for a, b in pairwise(widths)]
+        head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 10))
+        return nn.Sequential(OrderedDict(features=nn.Sequential(*maps), head=head))
+
+    return settle(build, dtype=torch.float32)
+
+
 def _of_convolutions(layer: str, model: nn.Module) -> Iterator[Row]:
     fm = funcattr.functionalize(model)
-    gradient = partial(funcattr.gradient, fm)
     yield Row("gradient", lambda x: funcattr.gradient(fm, x, CLASS))
     yield Row("guided_backprop", lambda x: funcattr.guided_backprop(fm, x, CLASS))
     yield Row("deconvnet", lambda x: funcattr.deconvnet(fm, x, CLASS))
     yield Row("grad_cam", lambda x: funcattr.grad_cam(fm, x, CLASS, layer=layer))
     for name, book in RULEBOOKS.items():
         yield Row(f"lrp {name}", lambda x, book=book: funcattr.lrp(fm, x, CLASS, rules=book))
-    loop: Any = {"chunk_size": SAMPLES}
-    tunnel = partial(funcattr.noise_tunnel, gradient, target=CLASS, samples=SAMPLES, stdev=0.1, **loop)
-    yield Row("noise_tunnel", lambda x: tunnel(x), "backward of samples")
-    yield Row(
-        "integrated_gradients",
-        lambda x: funcattr.integrated_gradients(fm, x, CLASS, steps=SAMPLES, **loop),
-        "backward of samples",
-    )
-    yield Row("rise", lambda x: funcattr.rise(fm, x, CLASS, samples=4 * SAMPLES, **loop), "forward of samples", 4)
+    yield tunnel(fm, SAMPLES)
+    yield path(fm, SAMPLES)
+    yield masks(fm, 4 * SAMPLES)
     yield from _captums(model)
     yield from _zennits(model)
+
+
+def tunnel(fm: funcattr.FunctionalModel, samples: int) -> Row:
+    """`noise_tunnel` around a gradient."""
+    method, chunk = partial(funcattr.gradient, fm), min(samples, SAMPLES)
+    run = partial(funcattr.noise_tunnel, method, target=CLASS, samples=samples, stdev=0.1, chunk_size=chunk)
+    return Row("noise_tunnel", lambda x: run(x), "backward of samples", samples / chunk)
+
+
+def path(fm: funcattr.FunctionalModel, samples: int) -> Row:
+    """`integrated_gradients` from 0."""
+    chunk = min(samples, SAMPLES)
+    run = partial(funcattr.integrated_gradients, fm, target=CLASS, steps=samples, chunk_size=chunk)
+    return Row("integrated_gradients", lambda x: run(x), "backward of samples", samples / chunk)
+
+
+def masks(fm: funcattr.FunctionalModel, samples: int) -> Row:
+    """`rise` for one class."""
+    chunk = min(samples, SAMPLES)
+    run = partial(funcattr.rise, fm, target=CLASS, samples=samples, chunk_size=chunk)
+    return Row("rise", lambda x: run(x), "forward of samples", samples / chunk)
 
 
 def _of_attention(layer: str | None, model: nn.Module) -> Iterator[Row]:
@@ -118,14 +155,18 @@ def _zennits(model: nn.Module) -> Iterator[Row]:
 MODELS: dict[str, Model] = {
     "vgg16": Model(vgg16, images, partial(_of_convolutions, "features.29")),
     "resnet50": Model(resnet50, images, partial(_of_convolutions, "layer4")),
-    "vit_b_16": Model(vit_b_16, images, partial(_of_attention, None)),
+    "vit_b_16": Model(vit_b_16, images, partial(_of_attention, None), deepens=True),
     "bert_base": Model(bert_base, tokens, partial(_of_attention, "bert.embeddings"), "bert.embeddings"),
+    "chain": Model(chain, small_images, partial(_of_convolutions, "features"), deepens=True),
 }
 
 
-def units(model: nn.Module, x: Tensor, root: str | None) -> dict[str, Callable[[], Any]]:
-    """Plain passes of the model itself: `torch.autograd.grad` of a logit, and a forward pass."""
-    many = x.repeat_interleave(SAMPLES, 0)
+def units(model: nn.Module, x: Tensor, root: str | None, chunk: int = SAMPLES) -> dict[str, Callable[[], Any]]:
+    """Plain passes of the model itself: `torch.autograd.grad` of a logit, and a forward pass.
+
+    Those "of samples" are of `chunk` copies of each example: what a loop over samples runs at a time.
+    """
+    many = x.repeat_interleave(chunk, 0)
 
     def backward(x: Tensor) -> Tensor:
         if root is None:
@@ -149,3 +190,18 @@ def units(model: nn.Module, x: Tensor, root: str | None) -> dict[str, Callable[[
 
 def _logits(output: Any) -> Tensor:
     return output if isinstance(output, Tensor) else output.logits
+
+
+def candidate(model_name: str, what: str, batch: int) -> Callable[[], Any]:
+    """A row of a model by its name, or a unit by its own."""
+    case = MODELS[model_name]
+    model, x = case.build().eval(), case.inputs(batch)
+    plain = units(model, x, case.root)
+    if what in plain:
+        return plain[what]
+    row = next(row for row in case.rows(model) if row.name == what)
+    return partial(row.run, x)
+
+
+if __name__ == "__main__":
+    report_peak(candidate(sys.argv[1], sys.argv[2], int(sys.argv[3])))

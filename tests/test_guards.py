@@ -1,0 +1,257 @@
+"""What a call costs beside its linear maps (tests/test_cost.py): kernels, bytes held, bytes at the peak, compilations.
+
+None of it varies from run to run, so the bounds are what was counted when they were recorded. A call that gets cheaper
+passes; record the new figures then, and where a rise is meant: `python -m tests.test_guards` prints the table.
+"""
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import funcattr
+from funcattr import FunctionalModel, Rulebook, rules
+from funcattr.engine import levels
+from funcattr.rules.relu import GUIDED
+
+from .meters import Graphs, Meter, graphs, held_after, metered
+from .models.classic import VGG, BasicBlock, ResNet
+from .models.seeding import settle, uniform
+from .models.transformers import VisionTransformer
+
+# --- what is measured ------------------------------------------------------------------------------------------------
+
+
+class Net(NamedTuple):
+    """A net whose activations outweigh its parameters, as those of large ones do."""
+
+    build: Callable[[], nn.Module]
+    size: int
+    methods: str
+
+
+class Cost(NamedTuple):
+    """Kernels of a call; bytes held after the forward pass, and at the call's peak, over those of the plain pass."""
+
+    kernels: int
+    held: float
+    peak: float
+
+
+CONVOLUTIONS = "gradient guided_backprop epsilon epsilon_plus excitation_backprop epsilon_gamma_box"
+NETS = {
+    "vgg": Net(lambda: VGG((8, 8, "M", 16, 16, "M", 24, 24, 24, "M")), 32, CONVOLUTIONS),
+    "resnet": Net(lambda: ResNet(BasicBlock, (2, 2, 2, 2), width=8), 64, CONVOLUTIONS),
+    "vit": Net(lambda: VisionTransformer(size=32, patch=4, dim=48, mlp_dim=192), 32, "gradient epsilon attnlrp cp_lrp"),
+}
+BOOKS: dict[str, Rulebook | None] = {
+    "gradient": None,
+    "guided_backprop": GUIDED,
+    "epsilon": rules.epsilon_everywhere(),
+    "epsilon_plus": rules.epsilon_plus(),
+    "excitation_backprop": rules.excitation_backprop(),
+    "epsilon_gamma_box": rules.epsilon_gamma_box(low=-2.0, high=2.0),
+    "attnlrp": rules.attnlrp(),
+    "cp_lrp": rules.cp_lrp(),
+}
+PAIRS = [(net, method) for net, made in NETS.items() for method in made.methods.split()]
+each_pair = pytest.mark.parametrize(("net", "method"), PAIRS)
+
+
+def run(method: str, fm: FunctionalModel, x: Tensor, target: Any = 1) -> Tensor:
+    """A method, or `lrp` by a composite."""
+    own = {"gradient": funcattr.gradient, "guided_backprop": funcattr.guided_backprop}
+    own |= {"attnlrp": funcattr.attnlrp, "cp_lrp": funcattr.cp_lrp}
+    return own[method](fm, x, target) if method in own else funcattr.lrp(fm, x, target, rules=BOOKS[method] or {})
+
+
+def plain(model: nn.Module, x: Tensor) -> Tensor:
+    leaf = x.clone().requires_grad_()
+    return torch.autograd.grad(model(leaf)[:, 1].sum(), leaf)[0]
+
+
+def made(net: str) -> tuple[nn.Module, Tensor]:
+    """A net, and eight images."""
+    return settle(NETS[net].build, dtype=torch.float32), uniform(8, 3, NETS[net].size, NETS[net].size).float()
+
+
+@cache
+def plain_bytes(net: str) -> tuple[int, int]:
+    """Bytes that autograd holds after the forward pass, and at the peak of forward and backward pass."""
+    model, x = made(net)
+    return held_after(lambda: model(x.clone().requires_grad_())), metered(lambda: plain(model, x)).peak
+
+
+def measured(net: str, method: str) -> Cost:
+    """The costs of a method; what is made once in a process is made before."""
+    model, x = made(net)
+    fm = funcattr.functionalize(model)
+    run(method, fm, x)
+    call = metered(lambda: run(method, fm, x))
+    held = held_after(lambda: funcattr.vjp(fm, x, rules=BOOKS[method]))
+    held_by_plain, plain_peak = plain_bytes(net)
+    return Cost(call.kernels, round(held / held_by_plain, 3), round(call.peak / plain_peak, 3))
+
+
+# --- the guards ------------------------------------------------------------------------------------------------------
+
+TORCH = "2.13"
+"""The bounds hold for this version: another may launch other kernels."""
+recorded = pytest.mark.skipif(not torch.__version__.startswith(TORCH), reason=f"bounds were recorded with {TORCH}")
+
+BOUNDS: dict[tuple[str, str], Cost] = {
+    ("vgg", "gradient"): Cost(60, 0.998, 1.0),
+    ("vgg", "guided_backprop"): Cost(68, 0.928, 0.931),
+    ("vgg", "epsilon"): Cost(106, 1.611, 1.586),
+    ("vgg", "epsilon_plus"): Cost(121, 1.611, 1.635),
+    ("vgg", "excitation_backprop"): Cost(126, 1.611, 1.635),
+    ("vgg", "epsilon_gamma_box"): Cost(244, 1.611, 1.842),
+    ("resnet", "gradient"): Cost(210, 1.001, 1.002),
+    ("resnet", "guided_backprop"): Cost(286, 0.443, 0.446),
+    ("resnet", "epsilon"): Cost(451, 0.934, 1.301),
+    ("resnet", "epsilon_plus"): Cost(479, 0.934, 1.301),
+    ("resnet", "excitation_backprop"): Cost(373, 1.31, 1.376),
+    ("resnet", "epsilon_gamma_box"): Cost(849, 0.934, 1.441),
+    ("vit", "gradient"): Cost(93, 0.631, 0.791),
+    ("vit", "epsilon"): Cost(286, 1.821, 1.811),
+    ("vit", "attnlrp"): Cost(164, 1.821, 2.177),
+    ("vit", "cp_lrp"): Cost(134, 1.821, 2.177),
+}
+NODES = {"vgg": 22, "resnet": 184, "vit": 36}
+"""Of the graph of one method, whichever it is: its own one, the target's, and those of the parameters."""
+
+
+def exceeded(cost: Cost, bound: Cost) -> dict[str, tuple[float, float]]:
+    """The costs that are over their bounds, with these."""
+    pairs = zip(Cost._fields, cost, bound, strict=True)
+    return {name: (found, allowed) for name, found, allowed in pairs if found > allowed}
+
+
+def test_every_pair_has_its_bounds() -> None:
+    assert list(BOUNDS) == PAIRS
+
+
+@recorded
+@each_pair
+def test_a_method_costs_no_more_than_when_its_bounds_were_recorded(net: str, method: str) -> None:
+    assert exceeded(measured(net, method), BOUNDS[net, method]) == {}, "(found, bound); to renew, see the file's head"
+
+
+@pytest.mark.parametrize(("net", "method"), [p for p in PAIRS if p[0] != "resnet" or p[1] == "epsilon_plus"])
+def test_a_method_compiles_once_into_one_graph(net: str, method: str, fresh_dynamo: None) -> None:
+    model, x = made(net)
+    fm = funcattr.functionalize(model)
+    calls = [(x, torch.tensor([0, 1] * 4)), (x.flip(0), torch.tensor([2, 0] * 4))]
+    found = graphs(lambda x, target: run(method, fm, x, target), *calls)
+    assert found[:2] == (1, 0)
+    assert found.nodes <= NODES[net]
+
+
+# --- the meters can fail ---------------------------------------------------------------------------------------------
+
+
+def test_kernels_are_what_computes() -> None:
+    x = torch.ones(4, 4)
+    views = metered(lambda: (x.T.reshape(2, 8)[0], x.expand(2, 4, 4), torch.empty(3), x.detach(), x.unbind()))
+    assert views.kernels == 1  # the transposed one is copied
+    assert metered(lambda: torch.relu_(x @ x + 1).sum()).kernels == 4
+
+
+def test_the_backward_pass_counts() -> None:
+    x = torch.ones(4, requires_grad=True)
+    assert metered(lambda: x.sin().sum()).kernels == 2
+    assert metered(lambda: torch.autograd.grad(x.sin().sum(), x)).kernels == 5  # ones, cos, product
+
+
+def test_bytes_live_from_their_operation_to_their_last_owner() -> None:
+    x = torch.ones(100)
+    with Meter() as meter:
+        a = x + 1
+        b = a.view(10, 10)
+        assert (meter.held, meter.peak) == (400, 400)
+        del a
+        assert meter.held == 400
+        b.mul_(2)
+        assert meter.peak == 400
+        c = b @ b
+        del b
+        assert (meter.held, meter.peak) == (400, 800)
+        del c
+    assert (meter.held, meter.peak) == (0, 800)
+
+
+def test_a_temporary_raises_the_peak_and_a_leak_the_bytes_held() -> None:
+    x, leak = torch.ones(100), list[Tensor]()
+    assert metered(lambda: x.sin().cos()).peak == 800
+    assert metered(lambda: x.sin().cos_()).peak == 400
+    assert held_after(lambda: x.sin().cos()) == 400
+    assert held_after(lambda: leak.append(x.sin())) == 400
+    assert held_after(lambda: x.view(10, 10)) == 0
+
+
+def test_bytes_in_a_cycle_are_held() -> None:
+    def knot() -> None:
+        loop: list[Any] = [torch.ones(100) + 1]
+        loop.append(loop)
+
+    assert held_after(knot) == 400
+
+
+@pytest.mark.parametrize("net", NETS)
+def test_what_autograd_holds_is_what_it_says_that_it_saves(net: str) -> None:
+    model, x = made(net)
+    storages: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    leaf = x.clone().requires_grad_()
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        y = model(leaf)
+    for tensor in (leaf, y):
+        pack(tensor)
+    for parameter in [*model.parameters(), *model.buffers()]:
+        storages.pop(parameter.untyped_storage().data_ptr(), None)
+    assert plain_bytes(net)[0] == sum(storages.values())
+
+
+def test_methods_do_not_see_the_meter() -> None:
+    x = torch.ones(3)
+    assert levels.is_plain_eager()
+    with Meter():
+        assert levels.is_plain_eager()
+        assert levels.derivative_is_final(x)
+    with pytest.raises(RuntimeError, match="stop"), Meter():
+        raise RuntimeError("stop")
+    with TorchDispatchMode():
+        assert not levels.is_plain_eager()
+
+
+def test_a_guard_stops_what_is_over_its_bound() -> None:
+    bound = Cost(10, 1.0, 1.2)
+    assert exceeded(bound, bound) == {}
+    assert exceeded(Cost(9, 0.9, 1.1), bound) == {}
+    assert exceeded(Cost(11, 0.9, 1.201), bound) == {"kernels": (11, 10), "peak": (1.201, 1.2)}
+
+
+def test_graphs_breaks_and_nodes_are_counted(fresh_dynamo: None) -> None:
+    def broken(x: Tensor) -> Tensor:
+        x = x.sin()
+        torch._dynamo.graph_break()
+        return x.cos() + 1
+
+    x = torch.ones(3)
+    assert graphs(broken, (x,), (2 * x,)) == Graphs(2, 1, 3)
+    torch._dynamo.reset()
+    assert graphs(lambda x, k: x * k, (x, 1.0), (x.double(), 1.0)) == Graphs(2, 0, 2)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    for net, method in PAIRS:
+        print(f'    ("{net}", "{method}"): Cost{tuple(measured(net, method))},')
