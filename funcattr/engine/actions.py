@@ -30,6 +30,23 @@ def needs_operands(rule: Rule) -> bool:
     return getattr(rule, "needs_operands", getattr(getattr(rule, "func", None), "needs_operands", True))
 
 
+def forms_only(rule: R) -> R:
+    """Declare that `rule` reads no value of its call, only `call.forms`."""
+    vars(rule)["needs_output"] = False
+    return output_only(rule)
+
+
+def operands_only(rule: R) -> R:
+    """Declare that `rule` reads the operands of its call; the output is freed early, and made again if asked for."""
+    vars(rule)["needs_output"] = False
+    return rule
+
+
+def needs_output(rule: Rule) -> bool:
+    """Whether a rule reads the output of its call, which else is freed early, and made again if it is asked for."""
+    return getattr(rule, "needs_output", True)
+
+
 def gives_own(rule: Callable[..., Any]) -> bool:
     """Whether the cotangents that a rule gives are new tensors, which may be written over."""
     return getattr(rule, "gives_own", False)

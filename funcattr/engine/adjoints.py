@@ -17,6 +17,7 @@ from .calls import Call
 from .groups import LINEAR, is_linear_map
 from .linear_map import LinearMap
 
+_softmax_backward = torch.ops.aten._softmax_backward_data.default
 threshold_backward = torch.ops.aten.threshold_backward.default
 """`(g, y, 0) -> g where y > 0`: relu's adjoint, a vectorised mask."""
 Adjoint = tuple[Tensor, Callable[[Tensor], tuple[Tensor, ...]]]
@@ -93,12 +94,72 @@ def _cat(call: Call) -> Adjoint | None:
     return call.run(), lambda g: tuple(g.split(sizes, dim))
 
 
+def _softmax(call: Call) -> Adjoint | None:
+    x, given = _only_input(call), call.named()
+    dim = given.get("dim")
+    # A dtype comes by keyword, or behind the dimension.
+    if x is None or not isinstance(dim, int) or len(call.args) > 2 or given.get("dtype") is not None:
+        return None
+    y = call.run()
+    return y, lambda g: (_softmax_backward(g, y, dim, y.dtype),)
+
+
+def _reshape(call: Call) -> Adjoint | None:
+    x, out = call.operands[0], call.run()
+    if len(call.operands) != 1 or not isinstance(out, Tensor) or out.dtype != x.dtype:
+        return None
+    shape = x.shape
+    return out, lambda g: (g.reshape(shape),)
+
+
+def _transpose(call: Call) -> Adjoint | None:
+    dims = (call.args[1:], tuple(call.kwargs.values()))
+    first, second = dims[0] if len(dims[0]) == 2 else dims[1] if len(dims[1]) == 2 else (None, None)
+    if len(call.operands) != 1 or not isinstance(first, int) or not isinstance(second, int):
+        return None
+    return call.run(), lambda g: (g.transpose(first, second),)
+
+
+def _matrix_transpose(call: Call) -> Adjoint:
+    return call.run(), lambda g: (g.mT,)
+
+
+def _permute(call: Call) -> Adjoint | None:
+    given = [*call.args[1:], *call.kwargs.values()]
+    dims = given[0] if len(given) == 1 and isinstance(given[0], list | tuple) else given
+    x = call.operands[0]
+    if len(call.operands) != 1 or len(dims) != x.ndim or not all(isinstance(d, int) for d in dims):
+        return None
+    back = [0] * x.ndim
+    for place, dim in enumerate(dims):
+        back[dim] = place
+    return call.run(), lambda g: (g.permute(back),)
+
+
+def _mul(call: Call) -> Adjoint | None:
+    if len(call.args) != 2 or call.kwargs or len(call.operands) != 1:
+        return None
+    (x,) = call.operands
+    other = call.args[1] if call.args[0] is x else call.args[0]
+    alike = other.dtype == x.dtype if isinstance(other, Tensor) else not isinstance(other, complex)
+    if not alike or x.is_complex():
+        return None
+    shape, dtype = x.shape, x.dtype
+    return call.run(), lambda g: (sum_to(g * other, shape, dtype),)
+
+
 ADJOINTS: Mapping[str, Callable[[Call], Adjoint | None]] = {
     **dict.fromkeys(LINEAR, _linear_map),
     "batch_norm": _batch_norm,
     "relu": _relu,
     "add": _add,
     "cat": _cat,
+    "mul": _mul,
+    "softmax": _softmax,
+    **dict.fromkeys(("view", "reshape", "flatten", "unflatten", "squeeze", "unsqueeze"), _reshape),
+    **dict.fromkeys(("transpose", "swapaxes", "swapdims"), _transpose),
+    "permute": _permute,
+    "mT": _matrix_transpose,
 }
 
 
@@ -122,10 +183,14 @@ def ordinary_adjoint(call: Call) -> tuple[Any, tuple[Tensor, ...], Callable[[Any
         spec[:] = [structure]
         plain[:] = [_PART if is_differentiable(v) else _CONSTANT if isinstance(v, Tensor) else v for v in leaves]
         tensors = [v for v in leaves if isinstance(v, Tensor)]
-        return tuple(v for v in tensors if is_differentiable(v)), tuple(v for v in tensors if not is_differentiable(v))
+        parts = tuple(v for v in tensors if is_differentiable(v))
+        # A vjp wants some output: a conversion to integers has none that it could have.
+        return parts or (operands[0].new_zeros(()),), tuple(v for v in tensors if not is_differentiable(v))
 
     found: Any = torch.func.vjp(split, *call.operands, has_aux=True)
     parts, adjoint, constants = found
+    if _PART not in plain:
+        parts = ()
     streams = {id(_PART): iter(parts), id(_CONSTANT): iter(constants)}
     leaves = [next(streams[id(v)]) if id(v) in streams else v for v in plain]
     pull = (lambda g: adjoint((g,))) if len(parts) == 1 else adjoint

@@ -11,7 +11,7 @@ from .operations import Operation, bound, spelled
 
 Positions = tuple[tuple[Any, ...], ...]
 _DROPPED = object()
-"""Stands for an operand that its call let go of; unlike None, no argument is it."""
+"""Stands for an operand that its call let go of, or for its output; unlike None, no argument is it."""
 
 
 class Deferred(NamedTuple):
@@ -49,13 +49,14 @@ class Call:
 
     __slots__ = (
         "_args",
+        "_forms",
         "_func",
         "_kept",
         "_kwargs",
         "_operation",
+        "_output",
         "_positions",
         "origins",
-        "output",
         "path",
         "reference",
     )
@@ -73,7 +74,7 @@ class Call:
         self._func, self._operation, self._positions = func, operation, positions
         self._args, self._kwargs, self._kept = args, kwargs, True
         self.path, self.origins = path, origins
-        self.output: Any = None
+        self._output: Any = None
         self.reference: Call | None = None
 
     @property
@@ -86,8 +87,18 @@ class Call:
         return spelled(self._func)
 
     @property
+    def output(self) -> Any:
+        return self.run() if self._output is _DROPPED else self._output
+
+    @output.setter
+    def output(self, value: Any) -> None:
+        self._output = value
+
+    @property
     def args(self) -> tuple[Any, ...]:
         self._need_inputs()
+        if any(isinstance(value, Deferred) for value in self._args):
+            return tuple(value.make() if isinstance(value, Deferred) else value for value in self._args)
         return self._args
 
     @property
@@ -101,8 +112,14 @@ class Call:
     def operands(self) -> tuple[Tensor, ...]:
         self._need_inputs()
         if len(self._positions) == 1:
-            return (_lookup(self._args, self._kwargs, self._positions[0]),)
+            value = _lookup(self._args, self._kwargs, self._positions[0])
+            return (value.make() if isinstance(value, Deferred) else value,)
         return tuple([_lookup(self._args, self._kwargs, p) for p in self._positions])
+
+    @property
+    def forms(self) -> tuple[tuple[torch.Size, torch.dtype], ...]:
+        """Shape and dtype of each operand, also where a rule has let the operands go."""
+        return tuple([(t.shape, t.dtype) for t in self.operands]) if self._kept else self._forms
 
     def argument(self, name: str, default: Any = None) -> Any:
         """The argument called `name` in the operations table, positional or keyword."""
@@ -117,7 +134,7 @@ class Call:
 
     def run(self) -> Any:
         """The call as the model made it."""
-        return self._func(*self._args, **self._kwargs)
+        return self._func(*self.args, **self.kwargs)
 
     def __call__(self, *operands: Tensor) -> Any:
         """The call again, as a pure function of its tracked operands."""
@@ -157,8 +174,22 @@ class Call:
         call.output, call.reference = output, self.reference
         return call
 
+    @property
+    def can_run_again(self) -> bool:
+        """Whether the same call would give the same now: it has its inputs, and autocast does not change them."""
+        return self._kept and not torch.is_autocast_enabled(self.operands[0].device.type)
+
+    def drop_output(self) -> None:
+        """Let go of the output, which is computed again if it is asked for."""
+        self._output = _DROPPED
+
+    def read_again(self, source: "Call") -> None:
+        """Let go of the only operand, the output of `source`, which is computed again if it is asked for."""
+        self._args, self._kwargs = replace(self._args, self._kwargs, self._positions, (Deferred(source.run),))
+
     def drop_inputs(self) -> None:
         """Let go of the tracked operands, for a rule that needs the output only."""
+        self._forms = self.forms
         placeholders = (_DROPPED,) * len(self._positions)
         self._args, self._kwargs = replace(self._args, self._kwargs, self._positions, placeholders)
         self._kept = False

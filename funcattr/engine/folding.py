@@ -22,7 +22,7 @@ def scale_and_shift(call: Call) -> tuple[Tensor, Tensor] | None:
     mean, variance = call.argument("running_mean"), call.argument("running_var")
     if mean is None or variance is None or call.argument("training", False):
         return None
-    dtype = call.argument("input").dtype
+    dtype = call.output.dtype  # the input's, which may be gone by now
     scale, weight = torch.rsqrt(variance + call.argument("eps", 1e-5)), call.argument("weight")
     scale = scale if weight is None else scale * weight
     bias = call.argument("bias")
@@ -75,13 +75,12 @@ def fold_before(norm: Step, after: Step, caller: str) -> Step | None:
 
 def _foldable(step: Step) -> Call | None:
     call = step.call
-    if call is None or step.action is None or step.action.kind != "rule" or len(call.operands) != 1:
+    if call is None or step.action is None or step.action.kind != "rule" or len(call.forms) != 1:
         return None
-    x = call.operands[0]
     rank = 2 if call.op == "linear" else CONVOLUTIONS[call.op][1] + 2 if call.op in CONVOLUTIONS else None
-    return (
-        call if x is call.argument("input") and x.ndim == rank and isinstance(call.argument("weight"), Tensor) else None
-    )
+    if rank is None or len(call.forms[0][0]) != rank or call.operands[0] is not call.argument("input"):
+        return None
+    return call if isinstance(call.argument("weight"), Tensor) else None
 
 
 def _norm(step: Step) -> tuple[Tensor, Tensor] | None:

@@ -30,13 +30,12 @@ class LinearMap:
         weight: The other factor, a constant.
         bias: What is added, or None. A convolution's is [channels], or a field that broadcasts against z.
         multiply: `(x, weight) -> f(x, weight)`.
-        z: The call's output.
         is_nonnegative: Whether data flow tells that x has no negative values.
     """
 
     def __init__(self, call: Call) -> None:
         (self.x,) = call.operands
-        self.op, self.z = call.op, call.output
+        self.op, self._output, self._z = call.op, partial(getattr, call, "output"), None
         self.is_nonnegative = bool(call.origins) and call.origins[0].nonnegative
         self.bias: Tensor | None = call.argument("bias")
         self.weight: Tensor
@@ -51,6 +50,13 @@ class LinearMap:
         else:
             self.weight = _other_factor(call, self.x)
             self.multiply = lambda x, weight: call.with_factors(self.x, x, self.weight, weight)
+
+    @property
+    def z(self) -> Tensor:
+        """The call's output; made again where the call has let go of it."""
+        if self._z is None:
+            self._z = self._output()
+        return self._z
 
     def __call__(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         """f(x, weight) + bias."""
@@ -74,12 +80,13 @@ class LinearMap:
             return [self]
         size = -(-rows // count)
         biases = [None] * count if self.bias is None else self.bias.split(size)
-        pieces = zip(self.weight.split(size), self.z.split(size, -1), biases, strict=False)
+        pieces = zip(self.weight.split(size), range(0, rows, size), biases, strict=False)
         return [self._piece(*piece) for piece in pieces]
 
-    def _piece(self, weight: Tensor, z: Tensor, bias: Tensor | None) -> "LinearMap":
+    def _piece(self, weight: Tensor, start: int, bias: Tensor | None) -> "LinearMap":
         piece = copy.copy(self)
-        piece.weight, piece.z, piece.bias = weight, z, bias
+        piece.weight, piece.bias = weight, bias
+        piece._output = lambda: self.z[..., start : start + len(weight)]
         return piece
 
     def closed_form(self) -> Callable[..., Tensor] | None:

@@ -267,12 +267,23 @@ class Recorder(SiteMode):
         later = action is not if_last
         if later or action.kind in ("fold", "join"):
             waits = if_last if later else None
+            if action.kind == "fold" and not self._keep:
+                self._let_go(call, inputs)
             step = Step(_nothing, inputs, outputs, call.op, call.path, action, call, waits, values=values)
         else:
             pull, owned = pull_of(action, call, self.caller)
             step = Step(pull, inputs, outputs, call.op, call.path, action, call, values=values, owned=owned)
         self.steps.append(step)
         return out
+
+    def _let_go(self, norm: Call, inputs: tuple[int, ...]) -> None:
+        """Before a batch norm, forget the linear map's output: folded, it needs none; else it is computed again."""
+        before = self.steps[-1] if self.steps else None
+        if before is None or before.call is None or before.op not in LINEAR:
+            return
+        if tuple(out.slot for out in before.outputs) == inputs and before.call.can_run_again:
+            norm.read_again(before.call)
+            before.call.drop_output()
 
     # --- bookkeeping -----------------------------------------------------------------------------------------
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .actions import UNLISTED, Action, apply_rule, gives_own, needs_operands
+from .actions import UNLISTED, Action, apply_rule, gives_own, needs_operands, needs_output
 from .calls import Call
 
 Pull = Callable[[Any], tuple[Any, ...]]
@@ -72,7 +72,10 @@ def pull_of(action: Action, call: Call, caller: str) -> tuple[Pull, bool]:
     if action.function is None:
         return call.vjp, False
     # No reference to the recorder in the pullback, or the two would keep each other until a garbage collection.
-    shapes = tuple([t.shape for t in call.operands])
-    if not needs_operands(action.function):
+    shapes = tuple([shape for shape, _ in call.forms])
+    keeps = needs_operands(action.function)
+    if not needs_output(action.function) and (not keeps or call.can_run_again):
+        call.drop_output()
+    if not keeps:
         call.drop_inputs()
     return partial(apply_rule, action.function, call, shapes, caller), gives_own(action.function)

@@ -33,7 +33,7 @@ def scaled_dot_product_attention(
     if attn_mask is not None and attn_mask.dtype == torch.bool:
         # A row with nothing to attend to gets zeros, as in torch's own.
         weights = weights.masked_fill(attn_mask.any(-1, keepdim=True).logical_not(), 0.0)
-    return F.dropout(weights, dropout_p) @ value
+    return (weights if dropout_p == 0 else F.dropout(weights, dropout_p)) @ value
 
 
 def multi_head_attention_forward(

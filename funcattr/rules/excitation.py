@@ -6,7 +6,7 @@ from .parametric import linear_rule
 from .shares import Share, total
 
 
-@linear_rule(lambda eps, negated: check_eps("winning_probability", eps))
+@linear_rule(lambda eps, negated: check_eps("winning_probability", eps), needs_output=False)
 def winning_probability(layer: LinearMap, *, eps: float = 1e-20, negated: bool = False) -> tuple[Share, ...]:
     """The marginal winning probability: relevance along excitatory weights, without the bias.
 

@@ -76,7 +76,7 @@ def _per_channel(bound: Any, layer: LinearMap) -> Any:
     return torch.tensor(bound, dtype=layer.x.dtype, device=layer.x.device).reshape(shape)
 
 
-@linear_rule(lambda eps: check_eps("w_square", eps))
+@linear_rule(lambda eps: check_eps("w_square", eps), needs_output=False)
 def w_square(layer: LinearMap, *, eps: float = 1e-6) -> tuple[Share, ...]:
     """The w-square rule: relevance by the squared weights, whatever the input.
 

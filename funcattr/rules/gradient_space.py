@@ -5,16 +5,22 @@ Linear maps, sums, softmax and views keep theirs: for them x * g already is the 
 expansion at x).
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
+from ..engine.actions import operands_only
 from ..engine.adjoints import sum_to
 from ..engine.calls import Call
+from ..engine.operations import ACTIVATIONS
+from ..engine.owned import times
 from .normalization import frozen_adjoint
 from .products import factor_adjoints, numerator_shares, shares, ungated_shares
 from .relu import upper_bound
 
 
+@operands_only  # f(x) is made again from x: it need not be held beside it
 def ratio(call: Call, g: Tensor) -> tuple[Tensor | None, ...]:
     """An elementwise function passes its relevance on: g_x = g f(x) / x, and g f'(0) where x = 0.
 
@@ -25,12 +31,16 @@ def ratio(call: Call, g: Tensor) -> tuple[Tensor | None, ...]:
     if call.op in ("leaky_relu", "prelu", "neg") or (call.op == "relu" and upper_bound(call) is None):
         # f(x) = f'(x) x: the ratio is the derivative.
         return call.vjp(g)[0], *[None] * others
-    is_zero = x == 0
-    at_zero = torch.func.vjp(lambda v: call(v, *call.operands[1:]), torch.zeros_like(x))[1](
-        torch.ones_like(call.output)
-    )[0]
-    factor = torch.where(is_zero, at_zero, call.output / torch.where(is_zero, 1, x))
-    return sum_to(g * factor, x.shape, x.dtype), *[None] * others
+    # An activation without parameters is the same function everywhere, so one value tells its derivative.
+    origin = x.new_zeros(()) if call.op in _SAME_EVERYWHERE and len(call.tensors()) == 1 else torch.zeros_like(x)
+    at_zero: Any = torch.func.vjp(lambda v: call(v, *call.operands[1:]), origin)
+    (slope,) = at_zero[1](torch.ones_like(at_zero[0]))
+    is_zero, output = x == 0, call(*call.operands)
+    factor = torch.where(is_zero, slope, output / torch.where(is_zero, 1, x))
+    return sum_to(times(factor, g), x.shape, x.dtype), *[None] * others
+
+
+_SAME_EVERYWHERE = ACTIVATIONS - {"glu", "prelu", "rrelu"}
 
 
 def _weighted(call: Call, g: Tensor, parts: list[float]) -> tuple[Tensor | None, ...]:

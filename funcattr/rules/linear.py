@@ -70,7 +70,7 @@ def epsilon(layer: LinearMap, *, eps: float = 1e-6, bias: str = "absorb") -> tup
     return (Share(((layer.x, layer.weight),), layer.z, layer.bias),)
 
 
-@linear_rule(lambda eps: check_eps("z_plus", eps))
+@linear_rule(lambda eps: check_eps("z_plus", eps), needs_output=False)
 def z_plus(layer: LinearMap, *, eps: float = 1e-6) -> tuple[Share, ...]:
     """The z+ rule: relevance along the contributions above zero only. The same as alpha_beta(alpha=1, beta=0).
 
@@ -95,7 +95,7 @@ def _check_alpha_beta(alpha: float, beta: float, eps: float) -> None:
         )
 
 
-@linear_rule(_check_alpha_beta)
+@linear_rule(_check_alpha_beta, needs_output=False)
 def alpha_beta(layer: LinearMap, *, alpha: float = 2.0, beta: float = 1.0, eps: float = 1e-6) -> tuple[Share, ...]:
     """The alpha-beta rule: contributions above and below zero on their own.
 

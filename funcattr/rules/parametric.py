@@ -36,6 +36,7 @@ class Parametric:
         if not getattr(formula, "needs_operands", True):
             self.needs_operands = False
         self.gives_own = getattr(formula, "gives_own", False)
+        self.needs_output = getattr(formula, "needs_output", True)
 
     def __call__(self, *applied_to: Any, **options: Any) -> Any:
         if applied_to:
@@ -90,8 +91,13 @@ def rule(
     return lambda formula: Parametric(formula, _defaults(formula), check, leaks)
 
 
-def linear_rule(check: Callable[..., Any] | None = None) -> Callable[[Callable[..., Any]], Parametric]:
-    """Make a rule for linear maps of `split(layer, *, eps, options) -> the shares of z that relevance follows`."""
+def linear_rule(
+    check: Callable[..., Any] | None = None, *, needs_output: bool = True
+) -> Callable[[Callable[..., Any]], Parametric]:
+    """Make a rule for linear maps of `split(layer, *, eps, options) -> the shares of z that relevance follows`.
+
+    Where the shares are computed without z, `needs_output` is false, and z is not held for them.
+    """
 
     def decorate(split: Callable[..., tuple[Share, ...]]) -> Parametric:
         def formula(call: Call, relevance: Any, *, eps: float, **options: Any) -> Any:
@@ -107,7 +113,7 @@ def linear_rule(check: Callable[..., Any] | None = None) -> Callable[[Callable[.
             layer = LinearMap(call)
             return leaks_of(layer, relevance, split(layer, **options), eps)
 
-        vars(formula)["gives_own"] = True
+        vars(formula).update(gives_own=True, needs_output=needs_output)
         formula.__name__, formula.__module__, formula.__doc__ = split.__name__, split.__module__, split.__doc__
         return Parametric(formula, _defaults(split), check, leaks)
 

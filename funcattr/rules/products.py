@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..engine.actions import forms_only
 from ..engine.adjoints import sum_to
 from ..engine.calls import Call
 from ..engine.groups import GATES
@@ -14,9 +15,10 @@ from .linear import check_eps
 from .parametric import rule
 
 
+@forms_only
 def pass_through(call: Call, relevance: Tensor) -> tuple[Tensor | None, ...]:
     """All relevance goes to the first operand: R_x = R (summed over what was broadcast)."""
-    return tuple(_given(call, relevance, [1.0] + [0.0] * (len(call.operands) - 1)))
+    return tuple(_given(call, relevance, [1.0] + [0.0] * (len(call.forms) - 1)))
 
 
 def product(call: Call, relevance: Tensor) -> tuple[Tensor | None, ...]:
@@ -85,8 +87,8 @@ def _each_tracked(call: Call, a: Any, b: Any) -> list[tuple[Tensor, Any]]:
 
 def _given(call: Call, relevance: Tensor, parts: list[float]) -> list[Tensor | None]:
     return [
-        None if part == 0 else sum_to(relevance if part == 1 else part * relevance, x.shape, x.dtype)
-        for x, part in zip(call.operands, parts, strict=True)
+        None if part == 0 else sum_to(relevance if part == 1 else part * relevance, *form)
+        for form, part in zip(call.forms, parts, strict=True)
     ]
 
 

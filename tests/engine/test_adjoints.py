@@ -121,6 +121,20 @@ def test_transposed_convolution(
         lambda x: torch.cat((x, torch.ones_like(x)), dim=-1),
         lambda x: torch.cat([x[0], x[1]]),
         lambda x: torch.concat([x, x], **AXIS),
+        lambda x: x * 3 + 2.5 * x + x * torch.arange(6.0, dtype=x.dtype) + torch.mul(x, other=2),
+        lambda x: x[:1, :, :1] * torch.arange(72.0, dtype=x.dtype).reshape(2, 6, 6)[:, :1].expand(2, 3, 6)[0],
+        lambda x: x[0, 0, 0, 0] * torch.arange(72.0, dtype=x.dtype).reshape(2, 6, 6) * torch.tensor(2.0),
+        lambda x: x * x,
+        lambda x: x.softmax(-1) + F.softmax(x, 1) + torch.softmax(x, dim=0) + F.softmax(input=x, dim=2),
+        lambda x: torch.softmax(x, 1, torch.float64) + x.softmax(1, dtype=torch.float64),
+        lambda x: x.reshape(6, 36).view(2, 3, 36).flatten(1).unflatten(1, (3, 36)) * x.unsqueeze(0).squeeze(0).sum(),
+        lambda x: x.flatten().flatten() * x.flatten().sum(),
+        lambda x: x * x.view(dtype=torch.int64) + x * x.long() * (4 * x).to(torch.int32).double(),
+        lambda x: x.transpose(1, -1) + x.swapaxes(3, 1) + torch.transpose(x, dim0=1, dim1=3) + x.swapdims(1, 3),
+        lambda x: torch.transpose(input=x, dim0=1, dim1=3),
+        lambda x: x.permute(3, 0, -2, 1) + torch.permute(x, (3, 0, 2, 1)) + x.permute(dims=[3, 0, 2, 1]),
+        lambda x: torch.permute(input=x, dims=(1, 0, 3, 2)),
+        lambda x: x.mT @ x,
     ],
 )
 def test_other_operations(fn: Callable[[Tensor], Tensor]) -> None:
@@ -169,8 +183,8 @@ def _call_of(fn: Callable[[Tensor], Tensor], x: Tensor) -> Call:
 
 @pytest.mark.parametrize(
     ("op", "weak"),
-    [(op, weak) for op in ("conv2d", "batch_norm", "linear", "add") for weak in ("input", "output")]
-    + [("relu", "input")],
+    [(op, weak) for op in ("conv2d", "batch_norm", "linear", "add", "mul") for weak in ("input", "output")]
+    + [(op, "input") for op in ("relu", "softmax", "reshape", "transpose", "permute")],
 )
 def test_keeps_only_what_the_formula_needs(op: str, weak: str) -> None:
     weight, mean = torch.ones(2, 3, 3, 3), torch.ones(3)
@@ -180,6 +194,11 @@ def test_keeps_only_what_the_formula_needs(op: str, weak: str) -> None:
         "relu": lambda x: F.relu(x),
         "linear": lambda x: F.linear(x, torch.ones(2, 6)),
         "add": lambda x: torch.add(x, 1.0),
+        "mul": lambda x: torch.mul(x, 2.0),
+        "softmax": lambda x: torch.softmax(x, 1),
+        "reshape": lambda x: torch.reshape(x, (6, 36)),
+        "transpose": lambda x: torch.transpose(x, 0, 1),
+        "permute": lambda x: torch.permute(x, (1, 0, 2, 3)),
     }
     assert not _kept_alive(op, calls[op], weak)
 
@@ -191,7 +210,9 @@ def test_the_memory_check_can_fail() -> None:
 def test_every_closed_form_is_checked_here() -> None:
     convolutions = {f"{name}{rank}d" for name in ("conv", "conv_transpose") for rank in (1, 2, 3)}
     products = {"linear", "addmm", "matmul", "einsum", "tensordot", "inner"}
-    assert set(ADJOINTS) == {*convolutions, *products, "batch_norm", "relu", "add", "cat"}
+    views = {"view", "reshape", "flatten", "unflatten", "squeeze", "unsqueeze", "transpose", "swapaxes", "swapdims"}
+    others = {"batch_norm", "relu", "add", "cat", "mul", "softmax", "permute", "mT"}
+    assert set(ADJOINTS) == {*convolutions, *products, *views, *others}
     assert adjoints.__doc__ is not None
 
 
