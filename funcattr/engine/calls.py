@@ -72,7 +72,7 @@ class Call:
         origins: tuple[Origin, ...] = (),
     ) -> None:
         self._func, self._operation, self._positions = func, operation, positions
-        self._args, self._kwargs, self._kept = args, kwargs, True
+        self._args, self._kwargs, self._kept, self._forms = args, kwargs, True, ()
         self.path, self.origins = path, origins
         self._output: Any = None
         self.reference: Call | None = None
@@ -97,36 +97,31 @@ class Call:
     @property
     def args(self) -> tuple[Any, ...]:
         self._need_inputs()
-        if any(isinstance(value, Deferred) for value in self._args):
-            return tuple(value.make() if isinstance(value, Deferred) else value for value in self._args)
-        return self._args
+        return tuple([_made(value) for value in self._args])
 
     @property
     def kwargs(self) -> dict[str, Any]:
         self._need_inputs()
-        if any(isinstance(value, Deferred) for value in self._kwargs.values()):
-            return {name: self.argument(name) for name in self._kwargs}
-        return self._kwargs
+        return {name: _made(value) for name, value in self._kwargs.items()}
 
     @property
     def operands(self) -> tuple[Tensor, ...]:
         self._need_inputs()
         if len(self._positions) == 1:
-            value = _lookup(self._args, self._kwargs, self._positions[0])
-            return (value.make() if isinstance(value, Deferred) else value,)
+            return (_made(_lookup(self._args, self._kwargs, self._positions[0])),)
         return tuple([_lookup(self._args, self._kwargs, p) for p in self._positions])
 
     @property
     def forms(self) -> tuple[tuple[torch.Size, torch.dtype], ...]:
         """Shape and dtype of each operand, also where a rule has let the operands go."""
-        return tuple([(t.shape, t.dtype) for t in self.operands]) if self._kept else self._forms
+        return self._forms or tuple([(t.shape, t.dtype) for t in self.operands])
 
     def argument(self, name: str, default: Any = None) -> Any:
         """The argument called `name` in the operations table, positional or keyword."""
         value = bound(self._operation, self._args, self._kwargs, name, default)
         if value is _DROPPED:
             self._need_inputs()
-        return value.make() if isinstance(value, Deferred) else value
+        return _made(value)
 
     def named(self) -> dict[str, Any]:
         """The arguments by their names in the operations table; those that are not made yet as they are."""
@@ -138,8 +133,13 @@ class Call:
 
     def __call__(self, *operands: Tensor) -> Any:
         """The call again, as a pure function of its tracked operands."""
-        args, kwargs = replace(self.args, self.kwargs, self._positions, operands)
-        return self._func(*args, **kwargs)
+        self._need_inputs()
+        return self.with_operands(*operands)
+
+    def with_operands(self, *operands: Tensor) -> Any:
+        """The same, for whoever knows the operands where the call has let them go."""
+        args, kwargs = replace(self._args, self._kwargs, self._positions, operands)
+        return self._func(*(_made(v) for v in args), **{name: _made(v) for name, v in kwargs.items()})
 
     def vjp(self, cotangent: Any) -> tuple[Tensor, ...]:
         """The ordinary adjoint at the operands, for rules that only change what goes in or comes out of it."""
@@ -167,25 +167,33 @@ class Call:
         A change may be `Deferred`.
         """
         kept = (name for name in self._operation.parameters if name not in changes)
-        given = {name: self.argument(name, _DROPPED) for name in kept} | changes
+        given = {name: bound(self._operation, self._args, self._kwargs, name, _DROPPED) for name in kept} | changes
         kwargs = {name: value for name, value in given.items() if value is not _DROPPED}
         func = self._func if wrap is None else wrap(self._func)
         call = Call(func, self._operation, (), kwargs, (("input",),), self.path, origins or self.origins)
         call.output, call.reference = output, self.reference
+        call._forms = () if "input" in changes else self._forms
         return call
 
     @property
     def can_run_again(self) -> bool:
         """Whether the same call would give the same now: it has its inputs, and autocast does not change them."""
-        return self._kept and not torch.is_autocast_enabled(self.operands[0].device.type)
+        known = self._output if isinstance(self._output, Tensor) else self.operands[0]
+        return self._kept and not torch.is_autocast_enabled(known.device.type)
 
     def drop_output(self) -> None:
         """Let go of the output, which is computed again if it is asked for."""
         self._output = _DROPPED
 
-    def read_again(self, source: "Call") -> None:
-        """Let go of the only operand, the output of `source`, which is computed again if it is asked for."""
-        self._args, self._kwargs = replace(self._args, self._kwargs, self._positions, (Deferred(source.run),))
+    def defer_operand(self, operand: Deferred) -> None:
+        """Let go of the only operand, which is made again when it is asked for."""
+        self._forms = self.forms
+        self._args, self._kwargs = replace(self._args, self._kwargs, self._positions, (operand,))
+
+    def tracks(self, name: str) -> bool:
+        """Whether the only tracked operand is the argument called `name`."""
+        place = self._operation.parameters.index(name) if name in self._operation.parameters else None
+        return self._positions in (((name,),), ((place,),))
 
     def drop_inputs(self) -> None:
         """Let go of the tracked operands, for a rule that needs the output only."""
@@ -197,6 +205,10 @@ class Call:
     def _need_inputs(self) -> None:
         if not self._kept:
             raise AttributeError(f"the rule for {self.op!r} declares @output_only, so its call keeps no operands")
+
+
+def _made(value: Any) -> Any:
+    return value.make() if type(value) is Deferred else value
 
 
 def _lookup(args: tuple[Any, ...], kwargs: Mapping[str, Any], position: tuple[Any, ...]) -> Any:

@@ -78,7 +78,7 @@ def _foldable(step: Step) -> Call | None:
     if call is None or step.action is None or step.action.kind != "rule" or len(call.forms) != 1:
         return None
     rank = 2 if call.op == "linear" else CONVOLUTIONS[call.op][1] + 2 if call.op in CONVOLUTIONS else None
-    if rank is None or len(call.forms[0][0]) != rank or call.operands[0] is not call.argument("input"):
+    if rank is None or len(call.forms[0][0]) != rank or not call.tracks("input"):
         return None
     return call if isinstance(call.argument("weight"), Tensor) else None
 

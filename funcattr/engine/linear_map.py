@@ -128,12 +128,11 @@ class LinearMap:
             self._closed = partial(_convolution_adjoint, self.x.shape, order)
 
     def _read_linear(self, call: Call) -> None:
-        x, weight = call.argument("input"), call.argument("weight")
-        if self.x is x:
-            self.weight, self.multiply = weight, F.linear
-            self._closed = _linear_adjoint if weight.ndim == 2 else None
+        if call.tracks("input"):
+            self.weight, self.multiply = call.argument("weight"), F.linear
+            self._closed = _linear_adjoint if self.weight.ndim == 2 else None
         else:
-            self.weight, self.multiply = x, lambda weight, x: F.linear(x, weight)
+            self.weight, self.multiply = call.argument("input"), lambda weight, x: F.linear(x, weight)
 
     def _read_addmm(self, call: Call) -> None:
         # beta * input + alpha * mat1 @ mat2

@@ -25,6 +25,7 @@ from .operations import (
     writes,
 )
 from .pairing import Pairing
+from .remaking import Remaking
 from .resolution import check_required, resolve
 from .rulebook import Match, Rulebook
 from .sites import SiteMode
@@ -60,6 +61,7 @@ class Recorder(SiteMode):
         self._slots = Slots()
         self._linear_ran = False
         self._aliases = Aliases()
+        self._remaking = Remaking()
         self._outer_grad = torch.is_grad_enabled()
         self._model_grad = True
         self._level = current_level()
@@ -260,30 +262,20 @@ class Recorder(SiteMode):
 
     def _record_rule(self, call: Call, inputs: tuple[int, ...], action: Action, if_last: Action) -> Any:
         out = call.output = call.run()
-        leaves = (out,) if isinstance(out, Tensor) else tuple(pytree.tree_leaves(out))
-        leaves = tuple([leaf for leaf in leaves if is_differentiable(leaf)])
+        leaves = tuple([leaf for leaf in pytree.tree_leaves(out) if is_differentiable(leaf)])
         values = Values(call.operands, leaves) if self._keep else Values()
         outputs = self._new_slots(call, leaves)
+        if not self._keep:
+            self._remaking.forget(call, inputs, outputs, action, self.steps[-1] if self.steps else None)
         later = action is not if_last
         if later or action.kind in ("fold", "join"):
             waits = if_last if later else None
-            if action.kind == "fold" and not self._keep:
-                self._let_go(call, inputs)
             step = Step(_nothing, inputs, outputs, call.op, call.path, action, call, waits, values=values)
         else:
             pull, owned = pull_of(action, call, self.caller)
             step = Step(pull, inputs, outputs, call.op, call.path, action, call, values=values, owned=owned)
         self.steps.append(step)
         return out
-
-    def _let_go(self, norm: Call, inputs: tuple[int, ...]) -> None:
-        """Before a batch norm, forget the linear map's output: folded, it needs none; else it is computed again."""
-        before = self.steps[-1] if self.steps else None
-        if before is None or before.call is None or before.op not in LINEAR:
-            return
-        if tuple(out.slot for out in before.outputs) == inputs and before.call.can_run_again:
-            norm.read_again(before.call)
-            before.call.drop_output()
 
     # --- bookkeeping -----------------------------------------------------------------------------------------
 

@@ -1,0 +1,62 @@
+"""What a tape need not hold, because it can be made again from what it holds anyway.
+
+An activation is relu(z) of a z that the rule before it may hold; a convolution's output is of no use once a batch norm
+is folded into it.
+"""
+
+import weakref
+from typing import Any
+
+from torch import Tensor
+
+from .actions import Action, needs_operands
+from .calls import Call, Deferred
+from .groups import LINEAR
+from .linear_map import CONVOLUTIONS
+from .steps import OutputSlot, Step
+
+
+class Remaking:
+    """What the calls of a recording let go of, as they are met."""
+
+    def __init__(self) -> None:
+        self._relus: dict[int, tuple[Call, Any]] = {}  # by the slots of their results
+
+    def forget(
+        self, call: Call, inputs: tuple[int, ...], outputs: tuple[OutputSlot, ...], action: Action, before: Step | None
+    ) -> None:
+        """Let a call that is about to get its rule, and the step `before` it, hold no more than they need."""
+        if len(inputs) != 1:
+            return
+        if action.kind == "fold":
+            _let_go(before, call, inputs)
+        elif call.op == "relu" and action.function is not None and not needs_operands(action.function):
+            self._relus[outputs[0].slot] = (call, weakref.ref(call.operands[0]))
+        elif call.op == "linear" or call.op in CONVOLUTIONS:
+            self._make_again(call, inputs[0])
+
+    def _make_again(self, call: Call, slot: int) -> None:
+        """Let a linear map make its operand again, if that is the relu of a value which is held without it."""
+        relu, reference = self._relus.get(slot, (None, None))
+        z = None if reference is None else reference()
+        if relu is not None and z is not None and call.tracks("input") and call.can_run_again:
+            call.defer_operand(Deferred(_Again(relu, z)))
+
+
+def _let_go(before: Step | None, norm: Call, inputs: tuple[int, ...]) -> None:
+    """Before a batch norm, forget the linear map's output: folded, it needs none; else it is computed again."""
+    if before is None or before.call is None or before.op not in LINEAR:
+        return
+    if tuple(out.slot for out in before.outputs) == inputs and before.call.can_run_again:
+        norm.defer_operand(Deferred(before.call.run))
+        before.call.drop_output()
+
+
+class _Again:
+    """The relu of a value."""
+
+    def __init__(self, relu: Call, z: Tensor) -> None:
+        self.relu, self.z = relu, z
+
+    def __call__(self) -> Tensor:
+        return self.relu.with_operands(self.z)
