@@ -121,7 +121,8 @@ def attribute(
     """
     options = Options(rules, layer, output, seed, conditions, reference)
     if not torch.compiler.is_dynamo_compiling():
-        fm = functionalize_once(model) if reference is None else functionalize(model)
+        once = reference is None and layer is None  # else the model may run twice
+        fm = functionalize_once(model) if once else functionalize(model)
         return _attribute_eagerly(call, fm, x, target, options, args, dict(kwargs or {}))
     if not isinstance(model, nn.Module | FunctionalModel) or _is_traced_callable(model):
         if rules.entries or layer is not None or conditions is not None:

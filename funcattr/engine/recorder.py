@@ -30,6 +30,7 @@ from .resolution import check_required, resolve
 from .rulebook import Match, Rulebook
 from .sites import SiteMode
 from .slots import Slots
+from .stand_in import only_tensor
 from .steps import OutputSlot, Step, Values, pull_of
 from .watch import Watch
 
@@ -102,18 +103,13 @@ class Recorder(SiteMode):
 
     def visit(self, value: Any, name: str) -> Any:
         value = pytree.tree_map_only(Tensor, self._read, value)
-        leaves, spec = pytree.tree_flatten(value)
-        found = [i for i, leaf in enumerate(leaves) if is_differentiable(leaf)]
-        if len(found) != 1:
-            raise ValueError(
-                f"{self.caller}(layer={name!r}): expected a site with one floating-point tensor, got {len(found)}. "
-                "Name a submodule whose output is one tensor."
-            )
-        at = leaves[found[0]]
+        leaves, spec, place = only_tensor(value, self.caller, name)
         if name == self.root:
-            (leaves[found[0]],) = self.track((at,))
+            before = leaves[place]
+            (leaves[place],) = self.track((before,))
+            self._aliases.add_views(before, [leaves[place]])
         else:
-            leaves[found[0]] = self._mark(at, name)
+            leaves[place] = self._mark(leaves[place], name)
         return pytree.tree_unflatten(leaves, spec)
 
     def _mark(self, tensor: Tensor, name: str) -> Tensor:

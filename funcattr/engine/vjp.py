@@ -17,6 +17,7 @@ from .owned import plus
 from .pairing import Pairing
 from .recorder import Recorder
 from .rulebook import Rulebook, as_rulebook
+from .stand_in import StandIn, leaf_of
 from .steps import Step
 
 Backward = Callable[..., tuple[Tensor, ...]]
@@ -63,8 +64,12 @@ def record(
     for a derivative of what is `final`.
     """
     _check_primals(call, primals, root)
-    if root is None and not rules.entries and rules.unlisted == "gradient" and not marks and strict and not keep:
-        return (_autograd_record if final else _plain_record)(fn, primals, call)
+    if not rules.entries and rules.unlisted == "gradient" and not marks and strict and not keep and pairing is None:
+        if root is None:
+            return (_autograd_record if final else _plain_record)(fn, primals, call)
+        found = _autograd_record_at(fn, primals, root, call, sites) if final else None
+        if found is not None:
+            return found
     recorder = Recorder(rules, root, call, marks, keep, pairing)
     # Constants of the call are copied, so that a model which writes into its input never reaches the user's tensor.
     inputs = recorder.track(primals) if root is None else tuple(p.clone() for p in primals)
@@ -137,12 +142,31 @@ def walk(
 
 def _autograd_record(fn: Callable[..., Any], primals: tuple[Tensor, ...], call: str) -> Record:
     """The same by autograd alone, which is faster (a third for attention), and whose result has no derivative."""
-    inputs = [nn.Parameter(p.detach()) for p in primals]  # leaves of their own: the user's tensors are not flagged
+    inputs = [leaf_of(p) for p in primals]
     with torch.enable_grad():
         output = fn(*(x.clone() for x in inputs))
+    return _pulled_by_autograd(call, output, inputs, primals, None)
+
+
+def _autograd_record_at(
+    fn: Callable[..., Any], primals: tuple[Tensor, ...], root: str, call: str, sites: tuple[str, ...]
+) -> Record | None:
+    """The same from a site on; None where the model writes into the site's value by another name."""
+    stand_in = StandIn(root, call)
+    with torch.enable_grad(), stand_in:
+        output = fn(*(p.clone() for p in primals))
+    stand_in.require(f"{call}(layer={root!r})", (root,), sites)
+    if stand_in.is_written():
+        return None
+    return _pulled_by_autograd(call, output, [stand_in.leaf], (stand_in.value,), root)
+
+
+def _pulled_by_autograd(
+    call: str, output: Any, inputs: list[Tensor], roots: tuple[Tensor, ...], root: str | None
+) -> Record:
     leaves, spec = pytree.tree_flatten(output)
     if not any(isinstance(leaf, Tensor) and leaf.requires_grad for leaf in leaves):
-        raise _independent(call, None)
+        raise _independent(call, root)
     leaves_meta = [_meta(leaf) for leaf in leaves]
 
     def pull(cotangent: Any, release: bool = False, **options: Any) -> tuple[Tensor, ...]:
@@ -150,9 +174,9 @@ def _autograd_record(fn: Callable[..., Any], primals: tuple[Tensor, ...], call: 
         pairs = [(y, g) for y, g in zip(leaves, seeds, strict=True) if isinstance(y, Tensor) and y.requires_grad]
         outputs, given = zip(*pairs, strict=True)
         found = torch.autograd.grad(outputs, inputs, given, retain_graph=not release, allow_unused=True)
-        return tuple(torch.zeros_like(p) if g is None else g for p, g in zip(primals, found, strict=True))
+        return tuple(torch.zeros_like(p) if g is None else g for p, g in zip(roots, found, strict=True))
 
-    return Record(pytree.tree_map_only(Tensor, torch.detach, output), primals, pull, frozenset(), [])
+    return Record(pytree.tree_map_only(Tensor, torch.detach, output), roots, pull, frozenset(), [])
 
 
 def _plain_record(fn: Callable[..., Any], primals: tuple[Tensor, ...], call: str) -> Record:

@@ -226,3 +226,47 @@ def test_a_write_under_no_grad_into_a_tracked_value_is_refused() -> None:
 
     with pytest.raises(UnsupportedOperationError, match=r"mul_ writing in place into a tracked value under no_grad"):
         funcattr.vjp(fn, _double(2, 4), rules=RECORDED)
+
+
+# --- behind a site ---------------------------------------------------------------------------------------------------
+
+
+class Behind(torch.nn.Module):
+    """A site whose value is written under its own name, or under another one, and read again or not."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.how, self.id, self.out = how, torch.nn.Identity(), torch.nn.Linear(4, 3).double()
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = x * 2
+        y = self.id(h)
+        if self.how == "not written":
+            return self.out(y)
+        if self.how == "a copy":
+            return self.out((y * 1).relu_())
+        if self.how == "by its name":
+            return self.out(y.sub_(1.0).relu_())
+        h.mul_(3.0)
+        return self.out(y)
+
+
+RULES = {"plain": None, "on record": RECORDED}
+
+
+@pytest.mark.parametrize("rules", RULES.values(), ids=RULES)
+@pytest.mark.parametrize("how", ["not written", "a copy", "by its name"])
+def test_a_site_whose_value_is_written_under_its_own_name(how: str, rules: Any) -> None:
+    model, x = Behind(how).eval(), _double(2, 4)
+    given = {} if rules is None else {"rules": rules}
+    found = funcattr.attribute(model, x, 1, layer="id", **given)
+    assert_equal(found.root, x * 2)
+    slope = {"not written": 1.0, "a copy": (x > 0).double(), "by its name": (2 * x > 1).double()}[how]
+    assert_equal(found.cotangent, (slope * model.out.weight[1]).expand(2, 4).detach())
+
+
+@pytest.mark.parametrize("rules", RULES.values(), ids=RULES)
+def test_a_site_whose_value_is_written_under_another_name_is_refused(rules: Any) -> None:
+    given = {} if rules is None else {"rules": rules}
+    with pytest.raises(AliasedWriteError, match="attribute: in the module 'out'"):
+        funcattr.attribute(Behind("by another"), _double(2, 4), 1, layer="id", **given)
