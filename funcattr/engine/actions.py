@@ -47,16 +47,23 @@ def needs_output(rule: Rule) -> bool:
     return getattr(rule, "needs_output", True)
 
 
+def giving_own(rule: R) -> R:
+    """Declare that the cotangents which `rule` gives are new tensors, which may be written over."""
+    # By its id, which functools.wraps copies to a wrapper that may do otherwise.
+    vars(rule)["gives_own"] = id(rule)
+    return rule
+
+
 def gives_own(rule: Callable[..., Any]) -> bool:
     """Whether the cotangents that a rule gives are new tensors, which may be written over."""
-    return getattr(rule, "gives_own", False)
+    return getattr(rule, "gives_own", None) == id(rule)
 
 
 def apply_rule(
     rule: Rule, call: Call, shapes: tuple[torch.Size, ...], caller: str, cotangent: Any
 ) -> tuple[Tensor, ...]:
     """The cotangents that a rule gives, one for each operand (None where nothing flows), checked for their shapes."""
-    result = rule(call, cotangent)
+    result = rule(call.settled(), cotangent)
     if result is None:
         raise ValueError(
             f"{caller}(rules=...): the rule for {call.op!r} in {call.path!r} returned None, expected one cotangent for "

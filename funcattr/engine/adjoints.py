@@ -13,6 +13,7 @@ import torch
 import torch.utils._pytree as pytree
 from torch import Tensor
 
+from .actions import giving_own
 from .calls import Call
 from .groups import LINEAR, is_linear_map
 from .linear_map import LinearMap
@@ -41,8 +42,7 @@ def _linear_map(call: Call) -> Adjoint | None:
     def pull(g: Tensor) -> tuple[Tensor]:
         return (adjoint(weight, g),)
 
-    vars(pull)["gives_own"] = True
-    return call.run(), pull
+    return call.run(), giving_own(pull)
 
 
 def _batch_norm(call: Call) -> Adjoint | None:

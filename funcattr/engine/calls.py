@@ -1,12 +1,14 @@
 """What a rule sees of a call."""
 
-from collections.abc import Callable, Container, Mapping
+import copy
+from collections.abc import Callable, Container, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import torch
 import torch.utils._pytree as pytree
 from torch import Tensor
 
+from .errors import AliasedWriteError
 from .operations import Operation, bound, spelled
 
 Positions = tuple[tuple[Any, ...], ...]
@@ -14,10 +16,32 @@ _DROPPED = object()
 """Stands for an operand that its call let go of, or for its output; unlike None, no argument is it."""
 
 
-class Deferred(NamedTuple):
-    """An argument that is made when a rule asks for it, and held no longer than the rule holds it."""
+class Deferred:
+    """A value that is made when a rule asks for it, and held no longer than the rule holds it.
 
-    make: Callable[[], Any]
+    `sources` are the tensors that it is made of; one that was written into in between is an error.
+    """
+
+    def __init__(self, make: Callable[[], Any], sources: Iterable[Any]) -> None:
+        self._make = make
+        self.sources = [t for t in sources if isinstance(t, Tensor)]
+        self._versions = [_version(t) for t in self.sources]
+
+    def make(self) -> Any:
+        if any(_version(t) != before for t, before in zip(self.sources, self._versions, strict=True)):
+            raise AliasedWriteError(
+                "a tensor of the model or its input was written in place between the call that read it and the "
+                "pullback of that call. Write out of place, or pull back before."
+            )
+        device = self.sources[0].device.type if self.sources else "cpu"
+        if not torch.is_autocast_enabled(device):
+            return self._make()
+        with torch.autocast(device, enabled=False):  # off where the call was recorded, too
+            return self._make()
+
+
+def _version(tensor: Tensor) -> int:
+    return 0 if tensor.is_inference() else tensor._version
 
 
 class Origin(NamedTuple):
@@ -88,7 +112,9 @@ class Call:
 
     @property
     def output(self) -> Any:
-        return self.run() if self._output is _DROPPED else self._output
+        if self._output is _DROPPED:
+            self._need_inputs()
+        return _made(self._output)
 
     @output.setter
     def output(self, value: Any) -> None:
@@ -177,13 +203,37 @@ class Call:
 
     @property
     def can_run_again(self) -> bool:
-        """Whether the same call would give the same now: it has its inputs, and autocast does not change them."""
-        known = self._output if isinstance(self._output, Tensor) else self.operands[0]
-        return self._kept and not torch.is_autocast_enabled(known.device.type)
+        """Whether the call would give the same again: it has its inputs, draws nothing, and autocast is not on."""
+        if isinstance(self._output, Deferred):  # found to be so before
+            return self._kept
+        if not self._kept or not isinstance(self._output, Tensor) or self.op in _RANDOM:
+            return False
+        given = (v for v in (*self._args, *self._kwargs.values()) if isinstance(v, Tensor) and v.is_floating_point())
+        alike = all(v.dtype == self._output.dtype for v in given)
+        return alike and not torch.is_autocast_enabled(self._output.device.type)
 
     def drop_output(self) -> None:
-        """Let go of the output, which is computed again if it is asked for."""
-        self._output = _DROPPED
+        """Let go of the output, which is computed again if it is asked for and the call has kept its operands."""
+        self._output = self.again() if self._kept else _DROPPED
+
+    def again(self) -> Deferred:
+        """The output, by a later run of the call."""
+        return Deferred(_Run(self), self._sources())
+
+    def _sources(self) -> list[Any]:
+        values = (*self._args, *self._kwargs.values())
+        return [v for value in values for v in (value.sources if isinstance(value, Deferred) else [value])]
+
+    def settled(self) -> "Call":
+        """The call with everything made that it has deferred, for the time of one rule."""
+        values = (*self._args, *self._kwargs.values(), self._output)
+        if not any(isinstance(value, Deferred) for value in values):
+            return self
+        made = copy.copy(self)
+        made._args = tuple([_made(value) for value in self._args])
+        made._kwargs = {name: _made(value) for name, value in self._kwargs.items()}
+        made.reference = None if self.reference is None else self.reference.settled()
+        return made
 
     def defer_operand(self, operand: Deferred) -> None:
         """Let go of the only operand, which is made again when it is asked for."""
@@ -205,6 +255,19 @@ class Call:
     def _need_inputs(self) -> None:
         if not self._kept:
             raise AttributeError(f"the rule for {self.op!r} declares @output_only, so its call keeps no operands")
+
+
+_RANDOM = frozenset(["rrelu", "dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "multinomial"])
+
+
+class _Run:
+    """A later run of a call, from its arguments as they are now: what it lets go of after this is still needed here."""
+
+    def __init__(self, call: Call) -> None:
+        self.func, self.args, self.kwargs = call._func, call._args, call._kwargs
+
+    def __call__(self) -> Any:
+        return self.func(*(_made(v) for v in self.args), **{name: _made(v) for name, v in self.kwargs.items()})
 
 
 def _made(value: Any) -> Any:

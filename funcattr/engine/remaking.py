@@ -40,7 +40,7 @@ class Remaking:
         relu, reference = self._relus.get(slot, (None, None))
         z = None if reference is None else reference()
         if relu is not None and z is not None and call.tracks("input") and call.can_run_again:
-            call.defer_operand(Deferred(_Again(relu, z)))
+            call.defer_operand(Deferred(_Again(relu, z), [z]))
 
 
 def _let_go(before: Step | None, norm: Call, inputs: tuple[int, ...]) -> None:
@@ -48,7 +48,7 @@ def _let_go(before: Step | None, norm: Call, inputs: tuple[int, ...]) -> None:
     if before is None or before.call is None or before.op not in LINEAR:
         return
     if tuple(out.slot for out in before.outputs) == inputs and before.call.can_run_again:
-        norm.defer_operand(Deferred(before.call.run))
+        norm.defer_operand(before.call.again())
         before.call.drop_output()
 
 

@@ -74,8 +74,8 @@ def pull_of(action: Action, call: Call, caller: str) -> tuple[Pull, bool]:
     # No reference to the recorder in the pullback, or the two would keep each other until a garbage collection.
     shapes = tuple([shape for shape, _ in call.forms])
     keeps = needs_operands(action.function)
-    if not needs_output(action.function) and (not keeps or call.can_run_again):
-        call.drop_output()
     if not keeps:
         call.drop_inputs()
+    if not needs_output(action.function) and (not keeps or call.can_run_again):
+        call.drop_output()
     return partial(apply_rule, action.function, call, shapes, caller), gives_own(action.function)

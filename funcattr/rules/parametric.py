@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from ..engine.actions import gives_own, giving_own
 from ..engine.calls import Call
 from ..engine.linear_map import LinearMap
 from ..engine.owned import plus
@@ -35,7 +36,8 @@ class Parametric:
         self.__doc__ = formula.__doc__
         if not getattr(formula, "needs_operands", True):
             self.needs_operands = False
-        self.gives_own = getattr(formula, "gives_own", False)
+        if gives_own(formula):
+            giving_own(self)
         self.needs_output = getattr(formula, "needs_output", True)
 
     def __call__(self, *applied_to: Any, **options: Any) -> Any:
@@ -113,7 +115,7 @@ def linear_rule(
             layer = LinearMap(call)
             return leaks_of(layer, relevance, split(layer, **options), eps)
 
-        vars(formula).update(gives_own=True, needs_output=needs_output)
+        vars(giving_own(formula))["needs_output"] = needs_output
         formula.__name__, formula.__module__, formula.__doc__ = split.__name__, split.__module__, split.__doc__
         return Parametric(formula, _defaults(split), check, leaks)
 

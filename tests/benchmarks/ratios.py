@@ -23,7 +23,8 @@ def chosen(rows: Iterable[Row], options: argparse.Namespace) -> list[Row]:
 
 def compiled(row: Row, x: Tensor) -> Row:
     """The row inside one compiled function, already compiled."""
-    torch._dynamo.reset()
+    # Rows share their code, and each is compiled anew.
+    torch._dynamo.config.recompile_limit = torch._dynamo.config.accumulated_recompile_limit = 256
     function: Any = torch.compile(row.run, fullgraph=True)
     function(x)
     return row._replace(name=f"{row.name}, compiled", run=function)

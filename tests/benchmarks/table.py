@@ -79,17 +79,25 @@ def chain(depth: int = 8) -> nn.Module:
 
 def _of_convolutions(layer: str, model: nn.Module) -> Iterator[Row]:
     fm = funcattr.functionalize(model)
+    yield from _reverse_passes(fm, layer)
+    if any(isinstance(module, nn.BatchNorm2d) for module in model.modules()):
+        x = torch.zeros(1, 3, 224, 224, device=next(model.parameters()).device)
+        for row in _reverse_passes(funcattr.fold_batch_norm(fm, x), layer):
+            yield row._replace(name=f"{row.name}, folded")
+    yield tunnel(fm, SAMPLES)
+    yield path(fm, SAMPLES)
+    yield masks(fm, 4 * SAMPLES)
+    yield from _captums(model)
+    yield from _zennits(model)
+
+
+def _reverse_passes(fm: funcattr.FunctionalModel, layer: str) -> Iterator[Row]:
     yield Row("gradient", lambda x: funcattr.gradient(fm, x, CLASS))
     yield Row("guided_backprop", lambda x: funcattr.guided_backprop(fm, x, CLASS))
     yield Row("deconvnet", lambda x: funcattr.deconvnet(fm, x, CLASS))
     yield Row("grad_cam", lambda x: funcattr.grad_cam(fm, x, CLASS, layer=layer))
     for name, book in RULEBOOKS.items():
         yield Row(f"lrp {name}", lambda x, book=book: funcattr.lrp(fm, x, CLASS, rules=book))
-    yield tunnel(fm, SAMPLES)
-    yield path(fm, SAMPLES)
-    yield masks(fm, 4 * SAMPLES)
-    yield from _captums(model)
-    yield from _zennits(model)
 
 
 def tunnel(fm: funcattr.FunctionalModel, samples: int) -> Row:
