@@ -185,7 +185,7 @@ def _decoded(given: Any) -> Any:
 
 def _rebuilt(structure: Any, tensors: dict[str, Tensor], shifts: dict[str, Tensor]) -> FunctionalModel:
     fm = functionalize(structure) if isinstance(structure, nn.Module) else FunctionalModel(structure)
-    return fm.bind(tensors).shifted(shifts)
+    return FunctionalModel(fm.structure, tensors).shifted(shifts)
 
 
 _ERRORS = {

@@ -15,6 +15,7 @@ from .copies import fill, parts_of, sited_copy
 from .errors import FuncattrError
 from .folding import folded_after
 from .functional import FunctionalModel, Structure, functionalize
+from .handed import Handed, ReadError
 from .passes import call_arguments
 from .recorder import Recorder
 from .resolution import only_source
@@ -28,12 +29,13 @@ _WITH_CALLS = Rulebook((Entry("linear_map", _KEEP), Entry("batch_norm", _KEEP)),
 
 
 class _Pair(NamedTuple):
-    """A linear layer and the batch norm after it, by name, and the layer's tensors for both."""
+    """A linear layer and the batch norm after it, by name, the layer's tensors for both, and its input's rank."""
 
     linear: str
     norm: str
     weight: Tensor
     bias: Tensor
+    rank: int
 
 
 def fold_batch_norm(
@@ -44,7 +46,8 @@ def fold_batch_norm(
     w' = s w, b' = s b + t, with s = gamma / sqrt(var + eps), t = beta - s mean
 
     A batch norm is folded where its input is the output of a linear layer or convolution that nothing else reads, as a
-    run on `x` shows; others stay. Every method then saves them, forward and backward, at each call.
+    run on `x` shows; others stay. Every method then saves them, forward and backward, at each call. A model that for
+    another input reads such an output in another way is refused when it does.
 
     Args:
         model: A module in eval mode, or a `FunctionalModel` of one. It is not modified.
@@ -52,21 +55,23 @@ def fold_batch_norm(
         args, kwargs: More inputs of the model.
 
     Returns:
-        A `FunctionalModel` with tensors of its own: what happens to the model's parameters later does not reach it. A
-        folded batch norm's site has the same value as before; the layer before it is no site any more.
+        A `FunctionalModel` with tensors of its own: what happens to the model's parameters later does not reach it, and
+        `bind` refuses those that are folded. A folded batch norm's site has the same value as before; the layer before
+        it is no site any more.
 
     Raises:
         TypeError: If the model is no module.
         ValueError: If there is nothing to fold, or the model has edits.
-        FuncattrError: If the result differs from the model's; later, if the model runs its layers in another order.
+        FuncattrError: If the result differs from the model's; later, if the model reads a folded layer's output in
+            another way than on the example.
 
     Example:
         >>> import torch, funcattr
         >>> from torch.nn import BatchNorm2d, Conv2d, Flatten, Linear, ReLU, Sequential
         >>> model = Sequential(Conv2d(1, 4, 3), BatchNorm2d(4), ReLU(), Flatten(), Linear(16, 3)).eval()
         >>> folded = funcattr.fold_batch_norm(model, torch.rand(1, 1, 4, 4))
-        >>> funcattr.guided_backprop(folded, torch.rand(2, 1, 4, 4), target=1).shape, sorted(folded.params)
-        (torch.Size([2, 1, 4, 4]), ['0.bias', '0.weight', '4.bias', '4.weight'])
+        >>> funcattr.guided_backprop(folded, torch.rand(2, 1, 4, 4), target=1).shape, folded.sites
+        (torch.Size([2, 1, 4, 4]), ('1', '2', '3', '4'))
     """
     fm = functionalize(model)
     if not isinstance(fm.structure.model, nn.Module):
@@ -75,16 +80,22 @@ def fold_batch_norm(
         raise ValueError("fold_batch_norm(model=...): the model has edits. Fold first, and edit the result.")
     snapshot = {name: t.detach().clone() for name, t in {**fm.params, **fm.buffers}.items()}
     fm, inputs = fm.bind(snapshot), call_arguments(x, args, dict(kwargs or {}))
-    pairs = _pairs(fm, *_recorded(fm, inputs))
-    if not pairs:
-        raise ValueError(
-            "fold_batch_norm(model=...): found no batch norm in eval mode that alone reads the output of a layer "
-            "(nn.Linear, nn.Conv2d, ...). Is the model in training mode? Call model.eval()."
-        )
-    folded = FunctionalModel(_folded(fm, pairs))
-    with torch.no_grad():
-        _check_equal(fm(*inputs[0], **inputs[1]), folded(*inputs[0], **inputs[1]))
-    return folded
+    pairs = {pair.linear: pair for pair in _pairs(fm, *_recorded(fm, inputs))}
+    while pairs:
+        folded = FunctionalModel(_folded(fm, list(pairs.values())))
+        try:
+            with torch.no_grad():
+                actual = folded(*inputs[0], **inputs[1])
+        except ReadError as error:  # a comparison, or a part that depends on nothing: the record does not show it
+            del pairs[error.layer]
+            continue
+        with torch.no_grad():
+            _check_equal(fm(*inputs[0], **inputs[1]), actual)
+        return folded
+    raise ValueError(
+        "fold_batch_norm(model=...): found no batch norm in eval mode that alone reads the output of a layer "
+        "(nn.Linear, nn.Conv2d, ...). Is the model in training mode? Call model.eval()."
+    )
 
 
 def _recorded(fm: FunctionalModel, inputs: Any) -> tuple[list[Step], set[int | None]]:
@@ -113,7 +124,9 @@ def _pairs(fm: FunctionalModel, steps: list[Step], outputs: set[int | None]) -> 
             continue
         tensors = folded_after(steps[before], norm)
         if tensors is not None:
-            found.append(_Pair(steps[before].path, norm.path, *tensors))
+            call = steps[before].call
+            assert call is not None
+            found.append(_Pair(steps[before].path, norm.path, *tensors, rank=call.operands[0].ndim))
     return found
 
 
@@ -135,40 +148,51 @@ def _folded(fm: FunctionalModel, pairs: list[_Pair]) -> Structure:
     for pair in pairs:
         linear, norm = modules[pair.linear], modules[pair.norm]
         linear.__class__ = _handing_over(type(linear))
-        vars(linear)["_parameters"].update(weight=pair.weight, bias=pair.bias)
+        vars(linear)["_parameters"].update(folded_weight=pair.weight, folded_bias=pair.bias)
+        vars(linear).update(folded_name=pair.linear, folded_rank=pair.rank)
         norm.__class__ = _handed_over(type(norm))
-        vars(norm).update(_parameters={}, _buffers={}, source=(linear,), names=(pair.linear, pair.norm))
+        vars(norm)["folded_name"] = pair.linear
     found = Structure(parts[0].module)
     hidden = {pair.linear for pair in pairs}
     found.sites = tuple(name for name in found.sites if name not in hidden)
+    owners = {*hidden, *(pair.norm for pair in pairs)}
+    found.fixed = frozenset(name for name in found.slots if name.rpartition(".")[0] in owners)
     return found
 
 
 @cache
 def _handing_over(kind: Any) -> type[nn.Module]:
-    """A linear layer whose output is the batch norm's already, so that the layer is no site."""
+    """A linear layer that runs with its batch norm, so that it is no site."""
 
-    def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Tensor:
-        output = kind.forward(self, *args, **kwargs)
-        if not torch.compiler.is_compiling():
-            vars(self)["given"] = output  # modules are copied for each call, so this stays with the call
-        return output
+    def forward(self: Any, x: Tensor, *args: Any) -> Any:
+        if args or x.ndim != self.folded_rank:
+            return kind.forward(self, x, *args)
+        options = {
+            name: getattr(self, name) for name in ("stride", "padding", "dilation", "groups") if hasattr(self, name)
+        }
+        if kind is nn.Linear:
+            value = nn.functional.linear(x, self.folded_weight, self.folded_bias)
+        elif "Transpose" in kind.__name__:
+            function = getattr(nn.functional, f"conv_transpose{self.folded_rank - 2}d")
+            value = function(x, self.folded_weight, self.folded_bias, output_padding=self.output_padding, **options)
+        else:
+            function = getattr(nn.functional, f"conv{self.folded_rank - 2}d")
+            value = function(x, self.folded_weight, self.folded_bias, **options)
+        return Handed(value, self.folded_name)
 
     return type(kind.__name__, (kind,), {"forward": forward, "is_site": False})
 
 
 @cache
 def _handed_over(kind: Any) -> type[nn.Module]:
-    """A batch norm that is folded already: the identity, for what its layer has given and nothing else."""
+    """A batch norm that has nothing to do for what its layer hands over."""
 
-    def forward(self: Any, x: Tensor) -> Tensor:
-        if not torch.compiler.is_compiling() and vars(self.source[0]).pop("given", None) is not x:
-            linear, norm = self.names
-            raise FuncattrError(
-                f"fold_batch_norm: the model gives {norm!r} something else than the output of {linear!r}, into which "
-                "it is folded; on the example it did not. Use the model as it is."
-            )
-        return x
+    def forward(self: Any, x: Any) -> Tensor:
+        if not isinstance(x, Handed):
+            return kind.forward(self, x)
+        if x.layer != self.folded_name:
+            raise ReadError(x.layer)
+        return x.value
 
     return type(kind.__name__, (kind,), {"forward": forward})
 

@@ -12,6 +12,7 @@ from torch.func import functional_call
 
 from .copies import Part, fill, parts_of, sited_copy
 from .examples import repeated
+from .handed import refuse_handed
 from .opaque import refuse_opaque
 from .sites import Editor
 
@@ -39,6 +40,7 @@ class Structure:
         self.params: dict[str, Tensor] = {}
         self.buffers: dict[str, Tensor] = {}
         self.slots: dict[str, str] = {}  # each place of a tensor to the tensor's name; tied ones have several places
+        self.fixed: frozenset[str] = frozenset()  # places of tensors that others were computed from
         modules = tuple(model.named_modules()) if isinstance(model, nn.Module) else ()
         self.sites = tuple(name for name, _ in modules if name)
         random = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
@@ -130,7 +132,7 @@ class FunctionalModel:
         Tied tensors have one value, under any of their names; the last one given counts, as in `load_state_dict`.
 
         Raises:
-            ValueError: If a name is not one of the model's, with the closest names.
+            ValueError: If a name is not one of the model's (with the closest names), or of a folded layer.
         """
         names: Mapping[str, str] = self.structure.slots
         if any(name not in names for name in params):
@@ -138,6 +140,12 @@ class FunctionalModel:
         for name in params:
             if name not in names:
                 raise _unknown_parameter(name, names)
+        for name in params:
+            if name in self.structure.fixed:
+                raise ValueError(
+                    f"FunctionalModel.bind(params=...): {name!r} is folded with a batch norm, so another value of it "
+                    "would not be seen. Bind first, and fold the result."
+                )
         bound = {**self.bound, **{names[name]: p for name, p in params.items()}}
         return FunctionalModel(self.structure, bound, shifts=self.shifts)
 
@@ -161,7 +169,9 @@ class FunctionalModel:
         """The same model with the values at some sites replaced; see `edit`."""
         before = self.structure.edits
         both = {name: _then(before[name], change) if name in before else change for name, change in edits.items()}
-        return FunctionalModel(Structure(self._model, {**before, **both}), self.bound, shifts=self.shifts)
+        structure = Structure(self._model, {**before, **both})
+        structure.fixed, structure.sites = self.structure.fixed, self.structure.sites
+        return FunctionalModel(structure, self.bound, shifts=self.shifts)
 
     def shifted(self, shifts: Params) -> "FunctionalModel":
         """The same model with a tensor added to the values at some sites, after its edits.
@@ -193,11 +203,13 @@ class FunctionalModel:
             # Each slot is named: left to tie weights itself, functional_call does not put all back when it is traced.
             filled = {slot: tensors[name] for slot, name in self.structure.slots.items()}
             # Modules cannot be copied while Dynamo traces; there functional_call swaps at trace time only.
-            return functional_call(self._model, filled, inputs, kwargs, tie_weights=False)
+            output = functional_call(self._model, filled, inputs, kwargs, tie_weights=False)
+            return refuse_handed(output) if self.structure.fixed else output
         parts = self.structure.for_a_call()
         fill(parts, tensors, self.structure.slots)
         try:
-            return parts[0].module(*inputs, **kwargs)
+            output = parts[0].module(*inputs, **kwargs)
+            return refuse_handed(output) if self.structure.fixed else output
         finally:
             # A module and its own forward are a cycle, which would keep both until a garbage collection.
             for part in parts:

@@ -85,6 +85,7 @@ def test_in_compiled_code_and_exported() -> None:
     expected = funcattr.guided_backprop(model, x, 1)
     compiled: Any = torch.compile(lambda x: funcattr.guided_backprop(folded, x, 1), backend="eager", fullgraph=True)
     assert_close(compiled(x), expected)
+    assert_close(torch.compile(lambda x: folded(x), backend="eager", fullgraph=True)(x), model(x))
     program = funcattr.export(lambda x: funcattr.guided_backprop(folded, x, 1), x)
     assert_close(program.module()(x), expected)
 
@@ -132,8 +133,6 @@ class Shared(nn.Module):
             return self.norm(y).mean((2, 3)), y
         if self.how == "read":
             return (self.norm(y) + y).mean((2, 3))
-        if self.how == "by value" and bool(x.sum() > 0):
-            return self.norm(self.other(x)).mean((2, 3))
         return (self.norm(y) + self.other(x)).mean((2, 3))
 
 
@@ -143,11 +142,80 @@ def test_what_something_else_depends_on_is_not_folded(how: str) -> None:
         funcattr.fold_batch_norm(Shared(how).eval(), torch.rand(2, 3, 4, 4))
 
 
-def test_another_order_of_the_layers_is_noticed() -> None:
-    folded = funcattr.fold_batch_norm(Shared("by value").eval(), -torch.ones(2, 3, 4, 4))
-    folded(-torch.ones(2, 3, 4, 4))
-    with pytest.raises(funcattr.FuncattrError, match="'norm' something else than the output of 'conv'"):
-        folded(torch.ones(2, 3, 4, 4))
+class Changing(nn.Module):
+    """A model that for a larger batch reads the convolution's output in another way."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.how, self.conv, self.norm = how, nn.Conv2d(2, 3, 1), nn.BatchNorm2d(3)
+        self.second = nn.BatchNorm2d(3)
+
+    def forward(self, x: Tensor) -> Any:
+        h = self.conv(x)
+        if len(x) < 2:
+            return self.norm(h)
+        readings: dict[str, Callable[[], Any]] = {
+            "no norm": lambda: torch.relu(h),
+            "another norm": lambda: self.second(h),
+            "both": lambda: self.norm(h) + h,
+            "a method": lambda: self.norm(h) * h.mean(),
+            "a shape": lambda: self.norm(h) * h.shape[1],
+            "a comparison": lambda: self.norm(h) * (h > 0),
+            "an item": lambda: self.norm(h) * h[0],
+            "the output": lambda: (self.norm(h), h),
+            "a write": lambda: self.norm(h.mul_(2)),
+            "changed before": lambda: self.norm(h + 1),
+        }
+        return readings[self.how]()
+
+
+READINGS = ["no norm", "another norm", "both", "a method", "a shape", "a comparison", "an item", "a write"]
+
+
+@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
+@pytest.mark.parametrize("how", [*READINGS, "changed before", "the output"])
+def test_another_reading_of_a_folded_layer_is_refused(how: str, compiled: bool, fresh_dynamo: None) -> None:
+    model, x = settle(lambda: Changing(how)), uniform(2, 2, 3, 3)
+    folded: Any = funcattr.fold_batch_norm(model, x[:1])
+    assert_close(folded(x[:1]), model(x[:1]))
+    run: Any = torch.compile(lambda x: folded(x), backend="eager") if compiled else folded
+    with pytest.raises(funcattr.FuncattrError, match="reads the output of 'conv' in another way"):
+        run(x)
+
+
+def test_what_the_record_does_not_show_is_not_folded() -> None:
+    class Compares(Shared):
+        def forward(self, x: Tensor) -> Any:
+            y = self.conv(x)
+            return (self.norm(y) * (y > 0)).mean((2, 3))
+
+    with pytest.raises(ValueError, match="found no batch norm"):
+        funcattr.fold_batch_norm(settle(lambda: Compares("")), uniform(2, 3, 4, 4))
+
+
+def test_the_weights_that_a_model_reads_are_its_own() -> None:
+    class Reads(Shared):
+        def forward(self, x: Tensor) -> Any:
+            return self.norm(self.conv(x)).mean((2, 3)) + self.conv.weight.sum() + self.norm.weight.sum()
+
+    model, x = settle(lambda: Reads("")), uniform(2, 3, 4, 4)
+    assert_close(funcattr.fold_batch_norm(model, x)(x), model(x))
+
+
+def test_inputs_of_another_rank_get_their_batch_norm() -> None:
+    model = settle(lambda: nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4)))
+    folded, x = funcattr.fold_batch_norm(model, uniform(3, 5)), uniform(3, 4, 5)
+    assert_close(folded(x), model(x))
+    assert batch_norms(lambda: folded(x)) == 1 > batch_norms(lambda: folded(uniform(3, 5)))
+
+
+def test_folded_tensors_cannot_be_bound() -> None:
+    folded = funcattr.fold_batch_norm(resnet(), uniform(2, 3, 16, 16))
+    for name in ("conv1.weight", "bn1.bias", "bn1.running_mean", "conv1.folded_weight"):
+        for model in (folded, funcattr.edit(folded, {"relu": lambda v: v * 2})):
+            with pytest.raises(ValueError, match=f"'{name}' is folded"):
+                model.bind({name: torch.zeros(())})
+    assert folded.bind({"fc.bias": torch.zeros(4, dtype=torch.float64)}).params["fc.bias"].sum() == 0
 
 
 def test_bad_arguments() -> None:
