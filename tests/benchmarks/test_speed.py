@@ -39,7 +39,10 @@ TIME_WITH_PAGE_FAULTS = {
 }
 TIME_OF_ATTENTION = {"attnlrp": 1.4}
 BOUNDS = {"vgg16": TIME, "resnet50": TIME_WITH_PAGE_FAULTS}
-MEMORY = dict.fromkeys(("gradient", "guided_backprop", "deconvnet", "grad_cam"), 1.1)
+MEMORY = {
+    **dict.fromkeys(("gradient", "guided_backprop", "deconvnet", "grad_cam"), 1.1),
+    **dict.fromkeys(("epsilon_plus", "excitation_backprop"), 1.3),
+}
 CONVOLUTIONAL = [name for name, (_, layer) in MODELS.items() if layer]
 
 
