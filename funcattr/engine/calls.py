@@ -17,21 +17,18 @@ _DROPPED = object()
 
 
 class Deferred:
-    """A value that is made when a rule asks for it, and held no longer than the rule holds it.
+    """A value that is made when a rule asks for it, for a call in the module `path`, of `sources`: none may change."""
 
-    `sources` are the tensors that it is made of; one that was written into in between is an error.
-    """
-
-    def __init__(self, make: Callable[[], Any], sources: Iterable[Any]) -> None:
-        self._make = make
+    def __init__(self, make: Callable[[], Any], sources: Iterable[Any], path: str) -> None:
+        self._make, self._path = make, path
         self.sources = [t for t in sources if isinstance(t, Tensor)]
         self._versions = [_version(t) for t in self.sources]
 
     def make(self) -> Any:
         if any(_version(t) != before for t, before in zip(self.sources, self._versions, strict=True)):
             raise AliasedWriteError(
-                "a tensor of the model or its input was written in place between the call that read it and the "
-                "pullback of that call. Write out of place, or pull back before."
+                f"in the module {self._path!r}, a tensor of the model or its input was written in place between the "
+                "call that read it and the pullback of that call. Write out of place, or pull back before."
             )
         device = self.sources[0].device.type if self.sources else "cpu"
         if not torch.is_autocast_enabled(device):
@@ -68,6 +65,7 @@ class Call:
         origins: For each operand, what data flow says of it.
         output: What the call returned (a tensor, or a structure of them).
         args, kwargs: The arguments as the model gave them, in-place flags removed.
+        forms: Shape and dtype of each operand.
         reference: The same call in a pass at the reference, for methods that compare with one; else None.
     """
 
@@ -218,7 +216,7 @@ class Call:
 
     def again(self) -> Deferred:
         """The output, by a later run of the call."""
-        return Deferred(_Run(self), self._sources())
+        return Deferred(_Run(self), self._sources(), self.path)
 
     def _sources(self) -> list[Any]:
         values = (*self._args, *self._kwargs.values())

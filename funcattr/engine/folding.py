@@ -97,7 +97,7 @@ def passed_by(norm: Step, into: Step) -> Step:
 def _scaled(linear: Call, scale: Tensor, along: Callable[..., Tensor]) -> Deferred:
     """The weight times s, made where it is used: all of them at once would be as much memory as the model."""
     weight, groups, transposed = linear.argument("weight"), linear.argument("groups", 1), "transpose" in linear.op
-    return Deferred(lambda: weight * along(scale, weight, groups, transposed), [weight])
+    return Deferred(lambda: weight * along(scale, weight, groups, transposed), [weight], linear.path)
 
 
 def _along_outputs(scale: Tensor, weight: Tensor, groups: int, transposed: bool) -> Tensor:

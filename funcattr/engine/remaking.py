@@ -40,7 +40,7 @@ class Remaking:
         relu, reference = self._relus.get(slot, (None, None))
         z = None if reference is None else reference()
         if relu is not None and z is not None and call.tracks("input") and call.can_run_again:
-            call.defer_operand(Deferred(_Again(relu, z), [z]))
+            call.defer_operand(Deferred(_Again(relu, z), [z], call.path))
 
 
 def _let_go(before: Step | None, norm: Call, inputs: tuple[int, ...]) -> None:

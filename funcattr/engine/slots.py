@@ -13,12 +13,11 @@ V = TypeVar("V")
 class ByIdentity(Generic[V]):
     """A value for each of some tensors, by identity; tensors are not kept alive, and take their values with them.
 
-    As `torch.utils.weak.WeakIdKeyDictionary`, at a fifth of its cost: a recorder asks it for every operand.
+    As `torch.utils.weak.WeakIdKeyDictionary`, without an object for each question: a recorder asks for every operand.
     """
 
     def __init__(self) -> None:
         self._entries: dict[int, tuple[Any, V]] = {}
-
         owner = weakref.ref(self)  # weak, or the two would be a cycle
 
         def forget(reference: Any) -> None:

@@ -1,5 +1,6 @@
 """The rows of `python -m tests.benchmarks`: each method on each model, what it is measured against, and its peers."""
 
+import copy
 import sys
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
@@ -122,7 +123,9 @@ def masks(fm: funcattr.FunctionalModel, samples: int) -> Row:
 
 
 def _of_attention(layer: str | None, model: nn.Module) -> Iterator[Row]:
-    fm = funcattr.functionalize(model)
+    fm, frozen = funcattr.functionalize(model), copy.deepcopy(model).requires_grad_(False)
+    if layer is None:  # without weights that require a gradient, torch multiplies strided tokens in another way
+        yield Row("the unit, frozen", lambda x: units(frozen, x, None)["backward"](), compiles=False)
     for name in ("gradient", "attnlrp", "cp_lrp"):
         method = getattr(funcattr, name)
         yield Row(name, lambda x, method=method: method(fm, x, CLASS, layer=layer))

@@ -202,6 +202,17 @@ def test_the_weights_that_a_model_reads_are_its_own() -> None:
     assert_close(funcattr.fold_batch_norm(model, x)(x), model(x))
 
 
+def test_inputs_may_come_by_name() -> None:
+    class Named(Shared):
+        def forward(self, x: Tensor) -> Any:
+            return self.norm(input=self.conv(input=x)).mean((2, 3))
+
+    model, x = settle(lambda: Named("")), uniform(2, 3, 4, 4)
+    folded = funcattr.fold_batch_norm(model, x)
+    assert_close(folded(x), model(x))
+    assert batch_norms(lambda: folded(x)) == 0
+
+
 def test_inputs_of_another_rank_get_their_batch_norm() -> None:
     model = settle(lambda: nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4)))
     folded, x = funcattr.fold_batch_norm(model, uniform(3, 5)), uniform(3, 4, 5)
