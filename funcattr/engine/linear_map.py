@@ -22,6 +22,13 @@ _BLOCK, _MOST_BLOCKS = 2**19, 64
 _GEOMETRY = (("output_padding", 0), ("stride", 1), ("padding", 0), ("dilation", 1), ("groups", 1))
 
 
+def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """`F.linear` in two dimensions: for strided tokens [L, N, F], torch would multiply L small matrices."""
+    if input.ndim < 3 or weight.ndim != 2:
+        return F.linear(input, weight, bias)
+    return F.linear(input.flatten(0, -2), weight, bias).unflatten(0, input.shape[:-1])
+
+
 class LinearMap:
     """z = f(x, W) + b, the map that a call computes: f is linear in x and in W.
 
@@ -129,10 +136,10 @@ class LinearMap:
 
     def _read_linear(self, call: Call) -> None:
         if call.tracks("input"):
-            self.weight, self.multiply = call.argument("weight"), F.linear
+            self.weight, self.multiply = call.argument("weight"), linear
             self._closed = _linear_adjoint if self.weight.ndim == 2 else None
         else:
-            self.weight, self.multiply = call.argument("input"), lambda weight, x: F.linear(x, weight)
+            self.weight, self.multiply = call.argument("input"), lambda weight, x: linear(x, weight)
 
     def _read_addmm(self, call: Call) -> None:
         # beta * input + alpha * mat1 @ mat2
@@ -147,7 +154,7 @@ class LinearMap:
 
 
 def _linear_adjoint(weight: Tensor, cotangent: Tensor, x: Tensor | None = None) -> Tensor:
-    # In two dimensions: for strided tokens [L, N, F], torch would multiply L small matrices.
+    # In two dimensions, as `linear`.
     return (cotangent.reshape(-1, cotangent.shape[-1]) @ weight).reshape(*cotangent.shape[:-1], weight.shape[1])
 
 

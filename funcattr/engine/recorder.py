@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 import torch.utils._pytree as pytree
 from torch import Tensor
 
@@ -14,6 +15,7 @@ from .calls import Call, Origin, Positions, tracked_positions
 from .errors import UnsupportedOperationError
 from .groups import LINEAR, is_linear_map, origin
 from .levels import current_level, is_plain_eager, unwrapped
+from .linear_map import linear
 from .operations import (
     ACTIVATIONS,
     CONTAINS,
@@ -202,6 +204,7 @@ class Recorder(SiteMode):
         if constant:
             out = func(*args, **kwargs)
         else:
+            func = linear if func is F.linear else func
             out = self._record(Call(func, refine(operation, args, kwargs), args, kwargs, positions, self.path))
         if target is not None:
             return self._rename(name, target, args, out)

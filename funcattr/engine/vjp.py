@@ -64,12 +64,13 @@ def record(
     for a derivative of what is `final`.
     """
     _check_primals(call, primals, root)
-    if not rules.entries and rules.unlisted == "gradient" and not marks and strict and not keep and pairing is None:
+    if rules.is_plain and not marks and strict and not keep and pairing is None:
         if root is None:
             return (_autograd_record if final else _plain_record)(fn, primals, call)
-        found = _autograd_record_at(fn, primals, root, call, sites) if final else None
-        if found is not None:
-            return found
+        if final:
+            found = _autograd_record_at(fn, primals, root, call, sites)
+            with torch.no_grad():  # else what the weights are leaves of would be recorded too
+                return found or record(fn, primals, rules, root, call, sites)
     recorder = Recorder(rules, root, call, marks, keep, pairing)
     # Constants of the call are copied, so that a model which writes into its input never reaches the user's tensor.
     inputs = recorder.track(primals) if root is None else tuple(p.clone() for p in primals)
@@ -174,6 +175,8 @@ def _pulled_by_autograd(
         pairs = [(y, g) for y, g in zip(leaves, seeds, strict=True) if isinstance(y, Tensor) and y.requires_grad]
         outputs, given = zip(*pairs, strict=True)
         found = torch.autograd.grad(outputs, inputs, given, retain_graph=not release, allow_unused=True)
+        if all(g is None for g in found):  # the output depends on the weights alone
+            raise _independent(call, root)
         return tuple(torch.zeros_like(p) if g is None else g for p, g in zip(roots, found, strict=True))
 
     return Record(pytree.tree_map_only(Tensor, torch.detach, output), roots, pull, frozenset(), [])

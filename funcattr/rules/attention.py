@@ -73,7 +73,7 @@ def multi_head_attention_forward(
     separate: tuple[Any, ...] = (q_proj_weight, k_proj_weight, v_proj_weight)
     weights = separate if use_separate_proj_weight else _chunks(in_proj_weight)
     biases = _chunks(in_proj_bias)
-    q, k, v = (_project(t, w, b) for t, w, b in zip((query, key, value), weights, biases, strict=True))
+    q, k, v = (F.linear(t, w, b) for t, w, b in zip((query, key, value), weights, biases, strict=True))
     if bias_k is not None and bias_v is not None:
         k, v = (torch.cat([t, b.expand(1, t.shape[1], -1)]) for t, b in ((k, bias_k), (v, bias_v)))
     length, batch = q.shape[0], q.shape[1]
@@ -89,11 +89,6 @@ def multi_head_attention_forward(
     if unbatched:
         return out.squeeze(1), None if shown is None else shown.squeeze(0)
     return out, shown
-
-
-def _project(tokens: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    # In two dimensions: for strided tokens [L, N, E], torch would multiply L small matrices.
-    return F.linear(tokens.reshape(-1, tokens.shape[-1]), weight, bias).reshape(*tokens.shape[:-1], -1)
 
 
 def _chunks(joint: Tensor | None) -> tuple[Any, ...]:

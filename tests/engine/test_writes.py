@@ -261,6 +261,7 @@ def test_a_site_whose_value_is_written_under_its_own_name(how: str, rules: Any) 
     given = {} if rules is None else {"rules": rules}
     found = funcattr.attribute(model, x, 1, layer="id", **given)
     assert_equal(found.root, x * 2)
+    assert not found.cotangent.requires_grad
     slope = {"not written": 1.0, "a copy": (x > 0).double(), "by its name": (2 * x > 1).double()}[how]
     assert_equal(found.cotangent, (slope * model.out.weight[1]).expand(2, 4).detach())
 
