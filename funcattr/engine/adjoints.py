@@ -15,7 +15,8 @@ from torch import Tensor
 
 from .actions import giving_own
 from .calls import Call
-from .groups import LINEAR, is_linear_map
+from .groups import LINEAR, is_linear_map, read_by_adjoint
+from .held import Held
 from .linear_map import LinearMap
 
 _softmax_backward = torch.ops.aten._softmax_backward_data.default
@@ -35,12 +36,12 @@ def _linear_map(call: Call) -> Adjoint | None:
     if not is_linear_map(call):
         return None
     layer = LinearMap(call)
-    weight, adjoint = layer.weight, layer.closed_form()
+    weight, adjoint = Held(layer.weight, call.path), layer.closed_form()
     if adjoint is None:
         return None
 
     def pull(g: Tensor) -> tuple[Tensor]:
-        return (adjoint(weight, g),)
+        return (adjoint(weight(), g),)
 
     return call.run(), giving_own(pull)
 
@@ -64,7 +65,8 @@ def _relu(call: Call) -> Adjoint | None:
     if x is None or call.spelling == "relu6" or any(given.get(name) is not None for name in _BOUNDS):
         return None
     out = call.run()
-    return out, lambda g: (threshold_backward(g, out, 0),)
+    held = Held(out, call.path)
+    return out, lambda g: (threshold_backward(g, held(), 0),)
 
 
 def sum_to(g: Tensor, shape: torch.Size, dtype: torch.dtype) -> Tensor:
@@ -101,7 +103,8 @@ def _softmax(call: Call) -> Adjoint | None:
     if x is None or not isinstance(dim, int) or len(call.args) > 2 or given.get("dtype") is not None:
         return None
     y = call.run()
-    return y, lambda g: (_softmax_backward(g, y, dim, y.dtype),)
+    held = Held(y, call.path)
+    return y, lambda g: (_softmax_backward(g, held(), dim, y.dtype),)
 
 
 def _reshape(call: Call) -> Adjoint | None:
@@ -145,7 +148,8 @@ def _mul(call: Call) -> Adjoint | None:
     if not alike or x.is_complex():
         return None
     shape, dtype = x.shape, x.dtype
-    return call.run(), lambda g: (sum_to(g * other, shape, dtype),)
+    factor = Held(other, call.path) if isinstance(other, Tensor) else lambda: other
+    return call.run(), lambda g: (sum_to(g * factor(), shape, dtype),)
 
 
 ADJOINTS: Mapping[str, Callable[[Call], Adjoint | None]] = {
@@ -193,7 +197,13 @@ def ordinary_adjoint(call: Call) -> tuple[Any, tuple[Tensor, ...], Callable[[Any
         parts = ()
     streams = {id(_PART): iter(parts), id(_CONSTANT): iter(constants)}
     leaves = [next(streams[id(v)]) if id(v) in streams else v for v in plain]
-    pull = (lambda g: adjoint((g,))) if len(parts) == 1 else adjoint
+    held = [Held(tensor, call.path) for tensor in read_by_adjoint(call, parts)]
+
+    def pull(g: Any) -> tuple[Tensor, ...]:
+        for tensor in held:
+            tensor()  # torch.func does not notice that one was written
+        return adjoint((g,) if len(parts) == 1 else g)
+
     return pytree.tree_unflatten(leaves, spec[0]), parts, pull
 
 

@@ -1,44 +1,19 @@
 """What a rule sees of a call."""
 
 import copy
-from collections.abc import Callable, Container, Iterable, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import torch
 import torch.utils._pytree as pytree
 from torch import Tensor
 
-from .errors import AliasedWriteError
+from .held import Deferred, version, written
 from .operations import Operation, bound, spelled
+from .positions import Positions, lookup, replace
 
-Positions = tuple[tuple[Any, ...], ...]
 _DROPPED = object()
 """Stands for an operand that its call let go of, or for its output; unlike None, no argument is it."""
-
-
-class Deferred:
-    """A value that is made when a rule asks for it, for a call in the module `path`, of `sources`: none may change."""
-
-    def __init__(self, make: Callable[[], Any], sources: Iterable[Any], path: str) -> None:
-        self._make, self._path = make, path
-        self.sources = [t for t in sources if isinstance(t, Tensor)]
-        self._versions = [_version(t) for t in self.sources]
-
-    def make(self) -> Any:
-        if any(_version(t) != before for t, before in zip(self.sources, self._versions, strict=True)):
-            raise AliasedWriteError(
-                f"in the module {self._path!r}, a tensor of the model or its input was written in place between the "
-                "call that read it and the pullback of that call. Write out of place, or pull back before."
-            )
-        device = self.sources[0].device.type if self.sources else "cpu"
-        if not torch.is_autocast_enabled(device):
-            return self._make()
-        with torch.autocast(device, enabled=False):  # off where the call was recorded, too
-            return self._make()
-
-
-def _version(tensor: Tensor) -> int:
-    return 0 if tensor.is_inference() else tensor._version
 
 
 class Origin(NamedTuple):
@@ -78,6 +53,7 @@ class Call:
         "_operation",
         "_output",
         "_positions",
+        "_versions",
         "origins",
         "path",
         "reference",
@@ -97,6 +73,7 @@ class Call:
         self._args, self._kwargs, self._kept, self._forms = args, kwargs, True, ()
         self.path, self.origins = path, origins
         self._output: Any = None
+        self._versions: dict[Any, int] = {}
         self.reference: Call | None = None
 
     @property
@@ -132,8 +109,8 @@ class Call:
     def operands(self) -> tuple[Tensor, ...]:
         self._need_inputs()
         if len(self._positions) == 1:
-            return (_made(_lookup(self._args, self._kwargs, self._positions[0])),)
-        return tuple([_lookup(self._args, self._kwargs, p) for p in self._positions])
+            return (_made(lookup(self._args, self._kwargs, self._positions[0])),)
+        return tuple([lookup(self._args, self._kwargs, p) for p in self._positions])
 
     @property
     def forms(self) -> tuple[tuple[torch.Size, torch.dtype], ...]:
@@ -194,8 +171,10 @@ class Call:
         given = {name: bound(self._operation, self._args, self._kwargs, name, _DROPPED) for name in kept} | changes
         kwargs = {name: value for name, value in given.items() if value is not _DROPPED}
         func = self._func if wrap is None else wrap(self._func)
+        self.check_unwritten()
         call = Call(func, self._operation, (), kwargs, (("input",),), self.path, origins or self.origins)
         call.output, call.reference = output, self.reference
+        call.watch()
         call._forms = () if "input" in changes else self._forms
         return call
 
@@ -222,8 +201,40 @@ class Call:
         values = (*self._args, *self._kwargs.values())
         return [v for value in values for v in (value.sources if isinstance(value, Deferred) else [value])]
 
+    def watch(self) -> None:
+        """Note what is held, as it is now: a rule that reads it later reads no other values."""
+        self._versions = {place: version(tensor) for place, tensor in self._held()}
+
+    def unwatch(self) -> None:
+        """Let anything be written, for a rule that reads no value."""
+        self._versions = {}
+
+    def check_unwritten(self) -> None:
+        """Raise AliasedWriteError if something that is held was written in place since."""
+        before = self._versions
+        if before and any(version(t) != before.get(place, version(t)) for place, t in self._held()):
+            raise written(self.path)
+
+    def held_arguments(self) -> list[Tensor]:
+        """The tensors among the arguments, without statistics that the call itself updates."""
+        return [tensor for place, tensor in self._held() if place != "output"]
+
+    def _held(self) -> Iterator[tuple[Any, Tensor]]:
+        """The tensors among the arguments and the output by their places, without statistics that calls update."""
+        updates = self.op in _UPDATES and self.argument(_UPDATES[self.op], self.op == "instance_norm")
+        updated = (self.argument("running_mean"), self.argument("running_var")) if updates else ()
+        for key, value in (*enumerate(self._args), *self._kwargs.items(), ("output", self._output)):
+            if isinstance(value, Tensor):
+                if not any(value is t for t in updated):
+                    yield key, value
+            elif isinstance(value, list | tuple):
+                yield from (((key, i), t) for i, t in enumerate(value) if isinstance(t, Tensor))
+
     def settled(self) -> "Call":
         """The call with everything made that it has deferred, for the time of one rule."""
+        self.check_unwritten()
+        if self.reference is not None:
+            self.reference.check_unwritten()
         values = (*self._args, *self._kwargs.values(), self._output)
         if not any(isinstance(value, Deferred) for value in values):
             return self
@@ -255,6 +266,7 @@ class Call:
             raise AttributeError(f"the rule for {self.op!r} declares @output_only, so its call keeps no operands")
 
 
+_UPDATES = {"batch_norm": "training", "instance_norm": "use_input_stats"}
 _RANDOM = frozenset(["rrelu", "dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "multinomial"])
 
 
@@ -270,48 +282,3 @@ class _Run:
 
 def _made(value: Any) -> Any:
     return value.make() if type(value) is Deferred else value
-
-
-def _lookup(args: tuple[Any, ...], kwargs: Mapping[str, Any], position: tuple[Any, ...]) -> Any:
-    key, *inside = position
-    value: Any = kwargs[key] if isinstance(key, str) else args[key]
-    for key in inside:
-        value = value[key]
-    return value
-
-
-def replace(
-    args: tuple[Any, ...], kwargs: Mapping[str, Any], positions: Positions, values: tuple[Any, ...]
-) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """The arguments with `values` at `positions`; containers on the way are copied."""
-    new_args, new_kwargs = list(args), dict(kwargs)
-    for position, value in zip(positions, values, strict=True):
-        top: Any = new_kwargs if isinstance(position[0], str) else new_args
-        _put(top, position, value)
-    return tuple(new_args), new_kwargs
-
-
-def _put(container: Any, position: Any, value: Any) -> None:
-    if len(position) > 1:
-        inner = container[position[0]]
-        mutable = dict(inner) if isinstance(inner, dict) else list(inner)
-        _put(mutable, position[1:], value)
-        value = tuple(mutable) if isinstance(inner, tuple) else mutable
-    container[position[0]] = value
-
-
-_CONTAINERS = (list, tuple, dict)
-
-
-def tracked_positions(args: tuple[Any, ...], kwargs: Mapping[str, Any], tracked: Container[Tensor]) -> Positions:
-    """Where among the arguments, lists and dicts in them too, the tracked tensors are."""
-    found: list[Any] = []
-    for items in (enumerate(args), kwargs.items()) if kwargs else (enumerate(args),):
-        for key, value in items:
-            if isinstance(value, Tensor):
-                if value in tracked:
-                    found.append((key,))
-            elif isinstance(value, _CONTAINERS):
-                inside = ((), value) if isinstance(value, dict) else (tuple(value), {})
-                found += ((key, *rest) for rest in tracked_positions(*inside, tracked))
-    return tuple(found)

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from .actions import Action
-from .calls import Call, Deferred
+from .calls import Call
+from .held import Deferred
 from .linear_map import CONVOLUTIONS, LinearMap
 from .steps import Step
 
@@ -85,6 +86,7 @@ def _foldable(step: Step) -> Call | None:
 
 def _norm(step: Step) -> tuple[Tensor, Tensor] | None:
     assert step.call is not None
+    step.call.check_unwritten()
     return scale_and_shift(step.call)
 
 

@@ -75,6 +75,16 @@ def is_linear_map(call: Call) -> bool:
     return call.operands[0] is not call.argument("input" if call.op == "addmm" else "bias")
 
 
+_MOVING = GROUPS["selection"] | GROUPS["summation"]
+_NOT_READING_RESULTS = _MOVING | LINEAR | NORMALIZATIONS | GROUPS["max_pool"] | GROUPS["average_pool"] | _ops("mul div")
+
+
+def read_by_adjoint(call: Call, results: tuple[Tensor, ...]) -> list[Tensor]:
+    """What the ordinary adjoint of a call may read: its arguments, or masks and indices of them, and its results."""
+    given = [tensor for tensor in call.held_arguments() if call.op not in _MOVING or not tensor.is_floating_point()]
+    return given if call.op in _NOT_READING_RESULTS else [*given, *results]
+
+
 GATES = _ops("sigmoid hardsigmoid")
 """What computes a gate, a factor between 0 and 1 that says how much of a signal passes; 1 - gate is one too."""
 _NONNEGATIVE = _ops("relu sigmoid hardsigmoid softmax exp exp2 square abs")

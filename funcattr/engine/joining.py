@@ -22,4 +22,4 @@ def joined_by(linear: Step, activation: Step, caller: str) -> Step | None:
 
 
 def _both(together: Callable[[Call, Call, Any], Any], activation: Call, linear: Call, cotangent: Any) -> Any:
-    return together(linear, activation, cotangent)
+    return together(linear, activation.settled(), cotangent)

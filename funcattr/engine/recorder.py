@@ -11,22 +11,14 @@ from torch import Tensor
 from .actions import GRADIENT, Action, gives_own
 from .adjoints import is_differentiable, ordinary_adjoint
 from .aliasing import Aliases
-from .calls import Call, Origin, Positions, tracked_positions
+from .calls import Call, Origin
 from .errors import UnsupportedOperationError
 from .groups import LINEAR, is_linear_map, origin
 from .levels import current_level, is_plain_eager, unwrapped
 from .linear_map import linear
-from .operations import (
-    ACTIVATIONS,
-    CONTAINS,
-    REFUSED,
-    Known,
-    known,
-    out_of_place,
-    refine,
-    writes,
-)
+from .operations import ACTIVATIONS, CONTAINS, REFUSED, Known, known, out_of_place, refine, writes
 from .pairing import Pairing
+from .positions import Positions, tracked_positions
 from .remaking import Remaking
 from .resolution import check_required, resolve
 from .rulebook import Match, Rulebook
@@ -261,6 +253,7 @@ class Recorder(SiteMode):
 
     def _record_rule(self, call: Call, inputs: tuple[int, ...], action: Action, if_last: Action) -> Any:
         out = call.output = call.run()
+        call.watch()
         leaves = tuple([leaf for leaf in pytree.tree_leaves(out) if is_differentiable(leaf)])
         values = Values(call.operands, leaves) if self._keep else Values()
         outputs = self._new_slots(call, leaves)

@@ -10,8 +10,9 @@ from typing import Any
 from torch import Tensor
 
 from .actions import Action, needs_operands
-from .calls import Call, Deferred
+from .calls import Call
 from .groups import LINEAR
+from .held import Deferred
 from .linear_map import CONVOLUTIONS
 from .steps import OutputSlot, Step
 

@@ -70,7 +70,7 @@ class Step(NamedTuple):
 def pull_of(action: Action, call: Call, caller: str) -> tuple[Pull, bool]:
     """The pullback of `call` by `action`, a rule or the ordinary adjoint, and whether it gives new tensors."""
     if action.function is None:
-        return call.vjp, False
+        return lambda g: call.settled().vjp(g), False
     # No reference to the recorder in the pullback, or the two would keep each other until a garbage collection.
     shapes = tuple([shape for shape, _ in call.forms])
     keeps = needs_operands(action.function)
@@ -78,4 +78,6 @@ def pull_of(action: Action, call: Call, caller: str) -> tuple[Pull, bool]:
         call.drop_inputs()
     if not needs_output(action.function) and (not keeps or call.can_run_again):
         call.drop_output()
+        if not keeps:
+            call.unwatch()
     return partial(apply_rule, action.function, call, shapes, caller), gives_own(action.function)

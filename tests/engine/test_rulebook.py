@@ -11,8 +11,8 @@ from torch import Tensor, nn
 import funcattr
 from funcattr import GRADIENT, STOP, Call, Entry, Rulebook, decompose, output_only
 from funcattr.engine.actions import UNLISTED, Action
-from funcattr.engine.calls import replace
 from funcattr.engine.operations import canonical
+from funcattr.engine.positions import replace
 from funcattr.engine.rulebook import Match, as_rulebook
 
 
