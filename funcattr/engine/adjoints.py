@@ -22,6 +22,8 @@ from .linear_map import LinearMap
 _softmax_backward = torch.ops.aten._softmax_backward_data.default
 threshold_backward = torch.ops.aten.threshold_backward.default
 """`(g, y, 0) -> g where y > 0`: relu's adjoint, a vectorised mask."""
+_max_pool2d_with_indices = torch.ops.aten.max_pool2d_with_indices.default
+_max_pool2d_backward = torch.ops.aten.max_pool2d_with_indices_backward.default
 Adjoint = tuple[Tensor, Callable[[Tensor], tuple[Tensor, ...]]]
 
 
@@ -152,12 +154,34 @@ def _mul(call: Call) -> Adjoint | None:
     return call.run(), lambda g: (sum_to(g * factor(), shape, dtype),)
 
 
+_POOLING = (("padding", 0), ("dilation", 1), ("ceil_mode", False))
+
+
+def _max_pool2d(call: Call) -> Adjoint | None:
+    x, given = _only_input(call), call.named()
+    if x is None or call.spelling != "max_pool2d" or given.get("return_indices") or len(call.args) > 6:
+        return None
+    kernel, shape = given["kernel_size"], x.shape
+    window = (kernel, given.get("stride") or kernel, *(given.get(name, default) for name, default in _POOLING))
+    by_pixel = x.ndim == 4 and x.shape[1] > 1 and x.stride(1) == 1
+    layout = torch.channels_last if by_pixel else torch.contiguous_format
+    out, indices = _max_pool2d_with_indices(x, *window)
+
+    def pull(g: Tensor) -> tuple[Tensor]:
+        # The indices tell all; of the input it wants the shape. Memory that nobody touches costs none on a CPU.
+        like = torch.empty(shape, dtype=g.dtype, device=g.device, memory_format=layout)
+        return (_max_pool2d_backward(g, like, *window, indices),)
+
+    return out, giving_own(pull)
+
+
 ADJOINTS: Mapping[str, Callable[[Call], Adjoint | None]] = {
     **dict.fromkeys(LINEAR, _linear_map),
     "batch_norm": _batch_norm,
     "relu": _relu,
     "add": _add,
     "cat": _cat,
+    "max_pool2d": _max_pool2d,
     "mul": _mul,
     "softmax": _softmax,
     **dict.fromkeys(("view", "reshape", "flatten", "unflatten", "squeeze", "unsqueeze"), _reshape),

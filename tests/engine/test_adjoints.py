@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
 
 import funcattr
 from funcattr.engine import adjoints
@@ -135,6 +135,10 @@ def test_transposed_convolution(
         lambda x: x.permute(3, 0, -2, 1) + torch.permute(x, (3, 0, 2, 1)) + x.permute(dims=[3, 0, 2, 1]),
         lambda x: torch.permute(input=x, dims=(1, 0, 3, 2)),
         lambda x: x.mT @ x,
+        lambda x: F.max_pool2d(x, 2) * F.max_pool2d(x, (3, 2), 2, (1, 0)) * torch.max_pool2d(x, 2, stride=[]),
+        lambda x: F.max_pool2d(x, 3, padding=1, dilation=2, ceil_mode=True) + F.max_pool2d(x[0], 3, 4, 1, 2, True),
+        lambda x: F.max_pool2d(x.contiguous(memory_format=torch.channels_last), kernel_size=2, stride=1),
+        lambda x: F.max_pool2d(x, 2, 2, 0, 1, False, return_indices=True)[0] * nn.MaxPool2d(2)(x),
     ],
 )
 def test_other_operations(fn: Callable[[Tensor], Tensor]) -> None:
@@ -183,7 +187,11 @@ def _call_of(fn: Callable[[Tensor], Tensor], x: Tensor) -> Call:
 
 @pytest.mark.parametrize(
     ("op", "weak"),
-    [(op, weak) for op in ("conv2d", "batch_norm", "linear", "add", "mul") for weak in ("input", "output")]
+    [
+        (op, weak)
+        for op in ("conv2d", "batch_norm", "linear", "add", "mul", "max_pool2d")
+        for weak in ("input", "output")
+    ]
     + [(op, "input") for op in ("relu", "softmax", "reshape", "transpose", "permute")],
 )
 def test_keeps_only_what_the_formula_needs(op: str, weak: str) -> None:
@@ -199,6 +207,7 @@ def test_keeps_only_what_the_formula_needs(op: str, weak: str) -> None:
         "reshape": lambda x: torch.reshape(x, (6, 36)),
         "transpose": lambda x: torch.transpose(x, 0, 1),
         "permute": lambda x: torch.permute(x, (1, 0, 2, 3)),
+        "max_pool2d": lambda x: F.max_pool2d(x, 2),
     }
     assert not _kept_alive(op, calls[op], weak)
 
@@ -211,13 +220,13 @@ def test_every_closed_form_is_checked_here() -> None:
     convolutions = {f"{name}{rank}d" for name in ("conv", "conv_transpose") for rank in (1, 2, 3)}
     products = {"linear", "addmm", "matmul", "einsum", "tensordot", "inner"}
     views = {"view", "reshape", "flatten", "unflatten", "squeeze", "unsqueeze", "transpose", "swapaxes", "swapdims"}
-    others = {"batch_norm", "relu", "add", "cat", "mul", "softmax", "permute", "mT"}
+    others = {"batch_norm", "relu", "add", "cat", "mul", "softmax", "permute", "mT", "max_pool2d"}
     assert set(ADJOINTS) == {*convolutions, *products, *views, *others}
     assert adjoints.__doc__ is not None
 
 
 def test_autocast_is_followed() -> None:
-    model = torch.nn.Sequential(torch.nn.Conv2d(2, 3, 3), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(27, 2))
+    model = nn.Sequential(nn.Conv2d(2, 3, 3), nn.ReLU(), nn.Flatten(), nn.Linear(27, 2))
     x = torch.randn(2, 2, 5, 5)
     with torch.autocast("cpu", torch.bfloat16):
         recorded = funcattr.attribute(model, x, 1, rules=RECORDED).cotangent
