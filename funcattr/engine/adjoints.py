@@ -164,12 +164,14 @@ def _max_pool2d(call: Call) -> Adjoint | None:
     kernel, shape = given["kernel_size"], x.shape
     window = (kernel, given.get("stride") or kernel, *(given.get(name, default) for name, default in _POOLING))
     by_pixel = x.ndim == 4 and x.shape[1] > 1 and x.stride(1) == 1
-    layout = torch.channels_last if by_pixel else torch.contiguous_format
     out, indices = _max_pool2d_with_indices(x, *window)
 
     def pull(g: Tensor) -> tuple[Tensor]:
-        # The indices tell all; of the input it wants the shape. Memory that nobody touches costs none on a CPU.
-        like = torch.empty(shape, dtype=g.dtype, device=g.device, memory_format=layout)
+        # The indices tell all; of the input it wants the shape, and the layout.
+        if by_pixel:
+            like = torch.empty(shape, dtype=g.dtype, device=g.device, memory_format=torch.channels_last)
+        else:
+            like = g.new_empty(1).expand(shape)
         return (_max_pool2d_backward(g, like, *window, indices),)
 
     return out, giving_own(pull)

@@ -29,12 +29,14 @@ def derivative_is_final(*values: Any) -> bool:
     return is_plain_eager() and not any(isinstance(v, Tensor) and v.requires_grad for v in values)
 
 
-def may_overwrite(own: Tensor, other: Tensor) -> bool:
+def may_overwrite(own: Tensor, other: Tensor | float) -> bool:
     """Whether the result of an operation on both may take the place of `own`, a tensor that the caller alone holds.
 
     Not where a derivative or a transform would ask for the old value, or the result is of another shape or dtype.
     """
-    if torch.is_grad_enabled() or own.shape != other.shape or own.dtype != other.dtype:
+    if torch.is_grad_enabled():
+        return False
+    if isinstance(other, Tensor) and (own.shape != other.shape or own.dtype != other.dtype):
         return False
     return is_plain_eager()
 

@@ -14,7 +14,7 @@ def times(own: Tensor, factor: Tensor) -> Tensor:
     return own.mul_(factor) if may_overwrite(own, factor) else own * factor
 
 
-def plus(own: Tensor, term: Tensor) -> Tensor:
+def plus(own: Tensor, term: Tensor | float) -> Tensor:
     """The sum own + term."""
     return own.add_(term) if may_overwrite(own, term) else own + term
 
@@ -22,3 +22,8 @@ def plus(own: Tensor, term: Tensor) -> Tensor:
 def over(numerator: Tensor, own: Tensor) -> Tensor:
     """The quotient numerator / own."""
     return torch.div(numerator, own, out=own) if may_overwrite(own, numerator) else numerator / own
+
+
+def without(values: Tensor, mask: Tensor, own: bool) -> Tensor:
+    """The values, 0 where the mask is true; in their place if they are `own`."""
+    return values.masked_fill_(mask, 0) if own and may_overwrite(values, values) else values.masked_fill(mask, 0)

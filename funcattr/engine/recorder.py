@@ -254,6 +254,10 @@ class Recorder(SiteMode):
     def _record_rule(self, call: Call, inputs: tuple[int, ...], action: Action, if_last: Action) -> Any:
         out = call.output = call.run()
         call.watch()
+        if isinstance(out, Tensor) and (call.op in LINEAR or action.kind == "fold"):
+            # A name of the model's own, so that the tape, which may hold the result, does not hold what the model then
+            # lets that name stand for: where a relu writes over it, the relu's result.
+            out = out.view_as(out)
         leaves = tuple([leaf for leaf in pytree.tree_leaves(out) if is_differentiable(leaf)])
         values = Values(call.operands, leaves) if self._keep else Values()
         outputs = self._new_slots(call, leaves)

@@ -22,6 +22,7 @@ class Remaking:
 
     def __init__(self) -> None:
         self._relus: dict[int, tuple[Call, Any]] = {}  # by the slots of their results
+        self._results: dict[int, Any] = {}  # of linear maps and norms, by their slots, as the tape holds them
 
     def forget(
         self, call: Call, inputs: tuple[int, ...], outputs: tuple[OutputSlot, ...], action: Action, before: Step | None
@@ -29,10 +30,12 @@ class Remaking:
         """Let a call that is about to get its rule, and the step `before` it, hold no more than they need."""
         if len(inputs) != 1:
             return
+        if call.op in LINEAR or action.kind == "fold":
+            self._results[outputs[0].slot] = weakref.ref(call.output)
         if action.kind == "fold":
             _let_go(before, call, inputs)
         elif call.op == "relu" and action.function is not None and not needs_operands(action.function):
-            self._relus[outputs[0].slot] = (call, weakref.ref(call.operands[0]))
+            self._relus[outputs[0].slot] = (call, self._results.get(inputs[0]) or weakref.ref(call.operands[0]))
         elif call.op == "linear" or call.op in CONVOLUTIONS:
             self._make_again(call, inputs[0])
 

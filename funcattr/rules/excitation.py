@@ -21,4 +21,4 @@ def winning_probability(layer: LinearMap, *, eps: float = 1e-20, negated: bool =
     """
     weight = (-layer.weight if negated else layer.weight).clamp(min=0)
     terms = ((layer.x, weight),)
-    return (Share(terms, total(layer, terms)),)
+    return (Share(terms, total(layer, terms), sign=int(layer.is_nonnegative), owned=True),)

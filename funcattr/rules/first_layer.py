@@ -62,7 +62,7 @@ def z_box(layer: LinearMap, *, low: Any = None, high: Any = None, eps: float = 1
         (-like * _per_channel(high, layer), weight.clamp(max=0)),
     )
     own = layer.z if layer.bias is None else layer.z - layer.field(layer.bias)
-    return (Share(terms, own + total(layer, terms[1:])),)
+    return (Share(terms, own + total(layer, terms[1:]), owned=True),)
 
 
 def _per_channel(bound: Any, layer: LinearMap) -> Any:
@@ -90,12 +90,12 @@ def w_square(layer: LinearMap, *, eps: float = 1e-6) -> tuple[Share, ...]:
     """
     terms = ((None, layer.weight.square()),)
     bias = None if layer.bias is None else layer.bias.square()
-    return (Share(terms, total(layer, terms, bias), bias, sign=1),)
+    return (Share(terms, total(layer, terms, bias), bias, sign=1, owned=True),)
 
 
 def _flat_split(layer: LinearMap) -> tuple[Share, ...]:
     terms = ((None, torch.ones_like(layer.weight)),)
-    return (Share(terms, total(layer, terms), sign=1),)
+    return (Share(terms, total(layer, terms), sign=1, owned=True),)
 
 
 def _flat_leaks(call: Call, relevance: Tensor, *, eps: float) -> dict[str, Any]:

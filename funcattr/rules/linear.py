@@ -66,7 +66,7 @@ def epsilon(layer: LinearMap, *, eps: float = 1e-6, bias: str = "absorb") -> tup
         Bach et al., 2015, doi:10.1371/journal.pone.0130140, equation 58.
     """
     if bias == "ignore" and layer.bias is not None:
-        return (Share(((layer.x, layer.weight),), layer.z - layer.field(layer.bias)),)
+        return (Share(((layer.x, layer.weight),), layer.z - layer.field(layer.bias), owned=True),)
     return (Share(((layer.x, layer.weight),), layer.z, layer.bias),)
 
 
@@ -83,7 +83,7 @@ def z_plus(layer: LinearMap, *, eps: float = 1e-6) -> tuple[Share, ...]:
         Montavon et al., 2017, arXiv:1512.02479, section 4.1; for inputs of both signs, Bach et al., 2015, equation 60.
     """
     terms, bias = supporting(layer), positive(layer.bias)
-    return (Share(terms, total(layer, terms, bias), bias, sign=1),)
+    return (Share(terms, total(layer, terms, bias), bias, sign=1, owned=True),)
 
 
 def _check_alpha_beta(alpha: float, beta: float, eps: float) -> None:
@@ -110,11 +110,11 @@ def alpha_beta(layer: LinearMap, *, alpha: float = 2.0, beta: float = 1.0, eps: 
         Bach et al., 2015, doi:10.1371/journal.pone.0130140, equation 60.
     """
     terms, bias = supporting(layer), positive(layer.bias)
-    above = Share(terms, total(layer, terms, bias), bias, float(alpha), sign=1)
+    above = Share(terms, total(layer, terms, bias), bias, float(alpha), sign=1, owned=True)
     if beta == 0:
         return (above,)
     terms, bias = opposing(layer), negative(layer.bias)
-    return above, Share(terms, total(layer, terms, bias), bias, -float(beta), sign=-1)
+    return above, Share(terms, total(layer, terms, bias), bias, -float(beta), sign=-1, owned=True)
 
 
 def _check_gamma(gamma: float, eps: float) -> None:
@@ -148,8 +148,8 @@ def gamma(layer: LinearMap, *, gamma: float = 0.25, eps: float = 1e-6) -> tuple[
     # Either part has the sign of z, so nothing cancels.
     favoured = torch.add(z, torch.where(z > 0, helped, z - helped), alpha=gamma)
     return (
-        Share(first, favoured, _more(bias, gamma, positive), where=z),
-        Share(second, favoured, _more(bias, gamma, negative), where=-z),
+        Share(first, favoured, _more(bias, gamma, positive), where=z, owned=True),
+        Share(second, favoured, _more(bias, gamma, negative), where=z, below=True, owned=True),
     )
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..engine.adjoints import threshold_backward
 from ..engine.linear_map import LinearMap
-from ..engine.owned import over, plus, times
+from ..engine.owned import over, plus, times, without
 from ..engine.stabilizer import stabilized
 
 Term = tuple[Tensor | None, Tensor]
@@ -32,7 +32,9 @@ class Share(NamedTuple):
         bias: The bias in it, or None.
         scale: What multiplies the relevance that it hands back: a number or a tensor of z's shape.
         where: It hands back the relevance of the outputs where this is above zero; None for all.
+        below: Where that is below zero instead.
         sign: 1 or -1 if all its terms have that sign, 0 if they may have both.
+        owned: Whether z is a tensor that nobody else reads, which its denominator may be written over.
     """
 
     terms: tuple[Term, ...]
@@ -40,20 +42,26 @@ class Share(NamedTuple):
     bias: Tensor | None = None
     scale: Tensor | float = 1.0
     where: Tensor | None = None
+    below: bool = False
     sign: int = 0
+    owned: bool = False
 
-    def part(self, relevance: Tensor) -> Tensor:
-        """What of the relevance, or of its quotient by s(z), this share hands back."""
+    def part(self, relevance: Tensor, own: bool = False) -> Tensor:
+        """What of the relevance, or of its quotient by s(z), this share hands back; `own` may be written over."""
         if not (isinstance(self.scale, float) and self.scale == 1.0):
-            relevance = relevance * self.scale
-        # relu's own adjoint: a vectorised mask.
-        return relevance if self.where is None else threshold_backward(relevance, self.where, 0)
+            relevance, own = relevance * self.scale, True
+        if self.where is None:
+            return relevance
+        if not self.below:
+            return threshold_backward(relevance, self.where, 0)  # relu's own adjoint: a vectorised mask
+        return without(relevance, self.where >= 0, own)
 
-    def denominator(self, eps: float) -> Tensor:
-        """s(z), a new tensor; with a known sign there is no need to look at each value's."""
+    def denominator(self, eps: float, own: bool = False) -> Tensor:
+        """s(z), in place of z if that is `own`; with a known sign there is no need to look at each value's."""
         if self.sign == 0:
-            return stabilized(self.z, eps)
-        return self.z + self.sign * max(eps, torch.finfo(self.z.dtype).tiny)
+            return stabilized(self.z, eps, own)
+        shift = self.sign * max(eps, torch.finfo(self.z.dtype).tiny)
+        return plus(self.z, shift) if own else self.z + shift
 
 
 def total(layer: LinearMap, terms: tuple[Term, ...], bias: Tensor | None = None) -> Tensor:
@@ -76,10 +84,12 @@ def distribute(layer: LinearMap, relevance: Tensor, shares: tuple[Share, ...], e
     """The relevance of x."""
     quotients: dict[int, Tensor] = {}  # shares of the same z need one division
     backs: dict[int, tuple[Tensor | None, Tensor]] = {}
-    for share in shares:
-        if id(share.z) not in quotients:
-            quotients[id(share.z)] = over(relevance, share.denominator(eps))
-        flow = share.part(quotients[id(share.z)])
+    last = {id(share.z): i for i, share in enumerate(shares)}
+    for i, share in enumerate(shares):
+        key = id(share.z)
+        if key not in quotients:
+            quotients[key] = over(relevance, share.denominator(eps, share.owned))
+        flow = share.part(quotients[key], own=last[key] == i)
         for x, weight in share.terms:
             back = layer.adjoint(weight, flow)
             backs[id(x)] = (x, plus(back, backs[id(x)][1]) if id(x) in backs else back)

@@ -29,7 +29,7 @@ def e_rule(layer: LinearMap, *, p: int = 1, eps: float = 1e-6) -> tuple[Share, .
     """
     terms = ((layer.x**p, layer.weight**p),)
     z = total(layer, terms)
-    return (Share(terms, z, where=z.abs()),)
+    return (Share(terms, z, where=z.abs(), owned=True),)
 
 
 def _check_b_rule(beta: float, eps: float) -> None:
@@ -59,4 +59,4 @@ def b_rule(layer: LinearMap, *, beta: float = 0.5, eps: float = 1e-6) -> tuple[S
     rare = (n == 0) | (m == 0)
     a = torch.where(rare, 1.0, 1.0 + beta).to(n)
     c = torch.where(rare, 1.0 if beta else 0.0, -beta).to(m)
-    return Share(above, n, scale=a, sign=1), Share(below, m, scale=c, sign=-1)
+    return Share(above, n, scale=a, sign=1, owned=True), Share(below, m, scale=c, sign=-1, owned=True)
