@@ -23,7 +23,7 @@ def scale_and_shift(call: Call) -> tuple[Tensor, Tensor] | None:
     mean, variance = call.argument("running_mean"), call.argument("running_var")
     if mean is None or variance is None or call.argument("training", False):
         return None
-    dtype = call.output.dtype  # the input's, which may be gone by now
+    dtype = call.forms[0][1] if call.tracks("input") else call.output.dtype  # the input's, which may be gone by now
     scale, weight = torch.rsqrt(variance + call.argument("eps", 1e-5)), call.argument("weight")
     scale = scale if weight is None else scale * weight
     bias = call.argument("bias")

@@ -26,4 +26,6 @@ def over(numerator: Tensor, own: Tensor) -> Tensor:
 
 def without(values: Tensor, mask: Tensor, own: bool) -> Tensor:
     """The values, 0 where the mask is true; in their place if they are `own`."""
-    return values.masked_fill_(mask, 0) if own and may_overwrite(values, values) else values.masked_fill(mask, 0)
+    if own and values.shape == mask.shape and may_overwrite(values, values):
+        return values.masked_fill_(mask, 0)
+    return values.masked_fill(mask, 0)

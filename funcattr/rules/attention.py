@@ -18,11 +18,13 @@ def scaled_dot_product_attention(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> Tensor:
-    """softmax(q k^T / sqrt(d) + mask) v. [..., L, d], [..., S, d], [..., S, e] -> [..., L, e]"""
+    """softmax(q / sqrt(d) k^T + mask) v. [..., L, d], [..., S, d], [..., S, e] -> [..., L, e]"""
     if enable_gqa:
         key = key.repeat_interleave(query.shape[-3] // key.shape[-3], -3)
         value = value.repeat_interleave(query.shape[-3] // value.shape[-3], -3)
-    scores = (query @ key.mT) * (1 / math.sqrt(query.shape[-1]) if scale is None else scale)
+    # The query is scaled and not the scores, as torch does: they are more, and would be held.
+    scaled = query * (1 / math.sqrt(query.shape[-1]) if scale is None else scale)
+    scores = scaled @ key.mT
     if is_causal:
         future = torch.ones(scores.shape[-2:], dtype=torch.bool, device=query.device).triu(1)
         scores = scores.masked_fill(future, -math.inf)
@@ -81,7 +83,7 @@ def multi_head_attention_forward(
     if add_zero_attn:
         k, v = (F.pad(t, (0, 0, 0, 1)) for t in (k, v))
     mask = _mask(q, k, key_padding_mask, attn_mask)
-    scores = (q @ k.mT) * (1 / math.sqrt(q.shape[-1]))
+    scores = (q * (1 / math.sqrt(q.shape[-1]))) @ k.mT
     attention = (scores if mask is None else scores + mask).softmax(-1)
     mixed = F.dropout(attention, dropout_p, training) @ v
     out = F.linear(mixed.permute(2, 0, 1, 3).reshape(length, batch, -1), out_proj_weight, out_proj_bias)

@@ -48,6 +48,7 @@ def _weighted(call: Call, g: Tensor, parts: list[float]) -> tuple[Tensor | None,
     return tuple(None if part == 0 else back if part == 1 else part * back for back, part in backs)
 
 
+@operands_only
 def halved(call: Call, g: Tensor) -> tuple[Tensor | None, ...]:
     """A product of two tracked factors: half the gradient to each, all of it to the signal beside a sigmoid gate.
 
@@ -57,6 +58,7 @@ def halved(call: Call, g: Tensor) -> tuple[Tensor | None, ...]:
     return _weighted(call, g, shares(call))
 
 
+@operands_only
 def ungated(call: Call, g: Tensor) -> tuple[Tensor | None, ...]:
     """A product of two tracked factors: one that came out of an activation (of a sigmoid, if both did) is a constant.
 
@@ -66,11 +68,13 @@ def ungated(call: Call, g: Tensor) -> tuple[Tensor | None, ...]:
     return _weighted(call, g, ungated_shares(call))
 
 
+@operands_only
 def numerator(call: Call, g: Tensor) -> tuple[Tensor | None, ...]:
     """Quotient a / b: the denominator is a constant."""
     return _weighted(call, g, numerator_shares(call))
 
 
+@operands_only
 def frozen(call: Call, g: Tensor) -> Tensor:
     """A normalisation whose scale is a constant: A^T g.
 

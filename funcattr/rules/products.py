@@ -21,6 +21,7 @@ def pass_through(call: Call, relevance: Tensor) -> tuple[Tensor | None, ...]:
     return tuple(_given(call, relevance, [1.0] + [0.0] * (len(call.forms) - 1)))
 
 
+@forms_only
 def product(call: Call, relevance: Tensor) -> tuple[Tensor | None, ...]:
     """Product a * b: a constant gets nothing, a gate (out of a sigmoid) leaves all to the signal; else half each.
 
@@ -30,6 +31,7 @@ def product(call: Call, relevance: Tensor) -> tuple[Tensor | None, ...]:
     return tuple(_given(call, relevance, shares(call)))
 
 
+@forms_only
 def signal_takes_all(call: Call, relevance: Tensor) -> tuple[Tensor | None, ...]:
     """Product a * b: a factor that came out of an activation is a gate and gets nothing, the other one all.
 
@@ -46,7 +48,7 @@ def quotient(call: Call, relevance: Tensor) -> tuple[Tensor | None, ...]:
 
 def shares(call: Call, gates: frozenset[str] = GATES) -> list[float]:
     """What part of the result each tracked factor stands for; they sum to 1."""
-    count = len(call.operands)
+    count = len(call.origins)
     is_gate = [origin.op in gates for origin in call.origins]
     if count == 1 or not any(is_gate) or all(is_gate):
         return [1 / count] * count

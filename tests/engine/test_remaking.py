@@ -3,6 +3,7 @@
 That a rule which declares that it does not read its call's output does not read it, tests/test_cost.py counts.
 """
 
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 
 import funcattr
 from funcattr import rules
-from funcattr.engine.owned import over, plus, times
+from funcattr.engine.owned import over, plus, times, without
 
 from ..contract import assert_equal
 from ..models.seeding import settle, uniform
@@ -41,6 +42,16 @@ def test_a_result_takes_the_place_of_what_is_owned_only_where_nobody_can_tell(na
             found = torch.vmap(lambda g, own=own: owning(own, g))(given[None]) if case == "vmap" else owning(own, given)
         assert torch.equal(own, before)
         assert torch.equal(found.reshape(2, 3), plain(before, given))
+
+
+@pytest.mark.parametrize("case", ["owned", "of others", "gradients on", "a wider mask"])
+def test_values_are_dropped_in_place_only_where_nobody_can_tell(case: str) -> None:
+    values, before = uniform(1, 3), uniform(1, 3)
+    mask = uniform(2 if case == "a wider mask" else 1, 3) > 0
+    with torch.set_grad_enabled(case == "gradients on"):
+        found = without(values, mask, own=case != "of others")
+    assert torch.equal(found, before.masked_fill(mask, 0))
+    assert torch.equal(values, found if case == "owned" else before)
 
 
 def stack() -> nn.Module:
@@ -107,3 +118,26 @@ def test_a_rule_that_asks_for_what_was_let_go_gets_it() -> None:
     y, pull = funcattr.vjp(layer, x, rules={"linear": look})
     pull(torch.ones_like(y))
     assert torch.equal(seen[0], y)
+
+
+@pytest.mark.parametrize("norm", [False, True])
+def test_a_relu_that_writes_over_its_input_is_let_go_before_the_pass_is_over(norm: bool) -> None:
+    """The tape holds z, and z's name stands for relu(z) once that is written over it: they must not hold each other."""
+    w, one = uniform(2, 2, 3, 3), torch.ones(2, dtype=torch.float64)
+    dead: list[bool] = []
+
+    def model(x: Tensor) -> Tensor:
+        h = F.conv2d(x, w, padding=1)
+        h = F.relu(F.batch_norm(h, one, one) if norm else h, inplace=True)
+        y = F.conv2d(h, w)
+        watched = weakref.ref(h)
+        del h
+        dead.append(watched() is None)
+        return y.sum((2, 3))
+
+    x = uniform(1, 2, 5, 5)
+    found = funcattr.lrp(model, x, 0, rules="epsilon")
+    assert dead == [True]
+    with torch.enable_grad():  # where nothing is written over
+        again = funcattr.lrp(model, x.clone().requires_grad_(), 0, rules="epsilon")
+    assert_equal(found, again.detach())

@@ -17,6 +17,14 @@ def test_leaves_its_argument_alone() -> None:
     assert z.tolist() == [1.0, 1.0]
 
 
+def test_takes_the_place_of_an_owned_argument_where_nobody_can_tell() -> None:
+    z = torch.tensor([2.0, -2.0])
+    assert stabilized(z, 0.5, own=True).tolist() == [2.5, -2.5]
+    assert z.tolist() == [2.0, -2.0]  # a graph may be recorded here, which would want the old value
+    with torch.no_grad():
+        assert stabilized(z, 0.5, own=True) is z
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 def test_never_rounds_to_zero(dtype: torch.dtype) -> None:
     s = stabilized(torch.zeros(3, dtype=dtype), 1e-20)

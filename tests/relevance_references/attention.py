@@ -35,7 +35,9 @@ def _attention(
     if enable_gqa:
         shared = query.shape[-3] // key.shape[-3]
         key, value = key.repeat_interleave(shared, -3), value.repeat_interleave(shared, -3)
-    scores = torch.matmul(query, key.transpose(-2, -1)) * (query.shape[-1] ** -0.5 if scale is None else scale)
+    # As torch computes it, the query is scaled and not the scores: a stabiliser is in units of scaled scores.
+    scaled = query * (query.shape[-1] ** -0.5 if scale is None else scale)
+    scores = torch.matmul(scaled, key.transpose(-2, -1))
     if is_causal:
         assert attn_mask is None
         attn_mask = torch.ones(scores.shape[-2:], dtype=torch.bool).tril()
