@@ -116,7 +116,7 @@ BOUNDS: dict[tuple[str, str], Cost] = {
     ("resnet", "epsilon_plus"): Cost(497, 0.524, 0.973),
     ("resnet", "excitation_backprop"): Cost(343, 0.524, 0.587),
     ("resnet", "epsilon_gamma_box"): Cost(867, 0.645, 1.32),
-    ("vit", "gradient"): Cost(95, 0.631, 1.0),
+    ("vit", "gradient"): Cost(97, 0.631, 0.791),
     ("vit", "epsilon"): Cost(286, 1.554, 1.565),
     ("vit", "attnlrp"): Cost(166, 1.174, 1.371),
     ("vit", "cp_lrp"): Cost(136, 1.23, 1.423),

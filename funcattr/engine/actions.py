@@ -1,6 +1,7 @@
 """What a rulebook does with a call: a rule, or an action that needs none."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal, NamedTuple, TypeVar
 
 import torch
@@ -12,6 +13,18 @@ Rule = Callable[[Call, Any], Any]
 R = TypeVar("R", bound=Callable[..., Any])
 
 
+def _declare(rule: R, what: str) -> R:
+    # By its id, which functools.wraps copies to a wrapper that may do otherwise.
+    vars(rule)[what] = id(rule)
+    return rule
+
+
+def _declares(rule: Rule, what: str) -> bool:
+    """Whether a rule, or what a `functools.partial` binds, was declared to do something."""
+    rule = rule.func if isinstance(rule, partial) else rule
+    return getattr(rule, what, None) == id(rule)
+
+
 def output_only(rule: R) -> R:
     """Declare that `rule` reads the output of its call and not its operands, which are then freed early.
 
@@ -21,42 +34,37 @@ def output_only(rule: R) -> R:
     Returns:
         The same rule.
     """
-    vars(rule)["needs_operands"] = False
-    return rule
+    return _declare(rule, "reads_no_operands")
 
 
 def needs_operands(rule: Rule) -> bool:
-    """Whether a rule (or what a `functools.partial` of it binds) reads the operands of its call."""
-    return getattr(rule, "needs_operands", getattr(getattr(rule, "func", None), "needs_operands", True))
+    """Whether a rule reads the operands of its call."""
+    return not _declares(rule, "reads_no_operands")
 
 
 def forms_only(rule: R) -> R:
     """Declare that `rule` reads no value of its call, only `call.forms`."""
-    vars(rule)["needs_output"] = False
-    return output_only(rule)
+    return operands_only(output_only(rule))
 
 
 def operands_only(rule: R) -> R:
     """Declare that `rule` reads the operands of its call; the output is freed early, and made again if asked for."""
-    vars(rule)["needs_output"] = False
-    return rule
+    return _declare(rule, "reads_no_output")
 
 
 def needs_output(rule: Rule) -> bool:
     """Whether a rule reads the output of its call, which else is freed early, and made again if it is asked for."""
-    return getattr(rule, "needs_output", True)
+    return not _declares(rule, "reads_no_output")
 
 
 def giving_own(rule: R) -> R:
     """Declare that the cotangents which `rule` gives are new tensors, which may be written over."""
-    # By its id, which functools.wraps copies to a wrapper that may do otherwise.
-    vars(rule)["gives_own"] = id(rule)
-    return rule
+    return _declare(rule, "gives_own")
 
 
 def gives_own(rule: Callable[..., Any]) -> bool:
     """Whether the cotangents that a rule gives are new tensors, which may be written over."""
-    return getattr(rule, "gives_own", None) == id(rule)
+    return _declares(rule, "gives_own")
 
 
 def apply_rule(

@@ -162,7 +162,12 @@ def _max_pool2d(call: Call) -> Adjoint | None:
     if x is None or call.spelling != "max_pool2d" or given.get("return_indices") or len(call.args) > 6:
         return None
     kernel, shape = given["kernel_size"], x.shape
-    window = (kernel, given.get("stride") or kernel, *(given.get(name, default) for name, default in _POOLING))
+    stride = given.get("stride")
+    window = (
+        kernel,
+        kernel if stride in (None, [], ()) else stride,
+        *(given.get(name, default) for name, default in _POOLING),
+    )
     by_pixel = x.ndim == 4 and x.shape[1] > 1 and x.stride(1) == 1
     out, indices = _max_pool2d_with_indices(x, *window)
 

@@ -42,6 +42,7 @@ class Call:
         args, kwargs: The arguments as the model gave them, in-place flags removed.
         forms: Shape and dtype of each operand.
         reference: The same call in a pass at the reference, for methods that compare with one; else None.
+        compared: Whether this call is compared with that one, so that neither lets go of anything.
     """
 
     __slots__ = (
@@ -54,6 +55,7 @@ class Call:
         "_output",
         "_positions",
         "_versions",
+        "compared",
         "origins",
         "path",
         "reference",
@@ -75,6 +77,7 @@ class Call:
         self._output: Any = None
         self._versions: dict[Any, int] = {}
         self.reference: Call | None = None
+        self.compared = False
 
     @property
     def op(self) -> str:
@@ -251,8 +254,12 @@ class Call:
 
     def tracks(self, name: str) -> bool:
         """Whether the only tracked operand is the argument called `name`."""
+        return len(self._positions) == 1 and self.begins_with(name)
+
+    def begins_with(self, name: str) -> bool:
+        """Whether the first tracked operand is the argument called `name`."""
         place = self._operation.parameters.index(name) if name in self._operation.parameters else None
-        return self._positions in (((name,),), ((place,),))
+        return self._positions[0] in ((name,), (place,))
 
     def drop_inputs(self) -> None:
         """Let go of the tracked operands, for a rule that needs the output only."""

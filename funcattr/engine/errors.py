@@ -21,7 +21,7 @@ class UntrackedPathError(FuncattrError, RuntimeError):
 
 
 class AliasedWriteError(FuncattrError, RuntimeError):
-    """An in-place write through a view cannot be told apart from an older value that is read later."""
+    """A value is read that was written in place: through another view, or between a call and its pullback."""
 
 
 def unknown_site(call: str, name: str, sites: Iterable[str]) -> UnknownSiteError:

@@ -15,7 +15,6 @@ from .examples import repeated
 from .handed import refuse_handed
 from .opaque import refuse_opaque
 from .sites import Editor
-from .stand_in import leaf_of
 
 _every_module: Any = importlib.import_module("torch.nn.modules.module")
 Params = Mapping[str, Tensor]
@@ -161,15 +160,6 @@ class FunctionalModel:
     def ready(self) -> "FunctionalModel":
         """The same model for one call, whose tensors are made now and not under the eyes of a recorder."""
         return FunctionalModel(self.structure, self.bound, self.tensors(), self.shifts)
-
-    def with_leaves(self) -> "FunctionalModel":
-        """The same, where each matrix that requires a gradient is a leaf of autograd's, as in a plain pass.
-
-        By matrices that require none, torch multiplies strided tokens [L, N, F] one small product at a time.
-        """
-        owned = {name for name, p in self.params.items() if p.ndim == 2 and p.requires_grad} - self.bound.keys()
-        tensors = {name: leaf_of(t) if name in owned else t for name, t in self.tensors().items()}
-        return FunctionalModel(self.structure, self.bound, tensors, self.shifts)
 
     def apply(self, params: Params, *inputs: Any, **kwargs: Any) -> Any:
         """The model's output at `inputs` with `params` in place of its own; parameters not named stay."""

@@ -6,6 +6,7 @@ tracked factor (the weight is a constant); calls of the same operations with mor
 
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor
 
 from .calls import Call, Origin
@@ -76,12 +77,22 @@ def is_linear_map(call: Call) -> bool:
 
 
 _MOVING = GROUPS["selection"] | GROUPS["summation"]
-_NOT_READING_RESULTS = _MOVING | LINEAR | NORMALIZATIONS | GROUPS["max_pool"] | GROUPS["average_pool"] | _ops("mul div")
+_NOT_READING_RESULTS = (
+    _MOVING
+    | LINEAR
+    | NORMALIZATIONS
+    | GROUPS["max_pool"]
+    | GROUPS["average_pool"]
+    | _ops("mul div pow square sin cos sinh cosh asin acos atan erf neg abs log log1p log2 log10 clamp clamp_min")
+)
 
 
 def read_by_adjoint(call: Call, results: tuple[Tensor, ...]) -> list[Tensor]:
     """What the ordinary adjoint of a call may read: its arguments, or masks and indices of them, and its results."""
-    given = [tensor for tensor in call.held_arguments() if call.op not in _MOVING or not tensor.is_floating_point()]
+    given = call.held_arguments()
+    if call.op in _MOVING:
+        # x[:, i] takes the number out of a tensor i of one.
+        given = [t for t in given if t.dtype == torch.bool or not (t.is_floating_point() or t.ndim == 0)]
     return given if call.op in _NOT_READING_RESULTS else [*given, *results]
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from .calls import Call
 
@@ -27,6 +28,21 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     if input.ndim < 3 or weight.ndim != 2:
         return F.linear(input, weight, bias)
     return F.linear(input.flatten(0, -2), weight, bias).unflatten(0, input.shape[:-1])
+
+
+class InOnePiece(TorchFunctionMode):
+    """Runs linear maps of strided tokens in one piece, where nothing is on record."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func is F.linear:
+            return linear(*args, **kwargs)
+        if func is F.multi_head_attention_forward:  # its linear maps are no calls that a mode would see
+            whole = {id(t): t.contiguous() for t in args[:3]}
+            args = (*(whole[id(t)] for t in args[:3]), *args[3:])
+        return func(*args, **kwargs)
 
 
 class LinearMap:

@@ -27,6 +27,7 @@ class Pairing:
 
         Passes that do the same number their values alike, so `slots` tell whether the operands come from the same.
         """
+        call.compared = True
         if not self.closed:
             self._calls.append((call, slots))
             return

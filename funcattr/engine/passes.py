@@ -50,9 +50,7 @@ def forward(
     rules, layer, conditions = options.rules, options.layer, options.conditions
     if options.seed not in (None, "one", "logit"):
         raise ValueError(f"{call}(seed=...): expected 'one' or 'logit', got {options.seed!r}.")
-    if final and rules.is_plain and conditions is None:
-        model = model.with_leaves()
-    elif rules.entries or layer is not None or conditions is not None:
+    if rules.entries or layer is not None or conditions is not None:
         model = model.ready()
     inputs, spec = pytree.tree_flatten(x)
     check_inputs(call, model, inputs)

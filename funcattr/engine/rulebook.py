@@ -106,11 +106,6 @@ class Rulebook:
         """Whether some action depends on what comes after the call."""
         return any(e.position == "last" or e.action.kind in ("fold", "join") for e in self.entries)
 
-    @property
-    def is_plain(self) -> bool:
-        """Whether every operation keeps its ordinary adjoint."""
-        return not self.entries and self.unlisted == "gradient"
-
     def __or__(self, other: "Rulebook | Mapping[Any, Any] | tuple[Entry, ...] | Entry") -> "Rulebook":
         """This rulebook, preceded by the rows of `other`."""
         rows = other.entries if isinstance(other, Rulebook) else _entries(other)

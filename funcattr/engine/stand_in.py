@@ -10,7 +10,7 @@ from .sites import SiteMode
 
 
 def leaf_of(value: Tensor) -> Tensor:
-    """A leaf of autograd's with the same value, that shares its memory: the user's tensor is not flagged."""
+    """A leaf of its own with the same value: the user's tensor is not flagged."""
     return nn.Parameter(value.detach())
 
 

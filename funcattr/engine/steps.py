@@ -73,10 +73,10 @@ def pull_of(action: Action, call: Call, caller: str) -> tuple[Pull, bool]:
         return lambda g: call.settled().vjp(g), False
     # No reference to the recorder in the pullback, or the two would keep each other until a garbage collection.
     shapes = tuple([shape for shape, _ in call.forms])
-    keeps = needs_operands(action.function)
+    keeps = needs_operands(action.function) or call.compared
     if not keeps:
         call.drop_inputs()
-    if not needs_output(action.function) and (not keeps or call.can_run_again):
+    if not needs_output(action.function) and not call.compared and (not keeps or call.can_run_again):
         call.drop_output()
         if not keeps:
             call.unwatch()

@@ -13,6 +13,7 @@ from .conditions import Conditions
 from .errors import UntrackedPathError
 from .functional import functionalize
 from .levels import is_differentiated
+from .linear_map import InOnePiece
 from .owned import plus
 from .pairing import Pairing
 from .recorder import Recorder
@@ -64,13 +65,12 @@ def record(
     for a derivative of what is `final`.
     """
     _check_primals(call, primals, root)
-    if rules.is_plain and not marks and strict and not keep and pairing is None:
+    if not rules.entries and rules.unlisted == "gradient" and not marks and strict and not keep and pairing is None:
         if root is None:
             return (_autograd_record if final else _plain_record)(fn, primals, call)
-        if final:
-            found = _autograd_record_at(fn, primals, root, call, sites)
-            with torch.no_grad():  # else what the weights are leaves of would be recorded too
-                return found or record(fn, primals, rules, root, call, sites)
+        found = _autograd_record_at(fn, primals, root, call, sites) if final else None
+        if found is not None:
+            return found
     recorder = Recorder(rules, root, call, marks, keep, pairing)
     # Constants of the call are copied, so that a model which writes into its input never reaches the user's tensor.
     inputs = recorder.track(primals) if root is None else tuple(p.clone() for p in primals)
@@ -144,7 +144,7 @@ def walk(
 def _autograd_record(fn: Callable[..., Any], primals: tuple[Tensor, ...], call: str) -> Record:
     """The same by autograd alone, which is faster (a third for attention), and whose result has no derivative."""
     inputs = [leaf_of(p) for p in primals]
-    with torch.enable_grad():
+    with torch.enable_grad(), InOnePiece():
         output = fn(*(x.clone() for x in inputs))
     return _pulled_by_autograd(call, output, inputs, primals, None)
 
@@ -154,7 +154,7 @@ def _autograd_record_at(
 ) -> Record | None:
     """The same from a site on; None where the model writes into the site's value by another name."""
     stand_in = StandIn(root, call)
-    with torch.enable_grad(), stand_in:
+    with torch.enable_grad(), stand_in, InOnePiece():
         output = fn(*(p.clone() for p in primals))
     stand_in.require(f"{call}(layer={root!r})", (root,), sites)
     if stand_in.is_written():
@@ -175,7 +175,7 @@ def _pulled_by_autograd(
         pairs = [(y, g) for y, g in zip(leaves, seeds, strict=True) if isinstance(y, Tensor) and y.requires_grad]
         outputs, given = zip(*pairs, strict=True)
         found = torch.autograd.grad(outputs, inputs, given, retain_graph=not release, allow_unused=True)
-        if all(g is None for g in found):  # the output depends on the weights alone
+        if all(g is None for g in found):  # it depends on some tensor of the model's alone
             raise _independent(call, root)
         return tuple(torch.zeros_like(p) if g is None else g for p, g in zip(roots, found, strict=True))
 

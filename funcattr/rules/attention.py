@@ -22,7 +22,7 @@ def scaled_dot_product_attention(
     if enable_gqa:
         key = key.repeat_interleave(query.shape[-3] // key.shape[-3], -3)
         value = value.repeat_interleave(query.shape[-3] // value.shape[-3], -3)
-    # The query is scaled and not the scores, as torch does: they are more, and would be held.
+    # The query is scaled, as in F.multi_head_attention_forward, and not the scores: they are more, and would be held.
     scaled = query * (1 / math.sqrt(query.shape[-1]) if scale is None else scale)
     scores = scaled @ key.mT
     if is_causal:

@@ -6,7 +6,8 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ..engine.actions import gives_own, giving_own
+from ..engine import actions
+from ..engine.actions import giving_own, operands_only
 from ..engine.calls import Call
 from ..engine.linear_map import LinearMap
 from ..engine.owned import plus
@@ -14,6 +15,13 @@ from .shares import Share, distribute, leaks_of
 
 Leaks = dict[str, Any]
 """Where relevance went that no operand got: name of the reason -> amount."""
+
+
+_DECLARATIONS: tuple[tuple[Callable[..., bool], Callable[..., Any]], ...] = (
+    (lambda rule: not actions.needs_operands(rule), actions.output_only),
+    (lambda rule: not actions.needs_output(rule), actions.operands_only),
+    (actions.gives_own, actions.giving_own),
+)
 
 
 class Parametric:
@@ -34,11 +42,9 @@ class Parametric:
         self.formula, self.options, self.check, self._leaks = formula, dict(options), check, leaks
         self._defaults = self.options if defaults is None else defaults
         self.__doc__ = formula.__doc__
-        if not getattr(formula, "needs_operands", True):
-            self.needs_operands = False
-        if gives_own(formula):
-            giving_own(self)
-        self.needs_output = getattr(formula, "needs_output", True)
+        for declared, declare in _DECLARATIONS:
+            if declared(formula):
+                declare(self)
 
     def __call__(self, *applied_to: Any, **options: Any) -> Any:
         if applied_to:
@@ -115,7 +121,9 @@ def linear_rule(
             layer = LinearMap(call)
             return leaks_of(layer, relevance, split(layer, **options), eps)
 
-        vars(giving_own(formula))["needs_output"] = needs_output
+        if not needs_output:
+            operands_only(formula)
+        giving_own(formula)
         formula.__name__, formula.__module__, formula.__doc__ = split.__name__, split.__module__, split.__doc__
         return Parametric(formula, _defaults(split), check, leaks)
 

@@ -41,6 +41,7 @@ def signal_takes_all(call: Call, relevance: Tensor) -> tuple[Tensor | None, ...]
     return tuple(_given(call, relevance, ungated_shares(call)))
 
 
+@forms_only
 def quotient(call: Call, relevance: Tensor) -> tuple[Tensor | None, ...]:
     """Quotient a / b: the numerator takes all, the denominator is a scale."""
     return tuple(_given(call, relevance, numerator_shares(call)))
@@ -63,8 +64,8 @@ def ungated_shares(call: Call) -> list[float]:
 
 def numerator_shares(call: Call) -> list[float]:
     """1 for the numerator of a quotient, if it is tracked, and 0 for the denominator."""
-    count = len(call.operands)
-    return [1.0, 0.0][:count] if call.operands[0] is call.argument("input") else [0.0] * count
+    count = len(call.origins)
+    return [1.0, 0.0][:count] if call.begins_with("input") else [0.0] * count
 
 
 def factor_adjoints(call: Call, g: Tensor) -> tuple[Tensor, ...]:

@@ -32,8 +32,8 @@ class Share(NamedTuple):
         bias: The bias in it, or None.
         scale: What multiplies the relevance that it hands back: a number or a tensor of z's shape.
         where: It hands back the relevance of the outputs where this is above zero; None for all.
-        below: Where that is below zero instead.
         sign: 1 or -1 if all its terms have that sign, 0 if they may have both.
+        below: It hands back where `where` is below zero instead.
         owned: Whether z is a tensor that nobody else reads, which its denominator may be written over.
     """
 
@@ -42,8 +42,8 @@ class Share(NamedTuple):
     bias: Tensor | None = None
     scale: Tensor | float = 1.0
     where: Tensor | None = None
-    below: bool = False
     sign: int = 0
+    below: bool = False
     owned: bool = False
 
     def part(self, relevance: Tensor, own: bool = False) -> Tensor:

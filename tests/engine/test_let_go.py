@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 import funcattr
 from funcattr import AliasedWriteError, rules
+from funcattr.engine.actions import operands_only
 
 from ..contract import assert_equal
 from ..models.seeding import settle, uniform
@@ -32,6 +33,23 @@ def test_a_wrapper_of_a_rule_does_not_inherit_what_the_rule_declares() -> None:
         g = torch.ones_like(y)
         assert torch.equal(pull(g)[0], 2 * g)
     assert torch.equal(g, torch.ones_like(y))
+
+
+def test_nor_that_a_rule_reads_no_operands() -> None:
+    @functools.wraps(rules.product)
+    def mine(call: Any, r: Tensor) -> tuple[Tensor, ...]:
+        return tuple(r * x for x in call.operands)
+
+    x = uniform(2, 3)
+    y, pull = funcattr.vjp(lambda x: x * x.sigmoid(), x, rules={"mul": mine, "sigmoid": funcattr.STOP})
+    assert_equal(pull(torch.ones_like(y))[0], x)
+
+
+@pytest.mark.parametrize("rule", [rules.product, rules.signal_takes_all, rules.quotient, rules.pass_through])
+def test_a_rule_that_reads_nothing_leaves_what_a_reference_is_compared_with(rule: Any) -> None:
+    model = lambda x: x * x.sigmoid() / (1 + x.abs())  # noqa: E731
+    book = rules.deep_lift() | {"mul": rule, "div": rule}
+    assert torch.isfinite(funcattr.deep_lift(model, uniform(2, 3), 0, rules=book)).all()
 
 
 def test_a_rule_finds_one_operand_by_either_name() -> None:
@@ -79,7 +97,7 @@ def test_autocast_at_the_pullback_does_not_reach_what_is_made_again() -> None:
         seen.append(call.output)
         return g @ call.argument("weight")
 
-    vars(look)["needs_output"] = False
+    operands_only(look)
     y, pull = funcattr.vjp(model, x, rules={"linear": look, "relu": rules.pass_through})
     with torch.autocast("cpu", torch.bfloat16):
         pull(torch.ones_like(y))

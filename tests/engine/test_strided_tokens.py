@@ -1,5 +1,6 @@
 """Strided tokens [L, N, F], as nn.MultiheadAttention makes them, are multiplied in one piece and not L small ones."""
 
+import copy
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -48,21 +49,65 @@ def products(run: Callable[[], Any]) -> Counter[str]:
 
 
 def test_torch_multiplies_strided_tokens_one_by_one_where_weights_are_frozen() -> None:
-    """If this fails, torch has changed, and `linear` and `with_leaves` are not needed any more."""
+    """If this fails, torch has changed, and `linear` and `InOnePiece` are not needed any more."""
     model = settle(Tokens).requires_grad_(False)
     assert products(lambda: model(uniform(2, 4, 3)))["aten::bmm"] > 0
 
 
-@pytest.mark.parametrize("layer", [None, "wide"])
-def test_a_gradient_multiplies_them_as_a_plain_pass_does(layer: str | None) -> None:
-    model, x = settle(Tokens), uniform(2, 4, 3)
-    found: list[Tensor] = []
-    # Under a dispatch mode, as under a transform, torch.func does the work: so this looks at the model that is run.
-    fm = funcattr.functionalize(model).with_leaves()
-    assert products(lambda: found.append(fm(x)))["aten::bmm"] == 0
-    assert_equal(found[0], model(x))
+class Attends(nn.Module):
+    """Attention, whose linear maps are inside of one torch function."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention, self.head = nn.MultiheadAttention(4, 2, batch_first=True), nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.attention(x, x, x, need_weights=False)[0]).mean(1)
+
+
+def small_products(run: Callable[[], Any]) -> int:
+    """How many products of many small matrices run, by the profiler: under a dispatch mode torch.func does the work."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        run()
+    return sum(event.count for event in profile.key_averages() if event.key == "aten::bmm")
+
+
+@pytest.mark.parametrize("layer", [None, "site"])
+@pytest.mark.parametrize("kind", [Tokens, Attends])
+def test_a_gradient_multiplies_them_in_one_piece(kind: Callable[[], nn.Module], layer: str | None) -> None:
+    model = settle(kind).eval()
+    x = uniform(2, 4, 4 if kind is Attends else 3)
+    layer = layer and ("attention" if kind is Attends else "wide")
+    wanted = torch.autograd.functional.jacobian(lambda x: model(x)[:, 0].sum(), x)
+    if layer is None:
+        assert_equal(funcattr.gradient(model, x, 0), wanted)
+    frozen = copy.deepcopy(model).requires_grad_(False)
+    leaf = x.clone().requires_grad_()
+    slow = small_products(lambda: torch.autograd.grad(frozen(leaf)[:, 0].sum(), leaf))
+    if layer is None or kind is Tokens:
+        assert small_products(lambda: funcattr.gradient(model, x, 0, layer=layer)) < slow
     assert funcattr.gradient(model, x, 0, layer=layer).requires_grad is False
     assert all(p.grad is None and p.requires_grad and p.is_leaf for p in model.parameters())
+
+
+class WritesIntoTokens(nn.Module):
+    """Writes into the input of a linear map, which only the gradient of its weight would read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.head = nn.Linear(3, 3), nn.Linear(3, 3), nn.Linear(3, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.a(x)
+        h += self.b(h)
+        return self.head(h)
+
+
+def test_a_model_may_write_into_the_input_of_a_linear_map() -> None:
+    model, x = settle(WritesIntoTokens), uniform(2, 3)
+    leaf = x.clone().requires_grad_()
+    frozen = copy.deepcopy(model).requires_grad_(False)
+    assert_equal(funcattr.gradient(model, x, 0), torch.autograd.grad(frozen(leaf)[:, 0].sum(), leaf)[0])
 
 
 def test_recorded_calls_multiply_them_in_one_piece() -> None:
@@ -79,17 +124,17 @@ def test_linear_is_torchs(shape: tuple[int, ...], with_bias: bool) -> None:
 
 
 class Frozen(nn.Module):
-    """Does not depend on its input by any path that can be differentiated, and does on its weights."""
+    """Does not depend on its input by any path that can be differentiated, but on a tensor that requires a gradient."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.wide, self.head = nn.Linear(3, 5), nn.Linear(5, 2)
+        self.wide, self.scale = nn.Linear(3, 2), torch.ones(2, dtype=torch.float64, requires_grad=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.wide(x).detach())
+        return self.wide(x).detach() * self.scale
 
 
 @pytest.mark.parametrize("layer", [None, "wide"])
-def test_weights_do_not_hide_that_the_output_ignores_the_input(layer: str | None) -> None:
+def test_tensors_of_the_model_do_not_hide_that_the_output_ignores_the_input(layer: str | None) -> None:
     with pytest.raises(funcattr.UntrackedPathError, match="does not depend on the"):
         funcattr.gradient(settle(Frozen), uniform(2, 3), 0, layer=layer)

@@ -35,7 +35,7 @@ def _attention(
     if enable_gqa:
         shared = query.shape[-3] // key.shape[-3]
         key, value = key.repeat_interleave(shared, -3), value.repeat_interleave(shared, -3)
-    # As torch computes it, the query is scaled and not the scores: a stabiliser is in units of scaled scores.
+    # As in F.multi_head_attention_forward the query is scaled, not the scores: a stabiliser is in scaled scores' units.
     scaled = query * (query.shape[-1] ** -0.5 if scale is None else scale)
     scores = torch.matmul(scaled, key.transpose(-2, -1))
     if is_causal:
