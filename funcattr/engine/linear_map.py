@@ -45,6 +45,18 @@ class InOnePiece(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
+def in_one_piece(fn: Callable[..., Any]) -> Callable[..., Any]:
+    """The function, for a pass without a recorder; Dynamo, which traces no mode, is left with the function itself."""
+    if torch.compiler.is_dynamo_compiling():
+        return fn
+
+    def run(*inputs: Tensor) -> Any:
+        with InOnePiece():
+            return fn(*inputs)
+
+    return run
+
+
 class LinearMap:
     """z = f(x, W) + b, the map that a call computes: f is linear in x and in W.
 

@@ -13,7 +13,7 @@ from .conditions import Conditions
 from .errors import UntrackedPathError
 from .functional import functionalize
 from .levels import is_differentiated
-from .linear_map import InOnePiece
+from .linear_map import in_one_piece
 from .owned import plus
 from .pairing import Pairing
 from .recorder import Recorder
@@ -144,8 +144,8 @@ def walk(
 def _autograd_record(fn: Callable[..., Any], primals: tuple[Tensor, ...], call: str) -> Record:
     """The same by autograd alone, which is faster (a third for attention), and whose result has no derivative."""
     inputs = [leaf_of(p) for p in primals]
-    with torch.enable_grad(), InOnePiece():
-        output = fn(*(x.clone() for x in inputs))
+    with torch.enable_grad():
+        output = in_one_piece(fn)(*(x.clone() for x in inputs))
     return _pulled_by_autograd(call, output, inputs, primals, None)
 
 
@@ -154,8 +154,8 @@ def _autograd_record_at(
 ) -> Record | None:
     """The same from a site on; None where the model writes into the site's value by another name."""
     stand_in = StandIn(root, call)
-    with torch.enable_grad(), stand_in, InOnePiece():
-        output = fn(*(p.clone() for p in primals))
+    with torch.enable_grad(), stand_in:
+        output = in_one_piece(fn)(*(p.clone() for p in primals))
     stand_in.require(f"{call}(layer={root!r})", (root,), sites)
     if stand_in.is_written():
         return None
@@ -184,10 +184,11 @@ def _pulled_by_autograd(
 
 def _plain_record(fn: Callable[..., Any], primals: tuple[Tensor, ...], call: str) -> Record:
     """Without rules the reverse pass is `torch.func.vjp` itself."""
+    run = in_one_piece(fn)
 
     def checked(*inputs: Tensor) -> Any:
         # Copies, so that a model which writes into its input reaches neither a leaf nor the user's tensor.
-        output = fn(*(x.clone() for x in inputs))
+        output = run(*(x.clone() for x in inputs))
         # Dynamo cannot trace the question, and has no need: it is asked when the model runs eagerly.
         if not torch.compiler.is_dynamo_compiling() and not any(map(is_differentiated, pytree.tree_leaves(output))):
             raise _independent(call, None)

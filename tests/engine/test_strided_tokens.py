@@ -9,6 +9,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch._dynamo.backends.common import aot_autograd
+from torch._functorch.aot_autograd import make_boxed_func
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import funcattr
@@ -110,9 +112,24 @@ def test_a_model_may_write_into_the_input_of_a_linear_map() -> None:
     assert_equal(funcattr.gradient(model, x, 0), torch.autograd.grad(frozen(leaf)[:, 0].sum(), leaf)[0])
 
 
-def test_recorded_calls_multiply_them_in_one_piece() -> None:
+@pytest.mark.parametrize("method", [funcattr.attnlrp, funcattr.gradient])
+def test_recorded_calls_and_torch_func_multiply_them_in_one_piece(method: Callable[..., Tensor]) -> None:
     model, x = settle(Tokens), uniform(2, 4, 3)
-    assert products(lambda: funcattr.attnlrp(model, x, 0))["aten::bmm"] == 0
+    assert products(lambda: method(model, x, 0))["aten::bmm"] == 0
+    assert products(lambda: torch.vmap(lambda c: method(model, x, c))(torch.tensor([0, 1])))["aten::bmm"] == 0
+
+
+def test_nor_does_compiled_code(fresh_dynamo: None) -> None:
+    model, x = settle(Tokens), uniform(2, 4, 3)
+    fm, graphs = funcattr.functionalize(model), list[Any]()
+
+    def keep(graph: Any, inputs: Any) -> Any:
+        graphs.append(graph)
+        return make_boxed_func(graph.forward)
+
+    found = torch.compile(lambda x: funcattr.gradient(fm, x, 0), fullgraph=True, backend=aot_autograd(fw_compiler=keep))
+    assert_equal(found(x), funcattr.gradient(model, x, 0))
+    assert not [node for graph in graphs for node in graph.graph.nodes if "bmm" in str(node.target)]
 
 
 @pytest.mark.parametrize("shape", [(3,), (2, 3), (4, 2, 3), (0, 2, 3), (2, 1, 4, 3)])
