@@ -170,10 +170,14 @@ def _max_pool2d(call: Call) -> Adjoint | None:
     )
     by_pixel = x.ndim == 4 and x.shape[1] > 1 and x.stride(1) == 1
     out, indices = _max_pool2d_with_indices(x, *window)
+    # Whoever differentiates the result finds it connected to the input, with a derivative of zero, as torch has it.
+    source = x if x.requires_grad else None
 
     def pull(g: Tensor) -> tuple[Tensor]:
         # The indices tell all; of the input it wants the shape, and the layout.
-        if by_pixel:
+        if source is not None:
+            like = source
+        elif by_pixel:
             like = torch.empty(shape, dtype=g.dtype, device=g.device, memory_format=torch.channels_last)
         else:
             like = g.new_empty(1).expand(shape)
