@@ -1,13 +1,15 @@
-"""Which part of a map is the image's, and which one network's chance? `python examples/ensemble.py`.
+"""Which part of a map comes from the image, and which from chance in training? `python examples/ensemble.py`.
 
 Each image is noise with one of six small patterns somewhere in it; the pattern is the class. Networks that differ in
 their initial weights and training images learn it, all at once by `vmap` over their stacked parameters. Then one
 compiled function gives every network's map of every image, for the answer that they give together: by guided
-backpropagation, and by layer-wise relevance propagation. The script prints how much of the attribution lies in the
-pattern's square: for one network, in the mean of all maps, in the pixels of the mean where they agree (it is larger
-than their standard deviation), and in the standard deviation itself. Last, how many answers are right where the maps
-agree, and where they do not: nobody has to know the truth to tell the two apart. Takes some ten seconds on one CPU
-core. `--backend inductor` generates code for the maps, which takes a C++ compiler and a minute.
+backpropagation, and by layer-wise relevance propagation.
+
+The script prints how much of the attribution lies in the pattern's square: for one network, in the mean of all maps, in
+the pixels where the networks agree (the mean is larger than the standard deviation), and in the standard deviation
+itself. Last, it prints how many answers are right where the maps agree, and where they do not. Agreement needs no
+knowledge of the truth. Takes some ten seconds on one CPU core. `--backend inductor` generates code for the maps, which
+takes a C++ compiler and a minute.
 """
 
 import argparse
@@ -24,7 +26,7 @@ import funcattr
 SIZE, PATTERN, CLASSES = 12, 4, 6
 METHODS: dict[str, Callable[..., Tensor]] = {
     "guided_backprop": funcattr.guided_backprop,
-    "lrp, epsilon_plus": partial(funcattr.lrp, rules="epsilon_plus", seed="logit"),
+    "lrp, epsilon_plus": partial(funcattr.lrp, rules="epsilon_plus"),
 }
 Params = dict[str, Tensor]
 

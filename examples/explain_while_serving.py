@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     rules = funcattr.rules.epsilon_plus()
 
     def explain(x: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits, and the map of what speaks for the digits that the network sees. [N, 10], [N, 1, 64, 64]"""
+        """Logits, and the relevance of the pixels for the digits that the network sees. [N, 10], [N, 1, 64, 64]"""
         found = funcattr.attribute(fm, x, lambda logits: logits.clamp(min=0).sum(1), rules=rules)
         return found.output, found.cotangent
 

@@ -1,10 +1,10 @@
 """Right for the right reasons: `python examples/right_reasons.py`.
 
-Every training image of a handwritten digit has a bright square in one corner, whose place gives the class away; on the
-test images the square is somewhere at random. A network learns the square and fails. Told where not to look, it learns
-the digit: the training step adds a penalty on the attribution inside the corner. The whole step (the network, its
-attribution, the penalty, and the derivative of it all by the parameters) is one compiled function. Takes some twenty
-seconds on one CPU core. Needs scikit-learn.
+Every training image of a handwritten digit has a bright square in the strip above it, and the place of the square gives
+the class away. On the test images that place is random. A network learns the square and fails. With a penalty on the
+attribution inside the strip, it learns the digit. The whole training step (the network, its attribution, the penalty,
+and their derivative by the parameters) is one compiled function. Takes some twenty seconds on one CPU core. Needs
+scikit-learn.
 """
 
 import argparse
@@ -33,7 +33,7 @@ class Images(NamedTuple):
 
 
 def draw(honest: bool, generator: torch.Generator) -> Images:
-    """Half of scikit-learn's digits: those of the training with a square that tells the class, or the others."""
+    """Half of scikit-learn's digits: the training half, whose square gives the class away, or the other half."""
     flat, labels = (torch.as_tensor(np.asarray(part)) for part in load_digits(return_X_y=True))
     chosen = slice(0, None, 2) if not honest else slice(1, None, 2)
     digits, classes = flat[chosen].float().reshape(-1, 1, 8, 8) / 16, labels[chosen]

@@ -1,9 +1,9 @@
-"""What noise and paths repair in a gradient: `python examples/smooth_and_integrate.py`.
+"""How noise and paths repair a gradient: `python examples/smooth_and_integrate.py`.
 
-A function of 20 features whose gradient misleads: it saturates, so that far from zero nothing seems to matter, and it
-has a ripple, too small to change the output but steep. What each feature adds is known, weight times value. The script
-asks four methods for it, prints how well each answer agrees (the mean cosine with the truth), and how far its sum is
-from the output's rise. It runs in a second or two.
+The model is a function of 20 features whose gradient misleads. It saturates, so that far from zero nothing seems to
+matter; and it has a ripple, too small to change the output but steep. The true share of each feature is known: weight
+times value. The script asks four methods for it. It prints how well each answer agrees (the mean cosine with the
+truth), and how far its sum is from the output's rise. It runs in a second or two.
 """
 
 import argparse
@@ -38,16 +38,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     given = {"kwargs": {"weight": weight}}
     product = partial(funcattr.input_x_gradient, model, **given)
     rows = funcattr.distribution(others)
-    path = {"return_delta": True, "chunk_size": options.samples, **given}
-    smooth = funcattr.noise_tunnel(product, x, samples=options.samples, stdev=0.5, chunk_size=options.samples)
+    path = {"chunk_size": options.samples, **given}
+    smooth = funcattr.noise_tunnel(product, x, samples=options.samples, sigma=0.5, chunk_size=options.samples)
     integrated = funcattr.integrated_gradients(model, x, steps=options.samples, **path)
     expected = funcattr.expected_gradients(model, x, baseline=rows, samples=options.samples, **path)
 
     answers = {
         "input x gradient": (product(x), x * weight),
         "the same, smoothed": (smooth, x * weight),
-        "integrated gradients": (integrated.attributions, x * weight),
-        "expected gradients": (expected.attributions, (x - others.mean(0)) * weight),
+        "integrated gradients": (integrated, x * weight),
+        "expected gradients": (expected, (x - others.mean(0)) * weight),
     }
     print("agreement with the truth:")
     for name, (answer, truth) in answers.items():
@@ -55,11 +55,12 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     output = model(x, weight)
     rise = output - model(torch.zeros_like(x), weight)
+    drawn = {"baseline": rows, "samples": options.samples}
     misses = {
         "input x gradient, sum": product(x).sum(1) - rise,
         "smoothed, sum": smooth.sum(1) - rise,
-        "integrated, sum": integrated.delta,
-        "expected, sum": expected.delta,
+        "integrated, sum": funcattr.metrics.completeness(model, x, None, integrated, **path),
+        "expected, sum": funcattr.metrics.completeness(model, x, None, expected, **drawn, **path),
     }
     print("the sum misses the rise by (of the mean output):")
     for name, miss in misses.items():

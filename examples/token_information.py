@@ -2,9 +2,9 @@
 
 The task of `token_relevance.py` (a sentence's class is the animal that comes first), learnt by a small BERT of Hugging
 Face's in some ten seconds on one CPU core. An information bottleneck after the first encoder layer then closes every
-token as far as the answer allows: beta is small, and nothing is smoothed, for neighbouring tokens have nothing in
-common. What stays open are bits per token: many for the animal that decides, fewer for those that it is compared
-with, and hardly any for other words. Needs transformers.
+token as far as the answer allows: beta is small, and nothing is smoothed, because neighbouring tokens have nothing in
+common. The result is bits per token: many for the animal that decides, fewer for those that it is compared with, and
+hardly any for other words. Needs transformers.
 """
 
 import argparse
@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     others = draw(2000, torch.Generator().manual_seed(options.seed + 2)).tokens
     for where, layer in LAYERS.items():
-        statistics = funcattr.feature_statistics(model, others.split(100), layer=layer)
+        statistics = funcattr.bottleneck.feature_statistics(model, others.split(100), layer=layer)
         bits = funcattr.iba(model, tokens, labels, statistics=statistics, beta=options.beta, sigma=None, steps=30)
         print(f"\n{where}, {bits.sum(1).mean():.0f} bits a sentence:")
         for row in range(3):

@@ -1,8 +1,8 @@
 """Train the demo's readout bottleneck: `python examples/train_readout.py --out DIR`.
 
-What of the network's features says where a digit is? A readout bottleneck learns it once, for all digits: it sees the
-features and the digit that is asked for, and keeps what the network needs to find that digit. Every canvas of the
-training is new. Takes some ten minutes on two CPU cores.
+Which of the network's features say where a digit is? A readout bottleneck learns it once, for all digits: it sees the
+features and the digit in question, and keeps the features that the network needs to find that digit. Every canvas of
+the training is new. Takes some ten minutes on two CPU cores.
 """
 
 import argparse
@@ -16,7 +16,8 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from train_digits import PACKAGED, Batch, Glyphs, draw, split_glyphs
 
-from funcattr import ReadoutBottleneck, feature_statistics, maps, metrics, readout_iba, train_readout
+from funcattr import maps, metrics, readout_iba
+from funcattr.bottleneck import ReadoutBottleneck, feature_statistics_of_layers, train_readout
 from funcattr.demo.digits import BOTTLENECK, AskedDigitNet, load_canvases, load_model, missed
 
 READOUTS = ("features.3", BOTTLENECK, "features.9", "asked")
@@ -48,7 +49,7 @@ class Drawn:
 
 @torch.no_grad()
 def mass_in_box(model: AskedDigitNet, readout: ReadoutBottleneck, count: int) -> float:
-    """Of the maps of held-out canvases, for one question each."""
+    """The mean over the maps of the packaged canvases, for one question each."""
     data = load_canvases()
     digits = data.present[:count].float().argmax(1)
     bits = readout_iba(model, (data.images[:count], digits), readout=readout)
@@ -77,13 +78,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     model = AskedDigitNet(load_model()).eval()
     inputs = (pair for pair in Drawn(glyphs, looked_at // 32 + 1, args.seed + 3))
     layers = [BOTTLENECK, *READOUTS]
-    layer, *read = feature_statistics(model, tqdm(inputs, desc="features"), layer=layers, samples=looked_at)
+    looked = tqdm(inputs, desc="features")
+    layer, *read = feature_statistics_of_layers(model, looked, layers=layers, examples=looked_at)
     readout = ReadoutBottleneck(layer, read)
 
     data = Drawn(glyphs, batches, args.seed + 4)
     history = train_readout(model, data, readout, loss=missed, beta=BETA, epochs=epochs, lr=1e-3, progress=True)
-    for epoch, (loss, nats) in enumerate(zip(*(numbers.tolist() for numbers in history), strict=True), start=1):
-        print(f"epoch {epoch}: loss {loss:.3f}, {nats:.3f} nats an element")
+    for epoch, (loss, bits) in enumerate(zip(*(numbers.tolist() for numbers in history), strict=True), start=1):
+        print(f"epoch {epoch}: loss {loss:.3f}, {bits:.3f} bits an element")
 
     print(f"mass in the asked digit's box: {mass_in_box(model, readout, 20 if args.quick else 300):.1%}")
     out.mkdir(parents=True, exist_ok=True)

@@ -159,32 +159,32 @@ def smooth(maps: Tensor, sigma: float, *, padding: str = "replicate") -> Tensor:
     return smoothed.to(maps.dtype)
 
 
-def normalize(maps: Tensor, *, mode: str = "range") -> Tensor:
+def normalize(maps: Tensor, *, scale: str = "range") -> Tensor:
     """Scale each example's map for display.
 
     Args:
         maps: [N, C, *spatial]
-        mode: `"range"`: (m - min) / (max - min), in 0..1. `"max"`: m / max |m|, in -1..1, zero stays zero.
+        scale: `"range"`: (m - min) / (max - min), in 0..1. `"max"`: m / max |m|, in -1..1, zero stays zero.
 
     Returns:
         [N, C, *spatial]; a constant map (`"range"`) or a zero map (`"max"`) becomes zeros.
 
     Raises:
-        ValueError: If `mode` is another.
+        ValueError: If `scale` is another.
 
     Example:
         >>> normalize(torch.tensor([[[2.0, 4.0]]]))
         tensor([[[0., 1.]]])
     """
     dims = tuple(range(1, _features("normalize", maps).ndim))
-    if mode == "range":
+    if scale == "range":
         low = maps.amin(dims, keepdim=True)
-        maps, scale = maps - low, maps.amax(dims, keepdim=True) - low
-    elif mode == "max":
-        scale = maps.abs().amax(dims, keepdim=True)
+        maps, size = maps - low, maps.amax(dims, keepdim=True) - low
+    elif scale == "max":
+        size = maps.abs().amax(dims, keepdim=True)
     else:
-        raise ValueError(f"normalize(mode={mode!r}): expected 'range' or 'max'.")
-    return maps / torch.where(scale == 0, 1, scale)
+        raise ValueError(f"normalize(scale={scale!r}): expected 'range' or 'max'.")
+    return maps / torch.where(size == 0, 1, size)
 
 
 def _features(call: str, values: Tensor) -> Tensor:

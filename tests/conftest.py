@@ -1,10 +1,13 @@
-"""Settings of the whole suite: hypothesis profiles, one thread a test, a fresh Dynamo for each test that compiles."""
+"""Settings of the whole suite: `--long`, hypothesis profiles, one thread a test, a fresh Dynamo where tests compile."""
 
 from collections.abc import Iterator
 
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
+
+from .sweeps import pytest_addoption as pytest_addoption
+from .sweeps import pytest_collection_modifyitems as pytest_collection_modifyitems
 
 # The nets here are tiny: one thread is faster than waking a second, and leaves the other core to other work.
 torch.set_num_threads(1)

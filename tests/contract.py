@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import funcattr
 from funcattr import FunctionalModel, Rulebook, rules
-from funcattr.engine import draws
+from funcattr.sampling import draws
 
 from . import bottleneck_references, perturbation_references, references, sampling_references
 from .deep_lift_references import deep_lift_reference
@@ -33,6 +33,7 @@ class Row(NamedTuple):
     is_map: bool = False  # its result has one channel
     every_class: bool = False  # without a target it explains all classes
     rules: Rulebook | None = None  # of relevance, which `conservation` accounts for
+    share: float = 1.0  # of the drawn networks: less where another row has the same formula, or where a call is slow
 
     def __call__(
         self, model: nn.Module | FunctionalModel | Any, x: Any, target: Any, layer: str, **options: Any
@@ -111,7 +112,9 @@ def _contrastive(model: nn.Module, x: Tensor, target: Any, layer: str) -> Tensor
 def _lrp(name: str, **bounds: float) -> Row:
     book = getattr(rules, name if name != "epsilon" else "epsilon_everywhere")(**bounds)
     reference = _from_input(lrp_reference, composite=name, **bounds)
-    return Row(f"lrp_{name}", partial(funcattr.lrp, rules=book), reference, rules=book)
+    # The composites differ in one rule of their own, which is enough for half of the networks.
+    share = 1.0 if name == "epsilon_plus" else 0.5
+    return Row(f"lrp_{name}", partial(funcattr.lrp, rules=book, start="one"), reference, rules=book, share=share)
 
 
 STEPS, SAMPLES, CHUNK = 3, 3, 2
@@ -129,7 +132,7 @@ def _noise_tunnel(method: Callable[..., Any], kind: Any) -> Callable[..., Tensor
     def tunnel(model: Any, x: Any, target: Any, **options: Any) -> Tensor:
         given = {"noise": noise(x)} if isinstance(x, Tensor) and x.ndim and len(x) else {"samples": SAMPLES}
         return funcattr.noise_tunnel(
-            partial(method, model), x, target, kind=kind, stdev=0.3, chunk_size=CHUNK, **given, **options
+            partial(method, model), x, target, kind=kind, sigma=0.3, chunk_size=CHUNK, **given, **options
         )
 
     return tunnel
@@ -141,7 +144,7 @@ def _over_noise(kind: str, product: bool) -> Reference:
             root, g = references.pseudo_gradient("gradient", model, x, target)
             return root * g if product else g
 
-        return sampling_references.noise_tunnel(method, x, target, noise=noise(x), stdev=0.3, kind=kind)
+        return sampling_references.noise_tunnel(method, x, target, noise=noise(x), sigma=0.3, kind=kind)
 
     return tunnel
 
@@ -212,18 +215,22 @@ def _risen(model: nn.Module, x: Tensor, target: Any, layer: str) -> Tensor:
     return perturbation_references.rise(model, x, target, masks=noise(x)[:, 0, 0].abs()).to(x)
 
 
-def _of_bottleneck(shape: torch.Size, like: Tensor) -> funcattr.FeatureStatistics:
+def _of_bottleneck(shape: torch.Size, like: Tensor) -> funcattr.bottleneck.FeatureStatistics:
     """Made up, so that any layer of any net has some; every third element is hardly ever anything but 0."""
     count = torch.arange(shape.numel(), device=like.device).reshape(shape)
     nonzero = torch.where(count % 3 == 2, 1, 100)
     centre, squares = torch.cos(count.to(like) * 1.3) / 3, 10 + 9 * torch.sin(count.to(like))
-    return funcattr.FeatureStatistics("", "gaussian", 100, nonzero, centre, squares)
+    return funcattr.bottleneck.FeatureStatistics("", "gaussian", 100, nonzero, centre, squares)
+
+
+IBA_STEPS = 2  # each has a forward and a backward of the tail for each sample
 
 
 def _iba_noise(value: Tensor) -> Tensor:
-    """[STEPS, SAMPLES, 1, ...]"""
-    waves = torch.sin(torch.arange(1, STEPS * SAMPLES * value[0].numel() + 1, dtype=value.dtype, device=value.device))
-    return waves.reshape(STEPS, SAMPLES, 1, *value.shape[1:])
+    """[IBA_STEPS, SAMPLES, 1, ...]"""
+    count = IBA_STEPS * SAMPLES * value[0].numel()
+    waves = torch.sin(torch.arange(1, count + 1, dtype=value.dtype, device=value.device))
+    return waves.reshape(IBA_STEPS, SAMPLES, 1, *value.shape[1:])
 
 
 def _iba(model: Any, x: Any, target: Any, layer: str, **options: Any) -> Tensor:
@@ -234,7 +241,7 @@ def _iba(model: Any, x: Any, target: Any, layer: str, **options: Any) -> Tensor:
     else:
         statistics = _of_bottleneck(torch.Size([1]), torch.zeros(1))
     statistics = replace(statistics, layer=layer)
-    given: Any = {"steps": STEPS, "samples": SAMPLES, "mode": "capacity", "chunk_size": 2, **options}
+    given: Any = {"steps": IBA_STEPS, "samples": SAMPLES, "per": "element", "chunk_size": 2, **options}
     return funcattr.iba(model, x, target, statistics=statistics, layer=layer, **given)
 
 
@@ -248,15 +255,24 @@ def _iba_reference(model: nn.Module, x: Tensor, target: Any, layer: str) -> Tens
 
 ROWS = (
     Row("gradient", funcattr.gradient, _at_input("gradient")),
-    Row("gradient_at_layer", funcattr.gradient, _at_layer("gradient"), at_layer=True),
+    Row("gradient_at_layer", funcattr.gradient, _at_layer("gradient"), at_layer=True, share=0.5),
     Row("input_x_gradient", funcattr.input_x_gradient, _product(False), conserves=True),
-    Row("input_x_gradient_at_layer", funcattr.input_x_gradient, _product(True), at_layer=True, conserves=True),
+    Row(
+        "input_x_gradient_at_layer", funcattr.input_x_gradient, _product(True), at_layer=True, conserves=True, share=0.5
+    ),
     Row("guided_backprop", funcattr.guided_backprop, _at_input("guided_backprop")),
-    Row("guided_backprop_at_layer", funcattr.guided_backprop, _at_layer("guided_backprop"), at_layer=True),
+    Row("guided_backprop_at_layer", funcattr.guided_backprop, _at_layer("guided_backprop"), at_layer=True, share=0.5),
     Row("deconvnet", funcattr.deconvnet, _at_input("deconvnet")),
-    Row("deconvnet_at_layer", funcattr.deconvnet, _at_layer("deconvnet"), at_layer=True),
+    Row("deconvnet_at_layer", funcattr.deconvnet, _at_layer("deconvnet"), at_layer=True, share=0.5),
     Row("guided_grad_cam", funcattr.guided_grad_cam, _guided_grad_cam, at_layer=True),
     Row("grad_cam", funcattr.grad_cam, _map(references.grad_cam), at_layer=True, is_map=True),
+    Row(
+        "layer_cam",
+        funcattr.layer_cam,
+        _map(lambda h, g: (g.clamp(min=0) * h).sum(1, keepdim=True).clamp(min=0)),
+        at_layer=True,
+        is_map=True,
+    ),
     Row(
         "linear_approx",
         funcattr.linear_approx,
@@ -280,6 +296,7 @@ ROWS = (
         "excitation_backprop_at_layer",
         funcattr.excitation_backprop,
         _from_layer(REFERENCES["excitation_backprop"]),
+        share=0.5,
         at_layer=True,
         rules=rules.excitation_backprop(),
     ),
@@ -293,7 +310,9 @@ ROWS = (
         rules=rules.excitation_backprop(),
     ),
     Row("noise_tunnel", _noise_tunnel(funcattr.gradient, "smoothgrad"), _over_noise("smoothgrad", product=False)),
-    Row("vargrad", _noise_tunnel(funcattr.input_x_gradient, "vargrad"), _over_noise("vargrad", product=True)),
+    Row(
+        "vargrad", _noise_tunnel(funcattr.input_x_gradient, "vargrad"), _over_noise("vargrad", product=True), share=0.5
+    ),
     Row(
         "integrated_gradients",
         partial(funcattr.integrated_gradients, **_ON_A_LINE),
@@ -307,6 +326,7 @@ ROWS = (
         partial(funcattr.integrated_gradients, **_ON_A_LINE),
         _on_a_line(sampling_references.integrated_gradients, **_NODES),
         at_layer=True,
+        share=0.5,
     ),
     Row(
         "expected_gradients",
@@ -335,6 +355,7 @@ ROWS = (
         partial(funcattr.deep_lift, baseline=BASELINE),
         _on_a_line(deep_lift_reference, baseline=BASELINE),
         at_layer=True,
+        share=0.5,
     ),
     Row("rise", _rise, _risen, is_map=True, every_class=True),
     Row("occlusion", _occlusion, _occluded),
@@ -351,7 +372,7 @@ ROWS = (
         "kernel_shap",
         *_of_features(funcattr.kernel_shap, perturbation_references.kernel_shap, coalitions=COALITIONS),
     ),
-    Row("iba", _iba, _iba_reference, at_layer=True),
+    Row("iba", _iba, _iba_reference, at_layer=True, share=0.25),
     Row("attnlrp", funcattr.attnlrp, _from_input(REFERENCES["attnlrp"]), conserves=True, rules=rules.attnlrp()),
     Row("cp_lrp", funcattr.cp_lrp, _from_input(REFERENCES["cp_lrp"]), conserves=True, rules=rules.cp_lrp()),
 )

@@ -1,13 +1,16 @@
 """Networks for the contract: drawn ones that torch itself handles, and a fixed one whose derivatives are not zero."""
 
+import math
 from collections import OrderedDict
+from collections.abc import Callable, Iterable
 from typing import Any
 
-from hypothesis import assume
+import pytest
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from .contract import DEVICES
+from .contract import DEVICES, ROWS, Row
 from .strategies import Network, networks
 
 # What torch itself gets wrong, so that no method can be compared there. Each entry has a test that torch still does.
@@ -34,6 +37,32 @@ def draw(data: st.DataObject, *, mapped: bool = False, **options: Any) -> Networ
         assume("instance" not in norms)
         assume("group" not in norms or not mapped)
     return net
+
+
+def on_drawn_networks(
+    rows: Iterable[Row] = ROWS, **strategies: st.SearchStrategy[Any]
+) -> Callable[[Callable[..., None]], Callable[[Row], None]]:
+    """A test of each row on as many drawn examples as the profile of hypothesis says, times the row's share.
+
+    Args:
+        rows: Of the contract.
+        strategies: Of the test's arguments, but for `row`.
+    """
+
+    def of_test(test: Callable[..., None]) -> Callable[[Row], None]:
+        @pytest.mark.parametrize("row", rows, ids=repr)
+        def of_row(row: Row) -> None:
+            def example(**drawn: Any) -> None:
+                test(row=row, **drawn)
+
+            example.__name__ = test.__name__  # which the first draws depend on
+            count = math.ceil(row.share * settings.get_profile(settings.get_current_profile_name()).max_examples)
+            settings(max_examples=count)(given(**strategies)(example))()
+
+        of_row.__name__, of_row.__doc__ = test.__name__, test.__doc__
+        return of_row
+
+    return of_test
 
 
 class Smooth(nn.Module):

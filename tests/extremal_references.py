@@ -18,33 +18,33 @@ def kernel(distance: float) -> float:
     return math.exp(-2 * max(distance - 0.5, 0) ** 2)
 
 
-def canvas_size(length: int, step: int, sigma: float) -> int:
-    padding, radius = 1 + math.ceil((sigma + sigma) / step), 1 + math.ceil(sigma / step)
-    middle = math.ceil(length / step) + 2 * padding - 2 * radius
-    return step * middle - step + 1
+def canvas_size(length: int, spacing: int, radius: float) -> int:
+    padding, reach = 1 + math.ceil((radius + radius) / spacing), 1 + math.ceil(radius / spacing)
+    middle = math.ceil(length / spacing) + 2 * padding - 2 * reach
+    return spacing * middle - spacing + 1
 
 
-def canvas_pixel(parameters: Tensor, row: int, column: int, step: int, sigma: float) -> Tensor:
+def canvas_pixel(parameters: Tensor, row: int, column: int, spacing: int, radius: float) -> Tensor:
     """One pixel of the canvas: the smooth maximum of the weighted parameters around it, zeros outside."""
-    padding, radius = 1 + math.ceil((sigma + sigma) / step), 1 + math.ceil(sigma / step)
-    taps = range(2 * radius + 1)
-    rows, columns = ([at // step + k - padding for k in taps] for at in (row, column))
-    places = [(sigma + step * i, sigma + step * j) for i in rows for j in columns]
-    weights = parameters.new_tensor([kernel(math.dist((row, column), place) / sigma) for place in places])
+    padding, reach = 1 + math.ceil((radius + radius) / spacing), 1 + math.ceil(radius / spacing)
+    taps = range(2 * reach + 1)
+    rows, columns = ([at // spacing + k - padding for k in taps] for at in (row, column))
+    places = [(radius + spacing * i, radius + spacing * j) for i in rows for j in columns]
+    weights = parameters.new_tensor([kernel(math.dist((row, column), place) / radius) for place in places])
     padded = torch.nn.functional.pad(parameters, (padding, padding, padding, padding))
     seen = padded[rows[0] + padding : rows[-1] + padding + 1, columns[0] + padding : columns[-1] + padding + 1]
     s = weights * seen.flatten()
     return (s * torch.softmax(20 * s, 0)).sum().clamp(0, 1)
 
 
-def canvas(parameters: Tensor, size: tuple[int, int], step: int, sigma: float) -> Tensor:
-    height, width = (canvas_size(length, step, sigma) for length in size)
-    pixels = [canvas_pixel(parameters, u, v, step, sigma) for u in range(height) for v in range(width)]
+def canvas(parameters: Tensor, size: tuple[int, int], spacing: int, radius: float) -> Tensor:
+    height, width = (canvas_size(length, spacing, radius) for length in size)
+    pixels = [canvas_pixel(parameters, u, v, spacing, radius) for u in range(height) for v in range(width)]
     return torch.stack(pixels).reshape(height, width)
 
 
-def cropped(canvas: Tensor, size: tuple[int, int], sigma: float) -> Tensor:
-    margin = round(sigma)
+def cropped(canvas: Tensor, size: tuple[int, int], radius: float) -> Tensor:
+    margin = round(radius)
     return canvas[margin : margin + size[0], margin : margin + size[1]]
 
 
@@ -65,12 +65,12 @@ def gaussian_blur(image: np.ndarray, sigma: float) -> np.ndarray:
     return image
 
 
-def pyramid(x: Tensor, kind: str, levels: int, max_blur: float) -> Tensor:
+def pyramid(x: Tensor, perturbation: str, levels: int, max_blur: float) -> Tensor:
     """[C, H, W] -> [L, C, H, W]"""
     found = []
     for level in range(levels):
         strength = level / (levels - 1)
-        if kind == "fade":
+        if perturbation == "fade":
             found.append(strength * x)
         elif level == levels - 1:
             found.append(x)
@@ -107,12 +107,12 @@ class Options:
     """The options of a search, by the names that the method has for them."""
 
     def __init__(self, **options: Any) -> None:
-        self.variant, self.kind, self.levels, self.max_blur = "preserve", "blur", 8, 20.0
-        self.step, self.sigma, self.area_on, self.jitter = 7, 21, "canvas", True
-        self.learning_rate, self.momentum, self.dampening, self.penalty, self.growth = 0.01, 0.9, 0.9, 300.0, 1.0035
+        self.variant, self.perturbation, self.levels, self.max_blur = "preserve", "blur", 8, 20.0
+        self.spacing, self.radius, self.on, self.jitter = 7, 21, "canvas", True
+        self.lr, self.momentum, self.dampening, self.penalty, self.growth = 0.01, 0.9, 0.9, 300.0, 1.0035
         self.reward: Reward = simple
         for name, value in options.items():
-            setattr(self, {"perturbation": "kind"}.get(name, name), value)
+            setattr(self, name, value)
 
 
 def objective(
@@ -120,8 +120,8 @@ def objective(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The mask of the parameters p [h, w], its reward and its penalty, at step t."""
     size = (levels.shape[2], levels.shape[3])
-    whole = canvas(p, size, options.step, options.sigma)
-    mask = cropped(whole, size, options.sigma)
+    whole = canvas(p, size, options.spacing, options.radius)
+    mask = cropped(whole, size, options.radius)
 
     def output(mask: Tensor) -> Tensor:
         shown = perturbed(levels, mask)
@@ -133,7 +133,7 @@ def objective(
         reward = -options.reward(output(1 - mask), target)
     else:
         reward = options.reward(output(mask), target) - options.reward(output(1 - mask), target)
-    measured = whole if options.area_on == "canvas" else mask
+    measured = whole if options.on == "canvas" else mask
     return mask, reward, options.penalty * options.growth**t * area_loss(measured, area)
 
 
@@ -142,11 +142,9 @@ def search(
 ) -> tuple[Tensor, list[float], list[float]]:
     """One image [C, H, W], one area: the last mask, and reward and penalty at each step. `torch.optim.SGD` goes up."""
     options = Options(**changes)
-    levels = pyramid(x, options.kind, options.levels, options.max_blur)
-    p = torch.ones([math.ceil(length / options.step) for length in x.shape[1:]], dtype=x.dtype, requires_grad=True)
-    ascent = torch.optim.SGD(
-        [p], options.learning_rate, options.momentum, options.dampening, maximize=True, foreach=False
-    )
+    levels = pyramid(x, options.perturbation, options.levels, options.max_blur)
+    p = torch.ones([math.ceil(length / options.spacing) for length in x.shape[1:]], dtype=x.dtype, requires_grad=True)
+    ascent = torch.optim.SGD([p], options.lr, options.momentum, options.dampening, maximize=True, foreach=False)
     mask, rewards, penalties = x, [], []
     for t in range(steps):
         mask, reward, penalty = objective(model, levels, target, area, p, t, options)

@@ -53,16 +53,16 @@ def gradient(function: Callable[[Tensor], Tensor], x: Tensor, target: Any) -> Te
 
 
 def noise_tunnel(
-    method: Attribution, x: Tensor, target: Any, *, noise: Tensor, stdev: Any = 1.0, kind: str = "smoothgrad"
+    method: Attribution, x: Tensor, target: Any, *, noise: Tensor, sigma: Any = 1.0, kind: str = "smoothgrad"
 ) -> Tensor:
-    """Mean, mean square or variance of `method(x + stdev * e, target)` over the first dimension of the noise.
+    """Mean, mean square or variance of `method(x + sigma * e, target)` over the first dimension of the noise.
 
     Args:
         method: `(x, target) -> attributions`.
         noise: [S, N or 1, ...]
-        stdev: A number, or what broadcasts to x.
+        sigma: A number, or what broadcasts to x.
     """
-    spread = torch.as_tensor(stdev, dtype=x.dtype)
+    spread = torch.as_tensor(sigma, dtype=x.dtype)
     results = np.stack([method(x + spread * e, target).double().numpy() for e in noise])
     return torch.from_numpy(statistic(results, kind)).to(x)
 
@@ -84,7 +84,7 @@ def smoothed_gradient(
     layer: str | None = None,
     *,
     noise: Tensor,
-    stdev: Any = 1.0,
+    sigma: Any = 1.0,
     kind: str = "smoothgrad",
 ) -> Tensor:
     """The noise tunnel around the gradient, at the input or a layer."""
@@ -96,7 +96,7 @@ def smoothed_gradient(
             rows.append(gradient(rest, value, target_of(target, n)))
         return torch.cat(rows)
 
-    return noise_tunnel(method, x, target, noise=noise, stdev=stdev, kind=kind)
+    return noise_tunnel(method, x, target, noise=noise, sigma=sigma, kind=kind)
 
 
 # --- rules of integration --------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 import funcattr
 
 from .contract import ROWS, Row
+from .sweeps import sweep
 
 
 class _Net(nn.Module):
@@ -71,9 +72,29 @@ BAD: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
 
 
 ASKED = [(r, what) for what in BAD for r in ROWS if not (what == "no target" and r.every_class)]
+# All methods put their question through `ask`: one of each family is asked all of it, the others two things.
+FAMILIES = (
+    "gradient",
+    "guided_backprop_at_layer",
+    "grad_cam",
+    "lrp_epsilon_plus",
+    "contrastive_excitation_backprop",
+    "noise_tunnel",
+    "integrated_gradients",
+    "expected_gradients",
+    "layer_conductance",
+    "deep_lift",
+    "rise",
+    "occlusion",
+    "kernel_shap",
+    "iba",
+    "attnlrp",
+)
+OF_ALL = ("class out of range", "empty batch")
+QUICK = [f"{r}-{what}" for r, what in ASKED if r.name in FAMILIES or what in OF_ALL]
 
 
-@pytest.mark.parametrize(("row", "what"), ASKED, ids=repr)
+@pytest.mark.parametrize(("row", "what"), sweep(ASKED, quick=QUICK))
 def test_named_error_and_nothing_changed(row: Row, what: str) -> None:
     change, kind, message = BAD[what]
     arguments: dict[str, Any] = {"model": _Net().eval(), "x": X, "target": 1, "layer": "conv"} | change
@@ -103,7 +124,7 @@ def test_unknown_layers_list_the_closest(row: Row) -> None:
 def test_layer_maps_need_a_channel_dimension(name: str) -> None:
     with pytest.raises(ValueError, match=rf"{name}\(layer='head', channel_dim=5\): expected features with the batch"):
         getattr(funcattr, name)(_Net().eval(), X, 1, layer="head", channel_dim=5)
-    with pytest.raises(TypeError, match=rf"{name}\(layer=\.\.\.\): expected the name of a site, got int"):
+    with pytest.raises(TypeError, match=rf"{name}\(layer=\.\.\.\): expected the name of a site or a module"):
         getattr(funcattr, name)(_Net().eval(), X, 1, layer=3)
     with pytest.raises(TypeError, match="layer"):
         getattr(funcattr, name)(_Net().eval(), X, 1)

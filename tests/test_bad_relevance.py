@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 import funcattr
-from funcattr import STOP, Entry, Rulebook, UnknownSiteError, UnsupportedOperationError, UntrackedPathError, rules
+from funcattr import Rulebook, UnknownSiteError, UnsupportedOperationError, UntrackedPathError, rules
+from funcattr.rules import STOP, Entry
 
 X = torch.linspace(-1, 1, 2 * 2 * 5 * 5).reshape(2, 2, 5, 5)
 
@@ -45,7 +46,12 @@ def same(call: Any, relevance: Any) -> Any:
         ({"rules": "nonsense"}, ValueError, r"\(rules='nonsense'\): no such rulebook. Closest: 'epsilon', 'epsilon_p"),
         ({"rules": "epsilon_plsu"}, ValueError, r"no such rulebook. Closest: 'epsilon_plus', 'epsilon_plus_flat'"),
         ({"rules": "epsilon_gamma_box"}, ValueError, r"\(rules='epsilon_gamma_box'\): .* Pass rules.epsilon_gamma_box"),
-        ({"seed": "two"}, ValueError, r"\(seed=...\): expected 'one' or 'logit', got 'two'"),
+        ({"rules": None}, TypeError, r"\(rules=...\): expected the name of a rulebook, .* got NoneType"),
+        ({"rules": "guided"}, ValueError, r"\(rules='guided'\): these rules change a gradient, and share out no rel"),
+        ({"rules": "deconvnet"}, ValueError, r"\(rules='deconvnet'\): these rules change a gradient"),
+        ({"rules": "deep_lift"}, ValueError, r"\(rules='deep_lift'\): its rules compare with a baseline"),
+        ({"rules": funcattr.rules.deep_lift_reveal_cancel()}, ValueError, r"cancel'\): its rules compare with a base"),
+        ({"start": "two"}, ValueError, r"\(start=...\): expected 'output' or 'one', got 'two'"),
     ],
 )
 def test_of_lrp(method: str, options: Any, kind: type[Exception], message: str, net: Net) -> None:
@@ -54,8 +60,10 @@ def test_of_lrp(method: str, options: Any, kind: type[Exception], message: str, 
 
 
 def test_a_rulebook_of_another_kind(net: Net) -> None:
-    with pytest.raises(TypeError, match="expected a dict or a tuple of Entry, got int: 3"):
-        funcattr.lrp(net, X, 1, rules=3)  # pyright: ignore[reportArgumentType]
+    with pytest.raises(
+        TypeError, match=r"lrp\(rules=...\): expected the name of a rulebook, a Rulebook or a mapping .*, got int"
+    ):
+        funcattr.lrp(net, X, 1, rules=3, start="one")  # pyright: ignore[reportArgumentType]
 
 
 class Unknown(nn.Module):
@@ -89,13 +97,15 @@ def test_all_operations_without_a_rule_are_listed(method: str) -> None:
     assert "linear" not in message and "relu" not in message
     for action in ("rules | {'<operation>': rule}", "GRADIENT", "STOP"):
         assert action in message
-    rows = dict.fromkeys(("cumprod", "digamma", "lgamma"), funcattr.GRADIENT)
-    assert funcattr.lrp(model, X, 1, rules=rules.epsilon_plus() | rows).shape == X.shape  # the way out works
+    rows = dict.fromkeys(("cumprod", "digamma", "lgamma"), funcattr.rules.GRADIENT)
+    assert (
+        funcattr.lrp(model, X, 1, rules=rules.epsilon_plus() | rows, start="one").shape == X.shape
+    )  # the way out works
 
 
 def test_bounds_that_do_not_fit_the_channels(net: Net) -> None:
     with pytest.raises(ValueError, match="z_box: expected one bound, or one for each of 2 channels, got 3"):
-        funcattr.lrp(net, X, 1, rules=rules.epsilon_gamma_box(low=[0, 0, 0], high=1))
+        funcattr.lrp(net, X, 1, rules=rules.epsilon_gamma_box(low=[0, 0, 0], high=1), start="one")
 
 
 # Excitation backpropagation
@@ -156,12 +166,12 @@ def test_contrastive_excitation_backprop_needs_its_layers(net: Net) -> None:
 )
 def test_of_conditional_relevance(conditions: Any, kind: type[Exception], message: str, net: Net) -> None:
     with pytest.raises(kind, match=f"^conditional_relevance.*{message}"):
-        funcattr.conditional_relevance(net, X, 1, conditions)
+        funcattr.conditional_relevance(net, X, 1, conditions, start="one")
 
 
 def test_conditions_come_after_the_layer(net: Net) -> None:
     with pytest.raises(UntrackedPathError, match=r"^conditional_relevance: the site 'conv' does not depend on .*'relu"):
-        funcattr.conditional_relevance(net, X, 1, [{"conv": 1}], layer="relu")
+        funcattr.conditional_relevance(net, X, 1, [{"conv": 1}], layer="relu", start="one")
 
 
 @pytest.mark.parametrize(
@@ -180,7 +190,7 @@ def test_conditions_come_after_the_layer(net: Net) -> None:
 )
 def test_of_relevance_maximization(batches: Any, options: Any, kind: type[Exception], message: str, net: Net) -> None:
     with pytest.raises(kind, match=f"^relevance_maximization.*{message}"):
-        funcattr.relevance_maximization(net, batches, **{"layer": "conv", **options})
+        funcattr.relevance_maximization(net, batches, **{"layer": "conv", **options}, start="one")
 
 
 # Rulebooks
@@ -200,7 +210,7 @@ def test_of_relevance_maximization(batches: Any, options: Any, kind: type[Except
             r"^Entry\(position='last'\): what is last is known after the pass, too late for stop",
         ),
         (
-            lambda: Rulebook(Entry("linear", funcattr.decompose(same), position="last")),
+            lambda: Rulebook(Entry("linear", funcattr.rules.decompose(same), position="last")),
             ValueError,
             r"^Entry\(position='last'\): what is last .* too late for decompose\(same\)",
         ),
@@ -219,4 +229,4 @@ def test_of_rulebooks(make: Callable[[], Any], kind: type[Exception], message: s
 def test_a_required_row_that_nothing_matches(net: Net) -> None:
     book = rules.epsilon_plus() | Entry("lstm", same, required=True)
     with pytest.raises(ValueError, match=r"^lrp\(rules='epsilon_plus'\): no call matches 'lstm'"):
-        funcattr.lrp(net, X, 1, rules=book)
+        funcattr.lrp(net, X, 1, rules=book, start="one")

@@ -10,6 +10,7 @@ import funcattr
 
 from .benchmarks.__main__ import main
 from .benchmarks.table import MODELS, masks, path, small_images, tunnel, units
+from .sweeps import long
 
 FIGURES = {"ratio", "low", "high", "seconds"}
 RUN = "--models chain --rounds 1 --batch 1 --device cpu".split()
@@ -35,6 +36,7 @@ def test_table_has_a_line_for_each_row_asked_for(tmp_path: Path, capsys: pytest.
     assert "memory" not in printed
 
 
+@long
 @measures_memory
 def test_memory_stands_in_the_same_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (line,) = _run(tmp_path, "--methods", "deconvnet", "--memory")["results"]["chain"].values()

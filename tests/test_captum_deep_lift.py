@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from funcattr import deep_lift, distribution
 
 from .contract import assert_equal
-from .models.seeding import settle, uniform
+from .zoo.seeding import settle, uniform
 
 captum: Any = pytest.importorskip("captum.attr")
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # that it sets hooks and gradients

@@ -11,15 +11,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from funcattr.methods.feature_ablation import feature_ablation
-from funcattr.methods.kernel_shap import kernel_shap
-from funcattr.methods.lime import lime
-from funcattr.methods.occlusion import occlusion
-from funcattr.methods.shapley_sampling import shapley_sampling
+from funcattr.methods.perturbation.feature_ablation import feature_ablation
+from funcattr.methods.perturbation.kernel_shap import kernel_shap
+from funcattr.methods.perturbation.lime import lime
+from funcattr.methods.perturbation.occlusion import occlusion
+from funcattr.methods.perturbation.shapley_sampling import shapley_sampling
 
 from . import perturbation_references as references
 from .contract import assert_equal as equal
-from .models.seeding import settle, uniform
+from .zoo.seeding import settle, uniform
 
 captum: Any = pytest.importorskip("captum.attr", reason="captum is not installed (it is in the extra 'bench')")
 
@@ -137,8 +137,8 @@ def test_lime_of_the_same_coalitions(regression: Any) -> None:
         perturb_func=lambda original, **_: left.pop(0),
     ).attribute(X[:1], baselines=BASELINE[:1], target=1, feature_mask=MASK, n_samples=40)
     assert theirs.dtype == torch.float32
-    alpha = 0.1 if regression == "ridge" else 0.001
-    options: Any = {"baseline": BASELINE[:1], "coalitions": coalitions, "regression": regression, "alpha": alpha}
+    penalty = 0.1 if regression == "ridge" else 0.001
+    options: Any = {"baseline": BASELINE[:1], "coalitions": coalitions, "regression": regression, "penalty": penalty}
     assert_equal(lime(net(), X[:1], 1, feature_mask=MASK, **options), theirs, tolerance=2e-3)
 
 

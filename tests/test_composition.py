@@ -23,7 +23,8 @@ import funcattr
 from funcattr import FunctionalModel
 
 from .contract import assert_equal, loop, row
-from .models import case
+from .sweeps import long, sweep
+from .zoo import case
 
 METHODS = ("gradient", "guided_backprop", "deconvnet", "grad_cam", "linear_approx")
 MODELS = ("cnn", "resnet_basic", "vit")
@@ -99,14 +100,46 @@ def _vmap_noise(s: Setting) -> tuple[Callable[..., Tensor], tuple[Any, ...]]:
 
 MAPS = {"examples": _vmap_examples, "targets": _vmap_targets, "parameters": _vmap_parameters, "noise": _vmap_noise}
 
-each_method = pytest.mark.parametrize("method", [*METHODS, "lrp_epsilon_plus", "attnlrp"])
 each_pair = pytest.mark.parametrize(("method", "model"), PAIRS)
+
+
+def pairs_by_default(*quick: str) -> pytest.MarkDecorator:
+    """Each pair; without `--long` those of these ids."""
+    return pytest.mark.parametrize(("method", "model"), sweep(PAIRS, quick=quick))
+
+
 each_map = pytest.mark.parametrize("over", MAPS)
+# Compilation takes seconds. Each map has a gradient or a ruled method on two models, and a loop over samples or more.
+QUICK_MAPS = (
+    "examples-gradient-cnn",
+    "examples-lrp_epsilon_plus-vit",
+    "examples-noise_tunnel-cnn",
+    "targets-grad_cam-resnet_basic",
+    "targets-attnlrp-vit",
+    "targets-integrated_gradients_at_layer-cnn",
+    "parameters-lrp_epsilon_plus-resnet_basic",
+    "parameters-gradient-vit",
+    "parameters-noise_tunnel-cnn",
+    "noise-excitation_backprop_at_layer-resnet_basic",
+    "noise-linear_approx-vit",
+    "noise-guided_backprop-cnn",
+)
 
 
 @pytest.fixture
 def compiled(fresh_dynamo: None) -> Callable[..., Callable[..., Any]]:
     return functools.partial(torch.compile, fullgraph=True, backend="aot_eager")
+
+
+# Of the tests that run without compilation.
+EAGER = (
+    *(f"{method}-{model}" for method, model in PAIRS if model == "cnn"),
+    "lrp_epsilon_plus-resnet_basic",
+    "excitation_backprop_at_layer-resnet_basic",
+    "guided_backprop-resnet_basic",
+    "linear_approx-vit",
+    "attnlrp-vit",
+)
 
 
 @each_pair
@@ -116,14 +149,24 @@ def test_vmap_equals_loop(method: str, model: str, over: str) -> None:
     assert_equal(torch.vmap(function)(*batches), loop(function, *batches))
 
 
-@each_pair
-@each_map
+@pytest.mark.parametrize(
+    ("over", "method", "model"), sweep([(over, *pair) for over in MAPS for pair in PAIRS], quick=QUICK_MAPS)
+)
 def test_compiled_vmap_equals_loop(method: str, model: str, over: str, compiled: Any) -> None:
     function, batches = MAPS[over](_setting(method, model))
     assert_equal(compiled(torch.vmap(function))(*batches), loop(function, *batches))
 
 
-@each_pair
+@pairs_by_default(
+    "gradient-cnn",
+    "guided_backprop-cnn",
+    "lrp_epsilon_gamma_box-cnn",
+    "noise_tunnel-cnn",
+    "grad_cam-resnet_basic",
+    "excitation_backprop_at_layer-resnet_basic",
+    "linear_approx-vit",
+    "attnlrp-vit",
+)
 def test_compiled_equals_eager_without_recompiling(method: str, model: str, fresh_dynamo: None) -> None:
     s = _setting(method, model)
     counter = CompileCounterWithBackend("aot_eager")
@@ -133,14 +176,16 @@ def test_compiled_equals_eager_without_recompiling(method: str, model: str, fres
     assert counter.frame_count == 1
 
 
-@each_pair
-def test_grad_of_the_attribution_compiled_or_not(method: str, model: str, compiled: Any) -> None:
-    s = _setting(method, model)
+def _penalty(s: Setting) -> Callable[[Tensor], Tensor]:
+    """A weighted sum of the attribution, as a function of the input."""
     weight = torch.randn_like(s.call(s.fm, s.x, 1))
+    return lambda x: (weight * s.call(s.fm, x, 1)).sum()
 
-    def penalty(x: Tensor) -> Tensor:
-        return (weight * s.call(s.fm, x, 1)).sum()
 
+@each_pair
+def test_grad_of_the_attribution_equals_differences_and_autograd(method: str, model: str) -> None:
+    s = _setting(method, model)
+    penalty = _penalty(s)
     with _twice_differentiable(model):
         derivative = torch.func.grad(penalty)(s.x)
         direction = torch.randn_like(s.x)
@@ -148,12 +193,21 @@ def test_grad_of_the_attribution_compiled_or_not(method: str, model: str, compil
         step = 1e-7
         difference = (penalty(s.x + step * direction) - penalty(s.x - step * direction)) / (2 * step)
         torch.testing.assert_close((derivative * direction).sum(), difference, rtol=1e-4, atol=1e-5)
-        assert_equal(compiled(torch.func.grad(penalty))(s.x), derivative)
         leaf = s.x.clone().requires_grad_()
         assert_equal(torch.autograd.grad(penalty(leaf), leaf)[0], derivative)
 
 
-@each_pair
+@pairs_by_default(
+    "gradient-cnn", "lrp_epsilon_gamma_box-cnn", "noise_tunnel-cnn", "linear_approx-resnet_basic", "attnlrp-vit"
+)
+def test_compiled_grad_of_the_attribution_equals_eager(method: str, model: str, compiled: Any) -> None:
+    s = _setting(method, model)
+    penalty = _penalty(s)
+    with _twice_differentiable(model):
+        assert_equal(compiled(torch.func.grad(penalty))(s.x), torch.func.grad(penalty)(s.x))
+
+
+@pairs_by_default("lrp_epsilon_gamma_box-cnn", "noise_tunnel-cnn", "grad_cam-resnet_basic", "gradient-vit")
 def test_grad_by_parameters_of_a_compiled_attribution(method: str, model: str, compiled: Any) -> None:
     s = _setting(method, model)
     params = {name: p.detach() for name, p in s.fm.params.items()}
@@ -170,7 +224,7 @@ def test_grad_by_parameters_of_a_compiled_attribution(method: str, model: str, c
         assert_equal(traced[name], g)
 
 
-@each_pair
+@pairs_by_default(*EAGER)
 def test_make_fx_gives_a_plain_graph_that_equals_eager(method: str, model: str) -> None:
     s = _setting(method, model)
     graph = make_fx(lambda x: s.call(s.fm, x, 1))(s.x)
@@ -180,7 +234,7 @@ def test_make_fx_gives_a_plain_graph_that_equals_eager(method: str, model: str) 
     assert_equal(graph(other), s.call(s.fm, other, 1))
 
 
-@each_pair
+@pairs_by_default(*EAGER)
 def test_eight_threads_equal_serial(method: str, model: str) -> None:
     s = _setting(method, model)
     serial = [s.call(s.fm, s.x, t) for t in range(4)]
@@ -190,8 +244,22 @@ def test_eight_threads_equal_serial(method: str, model: str) -> None:
         assert_equal(result, serial[i % 4])
 
 
-@each_method
-@pytest.mark.parametrize("what", ["module", "function of the output", "pointing", "list", "callable model"])
+KINDS = ("module", "function of the output", "pointing", "list", "callable model")
+
+
+@pytest.mark.parametrize(
+    ("what", "method"),
+    sweep(
+        [(what, method) for what in KINDS for method in (*METHODS, "lrp_epsilon_plus", "attnlrp")],
+        quick=(
+            *(f"{what}-guided_backprop" for what in KINDS),
+            "module-lrp_epsilon_plus",
+            "callable model-lrp_epsilon_plus",
+            "function of the output-grad_cam",
+            "list-attnlrp",
+        ),
+    ),
+)
 def test_compiled_takes_what_eager_takes(method: str, what: str, compiled: Any) -> None:
     s, c = _setting(method, "cnn"), case("cnn")
     module, pointing = c.build(), funcattr.pointing(1)
@@ -208,6 +276,7 @@ def test_compiled_pointing_takes_class_tensors(compiled: Any) -> None:
     assert_equal(function(s.x, classes), s.call(s.fm, s.x, funcattr.pointing(classes)))
 
 
+@long
 def test_inductor_compiles_an_edited_model(fresh_dynamo: None) -> None:
     fm, x, layer = _model("cnn")
     edited = funcattr.edit(fm, {layer: lambda h: 2 * h.tanh()})
@@ -235,7 +304,7 @@ def test_compiled_rules_see_what_dynamo_hides(model: str, compiled: Any) -> None
     c = case(model)
     fm, x = funcattr.functionalize(c.build()), c.inputs()[0]
     book = funcattr.Rulebook(
-        {"hardswish": lambda call, p: 2 * p, "softmax": lambda call, p: 3 * p, "pad": funcattr.GRADIENT}
+        {"hardswish": lambda call, p: 2 * p, "softmax": lambda call, p: 3 * p, "pad": funcattr.rules.GRADIENT}
     )
 
     def ruled(x: Tensor) -> Tensor:
@@ -273,7 +342,7 @@ def test_a_graph_break_keeps_results_and_errors(fresh_dynamo: None) -> None:
         torch.compile(lambda x: funcattr.guided_backprop(s.fm, x, 99), backend="aot_eager")(s.x)
 
 
-@each_method
+@pytest.mark.parametrize("method", sweep((*METHODS, "lrp_epsilon_plus", "attnlrp"), quick=("grad_cam", "attnlrp")))
 def test_inductor_equals_eager(method: str, fresh_dynamo: None) -> None:
     fm, x, layer = _model("cnn")
     fm32, x32 = fm.bind({k: v.detach().float() for k, v in {**fm.params, **fm.buffers}.items()}), x.float()

@@ -4,23 +4,21 @@ import copy
 
 import pytest
 import torch
-from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import funcattr
 from funcattr import rules
 
-from .contract import ROWS, Row, assert_equal, loop
-from .drawn import Smooth, draw
+from .contract import ROWS, Row, assert_equal, loop, row
+from .drawn import Smooth, draw, on_drawn_networks
 from .strategies import targets
 
 every_method = pytest.mark.parametrize("row", ROWS, ids=repr)
 pytestmark = pytest.mark.filterwarnings("ignore:.*the result is the plain gradient.*")  # some nets have no relu
 
 
-@every_method
-@given(data=st.data(), spatial=st.sampled_from([1, 2, 3]))
+@on_drawn_networks(data=st.data(), spatial=st.sampled_from([1, 2, 3]))
 def test_equals_the_reference(row: Row, data: st.DataObject, spatial: int) -> None:
     net = draw(data, spatial=spatial, write_views=False)
     target = data.draw(targets(net.output_shape))
@@ -29,31 +27,28 @@ def test_equals_the_reference(row: Row, data: st.DataObject, spatial: int) -> No
     assert_equal(row(net.model, net.x, target, net.layer), expected)
 
 
-@pytest.mark.parametrize("row", [r for r in ROWS if r.conserves], ids=repr)
-@given(data=st.data())
+@on_drawn_networks([r for r in ROWS if r.conserves], data=st.data())
 def test_conserves_the_output_of_a_homogeneous_net(row: Row, data: st.DataObject) -> None:
     net = draw(data, only_relu=True, bias=False)
     total = row(net.model, net.x, 1, net.layer).flatten(1).sum(1)
     assert_equal(total, net.model(net.x).detach()[:, 1])
 
 
-@pytest.mark.parametrize("row", [r for r in ROWS if r.rules is not None and not r.is_map], ids=repr)
-@given(data=st.data())
+@on_drawn_networks([r for r in ROWS if r.rules is not None and not r.is_map], data=st.data())
 def test_accounts_for_all_relevance(row: Row, data: st.DataObject) -> None:
-    """seeded = reached + what biases, dead units, stabilisers, softmax and constants took; nothing is unexplained."""
+    """start = reached + what biases, dead units, stabilisers, softmax and constants took; nothing is unexplained."""
     assert row.rules is not None
     net = draw(data, write_views=False)
-    layer, seed = net.layer if row.at_layer else None, "one" if row.divides else "logit"
-    report = funcattr.conservation(net.model, net.x, 1, rules=row.rules, layer=layer, seed=seed)
+    layer, start = net.layer if row.at_layer else None, "one" if row.divides else "output"
+    report = funcattr.conservation(net.model, net.x, 1, rules=row.rules, layer=layer, start=start)
     assert_equal(row(net.model, net.x, 1, net.layer).sum(), net.x.new_tensor(report.reached))
     # Relevance of both signs may be far larger than its sum.
     scale = max(abs(v) for flow in report.flows for v in (flow.arrived, flow.passed, *flow.lost.values()))
-    assert abs(report.seeded - report.reached - sum(report.lost.values())) <= 1e-9 * scale
+    assert abs(report.start - report.reached - sum(report.lost.values())) <= 1e-9 * scale
     assert all(abs(flow.lost["other"]) <= 1e-9 * scale for flow in report.flows)
 
 
-@every_method
-@given(data=st.data(), dtype=st.sampled_from([torch.float32, torch.float64, torch.bfloat16]))
+@on_drawn_networks(data=st.data(), dtype=st.sampled_from([torch.float32, torch.float64, torch.bfloat16]))
 def test_keeps_dtype_and_shape_and_ignores_strides(row: Row, data: st.DataObject, dtype: torch.dtype) -> None:
     net = draw(data, dtype=dtype)
     result = row(net.model, net.x, 0, net.layer)
@@ -70,8 +65,7 @@ def test_keeps_dtype_and_shape_and_ignores_strides(row: Row, data: st.DataObject
     assert_equal(row(net.model, strided, 0, net.layer), result, tolerance=tolerance)
 
 
-@every_method
-@given(data=st.data())
+@on_drawn_networks(data=st.data())
 def test_touches_nothing_of_the_user(row: Row, data: st.DataObject) -> None:
     net = draw(data)
     before, x = copy.deepcopy(net.model), net.x.clone()
@@ -124,6 +118,25 @@ def test_assert_equal_fails_on_a_wrong_value_shape_or_dtype() -> None:
             assert_equal(wrong, good)
 
 
+def test_drawn_networks_are_as_many_as_the_rows_share_and_a_failure_shows() -> None:
+    counts = {"gradient": 0, "gradient_at_layer": 0}
+
+    @on_drawn_networks(n=st.integers())
+    def seen(row: Row, n: int) -> None:
+        counts[row.name] += 1
+
+    @on_drawn_networks(n=st.integers())
+    def fails(row: Row, n: int) -> None:
+        raise AssertionError("wrong")
+
+    whole, half = (row(name) for name in counts)
+    seen(whole)
+    seen(half)
+    assert counts["gradient"] == 2 * counts["gradient_at_layer"] > 0
+    with pytest.raises(AssertionError, match="wrong"):
+        fails(whole)
+
+
 def test_the_reference_check_fails_on_a_broken_rule() -> None:
     """A guided rule that forgets the mask of x, on a net where it matters."""
     broken = funcattr.Rulebook({"relu": lambda call, p: p.clamp(min=0)})
@@ -142,10 +155,14 @@ def test_the_checks_of_relevance_fail_on_a_broken_rule() -> None:
     x = torch.randn(5, 3, dtype=torch.float64)
     plus = rules.epsilon_plus()
     expected = next(r for r in ROWS if r.name == "lrp_epsilon_plus").reference(model, x, 0, "0")
-    assert_equal(funcattr.lrp(model, x, 0, rules=plus), expected)
+    assert_equal(funcattr.lrp(model, x, 0, rules=plus, start="one"), expected)
     with pytest.raises(AssertionError):
-        assert_equal(funcattr.lrp(model, x, 0, rules=plus | {"dense": rules.epsilon(bias="ignore")}), expected)
-    lossy = funcattr.conservation(model, x, 0, rules=plus | {"dense": lambda call, r: 0.9 * rules.epsilon(call, r)})
+        assert_equal(
+            funcattr.lrp(model, x, 0, rules=plus | {"dense": rules.epsilon(bias="ignore")}, start="one"), expected
+        )
+    lossy = funcattr.conservation(
+        model, x, 0, rules=plus | {"dense": lambda call, r: 0.9 * rules.epsilon(call, r)}, start="one"
+    )
     assert abs(lossy.lost["other"]) > 1e-3
 
 

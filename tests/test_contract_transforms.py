@@ -4,24 +4,25 @@ import threading
 
 import pytest
 import torch
-from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
 import funcattr
 
 from .contract import ROWS, Row, assert_equal, loop
-from .drawn import Smooth, draw
+from .drawn import Smooth, draw, on_drawn_networks
+from .sweeps import sweep
 
 every_method = pytest.mark.parametrize("row", ROWS, ids=repr)
+# Along one drawn direction; with `--long` entry by entry too.
+each_way = pytest.mark.parametrize("differences", sweep(("directional", "whole"), quick=["directional"]))
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*the result is the plain gradient.*"),  # some nets have no relu
     pytest.mark.filterwarnings("ignore:There is a performance drop because we have not yet implemented.*"),
 ]
 
 
-@every_method
-@given(data=st.data())
+@on_drawn_networks(data=st.data())
 def test_batch_equals_loop_and_vmap_over_examples(row: Row, data: st.DataObject) -> None:
     net = draw(data, mapped=True, write_views=False)
 
@@ -33,8 +34,7 @@ def test_batch_equals_loop_and_vmap_over_examples(row: Row, data: st.DataObject)
     assert_equal(torch.vmap(one)(net.x), batch)
 
 
-@every_method
-@given(data=st.data())
+@on_drawn_networks(data=st.data())
 def test_vmap_over_targets_equals_loop(row: Row, data: st.DataObject) -> None:
     net = draw(data, mapped=True, write_views=False)
     classes = torch.arange(net.output_shape[1], device=net.x.device)
@@ -44,8 +44,7 @@ def test_vmap_over_targets_equals_loop(row: Row, data: st.DataObject) -> None:
     )
 
 
-@every_method
-@given(data=st.data())
+@on_drawn_networks(data=st.data())
 def test_vmap_over_noise_equals_loop(row: Row, data: st.DataObject) -> None:
     net = draw(data, mapped=True, write_views=False)
     noise = 0.1 * torch.randn(3, *net.x.shape, dtype=net.x.dtype, generator=torch.Generator().manual_seed(0)).to(net.x)
@@ -56,8 +55,7 @@ def test_vmap_over_noise_equals_loop(row: Row, data: st.DataObject) -> None:
     assert_equal(torch.vmap(noisy)(noise), loop(noisy, noise))
 
 
-@every_method
-@given(data=st.data())
+@on_drawn_networks(data=st.data())
 def test_vmap_over_stacked_parameters_equals_loop(row: Row, data: st.DataObject) -> None:
     net = draw(data, mapped=True, write_views=False)
     fm = funcattr.functionalize(net.model)
@@ -72,8 +70,9 @@ def test_vmap_over_stacked_parameters_equals_loop(row: Row, data: st.DataObject)
 
 
 @every_method
+@each_way
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning")  # torch.func.jvp loads its decompositions
-def test_derivative_equals_finite_differences(row: Row) -> None:
+def test_derivative_equals_finite_differences(row: Row, differences: str) -> None:
     model = Smooth().double().eval()
     x = torch.randn(2, 2, 5, 5, dtype=torch.float64, requires_grad=True)
 
@@ -81,7 +80,7 @@ def test_derivative_equals_finite_differences(row: Row) -> None:
         return row(model, x, torch.tensor([1, 0]), Smooth.layer)
 
     assert attribution(x).requires_grad
-    assert torch.autograd.gradcheck(attribution, (x,), eps=1e-6, atol=1e-6)
+    assert torch.autograd.gradcheck(attribution, (x,), eps=1e-6, atol=1e-6, fast_mode=differences == "directional")
     direction = torch.randn_like(x)
     forward = torch.func.jvp(attribution, (x.detach(),), (direction,))[1]
     assert forward.abs().max() > 0
@@ -91,7 +90,8 @@ def test_derivative_equals_finite_differences(row: Row) -> None:
 
 
 @every_method
-def test_derivative_by_bound_parameters_equals_finite_differences(row: Row) -> None:
+@each_way
+def test_derivative_by_bound_parameters_equals_finite_differences(row: Row, differences: str) -> None:
     fm = funcattr.functionalize(Smooth().double().eval())
     x = torch.randn(2, 2, 5, 5, dtype=torch.float64)
     weight = fm.params["blocks.second.weight"].detach().clone().requires_grad_()
@@ -99,7 +99,7 @@ def test_derivative_by_bound_parameters_equals_finite_differences(row: Row) -> N
     def attribution(weight: Tensor) -> Tensor:
         return row(fm.bind({"blocks.second.weight": weight}), x, 1, Smooth.layer)
 
-    assert torch.autograd.gradcheck(attribution, (weight,), eps=1e-6, atol=1e-6)
+    assert torch.autograd.gradcheck(attribution, (weight,), eps=1e-6, atol=1e-6, fast_mode=differences == "directional")
 
 
 def test_eight_threads_on_one_model_equal_serial() -> None:

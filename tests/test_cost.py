@@ -13,9 +13,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import funcattr
 from funcattr import Rulebook, rules
 
-from .models.classic import VGG, BasicBlock, ResNet
-from .models.seeding import settle, uniform
-from .models.transformers import VisionTransformer
+from .zoo.classic import VGG, BasicBlock, ResNet
+from .zoo.seeding import settle, uniform
+from .zoo.transformers import VisionTransformer
 
 aten: Any = torch.ops.aten
 
@@ -214,7 +214,7 @@ def expected(model: nn.Module, prices: Prices) -> dict[torch.Size, Cost]:
 @pytest.mark.parametrize("prices", PRICES, ids=lambda prices: prices.rules.name)
 def test_a_net_costs_what_its_layers_do(net: str, prices: Prices) -> None:
     model, x = settle(NETS[net]), uniform(2, 3, 32, 32)
-    counter = counted(model, lambda: funcattr.lrp(model, x, 1, rules=prices.rules))
+    counter = counted(model, lambda: funcattr.lrp(model, x, 1, rules=prices.rules, start="one"))
     assert counter.costs == expected(model, prices)
     assert counter.others == []
 
@@ -234,7 +234,7 @@ def test_a_batch_norm_costs_nothing_after_a_convolution_and_its_field_before_one
     x = uniform(2, 4, 6, 6)
     for layers, cost in (([conv, norm, nn.ReLU(), after], 1), ([conv, nn.ReLU(), norm, after], 2)):
         model = settle(lambda layers=layers: nn.Sequential(*layers, nn.Flatten()))
-        counter = counted(model, lambda model=model: funcattr.lrp(model, x, 1, rules="epsilon"))
+        counter = counted(model, lambda model=model: funcattr.lrp(model, x, 1, rules="epsilon", start="one"))
         assert counter.costs == {conv.weight.shape: Cost(1, 1), after.weight.shape: Cost(cost, 1)}
 
 

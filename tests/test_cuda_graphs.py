@@ -11,8 +11,8 @@ from torch._dynamo.utils import counters
 import funcattr
 
 from .contract import assert_equal
-from .models import case
-from .models.seeding import uniform
+from .zoo import case
+from .zoo.seeding import uniform
 
 METHODS: dict[str, Callable[..., Tensor]] = {
     "gradient": funcattr.gradient,

@@ -12,13 +12,14 @@ import funcattr
 from funcattr import FunctionalModel
 
 from .contract import assert_equal
-from .models import case
-from .models.seeding import uniform
+from .sweeps import sweep
+from .zoo import case
+from .zoo.seeding import uniform
 
 METHODS: dict[str, Callable[[FunctionalModel, Tensor, str], Tensor]] = {
     "gradient": lambda fm, x, layer: funcattr.gradient(fm, x, 2),
     "guided_backprop": lambda fm, x, layer: funcattr.guided_backprop(fm, x, 2),
-    "lrp": lambda fm, x, layer: funcattr.lrp(fm, x, 2),
+    "lrp": lambda fm, x, layer: funcattr.lrp(fm, x, 2, start="one"),
     "excitation_backprop": lambda fm, x, layer: funcattr.excitation_backprop(fm, x, 2, layer=layer),
     "grad_cam": lambda fm, x, layer: funcattr.grad_cam(fm, x, 2, layer=layer),
 }
@@ -40,8 +41,13 @@ def compilations(function: Callable[[Tensor], Tensor], sizes: list[int], shape: 
     return counter.frame_count
 
 
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("model", ["cnn", "resnet_basic"])
+@pytest.mark.parametrize(
+    ("model", "method"),
+    sweep(
+        [(model, method) for model in ("cnn", "resnet_basic") for method in METHODS],
+        quick=(*(f"cnn-{method}" for method in METHODS), "resnet_basic-excitation_backprop"),
+    ),
+)
 def test_one_compilation_for_all_sizes(method: str, model: str, fresh_dynamo: None) -> None:
     c = case(model)
     run = _run(METHODS[method], funcattr.functionalize(c.build()), c.layer)

@@ -10,7 +10,8 @@ import funcattr
 
 from . import references
 from .contract import assert_equal
-from .models import CASES, Case
+from .sweeps import sweep
+from .zoo import CASES, Case
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*the result is the plain gradient.*:UserWarning")
 each_case = pytest.mark.parametrize("c", CASES, ids=repr)
@@ -56,7 +57,13 @@ def test_maps_have_the_layers_size_and_equal_the_reference(c: Case) -> None:
     assert_equal(funcattr.linear_approx(model, x, 1, **options), references.linear_approx(root, g), tolerance=tolerance)
 
 
-@pytest.mark.parametrize("c", [c for c in CASES if c.compiles and "llama_next" not in c.name], ids=repr)
+@pytest.mark.parametrize(
+    "c",
+    sweep(
+        [c for c in CASES if c.compiles and "llama_next" not in c.name],
+        quick=("cnn", "mobilenet_v3", "bert_eager", "gru"),
+    ),
+)
 def test_compiled_equals_eager(c: Case, fresh_dynamo: None) -> None:
     fm, (x, kwargs) = funcattr.functionalize(c.build()), _inputs(c)
     function = torch.compile(

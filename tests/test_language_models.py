@@ -9,7 +9,7 @@ from torch import Tensor
 import funcattr
 
 from .contract import assert_equal
-from .models import CASES, Case
+from .zoo import CASES, Case
 
 LANGUAGE = [c for c in CASES if c.key == "inputs_embeds" and "next" not in c.name]
 SDPA = [c for c in LANGUAGE if c.name.endswith("_sdpa")]

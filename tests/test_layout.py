@@ -1,9 +1,10 @@
-"""What the tree promises: imports go one way, files stay small, nothing is hooked, and nothing lies about."""
+"""What the tree promises: imports go one way, torch's private parts stay in one file, nothing is hooked."""
 
 import ast
 import re
 import subprocess
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -11,21 +12,21 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "funcattr"
 SOURCES = sorted(PACKAGE.rglob("*.py"))
-LONGEST = 320
 
-# What a part of the package may import of the others; parts that are not listed are free.
-ALLOWED = {
-    "engine": {"engine"},
-    "rules": {"engine", "rules"},
-    "methods": {"engine", "rules", "methods", "maps"},
-    "maps": set[str](),
-    "metrics": set[str](),
-}
-
-each_source = pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+# The concepts from the lowest to the highest: each may import those before it, and nothing after it.
+ORDER = (
+    *("_torch", "errors", "text_tables", "torch_state", "batch", "maps"),
+    *("model", "calls", "rulebook", "rules", "tape", "attribution", "sampling", "methods", "tools"),
+    *("metrics", "masks", "bottleneck", "__init__", "demo", "__main__"),
+)
 
 
 # --- imports ---------------------------------------------------------------------------------------------------------
+
+
+def dotted(path: Path) -> str:
+    """The dotted name of a source file; a package's is that of its `__init__`, so that a level means the same."""
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts)
 
 
 def imported(source: str, module: str) -> Iterator[tuple[int, str]]:
@@ -42,69 +43,132 @@ def imported(source: str, module: str) -> Iterator[tuple[int, str]]:
         yield from ((node.lineno, name) for name in names if name.split(".")[0] == "funcattr")
 
 
+def part_of(name: str) -> str:
+    """The concept that a dotted name belongs to; a public name of the package itself is of its `__init__`."""
+    part = [*name.split("."), "__init__"][1]
+    return part if part in ORDER else "__init__"
+
+
 def violations(source: str, module: str) -> list[str]:
-    """Imports against the direction methods -> rules -> engine, and imports of another module's private parts."""
-    part = module.split(".")[1]
+    """Imports against the order of the concepts, and imports of another module's private parts."""
+    part = part_of(module)
     found = []
     for line, name in imported(source, module):
-        parts = name.split(".")
-        other = parts[1] if len(parts) > 1 else "the package itself"
-        if part in ALLOWED and other not in ALLOWED[part]:
+        other, private = part_of(name), [p for p in name.split(".")[1:] if p.startswith("_") and p != "_torch"]
+        if ORDER.index(other) > ORDER.index(part):
             found.append(f"{module}:{line}: {part} imports {other}")
-        if any(p.startswith("_") for p in parts[1:]):
+        if private:
             found.append(f"{module}:{line}: {name} is private")
     return found
 
 
-def dotted(path: Path) -> str:
-    """The dotted name of a source file; a package's is that of its `__init__`, so that a level means the same."""
-    return ".".join(path.relative_to(ROOT).with_suffix("").parts)
+def test_imports_go_one_way() -> None:
+    assert [v for path in SOURCES for v in violations(path.read_text(), dotted(path))] == []
 
 
-@each_source
-def test_imports_go_one_way(path: Path) -> None:
-    assert violations(path.read_text(), dotted(path)) == []
-
-
-def test_every_listed_part_exists() -> None:
-    assert {part for part in ALLOWED if (PACKAGE / part).is_dir() or (PACKAGE / f"{part}.py").is_file()} == set(ALLOWED)
+def test_every_concept_has_its_place_in_the_order() -> None:
+    there = {path.relative_to(PACKAGE).parts[0].removesuffix(".py") for path in SOURCES}
+    assert there == set(ORDER) and len(ORDER) == len(set(ORDER))
 
 
 @pytest.mark.parametrize(
     ("source", "module", "expected"),
     [
-        (
-            "from ..methods.gradient import gradient",
-            "funcattr.rules.new",
-            "funcattr.rules.new:1: rules imports methods",
-        ),
-        ("\nfrom ..rules import relu", "funcattr.engine.new", "funcattr.engine.new:2: engine imports rules"),
-        ("from .. import rules", "funcattr.engine.new", "funcattr.engine.new:1: engine imports rules"),
-        ("import funcattr.methods.guided", "funcattr.engine.new", "funcattr.engine.new:1: engine imports methods"),
-        ("import funcattr", "funcattr.methods.new", "funcattr.methods.new:1: methods imports the package itself"),
-        ("from .metrics import pointing_game", "funcattr.maps", "funcattr.maps:1: maps imports metrics"),
-        (
-            "def f():\n  from ..demo.run import demo",
-            "funcattr.methods.new",
-            "funcattr.methods.new:2: methods imports demo",
-        ),
-        (
-            "from .guided import _masked",
-            "funcattr.methods.new",
-            "funcattr.methods.new:1: funcattr.methods.guided._masked is private",
-        ),
+        ("from ..methods.paths import lines", "funcattr.rules.new", "funcattr.rules.new:1: rules imports methods"),
+        ("\nfrom ..tape import walk", "funcattr.rules.new", "funcattr.rules.new:2: rules imports tape"),
+        ("from .. import rules", "funcattr.calls.new", "funcattr.calls.new:1: calls imports rules"),
+        ("import funcattr.methods.guided", "funcattr.tape.new", "funcattr.tape.new:1: tape imports methods"),
+        ("from .. import gradient", "funcattr.methods.new", "funcattr.methods.new:1: methods imports __init__"),
+        ("from .metrics import boxes", "funcattr.maps", "funcattr.maps:1: maps imports metrics"),
+        ("def f():\n  from ..demo.run import demo", "funcattr.tools.new", "funcattr.tools.new:2: tools imports demo"),
+        ("from .lrp import _one", "funcattr.rules.new", "funcattr.rules.new:1: funcattr.rules.lrp._one is private"),
     ],
-)
+)  # fmt: skip
 def test_the_import_check_catches_a_violation(source: str, module: str, expected: str) -> None:
     assert violations(source, module) == [expected]
 
 
 def test_the_import_check_lets_right_imports_pass() -> None:
-    source = (
-        "import torch\nfrom ..engine.vjp import vjp\nfrom ..rules.relu import GUIDED\nfrom .gradient import gradient\n"
-    )
-    assert violations(source, "funcattr.methods.new") == []
-    assert violations("from .engine.vjp import vjp\nfrom . import maps", "funcattr.__init__") == []
+    source = "import torch\nfrom ..._torch import pytree\nfrom ...rules.relu import guided\nfrom .lrp import lrp\n"
+    assert violations(source, "funcattr.methods.relevance.new") == []
+    assert violations("from .tape.vjp import vjp\nfrom . import maps", "funcattr.__init__") == []
+
+
+def circles(arrows: dict[str, set[str]]) -> list[str]:
+    """Modules that import themselves by way of others."""
+    reached = {module: set(imports) for module, imports in arrows.items()}
+    for middle in reached:
+        for imports in reached.values():
+            if middle in imports:
+                imports |= reached[middle]
+    return sorted(module for module, imports in reached.items() if module in imports)
+
+
+def arrows_between(sources: Iterable[tuple[str, str]]) -> dict[str, set[str]]:
+    """Module -> the modules that it imports, for (source, dotted name) pairs."""
+    pairs = list(sources)
+    modules = {name for _, name in pairs}
+    arrows = defaultdict[str, set[str]](set)
+    for source, module in pairs:
+        for _, name in imported(source, module):
+            for target in (name, name.rpartition(".")[0]):
+                found = target if target in modules else f"{target}.__init__"
+                if found in modules:
+                    arrows[module].add(found)
+                    break
+    return arrows
+
+
+def test_no_module_imports_itself_by_way_of_others() -> None:
+    assert circles(arrows_between((path.read_text(), dotted(path)) for path in SOURCES)) == []
+
+
+def test_the_check_of_circles_finds_one() -> None:
+    a, b, c = ("from .b import f", "funcattr.a"), ("from . import c", "funcattr.b"), ("from .a import g", "funcattr.c")
+    assert circles(arrows_between([a, b, c])) == ["funcattr.a", "funcattr.b", "funcattr.c"]
+    assert circles(arrows_between([a, b, ("", "funcattr.c")])) == []
+
+
+# --- private parts of torch ------------------------------------------------------------------------------------------
+
+_OF_OBJECTS = ("_version", "_forward_hooks", "_forward_pre_hooks", "_orig_mod", "_schema", "_flat_weights")
+
+
+def private_torch(source: str) -> list[str]:
+    """Uses of private parts of torch: names under `torch.` that begin with an underscore, and attributes of tensors."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found += [f"{node.lineno}: {a.name}" for a in node.names if re.match(r"torch\b.*\._", a.name)]
+        if isinstance(node, ast.ImportFrom) and re.match(r"torch\b", node.module or "") and node.level == 0:
+            names = [f"{node.module}.{a.name}" for a in node.names]
+            found += [f"{node.lineno}: {name}" for name in names if "._" in name]
+        if isinstance(node, ast.Attribute):
+            name = ast.unparse(node)
+            if re.fullmatch(r"torch(\.\w+)*\._[a-zA-Z]\w*", name) or node.attr in _OF_OBJECTS:
+                found.append(f"{node.lineno}: {name}")
+    return found
+
+
+def test_private_parts_of_torch_are_in_one_file() -> None:
+    others = [path for path in SOURCES if path != PACKAGE / "_torch.py"]
+    assert [f"{dotted(path)}:{use}" for path in others for use in private_torch(path.read_text())] == []
+    assert private_torch((PACKAGE / "_torch.py").read_text())
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("import torch.utils._pytree as pytree", ["1: torch.utils._pytree"]),
+        ("from torch._dynamo import nonstrict_trace", ["1: torch._dynamo.nonstrict_trace"]),
+        ("from torch.nn.modules.batchnorm import _BatchNorm", ["1: torch.nn.modules.batchnorm._BatchNorm"]),
+        ("torch._C._functorch", ["1: torch._C._functorch", "1: torch._C"]),
+        ("t._version", ["1: t._version"]),
+        ("import torch\nself._own = torch.relu_(x)", []),
+    ],
+)
+def test_the_check_of_private_parts_finds_them(source: str, expected: list[str]) -> None:
+    assert private_torch(source) == expected
 
 
 # --- no hooks, no autograd.Function, no flags of the user's ----------------------------------------------------------
@@ -128,9 +192,8 @@ def forbidden(source: str) -> list[str]:
     return found
 
 
-@each_source
-def test_nothing_is_hooked_or_flagged(path: Path) -> None:
-    assert forbidden(path.read_text()) == []
+def test_nothing_is_hooked_or_flagged() -> None:
+    assert [f"{dotted(path)}:{use}" for path in SOURCES for use in forbidden(path.read_text())] == []
 
 
 @pytest.mark.parametrize(
@@ -151,13 +214,15 @@ def test_the_check_of_hooks_catches_them(source: str, expected: list[str]) -> No
     assert forbidden(source) == expected
 
 
-# --- sizes and names -------------------------------------------------------------------------------------------------
+# --- names -----------------------------------------------------------------------------------------------------------
 
 
-@each_source
-def test_files_hold_one_idea(path: Path) -> None:
-    assert len(path.read_text().splitlines()) <= LONGEST
-    assert not re.search(r"utils?|helpers?|misc|common", path.stem)
+def test_files_are_named_after_what_they_hold() -> None:
+    assert [path for path in SOURCES if re.search(r"utils?|helpers?|misc|common", path.stem)] == []
+
+
+def test_every_file_says_what_it_holds() -> None:
+    assert [path for path in SOURCES if not ast.get_docstring(ast.parse(path.read_text()))] == []
 
 
 def tracked() -> list[str]:

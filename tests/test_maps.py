@@ -248,19 +248,19 @@ def normalised(values: Tensor, mode: str) -> Tensor:
 
 @given(attributions(), st.sampled_from(["range", "max"]))
 def test_normalising_is_its_formula_for_each_example(values: Tensor, mode: str) -> None:
-    check(maps.normalize(values, mode=mode), normalised(values, mode))
+    check(maps.normalize(values, scale=mode), normalised(values, mode))
 
 
 @pytest.mark.parametrize("mode", ["range", "max"])
 def test_nothing_to_normalise_gives_zeros(mode: str) -> None:
     values = torch.zeros(2, 1, 3, 3)
     values[1] = 5 if mode == "range" else 0
-    assert torch.equal(maps.normalize(values, mode=mode), torch.zeros_like(values))
+    assert torch.equal(maps.normalize(values, scale=mode), torch.zeros_like(values))
 
 
 def test_an_unknown_normalisation_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"normalize\(mode='minmax'\): expected 'range' or 'max'"):
-        maps.normalize(torch.zeros(1, 1, 2), mode="minmax")
+    with pytest.raises(ValueError, match=r"normalize\(scale='minmax'\): expected 'range' or 'max'"):
+        maps.normalize(torch.zeros(1, 1, 2), scale="minmax")
 
 
 # Composition with transforms
@@ -271,7 +271,7 @@ POINTWISE: dict[str, Callable[[Tensor], Tensor]] = {
         for mode in ("bilinear", "bicubic", "area")
     },
     **{f"smooth {p}": lambda m, p=p: maps.smooth(m, 0.4, padding=p) for p in ("replicate", "constant", "circular")},
-    **{f"normalize {mode}": lambda m, mode=mode: maps.normalize(m, mode=mode) for mode in ("range", "max")},
+    **{f"normalize {mode}": lambda m, mode=mode: maps.normalize(m, scale=mode) for mode in ("range", "max")},
 }
 
 

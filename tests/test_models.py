@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from .models import CASES, Case, case
-from .models.large import resnet50, vgg16, vit_b_16
-from .models.seeding import uniform
+from .sweeps import sweep
+from .zoo import CASES, Case, case
+from .zoo.large import resnet50, vgg16, vit_b_16
+from .zoo.seeding import uniform
 
 
 @pytest.fixture(params=CASES, ids=repr)
@@ -111,18 +112,16 @@ def test_unknown_case_is_an_error() -> None:
         case("alexnet")
 
 
-@pytest.mark.parametrize(
-    ("build", "parameters", "names"),
-    [
-        (vgg16, 138_357_544, ["features.28.weight", "classifier.6.bias"]),
-        (resnet50, 25_557_032, ["layer1.0.downsample.0.weight", "layer4.2.bn3.running_var", "fc.bias"]),
-        (vit_b_16, 86_567_656, ["class_token", "encoder.layers.encoder_layer_11.mlp.3.weight"]),
-    ],
-    ids=["vgg16", "resnet50", "vit_b_16"],
-)
-def test_large_models_have_their_true_size_and_run(
-    build: Callable[[], nn.Module], parameters: int, names: list[str]
-) -> None:
+LARGE: dict[str, tuple[Callable[[], nn.Module], int, list[str]]] = {
+    "vgg16": (vgg16, 138_357_544, ["features.28.weight", "classifier.6.bias"]),
+    "resnet50": (resnet50, 25_557_032, ["layer1.0.downsample.0.weight", "layer4.2.bn3.running_var", "fc.bias"]),
+    "vit_b_16": (vit_b_16, 86_567_656, ["class_token", "encoder.layers.encoder_layer_11.mlp.3.weight"]),
+}
+
+
+@pytest.mark.parametrize("name", sweep(LARGE, quick=["resnet50"]))
+def test_large_models_have_their_true_size_and_run(name: str) -> None:
+    build, parameters, names = LARGE[name]
     model = build()
     assert sum(value.numel() for value in model.parameters()) == parameters
     assert set(names) <= model.state_dict().keys()

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from . import references
 from .contract import assert_equal
-from .models import CASES, Case, case
 from .relevance_references import REFERENCES, Composite, attnlrp_reference, composites, cp_lrp_reference, lrp_reference
 from .relevance_references import linear_rules as rules
+from .zoo import CASES, Case, case
 
 each_case = pytest.mark.parametrize("c", CASES, ids=repr)
 

@@ -9,7 +9,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .contract import assert_equal
-from .models.seeding import settle, uniform
 from .relevance_references import (
     REFERENCES,
     Composite,
@@ -19,6 +18,7 @@ from .relevance_references import (
     lrp_reference,
 )
 from .relevance_references import linear_rules as rules
+from .zoo.seeding import settle, uniform
 
 RULES: dict[str, rules.Rule] = {
     "epsilon": rules.epsilon,
@@ -218,7 +218,10 @@ def test_a_convolution_used_beside_its_batch_norm_is_refused() -> None:
 
 def test_parameters_are_constants_and_stay_as_they_are() -> None:
     weight = nn.Parameter(W.clone())
-    assert_equal(lrp(lambda x: F.linear(x, weight) * weight.sum(), X), lrp(lambda x: F.linear(x, W) * W.sum(), X))
+    assert_equal(
+        lrp(lambda x: F.linear(x, weight) * weight.sum(), X),
+        lrp(lambda x: F.linear(x, W) * W.sum(), X),
+    )
     assert weight.requires_grad and weight.grad is None
 
 

@@ -16,11 +16,12 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import funcattr
-from funcattr import Entry, Rulebook, rules
+from funcattr import Rulebook, rules
+from funcattr.rules import Entry
 
 from .contract import assert_equal
-from .models.seeding import settle, uniform
 from .strategies import Network, networks, targets
+from .zoo.seeding import settle, uniform
 
 EPS = 1e-20
 
@@ -33,7 +34,7 @@ def sharp(convolution: Any, dense: Any = None, first: Any = None) -> Rulebook:
         Entry("summation", rules.norm(eps=EPS)),
         Entry("average_pool", rules.norm(eps=EPS)),
         Entry("contraction", rules.uniform(eps=EPS)),
-        Entry("batch_norm", funcattr.fold(affine)),
+        Entry("batch_norm", funcattr.rules.fold(affine)),
         *(Entry(name, affine) for name in ("layer_norm", "group_norm", "instance_norm", "rms_norm")),
     )
 
@@ -53,7 +54,7 @@ few = settings(max_examples=max(6, settings().max_examples // 3))
 
 def relevance(model: Callable[..., Any], x: Tensor, book: str | Rulebook, target: Any = 1) -> Tensor:
     chosen = BOOKS[book] if isinstance(book, str) else book
-    found: Any = funcattr.lrp(model, x, target, rules=chosen, seed="logit")
+    found: Any = funcattr.lrp(model, x, target, rules=chosen, start="output")
     return found.detach()
 
 

@@ -11,7 +11,7 @@ import funcattr
 from funcattr import FunctionalModel
 
 from .contract import assert_equal, row
-from .models import case
+from .zoo import case
 
 PAIRS = (("lrp_epsilon_plus", "cnn"), ("lrp_epsilon_alpha2_beta1", "resnet_basic"), ("attnlrp", "vit"))
 Params = dict[str, Tensor]

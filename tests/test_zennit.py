@@ -14,8 +14,8 @@ from funcattr import Rulebook, rules
 
 from . import zennit_peer as zennit
 from .contract import assert_equal
-from .models.classic import CNN, VGG, BasicBlock, Bottleneck, ResNet
-from .models.seeding import settle, uniform
+from .zoo.classic import CNN, VGG, BasicBlock, Bottleneck, ResNet
+from .zoo.seeding import settle, uniform
 
 if not zennit.is_installed():
     pytest.skip(zennit.WHY_NOT, allow_module_level=True)
@@ -68,7 +68,7 @@ def built(net: str) -> nn.Module:
 @cache
 def by_lrp(net: str, composite: str) -> Tensor:
     """Relevance of the image by funcattr. [2, 3, 64, 64]"""
-    return funcattr.lrp(built(net), image(), TARGET, rules=COMPOSITES[composite][0])
+    return funcattr.lrp(built(net), image(), TARGET, rules=COMPOSITES[composite][0], start="one")
 
 
 def by_zennit(net: str, composite: str, *, exact: bool) -> Tensor:
@@ -121,19 +121,21 @@ def test_zero_over_zero(composite: str) -> None:
     x[:, :, :, 4:] = 0
     book, theirs = COMPOSITES[composite]
     assert all((model[:depth](x) == 0).any() for depth in (1, 3, 4))
-    assert_equal(funcattr.lrp(model, x, TARGET, rules=book), zennit.relevance(model, x, TARGET, theirs([])))
+    assert_equal(
+        funcattr.lrp(model, x, TARGET, rules=book, start="one"), zennit.relevance(model, x, TARGET, theirs([]))
+    )
 
 
 def test_relu_as_a_function_makes_no_difference() -> None:
     """What follows a relu here gives no relevance to a unit that is 0, so its gradient is pass."""
     model, x = settle(CNN), uniform(2, 3, 16, 16)
     theirs = zennit.relevance(model, x, TARGET, _named("EpsilonPlus")([]))
-    assert_equal(funcattr.lrp(model, x, TARGET, rules="epsilon_plus"), theirs, tolerance=1e-12)
+    assert_equal(funcattr.lrp(model, x, TARGET, rules="epsilon_plus", start="one"), theirs, tolerance=1e-12)
 
 
 def test_bottlenecks_too() -> None:
     model = settle(lambda: ResNet(Bottleneck, (1, 1, 1, 2), width=4, classes=10))
-    found = funcattr.lrp(model, image(), TARGET, rules="epsilon_plus")
+    found = funcattr.lrp(model, image(), TARGET, rules="epsilon_plus", start="one")
     theirs = zennit.relevance(model, image(), TARGET, _named("EpsilonPlus")(zennit.canonizers(exact=True)))
     assert_equal(found, theirs, tolerance=1e-12)
 

@@ -17,7 +17,7 @@ from funcattr import rules
 
 from . import zennit_peer as zennit
 from .contract import assert_equal
-from .models.seeding import settle, uniform
+from .zoo.seeding import settle, uniform
 
 if not zennit.is_installed():
     pytest.skip(zennit.WHY_NOT, allow_module_level=True)
@@ -215,7 +215,9 @@ def test_zennit_depends_on_how_the_net_is_written(difference: Callable[[], Diffe
     assert_equal(net(image()), rewritten(image()), tolerance=1e-12)
     by_rule = by_zennit(rewritten, composite)
     for form in (net, rewritten):
-        assert_equal(funcattr.lrp(form, image(), TARGET, rules=COMPOSITES[composite][0]), by_rule, tolerance=1e-12)
+        assert_equal(
+            funcattr.lrp(form, image(), TARGET, rules=COMPOSITES[composite][0], start="one"), by_rule, tolerance=1e-12
+        )
     assert (by_zennit(net, composite) - by_rule).abs().max() > 0.05 * by_rule.abs().max()
 
 
@@ -228,7 +230,7 @@ def test_merging_past_a_relu_changes_what_the_model_computes() -> None:
     composite = zennit.part("composites").EpsilonPlus(canonizers=zennit.canonizers(exact=True))
     with torch.no_grad(), composite.context(model) as merged:
         assert (merged(image()) - before).abs().max() > 0.05 * before.abs().max()
-    funcattr.lrp(model, image(), TARGET)
+    funcattr.lrp(model, image(), TARGET, start="one")
     assert torch.equal(model(image()), before)
 
 
@@ -238,7 +240,7 @@ def test_relevance_of_a_layer_norm_is_not_zennits_gradient() -> None:
     x = uniform(2, 6)
     theirs = zennit.relevance(model, x, TARGET, zennit.part("composites").EpsilonPlus())
     assert theirs.sum(1).abs().max() < 1e-12 < theirs.abs().max()
-    assert (funcattr.lrp(model, x, TARGET).sum(1) - 1).abs().max() < 1e-5
+    assert (funcattr.lrp(model, x, TARGET, start="one").sum(1) - 1).abs().max() < 1e-5
 
 
 def grouped() -> tuple[nn.Module, nn.Module]:
@@ -273,7 +275,7 @@ def test_batch_norms_that_zennit_cannot_merge(
 ) -> None:
     net, rewritten = nets()
     assert_equal(net(image()), rewritten(image()), tolerance=1e-12)
-    assert_equal(funcattr.lrp(net, image(), TARGET), by_zennit(rewritten), tolerance=1e-12)
+    assert_equal(funcattr.lrp(net, image(), TARGET, start="one"), by_zennit(rewritten), tolerance=1e-12)
     with pytest.raises(error, match=message):
         by_zennit(net)
 
@@ -281,7 +283,7 @@ def test_batch_norms_that_zennit_cannot_merge(
 def test_a_failed_merge_leaves_a_parameter_on_the_model() -> None:
     net, _ = grouped()
     names = set(net.state_dict())
-    funcattr.lrp(net, image(), TARGET)
+    funcattr.lrp(net, image(), TARGET, start="one")
     assert set(net.state_dict()) == names
     with pytest.raises(RuntimeError, match="must match"):
         by_zennit(net)

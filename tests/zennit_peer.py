@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .models.classic import BasicBlock, Bottleneck
+from .zoo.classic import BasicBlock, Bottleneck
 
 WHY_NOT = "zennit is not installed (it is in the extra 'bench')"
 

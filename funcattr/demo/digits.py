@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from safetensors.torch import load
 from torch import Tensor, nn
 
-from ..engine.sites import site
-from ..methods.readout import ReadoutBottleneck
+from ..methods.bottleneck.readout import ReadoutBottleneck
+from ..model.sites import site
 
 LAYER = "features.9"
 """The last convolutional site of `DigitNet`, after its ReLU: [N, 64, 16, 16]."""

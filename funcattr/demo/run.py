@@ -11,8 +11,8 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from .. import maps
-from ..catalogue import CATALOGUE, Row
 from ..metrics import mass_in_box, pointing_game
+from .catalogue import CATALOGUE, Row
 from .digits import Canvases, DigitNet, load_canvases, load_model
 
 BATCH = 50
@@ -33,7 +33,7 @@ class Questions(NamedTuple):
 
 
 class Score(NamedTuple):
-    """How one method did; None where a column does not apply."""
+    """The scores of one method; None where a column does not apply."""
 
     name: str
     asked: int

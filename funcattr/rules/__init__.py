@@ -1,11 +1,26 @@
-"""Rules, and the rulebooks that are made of them."""
+"""Rules, and the rulebooks that are made of them; the kit for rules and rulebooks of one's own.
 
+A rule is a formula on a recorded call: `rule(call, cotangent) -> one cotangent for each operand`. Imports `calls` and
+`rulebook`.
+"""
+
+from ..calls.call import Call as Call
+from ..calls.declarations import output_only as output_only
+from ..calls.declarations import takes_activation as takes_activation
+from ..rulebook.actions import GRADIENT as GRADIENT
+from ..rulebook.actions import STOP as STOP
+from ..rulebook.actions import decompose as decompose
+from ..rulebook.actions import fold as fold
+from ..rulebook.actions import join as join
+from ..rulebook.conditions import Conditions as Conditions
+from ..rulebook.rulebook import Entry as Entry
 from .composites import COMPOSITES as COMPOSITES
 from .composites import GRADIENT_SPACE as GRADIENT_SPACE
 from .composites import RELEVANCE as RELEVANCE
 from .composites import attnlrp as attnlrp
 from .composites import composite as composite
 from .composites import cp_lrp as cp_lrp
+from .composites import deconvnet_backprop as deconvnet_backprop
 from .composites import epsilon_alpha2_beta1 as epsilon_alpha2_beta1
 from .composites import epsilon_alpha2_beta1_flat as epsilon_alpha2_beta1_flat
 from .composites import epsilon_everywhere as epsilon_everywhere
@@ -13,7 +28,8 @@ from .composites import epsilon_gamma_box as epsilon_gamma_box
 from .composites import epsilon_plus as epsilon_plus
 from .composites import epsilon_plus_flat as epsilon_plus_flat
 from .composites import excitation_backprop as excitation_backprop
-from .composites import named as named
+from .composites import guided_backprop as guided_backprop
+from .composites import rulebook_of as rulebook_of
 from .excitation import winning_probability as winning_probability
 from .first_layer import flat as flat
 from .first_layer import w_square as w_square
@@ -27,6 +43,26 @@ from .linear import alpha_beta as alpha_beta
 from .linear import epsilon as epsilon
 from .linear import gamma as gamma
 from .linear import z_plus as z_plus
+from .multipliers.norms import norm_slope as norm_slope
+from .multipliers.rescale import bilinear as bilinear
+from .multipliers.rescale import difference as difference
+from .multipliers.rescale import extremum as extremum
+from .multipliers.rescale import log_softmax_slope as log_softmax_slope
+from .multipliers.rescale import logsumexp_slope as logsumexp_slope
+from .multipliers.rescale import max_pool_slope as max_pool_slope
+from .multipliers.rescale import no_multiplier as no_multiplier
+from .multipliers.rescale import partner as partner
+from .multipliers.rescale import quotient_slope as quotient_slope
+from .multipliers.rescale import rescale as rescale
+from .multipliers.rescale import secant as secant
+from .multipliers.rescale import softmax_slope as softmax_slope
+from .multipliers.rescale import sqrt_slope as sqrt_slope
+from .multipliers.rescale import undropped as undropped
+from .multipliers.reveal_cancel import linear_multiplier as linear_multiplier
+from .multipliers.reveal_cancel import reveal_cancel as reveal_cancel
+from .multipliers.rulebooks import DEEP_LIFT as DEEP_LIFT
+from .multipliers.rulebooks import deep_lift as deep_lift
+from .multipliers.rulebooks import deep_lift_reveal_cancel as deep_lift_reveal_cancel
 from .normalization import affine as affine
 from .normalization import softmax_taylor as softmax_taylor
 from .parametric import Parametric as Parametric
@@ -37,29 +73,9 @@ from .products import product as product
 from .products import quotient as quotient
 from .products import signal_takes_all as signal_takes_all
 from .products import uniform as uniform
-from .reference_based import DEEP_LIFT as DEEP_LIFT
-from .reference_based import deep_lift as deep_lift
-from .reference_based import deep_lift_reveal_cancel as deep_lift_reveal_cancel
 from .relu import beta_smooth as beta_smooth
 from .relu import deconvnet as deconvnet
 from .relu import guided as guided
-from .rescale import bilinear as bilinear
-from .rescale import difference as difference
-from .rescale import extremum as extremum
-from .rescale import log_softmax_slope as log_softmax_slope
-from .rescale import logsumexp_slope as logsumexp_slope
-from .rescale import max_pool_slope as max_pool_slope
-from .rescale import no_multiplier as no_multiplier
-from .rescale import partner as partner
-from .rescale import quotient_slope as quotient_slope
-from .rescale import rescale as rescale
-from .rescale import secant as secant
-from .rescale import softmax_slope as softmax_slope
-from .rescale import sqrt_slope as sqrt_slope
-from .rescale import undropped as undropped
-from .rescale_norms import norm_slope as norm_slope
-from .reveal_cancel import linear_multiplier as linear_multiplier
-from .reveal_cancel import reveal_cancel as reveal_cancel
 from .shares import Share as Share
 from .shares import total as total
 from .sums import norm as norm

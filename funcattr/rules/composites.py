@@ -6,25 +6,28 @@ bookkeeping; an operation that is in none raises `UnsupportedOperationError`.
 """
 
 import difflib
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Literal
 
-from ..engine.actions import GRADIENT, STOP, decompose, fold
-from ..engine.rulebook import Entry, Rulebook
+from ..calls.operations import NORMALIZATIONS, RECURRENT
+from ..rulebook.actions import GRADIENT, STOP, decompose, fold
+from ..rulebook.rulebook import Entry, Rulebook, Space
 from . import attention, gradient_space, recurrent
 from .excitation import winning_probability
 from .first_layer import flat, z_box
 from .linear import alpha_beta, epsilon, gamma, z_plus
+from .multipliers.rulebooks import deep_lift, deep_lift_reveal_cancel
 from .normalization import affine, softmax_taylor
 from .products import pass_through, product, quotient, uniform
+from .relu import deconvnet, guided
 from .sums import norm
 
-_RECURRENT = ("lstm", "gru", "rnn_tanh", "rnn_relu", "lstm_cell", "gru_cell", "rnn_tanh_cell", "rnn_relu_cell")
 _BOTH = (
     *(
         Entry(name, decompose(getattr(attention, name)))
         for name in ("scaled_dot_product_attention", "multi_head_attention_forward")
     ),
-    *(Entry(name, decompose(getattr(recurrent, name))) for name in _RECURRENT),
+    *(Entry(name, decompose(getattr(recurrent, name))) for name in RECURRENT),
     Entry("baddbmm", decompose(attention.baddbmm)),
     Entry("statistic", STOP),
     Entry("max_pool", GRADIENT),
@@ -42,7 +45,7 @@ RELEVANCE = (
     Entry("contraction", uniform),
     Entry("softmax", softmax_taylor),
     Entry("batch_norm", fold(affine)),
-    *(Entry(name, affine) for name in ("layer_norm", "group_norm", "instance_norm", "rms_norm")),
+    *(Entry(name, affine) for name in NORMALIZATIONS if name != "batch_norm"),
     *(Entry(name, pass_through) for name in ("normalize", "local_response_norm")),
     *_BOTH,
 )
@@ -60,7 +63,7 @@ GRADIENT_SPACE = (
     Entry("linear_map", GRADIENT),
     Entry("contraction", gradient_space.halved),
     Entry("softmax", GRADIENT),
-    *(Entry(n, gradient_space.frozen) for n in ("batch_norm", "layer_norm", "group_norm", "instance_norm", "rms_norm")),
+    *(Entry(name, gradient_space.frozen) for name in NORMALIZATIONS),
     Entry("normalize", gradient_space.frozen),
     *_BOTH,
 )
@@ -148,6 +151,16 @@ def excitation_backprop(*, eps: float = 1e-20) -> Rulebook:
     }
 
 
+def guided_backprop() -> Rulebook:
+    """Guided backpropagation: `guided` at every relu, the ordinary adjoint elsewhere (Springenberg et al., 2015)."""
+    return Rulebook({"relu": guided}, name="guided", expects=("relu",))
+
+
+def deconvnet_backprop() -> Rulebook:
+    """Deconvolution: `deconvnet` at every relu, the ordinary adjoint elsewhere (Zeiler and Fergus, 2014)."""
+    return Rulebook({"relu": deconvnet}, name="deconvnet", expects=("relu",))
+
+
 def attnlrp() -> Rulebook:
     """AttnLRP in gradient space: uniform rule for products, identity rule for activations (Achtibat et al., 2024)."""
     return Rulebook(GRADIENT_SPACE, unlisted="raise", name="attnlrp", space="gradient")
@@ -169,23 +182,57 @@ COMPOSITES = {
     "excitation_backprop": excitation_backprop,
     "attnlrp": attnlrp,
     "cp_lrp": cp_lrp,
+    "guided": guided_backprop,
+    "deconvnet": deconvnet_backprop,
+    "deep_lift": deep_lift,
+    "deep_lift_reveal_cancel": deep_lift_reveal_cancel,
 }
-"""The composites by name."""
+"""The rulebooks by name."""
 
+Rules = str | Rulebook | Mapping[Any, Any]
+"""A rulebook as options take it: its name in `COMPOSITES`, itself, or a mapping from operation to rule."""
+
+PLAIN = Rulebook(name="gradient")
+"""The rulebook of the plain gradient, which changes nothing."""
 
 # Made once: compiled code cannot make a rulebook, and takes these as constants.
 _MADE = {name: make() for name, make in COMPOSITES.items() if make is not epsilon_gamma_box}
 
 
-def named(call: str, rules: Any) -> Rulebook:
-    """A rulebook from a name of `COMPOSITES`, a rulebook, or a dict of all relevance rules; `call` is the method."""
+def rulebook_of(
+    call: str,
+    rules: Rules,
+    *,
+    unlisted: Literal["gradient", "raise"] = "gradient",
+    space: Space = "gradient",
+) -> Rulebook:
+    """The rulebook that an option `rules=` stands for.
+
+    Args:
+        call: First words of errors.
+        rules: As the user gave it.
+        unlisted, space: Of the rulebook that a mapping becomes.
+
+    Raises:
+        ValueError: If no rulebook has that name, or it needs bounds.
+        TypeError: If it is of another kind.
+    """
     if isinstance(rules, Rulebook):
         return rules
-    if not isinstance(rules, str):
-        return Rulebook(rules, unlisted="raise", space="relevance")
-    if rules not in COMPOSITES:
-        closest = difflib.get_close_matches(rules, COMPOSITES, n=3) or list(COMPOSITES)
-        raise ValueError(f"{call}(rules={rules!r}): no such rulebook. Closest: {', '.join(map(repr, closest))}.")
-    if rules not in _MADE:
-        raise ValueError(f"{call}(rules={rules!r}): it needs bounds. Pass rules.{rules}(low=..., high=...).")
-    return _MADE[rules]
+    if isinstance(rules, str):
+        return _named(call, rules)
+    if not isinstance(rules, Mapping):
+        raise TypeError(
+            f"{call}(rules=...): expected the name of a rulebook, a Rulebook or a mapping from operation to rule, "
+            f"got {type(rules).__name__}."
+        )
+    return Rulebook(rules, unlisted=unlisted, space=space)
+
+
+def _named(call: str, name: str) -> Rulebook:
+    if name not in COMPOSITES:
+        closest = difflib.get_close_matches(name, COMPOSITES, n=3) or list(COMPOSITES)
+        raise ValueError(f"{call}(rules={name!r}): no such rulebook. Closest: {', '.join(map(repr, closest))}.")
+    if name not in _MADE:
+        raise ValueError(f"{call}(rules={name!r}): it needs bounds. Pass rules.{name}(low=..., high=...).")
+    return _MADE[name]

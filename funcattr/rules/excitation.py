@@ -1,6 +1,6 @@
 """Excitation backpropagation's rule for linear maps."""
 
-from ..engine.linear_map import LinearMap
+from ..calls.linear_map import LinearMap
 from .linear import check_eps
 from .parametric import linear_rule
 from .shares import Share, total

@@ -6,13 +6,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..engine.calls import Call
-from ..engine.groups import GROUPS
-from ..engine.linear_map import LinearMap
-from ..engine.stabilizer import stabilized
+from ..calls.call import Call
+from ..calls.kinds import GROUPS
+from ..calls.linear_map import LinearMap
 from .linear import check_eps
 from .parametric import linear_rule, rule
 from .shares import Share, distribute, leaks_of, ones, total
+from .stabilizer import stabilized
 
 
 def _bounds(name: str, value: Any) -> float | tuple[float, ...]:
@@ -86,7 +86,7 @@ def w_square(layer: LinearMap, *, eps: float = 1e-6) -> tuple[Share, ...]:
         eps: Stabiliser, in units of z.
 
     References:
-        Montavon et al., 2017, arXiv:1512.02479, section 4.1.
+        Montavon et al., 2017, arXiv:1512.02479, the w^2-rule.
     """
     terms = ((None, layer.weight.square()),)
     bias = None if layer.bias is None else layer.bias.square()

@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..engine.actions import operands_only
-from ..engine.adjoints import sum_to
-from ..engine.calls import Call
-from ..engine.operations import ACTIVATIONS
-from ..engine.owned import times
+from ..calls.adjoints import sum_to
+from ..calls.call import Call
+from ..calls.declarations import operands_only
+from ..calls.inplace import times
+from ..calls.operations import ACTIVATIONS
 from .normalization import frozen_adjoint
 from .products import factor_adjoints, numerator_shares, shares, ungated_shares
 from .relu import upper_bound

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..engine.linear_map import LinearMap
+from ..calls.linear_map import LinearMap
 from .parametric import linear_rule
 from .shares import Share, Term, total
 
@@ -80,7 +80,7 @@ def z_plus(layer: LinearMap, *, eps: float = 1e-6) -> tuple[Share, ...]:
         eps: Stabiliser, in units of z.
 
     References:
-        Montavon et al., 2017, arXiv:1512.02479, section 4.1; for inputs of both signs, Bach et al., 2015, equation 60.
+        Montavon et al., 2017, arXiv:1512.02479, the z+-rule; for inputs of both signs, Bach et al., 2015, equation 60.
     """
     terms, bias = supporting(layer), positive(layer.bias)
     return (Share(terms, total(layer, terms, bias), bias, sign=1, owned=True),)

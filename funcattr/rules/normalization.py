@@ -10,40 +10,28 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..engine.calls import Call
-from ..engine.folding import scale_and_shift
-from ..engine.stabilizer import quotient, stabilized
+from ..calls.call import Call
+from ..calls.kinds import softmax_dims
+from ..calls.normalization import Normalization
 from .linear import check_eps
 from .parametric import rule
+from .stabilizer import quotient, stabilized
 
 
 def frozen_adjoint(call: Call, cotangent: Tensor) -> Tensor:
-    """A^T g, the adjoint of a normalisation whose scale is a constant."""
-    x = call.argument("input")
+    """A^T g, the adjoint of a normalisation whose scale is a constant: (g - mean g) / sigma of g = w cotangent."""
     if call.op == "normalize":
-        return cotangent / _p_norm(call, x)
-    if call.op == "batch_norm" and (found := scale_and_shift(call)) is not None:
-        return cotangent * found[0].reshape(-1, *[1] * (x.ndim - 2))
-    weight = call.argument("weight")
-    if call.op in ("layer_norm", "rms_norm"):
-        dims = tuple(range(x.ndim - len(call.argument("normalized_shape")), x.ndim))
-        return _centred_adjoint(x, cotangent if weight is None else cotangent * weight, dims, call)
-    per_channel = cotangent if weight is None else cotangent * weight.reshape(-1, *[1] * (x.ndim - 2))
-    if call.op == "batch_norm" or (call.op == "instance_norm" and not call.argument("use_input_stats", True)):
-        return _centred_adjoint(x, per_channel, (0, *range(2, x.ndim)), call)
-    groups = call.argument("num_groups") if call.op == "group_norm" else x.shape[1]
-    grouped = x.reshape(x.shape[0], groups, -1)
-    return _centred_adjoint(grouped, per_channel.reshape(grouped.shape), (2,), call).reshape(x.shape)
-
-
-def _centred_adjoint(x: Tensor, g: Tensor, dims: tuple[int, ...], call: Call) -> Tensor:
-    """(g - mean g) / sigma over `dims`; g / rms for RMS norm, which does not centre."""
-    eps = call.argument("eps", 1e-5 if call.op != "rms_norm" else None)
-    eps = torch.finfo(x.dtype).eps if eps is None else eps
-    if call.op == "rms_norm":
-        return g * torch.rsqrt(x.square().mean(dims, keepdim=True) + eps)
-    scale = torch.rsqrt(x.var(dims, correction=0, keepdim=True) + eps)
-    return (g - g.mean(dims, keepdim=True)) * scale
+        return cotangent / _p_norm(call, call.argument("input"))
+    norm = Normalization(call)
+    if norm.scale is not None:
+        return cotangent * norm.scale
+    x, g = norm.grouped(norm.x), norm.grouped(norm.weighted(cotangent))
+    if norm.centres:
+        scale = torch.rsqrt(x.var(norm.dims, correction=0, keepdim=True) + norm.eps)
+        g = (g - g.mean(norm.dims, keepdim=True)) * scale
+    else:
+        g = g * torch.rsqrt(x.square().mean(norm.dims, keepdim=True) + norm.eps)
+    return g.reshape(cotangent.shape)
 
 
 def _p_norm(call: Call, x: Tensor) -> Tensor:
@@ -80,12 +68,6 @@ def affine(call: Call, relevance: Tensor, *, eps: float = 1e-6) -> Tensor:
     return call.argument("input") * frozen_adjoint(call, quotient(relevance, call.output, eps))
 
 
-def softmax_dim(call: Call) -> int:
-    """The dimension of a softmax, as torch chooses it where none is given."""
-    dim, ndim = call.argument("dim"), call.argument("input").ndim
-    return dim if dim is not None else 0 if ndim in (0, 1, 3) else 1
-
-
 def _softmax_leaks(call: Call, relevance: Tensor) -> dict[str, Any]:
     return {"softmax": relevance.sum() - softmax_taylor(call, relevance).sum()}
 
@@ -102,4 +84,4 @@ def softmax_taylor(call: Call, relevance: Tensor) -> Tensor:
     # A softmax in float32 sees a mask of float64's lowest number as -infinity too.
     x = call.argument("input").to(relevance.dtype)
     x = x.masked_fill(x == -math.inf, 0)
-    return (x * (relevance - call.output * relevance.sum(softmax_dim(call), keepdim=True))).to(call.operands[0].dtype)
+    return (x * (relevance - call.output * relevance.sum(softmax_dims(call), keepdim=True))).to(call.operands[0].dtype)

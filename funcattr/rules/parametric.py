@@ -6,11 +6,11 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ..engine import actions
-from ..engine.actions import giving_own, operands_only
-from ..engine.calls import Call
-from ..engine.linear_map import LinearMap
-from ..engine.owned import plus
+from ..calls import declarations
+from ..calls.call import Call
+from ..calls.declarations import giving_own, operands_only
+from ..calls.inplace import plus
+from ..calls.linear_map import LinearMap
 from .shares import Share, distribute, leaks_of
 
 Leaks = dict[str, Any]
@@ -18,9 +18,9 @@ Leaks = dict[str, Any]
 
 
 _DECLARATIONS: tuple[tuple[Callable[..., bool], Callable[..., Any]], ...] = (
-    (lambda rule: not actions.needs_operands(rule), actions.output_only),
-    (lambda rule: not actions.needs_output(rule), actions.operands_only),
-    (actions.gives_own, actions.giving_own),
+    (lambda rule: not declarations.needs_operands(rule), declarations.output_only),
+    (lambda rule: not declarations.needs_output(rule), declarations.operands_only),
+    (declarations.gives_own, declarations.giving_own),
 )
 
 

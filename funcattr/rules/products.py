@@ -5,14 +5,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..engine.actions import forms_only
-from ..engine.adjoints import sum_to
-from ..engine.calls import Call
-from ..engine.groups import GATES
-from ..engine.operations import ACTIVATIONS
-from ..engine.stabilizer import stabilized
+from ..calls.adjoints import sum_to
+from ..calls.call import Call
+from ..calls.declarations import forms_only
+from ..calls.kinds import GATES
+from ..calls.operations import ACTIVATIONS
 from .linear import check_eps
 from .parametric import rule
+from .stabilizer import stabilized
 
 
 @forms_only

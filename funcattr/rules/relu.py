@@ -7,10 +7,9 @@ an upper bound b, the guided rule keeps the ordinary factor 1[x < b]; deconvnet 
 import torch
 from torch import Tensor
 
-from ..engine.actions import output_only
-from ..engine.adjoints import threshold_backward
-from ..engine.calls import Call
-from ..engine.rulebook import Rulebook
+from ..calls.adjoints import threshold_backward
+from ..calls.call import Call
+from ..calls.declarations import output_only
 from .parametric import rule
 
 
@@ -56,9 +55,3 @@ def beta_smooth(call: Call, p: Tensor, *, beta: float = 10.0) -> Tensor:
         Dombrowski et al., 2019, arXiv:1906.07983, section 4.1.
     """
     return p * torch.sigmoid(beta * call.operands[0])
-
-
-GUIDED = Rulebook({"relu": guided}, name="guided", expects=("relu",))
-"""Guided backpropagation: `guided` at every relu, the ordinary adjoint elsewhere."""
-DECONVNET = Rulebook({"relu": deconvnet}, name="deconvnet", expects=("relu",))
-"""Deconvolution: `deconvnet` at every relu, the ordinary adjoint elsewhere."""

@@ -14,10 +14,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..engine.adjoints import threshold_backward
-from ..engine.linear_map import LinearMap
-from ..engine.owned import over, plus, times, without
-from ..engine.stabilizer import stabilized
+from ..calls.adjoints import threshold_backward
+from ..calls.inplace import over, plus, times, without
+from ..calls.linear_map import LinearMap
+from .stabilizer import stabilized
 
 Term = tuple[Tensor | None, Tensor]
 """(x_k, W_k); None stands for ones."""

@@ -5,12 +5,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..engine.adjoints import sum_to
-from ..engine.calls import Call
-from ..engine.owned import times
-from ..engine.stabilizer import quotient, stabilized
+from ..calls.adjoints import sum_to
+from ..calls.call import Call
+from ..calls.inplace import times
 from .linear import check_eps
 from .parametric import rule
+from .stabilizer import quotient, stabilized
 
 
 def _signs(call: Call) -> tuple[int, ...] | None:

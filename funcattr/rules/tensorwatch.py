@@ -2,7 +2,7 @@
 
 import torch
 
-from ..engine.linear_map import LinearMap
+from ..calls.linear_map import LinearMap
 from .linear import check_eps, opposing, supporting
 from .parametric import linear_rule
 from .shares import Share, total

@@ -18,7 +18,7 @@ import funcattr
 from funcattr import rules
 
 from .. import zennit_peer
-from ..models.large import resnet50, vgg16, vit_b_16
+from ..zoo.large import resnet50, vgg16, vit_b_16
 
 MODELS: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "vgg16": (vgg16, "features.29"),
@@ -54,7 +54,7 @@ def beside_zennit(model_name: str) -> dict[str, Callable[[], Any]]:
     fm = funcattr.functionalize(model)
     found = {"plain": partial(_plain, model, x)}
     for name in ZENNIT:
-        found[name] = partial(funcattr.lrp, fm, x, 3, rules=RULEBOOKS[name])
+        found[name] = partial(funcattr.lrp, fm, x, 3, rules=RULEBOOKS[name], start="one")
         found[f"zennit {name}"] = partial(_by_zennit, model, x, name)
     return found
 
@@ -81,7 +81,7 @@ def _of_attention(fm: funcattr.FunctionalModel, x: Tensor) -> dict[str, Callable
 def _of_convolutions(
     model: nn.Module, fm: funcattr.FunctionalModel, x: Tensor, layer: str
 ) -> dict[str, Callable[[], Any]]:
-    lrp = {name: partial(funcattr.lrp, fm, x, 3, rules=book) for name, book in RULEBOOKS.items()}
+    lrp = {name: partial(funcattr.lrp, fm, x, 3, rules=book, start="one") for name, book in RULEBOOKS.items()}
     return {
         "gradient": partial(funcattr.gradient, fm, x, 3),
         "gradient of a module": partial(funcattr.gradient, model, x, 3),

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import funcattr
 
-from ..models.large import resnet50, vgg16
+from ..zoo.large import resnet50, vgg16
 from .measure import report_peak
 
 MODELS: dict[str, Callable[[], nn.Module]] = {"vgg16": vgg16, "resnet50": resnet50}
@@ -35,7 +35,7 @@ def gradients(model: nn.Module, x: Tensor, times: int) -> None:
 
 def methods(model: Any, x: Tensor, samples: int, chunk_size: int | None) -> Runs:
     """A tunnel, a tunnel's variance and integrated gradients of so many samples."""
-    options: Any = {"samples": samples, "stdev": 0.1, "chunk_size": chunk_size}
+    options: Any = {"samples": samples, "sigma": 0.1, "chunk_size": chunk_size}
     gradient = partial(funcattr.gradient, model)
     return {
         "noise_tunnel": partial(funcattr.noise_tunnel, gradient, x, CLASS, **options),

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 import funcattr
 
-from ..models.large import resnet50, vgg16, vit_b_16
-from ..models.seeding import settle
+from ..zoo.large import resnet50, vgg16, vit_b_16
+from ..zoo.seeding import settle
 from .measure import BOX, RULEBOOKS, report_peak
 
 CLASS, SAMPLES = 3, 4
@@ -98,13 +98,13 @@ def _reverse_passes(fm: funcattr.FunctionalModel, layer: str) -> Iterator[Row]:
     yield Row("deconvnet", lambda x: funcattr.deconvnet(fm, x, CLASS))
     yield Row("grad_cam", lambda x: funcattr.grad_cam(fm, x, CLASS, layer=layer))
     for name, book in RULEBOOKS.items():
-        yield Row(f"lrp {name}", lambda x, book=book: funcattr.lrp(fm, x, CLASS, rules=book))
+        yield Row(f"lrp {name}", lambda x, book=book: funcattr.lrp(fm, x, CLASS, rules=book, start="one"))
 
 
 def tunnel(fm: funcattr.FunctionalModel, samples: int) -> Row:
     """`noise_tunnel` around a gradient."""
     method, chunk = partial(funcattr.gradient, fm), min(samples, SAMPLES)
-    run = partial(funcattr.noise_tunnel, method, target=CLASS, samples=samples, stdev=0.1, chunk_size=chunk)
+    run = partial(funcattr.noise_tunnel, method, target=CLASS, samples=samples, sigma=0.1, chunk_size=chunk)
     return Row("noise_tunnel", lambda x: run(x), "backward of samples", samples / chunk)
 
 

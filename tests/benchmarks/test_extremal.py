@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 import funcattr
-from funcattr.methods.extremal_perturbation import extremal_perturbation
-from funcattr.methods.perturbation_pyramid import perturbation_pyramid
+from funcattr.methods.extremal.extremal_perturbation import extremal_perturbation
+from funcattr.methods.extremal.perturbation_pyramid import perturbation_pyramid
 
-from ..models.large import resnet50, vgg16
+from ..zoo.large import resnet50, vgg16
 from .measure import alternating
 
 MODELS: dict[str, Callable[[], nn.Module]] = {"vgg16": vgg16, "resnet50": resnet50}

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import funcattr
 
-from ..models.large import vgg16
+from ..zoo.large import vgg16
 from .measure import alternating
 
 LAYER, CLASS = "features.17", 3
@@ -39,14 +39,14 @@ def unit(model: Any, x: Tensor, steps: int) -> None:
         torch.autograd.grad(-torch.log_softmax(tail(leaf.clone()), 1)[:, CLASS].sum(), leaf)
 
 
-def statistics(model: nn.Module) -> funcattr.FeatureStatistics:
+def statistics(model: nn.Module) -> funcattr.bottleneck.FeatureStatistics:
     """Of noise images: what they are changes no time."""
     value = funcattr.read(model, LAYER)(images(1))[1][LAYER]
     ones = torch.ones_like(value[0])
-    return funcattr.FeatureStatistics(LAYER, "gaussian", 1000, ones.long() * 1000, ones * 0, ones * 999)
+    return funcattr.bottleneck.FeatureStatistics(LAYER, "gaussian", 1000, ones.long() * 1000, ones * 0, ones * 999)
 
 
-def run(model: Any, given: funcattr.FeatureStatistics, x: Tensor, steps: int = STEPS) -> Tensor:
+def run(model: Any, given: funcattr.bottleneck.FeatureStatistics, x: Tensor, steps: int = STEPS) -> Tensor:
     return funcattr.iba(model, x, CLASS, statistics=given, steps=steps, samples=SAMPLES)
 
 

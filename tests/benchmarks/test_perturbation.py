@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 import funcattr
 
-from ..models.large import resnet50, vgg16
+from ..zoo.large import resnet50, vgg16
 from .measure import alternating
 
 MODELS: dict[str, Callable[[], nn.Module]] = {"vgg16": vgg16, "resnet50": resnet50}

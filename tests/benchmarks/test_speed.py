@@ -5,15 +5,7 @@ from typing import Any
 import pytest
 
 from .. import zennit_peer
-from .measure import (
-    MODELS,
-    ZENNIT,
-    alternating,
-    beside_zennit,
-    functions,
-    peak_memory,
-    ratios_with_memory_kept,
-)
+from .measure import MODELS, ZENNIT, alternating, beside_zennit, functions, peak_memory, ratios_with_memory_kept
 
 TIME = {
     "gradient": 1.05,

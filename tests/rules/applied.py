@@ -6,7 +6,8 @@ from typing import Any
 from torch import Tensor
 
 import funcattr
-from funcattr import GRADIENT, Rulebook, rules
+from funcattr import Rulebook, rules
+from funcattr.rules import GRADIENT
 
 from . import closed_forms
 from .linear_maps import LinearMap

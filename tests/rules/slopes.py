@@ -19,9 +19,7 @@ Function = Callable[..., Tensor]
 
 def multipliers(function: Function, x: Tensors, x0: Tensors, m: Tensor | None = None, book: Rulebook = RESCALE) -> Any:
     """What comes back to each operand from m (ones by default) at the result. Operands [N, ...], result [N, ...]"""
-    return funcattr.attribute(
-        _batched(function, x), x, _flat(function, x, m), rules=book, reference=x0, call="deep_lift"
-    ).cotangent
+    return funcattr.attribute(_batched(function, x), x, _flat(function, x, m), rules=book, baseline=x0).cotangent
 
 
 def _batched(function: Function, x: Tensors) -> Function:

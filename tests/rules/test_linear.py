@@ -13,6 +13,7 @@ from torch import Tensor, nn
 import funcattr
 
 from ..contract import assert_equal, loop
+from ..sweeps import sweep
 from .applied import DEFAULTS, book, found, relevance, rule_of
 from .linear_draws import linear_maps
 from .linear_maps import CONVOLUTIONS, OPERATIONS, TRANSPOSED, LinearMap, assert_relevance, grid
@@ -45,8 +46,12 @@ OPTIONS: dict[str, st.SearchStrategy[dict[str, Any]]] = {
 # Every rule, every operation
 
 
-@pytest.mark.parametrize("op", OPERATIONS)
-@pytest.mark.parametrize("name", OPTIONS)
+# A rule meets an operation through its linear map alone: three dimensions are for two rules, and with `--long` for all.
+EACH = [(name, op) for name in OPTIONS for op in OPERATIONS]
+QUICK = [f"{name}-{op}" for name, op in EACH if not op.endswith("3d") or name in ("epsilon", "alpha_beta")]
+
+
+@pytest.mark.parametrize(("name", "op"), sweep(EACH, quick=QUICK))
 def test_a_rule_equals_its_closed_form(name: str, op: str) -> None:
     @given(linear_maps(op), OPTIONS[name])
     def check(m: LinearMap, options: dict[str, Any]) -> None:
@@ -147,7 +152,7 @@ def test_epsilon_loses_exactly_what_bias_and_stabiliser_take(m: LinearMap, optio
 def test_what_reaches_no_input_is_told_by_the_rule(name: str, m: LinearMap, eps: dict[str, float]) -> None:
     rule, leaks = rule_of(name, DEFAULTS[name] | eps), {}
 
-    def spy(call: funcattr.Call, r: Tensor) -> Any:
+    def spy(call: funcattr.rules.Call, r: Tensor) -> Any:
         leaks.update(rule.leaks(call, r))
         return rule(call, r)
 

@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import funcattr
-from funcattr import STOP, Rulebook
+from funcattr import Rulebook
+from funcattr.rules import STOP
 
 from ..contract import assert_equal
 from .applied import DEFAULTS, rule_of

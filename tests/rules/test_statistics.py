@@ -13,7 +13,7 @@ import funcattr
 from funcattr.rules import statistics
 
 from ..contract import assert_equal
-from ..models.seeding import uniform
+from ..zoo.seeding import uniform
 from .slopes import Function, assert_sums_to_delta, multipliers, pairs
 
 X = uniform(3, 4, 5)

@@ -16,7 +16,7 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from ..models.seeding import settle, uniform
+from ..zoo.seeding import settle, uniform
 from .blocks import Block as Block
 from .blocks import build
 from .draws import DRAWS, Map, Rules, block_lists

@@ -1,0 +1,186 @@
+"""Every private part of PyTorch that the package uses, and the versions of PyTorch that it was tested with.
+
+Nothing else in the package may name a private part of torch (`tests/test_layout.py`): what a new torch version moves is
+mended here.
+"""
+
+import importlib
+import warnings
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+TESTED = ("2.13", "2.14")
+"""Minor versions of torch that the whole suite, or `.ci/run`'s part of it, passes with."""
+
+
+def version_warning(found: str) -> str | None:
+    """What a user of an untested torch is told, None for a tested one.
+
+    Example:
+        >>> version_warning("2.13.0+cpu") is None
+        True
+    """
+    if ".".join(found.split(".")[:2]) in TESTED:
+        return None
+    return (
+        f"funcattr uses private parts of torch, and was tested with torch {' and '.join(TESTED)}; this is {found}. "
+        "Results may be wrong, or errors hard to read. Install a tested version, or run funcattr's tests on this one."
+    )
+
+
+if (_message := version_warning(torch.__version__)) is not None:
+    warnings.warn(_message, stacklevel=2)
+
+try:
+    from torch._dynamo import OptimizedModule as OptimizedModule
+    from torch._dynamo import assume_constant_result as assume_constant_result
+    from torch._dynamo import nonstrict_trace as nonstrict_trace
+    from torch._dynamo.exc import UserError as UserError
+    from torch._dynamo.symbolic_convert import InstructionTranslator
+    from torch._functorch.pyfunctorch import retrieve_all_functorch_interpreters
+    from torch._higher_order_ops.scan import scan as scan
+    from torch._ops import HigherOrderOperator as HigherOrderOperator
+    from torch._ops import OpOverload
+    from torch.nn.modules.batchnorm import _BatchNorm
+    from torch.nn.modules.dropout import _DropoutNd
+    from torch.overrides import _get_current_function_mode_stack, _is_torch_function_mode_enabled
+    from torch.utils import _pytree as pytree  # noqa: F401  (the other modules import it from here)
+    from torch.utils._python_dispatch import TorchDispatchMode as TorchDispatchMode
+
+    _functorch: Any = importlib.import_module("torch._C._functorch")
+    _every_module: Any = importlib.import_module("torch.nn.modules.module")
+    set_grad_enabled_function = torch._C._set_grad_enabled
+    """What `torch.no_grad` and its kin call, as torch function modes see it."""
+    softmax_backward = torch.ops.aten._softmax_backward_data.default
+except (ImportError, AttributeError) as error:
+    raise ImportError(
+        f"funcattr: torch {torch.__version__} lacks a private part that is needed ({error}). "
+        f"Tested are torch {' and '.join(TESTED)}."
+    ) from error
+
+TENSOR_TABLES = ("_parameters", "_buffers")
+"""Attributes of a module that hold its own tensors by name."""
+SUBMODULES = "_modules"
+"""The attribute of a module that holds its submodules by name."""
+RANDOM_IN_TRAINING = (_BatchNorm, _DropoutNd)
+"""Modules whose output depends on the batch or on chance in training mode."""
+
+
+# --- torch function modes and dispatch modes --------------------------------------------------------------------------
+
+
+def function_modes() -> list[Any]:
+    """The torch function modes of this thread, outermost first."""
+    return _get_current_function_mode_stack() if _is_torch_function_mode_enabled() else []
+
+
+def push_dispatch_mode(mode: TorchDispatchMode) -> None:
+    """Enter a dispatch mode by hand: a `with` also sets flags that other threads would see."""
+    torch._C._push_on_torch_dispatch_stack(mode)
+
+
+def pop_dispatch_mode() -> TorchDispatchMode:
+    """Leave the innermost dispatch mode, and return it."""
+    return torch._C._pop_torch_dispatch_stack(None)
+
+
+def has_dispatch_mode() -> bool:
+    """Whether a dispatch mode is on: tensors may be fake, or being traced."""
+    return torch._C._len_torch_dispatch_stack() != 0
+
+
+without_torch_function = torch._C.DisableTorchFunction
+
+
+def operator_name(func: Any) -> str | None:
+    """The name of an overload of an operator, such as "relu" for `torch.ops.aten.relu.default`; None for others."""
+    return func._schema.name.rpartition("::")[2] if isinstance(func, OpOverload) else None
+
+
+# --- torch.func transforms --------------------------------------------------------------------------------------------
+
+
+def current_level() -> int | None:
+    """Depth of the innermost running transform (`vmap`, `grad`, ...), None outside of any."""
+    return _functorch.maybe_current_level()
+
+
+def is_differentiated(value: Any) -> bool:
+    """Whether `value` is a tensor that the innermost transform differentiates."""
+    if not isinstance(value, Tensor) or not _functorch.is_gradtrackingtensor(value):
+        return False
+    return _functorch.maybe_get_level(value) == current_level() and value.requires_grad
+
+
+def unwrapped(tensor: Tensor) -> list[Tensor]:
+    """The tensors under `tensor`, one for each transform that wraps it."""
+    layers: list[Tensor] = []
+    while _functorch.is_functorch_wrapped_tensor(tensor):
+        tensor = _functorch.get_unwrapped(tensor)
+        layers.append(tensor)
+    return layers
+
+
+@assume_constant_result
+def inside_derivative() -> bool:
+    """Whether a `grad`, `vjp` or `jvp` transform is running."""
+    kinds = {interpreter.key().name for interpreter in retrieve_all_functorch_interpreters()}
+    return bool(kinds & {"Grad", "Jvp"})
+
+
+@assume_constant_result
+def may_scan() -> bool:
+    """Whether Dynamo, which traces this, can put a scan here: not inside a transform or the body of another."""
+    tracer: Any = InstructionTranslator.current_tx().output.current_tracer
+    return current_level() is None and tracer.parent is None
+
+
+# --- tensors and modules ----------------------------------------------------------------------------------------------
+
+
+def version(tensor: Tensor) -> int:
+    """How often the memory of a tensor was written; 0 for one of inference mode, which does not count."""
+    return 0 if tensor.is_inference() else tensor._version
+
+
+def without_memory(
+    kind: Any, shape: torch.Size, strides: tuple[int, ...], dtype: torch.dtype, device: torch.device
+) -> Any:
+    """A tensor of a subclass that has no values, and that no running transform wraps."""
+    return Tensor._make_wrapper_subclass(kind, shape, strides=strides, dtype=dtype, device=device)
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """Whether forward hooks of its own see what a module computes."""
+    return bool(module._forward_hooks or module._forward_pre_hooks)
+
+
+def has_global_hooks() -> bool:
+    """Whether forward hooks see what every module computes."""
+    return bool(_every_module._global_forward_hooks or _every_module._global_forward_pre_hooks)
+
+
+def original_module(model: Any) -> Any:
+    """The module that `torch.compile` has wrapped; other things as they are."""
+    return model._orig_mod if isinstance(model, OptimizedModule) else model
+
+
+def is_compiled_function(value: Any) -> bool:
+    """Whether `torch.compile` has made `value` of a function."""
+    return hasattr(value, "_torchdynamo_orig_callable")
+
+
+def own_attributes(module: nn.Module) -> dict[str, Any]:
+    """A shallow copy of a module's attributes, with tables of its own and without compiled code."""
+    attributes = dict(vars(module))
+    attributes["_compiled_call_impl"] = None
+    for table in (*TENSOR_TABLES, SUBMODULES):
+        attributes[table] = attributes[table].copy()
+    return attributes
+
+
+def renew_flat_weights(module: nn.RNNBase) -> None:
+    """Let a recurrent module's list of weights, beside its table of parameters, be that of the table."""
+    module.__dict__["_flat_weights"] = [getattr(module, name) for name in module._flat_weights_names]

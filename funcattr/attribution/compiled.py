@@ -1,0 +1,116 @@
+"""The bridge into `torch.compile`: a whole method, forward and reverse pass, is one node of Dynamo's graph.
+
+Dynamo does not show every torch function to a torch function mode (not F.pad, F.hardswish, x.T, ... on torch 2.13), so
+a recorder that it traces would miss operations; run for real on traced tensors, by AOTAutograd, it sees them all.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .._torch import nonstrict_trace, pytree
+from ..errors import AliasedWriteError, UnknownSiteError, UnsupportedOperationError, UntrackedPathError
+from ..model.functional import FunctionalModel, as_functional
+from .forward import PassOptions
+from .question import Question, call_arguments
+from .reverse import reverse_pass
+from .targets import cotangent_of, pick_output, pointing
+
+
+class _Nothing:
+    """Stands for None in the arguments of a traced call, which takes tensors, numbers, strings and constants."""
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Nothing)
+
+    def __hash__(self) -> int:
+        return 0
+
+
+pytree.register_constant(_Nothing)
+_NOTHING = _Nothing()
+
+
+def compiled_pass(question: Question, options: PassOptions) -> tuple[Any, ...]:
+    """A reverse pass inside of compiled code, as the parts of an `Attribution`."""
+    call, fm, target = question.call, question.model, question.target
+    tensors, structure = fm.tensors(), fm.structure.model if fm.structure.traced else fm.structure
+    named = (question.layer, question.output)
+    given = pytree.tree_map(_encode, (options, question.x, named, question.args, question.kwargs, fm.shifts))
+    aim: Any = target
+    if isinstance(target, pointing):
+        aim = {"pointing": target.target}  # its class may be a tensor, so it enters as data
+    elif callable(target):
+        if options.baseline is not None:
+            raise TypeError(
+                f"{call}(target=<function>): with a baseline, a function of the output is a part of the model, which "
+                "cannot enter compiled code from here. Write it into the model, or give a class."
+            )
+        # A closure cannot enter the node: it gets the output of a first one, and makes the cotangent for a second.
+        aim = cotangent_of(call, _result(_traced_output(call, structure, tensors, given)), target)
+    return _result(_traced_pass(call, structure, tensors, given, pytree.tree_map(_encode, aim)))
+
+
+def _encode(value: Any) -> Any:
+    return _NOTHING if value is None else value
+
+
+def _decoded(given: Any) -> Any:
+    def is_nothing(value: Any) -> bool:
+        return isinstance(value, _Nothing)
+
+    return pytree.tree_map(lambda value: None if is_nothing(value) else value, given, is_leaf=is_nothing)
+
+
+def _rebuilt(call: str, structure: Any, tensors: dict[str, Tensor], given: Any) -> tuple[Question, PassOptions]:
+    options, x, (layer, output), args, kwargs, shifts = _decoded(given)
+    fm = as_functional(structure) if isinstance(structure, nn.Module) else FunctionalModel(structure)
+    model = FunctionalModel(fm.structure, tensors).shifted(shifts)
+    return Question(call, model, x, None, layer, output, args, kwargs), options
+
+
+_ERRORS = {
+    kind.__name__: kind
+    for kind in (
+        ValueError,
+        TypeError,
+        UnknownSiteError,
+        UnsupportedOperationError,
+        UntrackedPathError,
+        AliasedWriteError,
+    )
+}
+
+
+def _result(found: dict[str, Any]) -> Any:
+    for name, kind in _ERRORS.items():
+        if name in found:
+            raise kind(*found[name])
+    return found["result"]
+
+
+def _as_result(error: Exception) -> dict[str, Any]:
+    """An error as a node's result, in the keys: Dynamo drops exceptions there, and takes only tensors as values."""
+    return {type(error).__name__: {str(error): torch.zeros(())}}
+
+
+@nonstrict_trace
+def _traced_pass(call: str, structure: Any, tensors: dict[str, Tensor], given: Any, target: Any) -> Any:
+    target = pointing(target["pointing"]) if isinstance(target, dict) else _decoded(target)
+    try:
+        question, options = _rebuilt(call, structure, tensors, given)
+        found = reverse_pass(question._replace(target=target), options)
+        return {"result": tuple(part for part in found if part is not None)}
+    except tuple(_ERRORS.values()) as error:
+        return _as_result(error)
+
+
+@nonstrict_trace
+def _traced_output(call: str, structure: Any, tensors: dict[str, Tensor], given: Any) -> Any:
+    try:
+        question, _ = _rebuilt(call, structure, tensors, given)
+        positional, keyword = call_arguments(question.x, question.args, question.kwargs)
+        return {"result": pick_output(call, question.model(*positional, **keyword), question.output)}
+    except tuple(_ERRORS.values()) as error:
+        return _as_result(error)

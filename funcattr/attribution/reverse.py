@@ -1,0 +1,69 @@
+"""The reverse pass of a question: seed the output with the target, pull back to the root."""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from .._torch import pytree
+from ..errors import warn
+from ..rulebook.rulebook import Rulebook
+from ..tape.record import Record
+from ..torch_state import derivative_is_final
+from .forward import PassOptions, forward, starting_cotangent
+from .question import Question
+from .targets import cotangent_of
+
+
+class Attribution(NamedTuple):
+    """The result of a reverse pass.
+
+    Attributes:
+        root: The inputs (with their structure), or the value at the site.
+        cotangent: The pulled-back cotangent, structured and shaped as `root`.
+        output: The tensor of the model's output that was explained. [N, ...]
+        baseline: The root's value at the baseline, where one was given; structured as `root`.
+    """
+
+    root: Any
+    cotangent: Any
+    output: Tensor
+    baseline: Any = None
+
+
+def reverse_pass(question: Question, options: PassOptions) -> Attribution:
+    """Run the model and pull the target back, outside of compiled code."""
+    x, baseline = question.x, options.baseline
+    through: Any = question.target if baseline is not None and callable(question.target) else None
+    passed = forward(question, options, through=through, final=_is_final(question))
+    _warn(question.call, options.rules, passed)
+    target = cotangent_of(question.call, passed.output, None if through else question.target)
+    cotangent = starting_cotangent(target, passed.output, options)
+    with torch.set_grad_enabled(torch.is_grad_enabled() and not derivative_is_final(passed.output, cotangent)):
+        cotangents = passed.pull(cotangent, release=True, conditions=options.conditions)
+    if question.layer is not None:
+        return Attribution(passed.roots[0], cotangents[0], passed.output, next(iter(passed.baseline), None))
+    pulled = pytree.tree_unflatten(list(cotangents), pytree.tree_structure(x))
+    return Attribution(x, pulled, passed.output, baseline)
+
+
+def _is_final(question: Question) -> bool:
+    """Whether nobody can ask for a derivative of the result, as far as that can be seen before the model runs."""
+    model = question.model
+    structure = model.structure
+    if not isinstance(structure.model, nn.Module) or structure.edits or torch.is_inference_mode_enabled():
+        return False  # functions may hold tensors of their own
+    given = (question.x, question.args, question.kwargs, question.target, dict(model.shifts), dict(model.bound))
+    leaves = pytree.tree_leaves(given)
+    seen = all(isinstance(leaf, Tensor | bool | int | float | str | None) for leaf in leaves)
+    return seen and derivative_is_final(*leaves)
+
+
+def _warn(call: str, rules: Rulebook, passed: Record) -> None:
+    if torch.compiler.is_dynamo_compiling():
+        return
+    if rules.expects and passed.activations and not passed.activations & set(rules.expects):
+        warn(
+            f"{call}: the model has no {' or '.join(rules.expects)}, only {', '.join(sorted(passed.activations))}; "
+            f"the {rules.name} rule changes nothing, the result is the plain gradient."
+        )

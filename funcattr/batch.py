@@ -1,0 +1,53 @@
+"""A batch of examples, and copies of it: counted, repeated, and told apart again.
+
+Copies of an example are neighbours: the batch [N, ...] becomes [N * times, ...], example by example.
+"""
+
+from typing import Any
+
+from einops import rearrange, repeat
+from torch import Tensor
+
+from ._torch import pytree
+
+
+def batch_of(call: str, x: Any) -> int:
+    """The number of examples of the inputs `x`: a tensor [N, ...], or a tuple or dict of them.
+
+    Raises:
+        TypeError: If `x` holds something that is no tensor.
+        ValueError: If an input has no batch, or the inputs have different ones.
+    """
+    leaves = pytree.tree_leaves(x)
+    for value in leaves or [x]:
+        if not isinstance(value, Tensor):
+            raise TypeError(
+                f"{call}(x=...): expected a tensor, a tuple or a dict of tensors, got {type(value).__name__}."
+            )
+        if value.ndim == 0 or value.shape[0] == 0:
+            raise ValueError(f"{call}(x=...): expected a batch of at least one example, got shape {list(value.shape)}.")
+        if value.shape[0] != leaves[0].shape[0]:
+            shapes = [list(v.shape) for v in leaves]
+            raise ValueError(f"{call}(x=...): expected inputs with one batch dimension in common, got shapes {shapes}.")
+    return leaves[0].shape[0]
+
+
+def repeated(value: Any, examples: int, times: int) -> Any:
+    """A tree with each of its tensors [N, ...] repeated to [N * times, ...]; what has no batch of N stays as it is."""
+
+    def leaf(tensor: Tensor) -> Tensor:
+        if tensor.ndim == 0 or tensor.shape[0] != examples:
+            return tensor
+        return repeat(tensor, "n ... -> (n times) ...", times=times)
+
+    return value if times == 1 else pytree.tree_map_only(Tensor, leaf, value)
+
+
+def merged(samples: Tensor) -> Tensor:
+    """A tensor for each example and sample, as one batch. [N, S, ...] -> [N * S, ...]"""
+    return rearrange(samples, "n s ... -> (n s) ...")
+
+
+def parted(batch: Tensor, times: int) -> Tensor:
+    """The inverse of `merged`. [N * S, ...] -> [N, S, ...]"""
+    return rearrange(batch, "(n s) ... -> n s ...", s=times)

@@ -1,0 +1,244 @@
+"""Ordinary adjoints in closed form, for the operations that nets spend their time and memory on.
+
+`torch.func.vjp` of a call keeps the call's output and all of its operands until the pullback is gone. These keep
+what the formula needs (the shape for a convolution, the output for a relu, nothing for a sum), as autograd does.
+Each runs the call and returns its output with the pullback, or None where the closed form does not apply and
+`torch.func.vjp` does the work. Each equals `torch.func.vjp` (tests/calls/test_adjoints.py).
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .._torch import pytree, softmax_backward
+from .declarations import giving_own
+from .kinds import LINEAR, is_linear_map, read_by_adjoint
+from .linear_map import LinearMap
+from .recorded_call import RecordedCall
+from .saved_tensors import Saved
+
+threshold_backward = torch.ops.aten.threshold_backward.default
+"""`(g, y, 0) -> g where y > 0`: relu's adjoint, a vectorised mask."""
+_max_pool2d_with_indices = torch.ops.aten.max_pool2d_with_indices.default
+_max_pool2d_backward = torch.ops.aten.max_pool2d_with_indices_backward.default
+Adjoint = tuple[Tensor, Callable[[Tensor], tuple[Tensor, ...]]]
+
+
+def _only_input(call: RecordedCall) -> Tensor | None:
+    """The operand called `input`, if it is the only tracked one and of a real dtype."""
+    operands = call.operands
+    source = call.argument("input")
+    return source if len(operands) == 1 and operands[0] is source and not source.is_complex() else None
+
+
+def _linear_map(call: RecordedCall) -> Adjoint | None:
+    if not is_linear_map(call):
+        return None
+    layer = LinearMap(call)
+    weight, adjoint = Saved(layer.weight, call.path), layer.closed_form()
+    if adjoint is None:
+        return None
+
+    def pull(g: Tensor) -> tuple[Tensor]:
+        return (adjoint(weight(), g),)
+
+    return call.run(), giving_own(pull)
+
+
+def _batch_norm(call: RecordedCall) -> Adjoint | None:
+    x, given = _only_input(call), call.named()
+    variance, weight = given.get("running_var"), given.get("weight")
+    if x is None or variance is None or given.get("running_mean") is None or given.get("training", False):
+        return None
+    scale = torch.rsqrt(variance + given.get("eps", 1e-5))
+    scale = scale if weight is None else scale * weight
+    scale = scale.to(x.dtype).reshape(-1, *[1] * (x.ndim - 2))
+    return call.run(), lambda g: (g * scale,)
+
+
+_BOUNDS = ("min", "max", "max_val", "threshold")
+
+
+def _relu(call: RecordedCall) -> Adjoint | None:
+    x, given = _only_input(call), call.named()
+    if x is None or call.spelling == "relu6" or any(given.get(name) is not None for name in _BOUNDS):
+        return None
+    out = call.run()
+    held = Saved(out, call.path)
+    return out, lambda g: (threshold_backward(g, held(), 0),)
+
+
+def sum_to(g: Tensor, shape: torch.Size, dtype: torch.dtype) -> Tensor:
+    """The adjoint of broadcasting: the sum over what was repeated."""
+    if g.shape == shape:
+        return g if g.dtype == dtype else g.to(dtype)
+    extra = tuple(range(g.ndim - len(shape)))
+    repeated = tuple(i + len(extra) for i, n in enumerate(shape) if n == 1 and g.shape[i + len(extra)] != 1)
+    g = g.sum(dim=extra + repeated, keepdim=True).reshape(shape)
+    return g if g.dtype == dtype else g.to(dtype)
+
+
+def _add(call: RecordedCall) -> Adjoint | None:
+    operands = call.operands
+    if len(call.args) != 2 or call.kwargs or any(t.is_complex() for t in operands):
+        return None
+    shapes = [(t.shape, t.dtype) for t in operands]
+    return call.run(), lambda g: tuple([sum_to(g, *s) for s in shapes])
+
+
+def _cat(call: RecordedCall) -> Adjoint | None:
+    operands, tensors = call.operands, call.argument("tensors")
+    dim = call.argument("dim", call.kwargs.get("axis", 0))
+    if len(operands) != len(tensors) or len({(t.dtype, t.ndim) for t in operands}) != 1 or not isinstance(dim, int):
+        return None
+    sizes = [t.shape[dim] for t in operands]
+    return call.run(), lambda g: tuple(g.split(sizes, dim))
+
+
+def _softmax(call: RecordedCall) -> Adjoint | None:
+    x, given = _only_input(call), call.named()
+    dim = given.get("dim")
+    # A dtype comes by keyword, or behind the dimension.
+    if x is None or not isinstance(dim, int) or len(call.args) > 2 or given.get("dtype") is not None:
+        return None
+    y = call.run()
+    held = Saved(y, call.path)
+    return y, lambda g: (softmax_backward(g, held(), dim, y.dtype),)
+
+
+def _reshape(call: RecordedCall) -> Adjoint | None:
+    x, out = call.operands[0], call.run()
+    if len(call.operands) != 1 or not isinstance(out, Tensor) or out.dtype != x.dtype:
+        return None
+    shape = x.shape
+    return out, lambda g: (g.reshape(shape),)
+
+
+def _transpose(call: RecordedCall) -> Adjoint | None:
+    dims = (call.args[1:], tuple(call.kwargs.values()))
+    first, second = dims[0] if len(dims[0]) == 2 else dims[1] if len(dims[1]) == 2 else (None, None)
+    if len(call.operands) != 1 or not isinstance(first, int) or not isinstance(second, int):
+        return None
+    return call.run(), lambda g: (g.transpose(first, second),)
+
+
+def _matrix_transpose(call: RecordedCall) -> Adjoint:
+    return call.run(), lambda g: (g.mT,)
+
+
+def _permute(call: RecordedCall) -> Adjoint | None:
+    given = [*call.args[1:], *call.kwargs.values()]
+    dims = given[0] if len(given) == 1 and isinstance(given[0], list | tuple) else given
+    x = call.operands[0]
+    if len(call.operands) != 1 or len(dims) != x.ndim or not all(isinstance(d, int) for d in dims):
+        return None
+    back = [0] * x.ndim
+    for place, dim in enumerate(dims):
+        back[dim] = place
+    return call.run(), lambda g: (g.permute(back),)
+
+
+def _mul(call: RecordedCall) -> Adjoint | None:
+    if len(call.args) != 2 or call.kwargs or len(call.operands) != 1:
+        return None
+    (x,) = call.operands
+    other = call.args[1] if call.args[0] is x else call.args[0]
+    alike = other.dtype == x.dtype if isinstance(other, Tensor) else not isinstance(other, complex)
+    if not alike or x.is_complex():
+        return None
+    shape, dtype = x.shape, x.dtype
+    factor = Saved(other, call.path) if isinstance(other, Tensor) else lambda: other
+    return call.run(), lambda g: (sum_to(g * factor(), shape, dtype),)
+
+
+_POOLING = (("padding", 0), ("dilation", 1), ("ceil_mode", False))
+
+
+def _max_pool2d(call: RecordedCall) -> Adjoint | None:
+    x, given = _only_input(call), call.named()
+    if x is None or call.spelling != "max_pool2d" or given.get("return_indices") or len(call.args) > 6:
+        return None
+    kernel, shape = given["kernel_size"], x.shape
+    stride = given.get("stride")
+    window = (
+        kernel,
+        kernel if stride in (None, [], ()) else stride,
+        *(given.get(name, default) for name, default in _POOLING),
+    )
+    by_pixel = x.ndim == 4 and x.shape[1] > 1 and x.stride(1) == 1
+    out, indices = _max_pool2d_with_indices(x, *window)
+    # Whoever differentiates the result finds it connected to the input, with a derivative of zero, as torch has it.
+    source = x if x.requires_grad else None
+
+    def pull(g: Tensor) -> tuple[Tensor]:
+        # The indices tell all; of the input it wants the shape, and the layout.
+        if source is not None:
+            like = source
+        elif by_pixel:
+            like = torch.empty(shape, dtype=g.dtype, device=g.device, memory_format=torch.channels_last)
+        else:
+            like = g.new_empty(1).expand(shape)
+        return (_max_pool2d_backward(g, like, *window, indices),)
+
+    return out, giving_own(pull)
+
+
+ADJOINTS: Mapping[str, Callable[[RecordedCall], Adjoint | None]] = {
+    **dict.fromkeys(LINEAR, _linear_map),
+    "batch_norm": _batch_norm,
+    "relu": _relu,
+    "add": _add,
+    "cat": _cat,
+    "max_pool2d": _max_pool2d,
+    "mul": _mul,
+    "softmax": _softmax,
+    **dict.fromkeys(("view", "reshape", "flatten", "unflatten", "squeeze", "unsqueeze"), _reshape),
+    **dict.fromkeys(("transpose", "swapaxes", "swapdims"), _transpose),
+    "permute": _permute,
+    "mT": _matrix_transpose,
+}
+
+
+def is_differentiable(value: Any) -> bool:
+    """Whether `value` is a tensor that can carry a derivative."""
+    return isinstance(value, Tensor) and (value.is_floating_point() or value.is_complex())
+
+
+def ordinary_adjoint(call: RecordedCall) -> tuple[Any, tuple[Tensor, ...], Callable[[Any], tuple[Tensor, ...]]]:
+    """Run the call: its output, the differentiable tensors of that, and the pullback of their cotangents."""
+    # Under autocast a call changes its operands' dtype inside, where only torch's own adjoint follows.
+    casts = torch.is_autocast_enabled(call.operands[0].device.type)
+    closed = ADJOINTS[call.op](call) if call.op in ADJOINTS and not casts else None
+    if closed is not None:
+        return closed[0], (closed[0],), closed[1]
+    spec: list[pytree.TreeSpec] = []
+    plain: list[Any] = []  # what is no tensor, and cannot pass through torch.func.vjp
+
+    def split(*operands: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+        leaves, structure = pytree.tree_flatten(call(*operands))
+        spec[:] = [structure]
+        plain[:] = [_PART if is_differentiable(v) else _CONSTANT if isinstance(v, Tensor) else v for v in leaves]
+        tensors = [v for v in leaves if isinstance(v, Tensor)]
+        parts = tuple(v for v in tensors if is_differentiable(v))
+        # A vjp wants some output: a conversion to integers has none that it could have.
+        return parts or (operands[0].new_zeros(()),), tuple(v for v in tensors if not is_differentiable(v))
+
+    found: Any = torch.func.vjp(split, *call.operands, has_aux=True)
+    parts, adjoint, constants = found
+    if _PART not in plain:
+        parts = ()
+    streams = {id(_PART): iter(parts), id(_CONSTANT): iter(constants)}
+    leaves = [next(streams[id(v)]) if id(v) in streams else v for v in plain]
+    held = [Saved(tensor, call.path) for tensor in read_by_adjoint(call, parts)]
+
+    def pull(g: Any) -> tuple[Tensor, ...]:
+        for tensor in held:
+            tensor()  # torch.func does not notice that one was written
+        return adjoint((g,) if len(parts) == 1 else g)
+
+    return pytree.tree_unflatten(leaves, spec[0]), parts, pull
+
+
+_PART, _CONSTANT = object(), object()

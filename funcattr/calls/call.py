@@ -1,0 +1,183 @@
+"""A recorded call of a torch function, as a rule sees it."""
+
+from collections.abc import Callable, Container, Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from .._torch import pytree
+from .operations import Operation, bound, spelled
+
+Positions = tuple[tuple[Any, ...], ...]
+"""Places among the arguments of a call: an index or a keyword each, and further keys inside of containers."""
+
+
+class Origin(NamedTuple):
+    """What data flow alone says of a tracked tensor, whatever its values.
+
+    Attributes:
+        op: The operation that computed it; views, casts and selections are looked through. '' for a root.
+        nonnegative: Whether no value of it can be below zero.
+        after_linear: Whether a linear map lies between the input and it.
+    """
+
+    op: str = ""
+    nonnegative: bool = False
+    after_linear: bool = False
+
+
+class Call:
+    """One recorded call of a torch function, as a rule sees it.
+
+    Attributes:
+        op: Canonical operation, such as `"conv2d"`.
+        path: Qualified name of the module that made the call, '' outside of any.
+        operands: The tracked tensors among the arguments, in order; a rule returns one cotangent for each.
+        origins: For each operand, what data flow says of it.
+        output: What the call returned (a tensor, or a structure of them).
+        args, kwargs: The arguments as the model gave them, in-place flags removed.
+        forms: Shape and dtype of each operand.
+        baseline: The same call in a pass at the baseline, for methods that compare with one; else None.
+    """
+
+    __slots__ = ("_args", "_func", "_kwargs", "_operation", "_output", "_positions", "baseline", "origins", "path")
+
+    def __init__(
+        self,
+        func: Callable[..., Any],
+        operation: Operation,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        positions: Positions,
+        path: str,
+        origins: tuple[Origin, ...] = (),
+    ) -> None:
+        self._func, self._operation, self._positions = func, operation, positions
+        self._args, self._kwargs = args, kwargs
+        self.path, self.origins = path, origins
+        self._output: Any = None
+        self.baseline: Any = None
+
+    def _value(self, stored: Any) -> Any:
+        """The value of a stored argument or output, which a `RecordedCall` may have let go of."""
+        return stored
+
+    @property
+    def op(self) -> str:
+        return self._operation.name
+
+    @property
+    def spelling(self) -> str:
+        """The name of the torch function that was called, such as `"relu6"` for an operation `"relu"`."""
+        return spelled(self._func)
+
+    @property
+    def output(self) -> Any:
+        return self._value(self._output)
+
+    @output.setter
+    def output(self, value: Any) -> None:
+        self._output = value
+
+    @property
+    def args(self) -> tuple[Any, ...]:
+        return tuple([self._value(stored) for stored in self._args])
+
+    @property
+    def kwargs(self) -> dict[str, Any]:
+        return {name: self._value(stored) for name, stored in self._kwargs.items()}
+
+    @property
+    def operands(self) -> tuple[Tensor, ...]:
+        return tuple([self._value(lookup(self._args, self._kwargs, p)) for p in self._positions])
+
+    @property
+    def forms(self) -> tuple[tuple[torch.Size, torch.dtype], ...]:
+        return tuple([(t.shape, t.dtype) for t in self.operands])
+
+    def argument(self, name: str, default: Any = None) -> Any:
+        """The argument called `name` in the operations table, positional or keyword."""
+        return self._value(bound(self._operation, self._args, self._kwargs, name, default))
+
+    def named(self) -> dict[str, Any]:
+        """The arguments by their names in the operations table, as they are stored."""
+        return dict(zip(self._operation.parameters, self._args, strict=False)) | self._kwargs
+
+    def run(self) -> Any:
+        """The call as the model made it."""
+        return self._func(*self.args, **self.kwargs)
+
+    def __call__(self, *operands: Tensor) -> Any:
+        """The call again, as a pure function of its tracked operands."""
+        args, kwargs = replace(self._args, self._kwargs, self._positions, operands)
+        return self._func(*(self._value(v) for v in args), **{name: self._value(v) for name, v in kwargs.items()})
+
+    def vjp(self, cotangent: Any) -> tuple[Tensor, ...]:
+        """The ordinary adjoint at the operands, for rules that only change what goes in or comes out of it."""
+        return torch.func.vjp(self, *self.operands)[1](cotangent)
+
+    def tensors(self) -> list[Tensor]:
+        """Every tensor among the arguments, tracked or not."""
+        return [value for value in pytree.tree_leaves((self.args, self.kwargs)) if isinstance(value, Tensor)]
+
+    def with_factors(self, x: Tensor, new_x: Tensor, weight: Tensor, new_weight: Tensor) -> Any:
+        """The call again with two of its tensors replaced."""
+        new = {id(x): new_x, id(weight): new_weight}
+        args, kwargs = pytree.tree_map(lambda value: new.get(id(value), value), (self.args, self.kwargs))
+        return self._func(*args, **kwargs)
+
+    def tracks(self, name: str) -> bool:
+        """Whether the only tracked operand is the argument called `name`."""
+        return len(self._positions) == 1 and self.begins_with(name)
+
+    def begins_with(self, name: str) -> bool:
+        """Whether the first tracked operand is the argument called `name`."""
+        place = self._operation.parameters.index(name) if name in self._operation.parameters else None
+        return self._positions[0] in ((name,), (place,))
+
+
+def lookup(args: tuple[Any, ...], kwargs: Mapping[str, Any], position: tuple[Any, ...]) -> Any:
+    """The argument at a position."""
+    key, *inside = position
+    value: Any = kwargs[key] if isinstance(key, str) else args[key]
+    for key in inside:
+        value = value[key]
+    return value
+
+
+def replace(
+    args: tuple[Any, ...], kwargs: Mapping[str, Any], positions: Positions, values: tuple[Any, ...]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The arguments with `values` at `positions`; containers on the way are copied."""
+    new_args, new_kwargs = list(args), dict(kwargs)
+    for position, value in zip(positions, values, strict=True):
+        top: Any = new_kwargs if isinstance(position[0], str) else new_args
+        _put(top, position, value)
+    return tuple(new_args), new_kwargs
+
+
+def _put(container: Any, position: Any, value: Any) -> None:
+    if len(position) > 1:
+        inner = container[position[0]]
+        mutable = dict(inner) if isinstance(inner, dict) else list(inner)
+        _put(mutable, position[1:], value)
+        value = tuple(mutable) if isinstance(inner, tuple) else mutable
+    container[position[0]] = value
+
+
+_CONTAINERS = (list, tuple, dict)
+
+
+def tracked_positions(args: tuple[Any, ...], kwargs: Mapping[str, Any], tracked: Container[Tensor]) -> Positions:
+    """Where among the arguments, lists and dicts in them too, the tracked tensors are."""
+    found: list[Any] = []
+    for items in (enumerate(args), kwargs.items()) if kwargs else (enumerate(args),):
+        for key, value in items:
+            if isinstance(value, Tensor):
+                if value in tracked:
+                    found.append((key,))
+            elif isinstance(value, _CONTAINERS):
+                inside = ((), value) if isinstance(value, dict) else (tuple(value), {})
+                found += ((key, *rest) for rest in tracked_positions(*inside, tracked))
+    return tuple(found)

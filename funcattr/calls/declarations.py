@@ -1,0 +1,84 @@
+"""Declarations of a rule: which values of its call it reads, and whether its cotangents may be written over.
+
+What a rule does not read is freed early.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, TypeVar
+
+from torch import Tensor
+
+from .call import Call
+
+Rule = Callable[[Call, Any], Any]
+"""`rule(call, cotangent) -> one cotangent for each operand`."""
+R = TypeVar("R", bound=Callable[..., Any])
+
+
+def _declare(rule: R, declaration: str) -> R:
+    # By its id, which functools.wraps copies to a wrapper that may do otherwise.
+    vars(rule)[declaration] = id(rule)
+    return rule
+
+
+def _declares(rule: Rule, declaration: str) -> bool:
+    """Whether a rule, or the function that a `functools.partial` binds, has a declaration."""
+    rule = rule.func if isinstance(rule, partial) else rule
+    return getattr(rule, declaration, None) == id(rule)
+
+
+def output_only(rule: R) -> R:
+    """Declare that `rule` reads the output of its call and not its operands, which are then freed early.
+
+    Args:
+        rule: A rule; `call.operands` and `call.args` raise AttributeError in it.
+
+    Returns:
+        The same rule.
+    """
+    return _declare(rule, "reads_no_operands")
+
+
+def needs_operands(rule: Rule) -> bool:
+    """Whether a rule reads the operands of its call."""
+    return not _declares(rule, "reads_no_operands")
+
+
+def forms_only(rule: R) -> R:
+    """Declare that `rule` reads no value of its call, only `call.forms`."""
+    return operands_only(output_only(rule))
+
+
+def operands_only(rule: R) -> R:
+    """Declare that `rule` reads the operands of its call; the output is freed early."""
+    return _declare(rule, "reads_no_output")
+
+
+def needs_output(rule: Rule) -> bool:
+    """Whether a rule reads the output of its call, which otherwise is freed early."""
+    return not _declares(rule, "reads_no_output")
+
+
+def giving_own(rule: R) -> R:
+    """Declare that the cotangents of `rule` are new tensors, which may be written over."""
+    return _declare(rule, "gives_own")
+
+
+def gives_own(rule: Callable[..., Any]) -> bool:
+    """Whether the cotangents of a rule are new tensors, which may be written over."""
+    return _declares(rule, "gives_own")
+
+
+def takes_activation(together: Callable[[Call, Call, Any], Tensor]) -> Callable[[R], R]:
+    """Declare the form of a rule for linear maps whose result goes to one activation and nowhere else.
+
+    Args:
+        together: `(linear call, activation call, cotangent of the activation) -> cotangent of the linear operand`.
+    """
+
+    def declared(rule: R) -> R:
+        vars(rule)["together"] = together
+        return rule
+
+    return declared

@@ -1,0 +1,139 @@
+"""Groups of operations that get the same rule, and the origins of their results.
+
+A rulebook names a group where it would name an operation. "linear_map", "convolution" and "dense" mean calls with one
+tracked factor (the weight is a constant); calls of the same operations with more tracked are a "contraction".
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .call import Call, Origin
+from .operations import ACTIVATIONS, AVERAGE_POOLS, CONVOLUTIONS, DROPOUTS, MAX_POOLS, NORMALIZATIONS, VIEWS
+from .recorded_call import RecordedCall
+
+
+def _ops(names: str) -> frozenset[str]:
+    return frozenset(names.split())
+
+
+_CONVOLUTIONS = frozenset(CONVOLUTIONS)
+_DENSE = _ops("linear addmm matmul einsum tensordot inner")
+LINEAR: frozenset[str] = _CONVOLUTIONS | _DENSE
+"""Operations that are linear maps of their tracked operand where the other factor is a constant."""
+_ONE_FACTOR: Mapping[str, frozenset[str]] = {"linear_map": LINEAR, "convolution": _CONVOLUTIONS, "dense": _DENSE}
+
+GROUPS: Mapping[str, frozenset[str]] = {
+    **_ONE_FACTOR,
+    "contraction": LINEAR,
+    # Each output value depends on one value of the input.
+    "activation": ACTIVATIONS
+    | _ops("pow rpow square exp exp2 expm1 log log2 log10 log1p log_softmax sin cos tan asin acos atan sinh cosh")
+    | _ops("asinh acosh atanh erf erfc sqrt abs neg clamp clamp_min clamp_max nan_to_num sinc"),
+    "dropout": DROPOUTS,
+    # Linear in all tracked operands together.
+    "summation": _ops("add sub rsub mean sum nanmean nansum cumsum index_add scatter_add interpolate upsample")
+    | _ops("fold"),
+    "average_pool": AVERAGE_POOLS,
+    "max_pool": MAX_POOLS | _ops("max min amax amin maximum minimum fmax fmin median nanmedian cummax cummin"),
+    # Values are moved, copied or left out; the adjoint keeps the books.
+    "selection": VIEWS - _ops("dropout")
+    | _ops(
+        "cat stack hstack vstack dstack pad clone expand repeat repeat_interleave tile roll flip fliplr flipud rot90"
+    )
+    | _ops(
+        "where masked_fill masked_scatter masked_select index_select index_copy index_fill gather take take_along_dim"
+    )
+    | _ops(
+        "scatter index_put put select_scatter slice_scatter diagonal_scatter topk sort msort kthvalue tril triu diag"
+    )
+    | _ops("diag_embed pixel_shuffle pixel_unshuffle channel_shuffle column_stack meshgrid copy __setitem__ fill zero")
+    | _ops("unsafe_chunk unsafe_split swapaxes block_diag cartesian_prod combinations as_tensor requires_grad"),
+    # Constants of the reverse pass: the scale of a normalisation written by hand.
+    "statistic": _ops("rsqrt reciprocal rdiv var std var_mean std_mean norm linalg_norm linalg_vector_norm")
+    | _ops("linalg_matrix_norm vector_norm matrix_norm frobenius_norm"),
+}
+"""Group name -> operations."""
+
+
+def in_group(group: str, op: str, linear: bool) -> bool:
+    """Whether a call of `op`, which is a linear map of its only tracked operand if `linear`, belongs to the group."""
+    if op not in GROUPS[group]:
+        return False
+    return linear if group in _ONE_FACTOR else not linear if group == "contraction" else True
+
+
+def is_linear_map(call: Call) -> bool:
+    """Whether the call is linear in its only tracked operand: a factor, not the bias, nor a convolution's weight."""
+    if call.op not in LINEAR or len(call.operands) != 1:
+        return False
+    if call.op in _CONVOLUTIONS:
+        return call.operands[0] is call.argument("input")
+    return call.operands[0] is not call.argument("input" if call.op == "addmm" else "bias")
+
+
+def softmax_dims(call: Call) -> Any:
+    """The dimensions that a softmax, log-softmax or logsumexp goes over, as torch chooses where none are given."""
+    x, dims = call.argument("input"), call.argument("dim")
+    return dims if dims is not None else 0 if x.ndim in (0, 1, 3) else 1
+
+
+_MOVING = GROUPS["selection"] | GROUPS["summation"]
+_NOT_READING_RESULTS = (
+    _MOVING
+    | LINEAR
+    | frozenset(NORMALIZATIONS)
+    | GROUPS["max_pool"]
+    | GROUPS["average_pool"]
+    | _ops("mul div pow square sin cos sinh cosh asin acos atan erf neg abs log log1p log2 log10 clamp clamp_min")
+)
+
+
+def read_by_adjoint(call: RecordedCall, results: tuple[Tensor, ...]) -> list[Tensor]:
+    """The tensors that a call's ordinary adjoint may read: arguments, or masks and indices of them, and results."""
+    given = call.saved_arguments()
+    if call.op in _MOVING:
+        # x[:, i] takes the number out of a tensor i of one.
+        given = [t for t in given if t.dtype == torch.bool or not (t.is_floating_point() or t.ndim == 0)]
+    return given if call.op in _NOT_READING_RESULTS else [*given, *results]
+
+
+GATES = _ops("sigmoid hardsigmoid")
+"""Operations that compute a gate, a factor between 0 and 1 by which a signal passes; 1 - gate is one too."""
+_NONNEGATIVE = _ops("relu sigmoid hardsigmoid softmax exp exp2 square abs")
+_KEEPS_SIGN = (
+    VIEWS
+    | MAX_POOLS
+    | GROUPS["average_pool"]
+    | _ops("dropout dropout1d dropout2d dropout3d mean sum amax amin relu pixel_shuffle pixel_unshuffle roll clone")
+)
+_LOOKED_THROUGH = GROUPS["selection"] | GROUPS["dropout"]
+
+
+def origin(call: Call, result: Tensor) -> Origin:
+    """The origin of a call's result."""
+    op, origins = call.op, call.origins
+    is_complement = op == "rsub" and origins[0].op in GATES
+    source = origins[0].op if op in _LOOKED_THROUGH or is_complement else op
+    nonnegative = not result.is_complex() and (op in _NONNEGATIVE or _keeps_sign(call))
+    after_linear = is_linear_map(call) or any(o.after_linear for o in origins)
+    return Origin(source, nonnegative, after_linear)
+
+
+def _keeps_sign(call: Call) -> bool:
+    """Whether the result has no negative values because the operands have none."""
+    op, origins, args = call.op, call.origins, call.args
+    if not all(o.nonnegative for o in origins):
+        return False
+    if op in ("add", "mul", "matmul"):
+        return len(origins) == len(args) == 2 and not call.kwargs  # no constant, no alpha
+    if op in ("cat", "stack"):
+        return len(origins) == len(call.argument("tensors"))
+    if op == "pad":
+        value = call.argument("value")
+        return value is None or value >= 0
+    if op in GROUPS["average_pool"]:
+        return "divisor_override" not in call.kwargs and len(args) < 7
+    return op in _KEEPS_SIGN

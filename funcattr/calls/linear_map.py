@@ -1,0 +1,209 @@
+"""A linear operation as a function of its input and its weight, with the adjoint in closed form."""
+
+import copy
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from .call import Call
+from .operations import CONVOLUTIONS
+
+_convolution_backward = torch.ops.aten.convolution_backward.default
+_BLOCK, _MOST_BLOCKS = 2**19, 64
+"""Values of a weight in a block, and the most blocks."""
+_GEOMETRY = (("output_padding", 0), ("stride", 1), ("padding", 0), ("dilation", 1), ("groups", 1))
+
+
+def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """`F.linear` in two dimensions: for strided tokens [L, N, F], torch would multiply L small matrices."""
+    if input.ndim < 3 or weight.ndim != 2:
+        return F.linear(input, weight, bias)
+    return F.linear(input.flatten(0, -2), weight, bias).unflatten(0, input.shape[:-1])
+
+
+class InOnePiece(TorchFunctionMode):
+    """Runs linear maps of strided tokens in one piece, where nothing is on record."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func is F.linear:
+            return linear(*args, **kwargs)
+        if func is F.multi_head_attention_forward:  # its linear maps are no calls that a mode would see
+            whole = {id(t): t.contiguous() for t in args[:3]}
+            args = (*(whole[id(t)] for t in args[:3]), *args[3:])
+        return func(*args, **kwargs)
+
+
+def in_one_piece(fn: Callable[..., Any]) -> Callable[..., Any]:
+    """The function, for a pass without a recorder; Dynamo, which traces no mode, is left with the function itself."""
+    if torch.compiler.is_dynamo_compiling():
+        return fn
+
+    def run(*inputs: Tensor) -> Any:
+        with InOnePiece():
+            return fn(*inputs)
+
+    return run
+
+
+class LinearMap:
+    """z = f(x, W) + b, the map that a call computes: f is linear in x and in W.
+
+    Attributes:
+        x: The tracked operand.
+        weight: The other factor, a constant.
+        bias: What is added, or None. A convolution's is [channels], or a field that broadcasts against z.
+        multiply: `(x, weight) -> f(x, weight)`.
+        is_nonnegative: Whether data flow tells that x has no negative values.
+    """
+
+    def __init__(self, call: Call) -> None:
+        (self.x,) = call.operands
+        self.op, self._output, self._z = call.op, partial(getattr, call, "output"), None
+        self.is_nonnegative = bool(call.origins) and call.origins[0].nonnegative
+        self.bias: Tensor | None = call.argument("bias")
+        self.weight: Tensor
+        self.multiply: Callable[[Tensor, Tensor], Tensor]
+        self._closed: Callable[..., Tensor] | None = None
+        if self.op in CONVOLUTIONS:
+            self._read_convolution(call)
+        elif self.op == "linear":
+            self._read_linear(call)
+        elif self.op == "addmm":
+            self._read_addmm(call)
+        else:
+            self.weight = _other_factor(call, self.x)
+            self.multiply = lambda x, weight: call.with_factors(self.x, x, self.weight, weight)
+
+    @property
+    def z(self) -> Tensor:
+        """The call's output; made again where the call has let go of it."""
+        if self._z is None:
+            self._z = self._output()
+        return self._z
+
+    def __call__(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        """f(x, weight) + bias."""
+        if bias is None or bias.ndim != 1 or self.op not in CONVOLUTIONS:
+            z = self.multiply(x, weight)
+            return z if bias is None else z + bias
+        return self._convolve(x, weight, bias)
+
+    def adjoint(self, weight: Tensor, cotangent: Tensor) -> Tensor:
+        """J^T cotangent, where J is the map's derivative by x with `weight` in place of W; a tensor of its own."""
+        if self._closed is not None and not torch.is_autocast_enabled(self.x.device.type):
+            return self._closed(weight, cotangent, self.x)
+        # The map is linear, so its derivative is the same everywhere, at the input too. It may come as a view.
+        return torch.func.vjp(lambda x: self.multiply(x, weight), self.x)[1](cotangent)[0].clone()
+
+    def blocks(self) -> "list[LinearMap]":
+        """The map cut into maps of some outputs each, whose weights are small enough to stay in a cache while used."""
+        rows = self.weight.shape[0]
+        count = min(_MOST_BLOCKS, self.weight.numel() // _BLOCK, rows)
+        if self._closed is not _linear_adjoint or count < 2:
+            return [self]
+        size = -(-rows // count)
+        biases = [None] * count if self.bias is None else self.bias.split(size)
+        pieces = zip(self.weight.split(size), range(0, rows, size), biases, strict=False)
+        return [self._piece(*piece) for piece in pieces]
+
+    def _piece(self, weight: Tensor, start: int, bias: Tensor | None) -> "LinearMap":
+        piece = copy.copy(self)
+        piece.weight, piece.bias = weight, bias
+        piece._output = lambda: self.z[..., start : start + len(weight)]
+        return piece
+
+    def closed_form(self) -> Callable[..., Tensor] | None:
+        """`adjoint` where it needs no values of x, else None; holds no reference to x."""
+        return self._closed
+
+    @property
+    def is_batched_convolution(self) -> bool:
+        """Whether x is [N, C, *spatial]; a convolution takes [C, *spatial] too."""
+        return self.op in CONVOLUTIONS and self.x.ndim == CONVOLUTIONS[self.op][0] + 2
+
+    @property
+    def channel_dim(self) -> int:
+        """Dimension of x that the weight's input channels (or features) are."""
+        return self.x.ndim - CONVOLUTIONS[self.op][0] - 1 if self.op in CONVOLUTIONS else self.x.ndim - 1
+
+    def field(self, bias: Tensor) -> Tensor:
+        """A bias, shaped to broadcast against z."""
+        if bias.ndim == 1 and self.op in CONVOLUTIONS:
+            return bias.reshape(-1, *[1] * CONVOLUTIONS[self.op][0])
+        return bias
+
+    def _read_convolution(self, call: Call) -> None:
+        function, (rank, transposed) = getattr(F, self.op), CONVOLUTIONS[self.op]
+        self.weight = call.argument("weight")
+        given = call.named()
+        names = _GEOMETRY if transposed else _GEOMETRY[1:]
+        options = {name: given.get(name, default) for name, default in names}
+        self._convolve = self.multiply = partial(function, **options)
+        groups = options.pop("groups")
+        if isinstance(options["padding"], str) or self.x.ndim != rank + 2 or self.x.is_complex():
+            return
+        geometry = [_each(value, rank) for value in options.values()]
+        if all(len(v) == rank for v in geometry):
+            if not transposed:
+                geometry.insert(0, [0] * rank)
+            shift, stride, padding, dilation = geometry
+            order = (stride, padding, dilation, transposed, shift, groups)
+            self._closed = partial(_convolution_adjoint, self.x.shape, order)
+
+    def _read_linear(self, call: Call) -> None:
+        if call.tracks("input"):
+            self.weight, self.multiply = call.argument("weight"), linear
+            self._closed = _linear_adjoint if self.weight.ndim == 2 else None
+        else:
+            self.weight, self.multiply = call.argument("input"), lambda weight, x: linear(x, weight)
+
+    def _read_addmm(self, call: Call) -> None:
+        # beta * input + alpha * mat1 @ mat2
+        alpha, beta = call.kwargs.get("alpha", 1), call.kwargs.get("beta", 1)
+        bias, mat1, mat2 = (call.argument(name) for name in ("input", "mat1", "mat2"))
+        on_the_left = self.x is mat1
+        weight = mat2 if on_the_left else mat1
+        self.bias = bias if beta == 1 else beta * bias
+        self.weight = weight if alpha == 1 else alpha * weight
+        self.multiply = torch.matmul if on_the_left else (lambda x, weight: weight @ x)
+        self._closed = _addmm_adjoint if on_the_left else None
+
+
+def _linear_adjoint(weight: Tensor, cotangent: Tensor, x: Tensor | None = None) -> Tensor:
+    # In two dimensions, as `linear`.
+    return (cotangent.reshape(-1, cotangent.shape[-1]) @ weight).reshape(*cotangent.shape[:-1], weight.shape[1])
+
+
+def _addmm_adjoint(weight: Tensor, cotangent: Tensor, x: Tensor | None = None) -> Tensor:
+    return cotangent @ weight.mT
+
+
+def _convolution_adjoint(
+    shape: torch.Size, geometry: tuple[Any, ...], weight: Tensor, cotangent: Tensor, x: Tensor | None = None
+) -> Tensor:
+    # The values of the input do not enter its own gradient, only its shape does; without x, torch makes room for one.
+    like = cotangent.new_empty(1).expand(shape) if x is None else x
+    return _convolution_backward(cotangent, like, weight, None, *geometry, [True, False, False])[0]
+
+
+def _each(value: Any, rank: int) -> list[int]:
+    values = [value] if isinstance(value, int) else list(value)
+    return values * rank if len(values) == 1 else values
+
+
+def _other_factor(call: Call, x: Tensor) -> Tensor:
+    others = [t for t in call.tensors() if t is not x and t is not call.argument("bias")]
+    if len(others) != 1:
+        raise ValueError(
+            f"a rule for linear maps at {call.op!r} in {call.path!r}: expected two factors, got {len(others) + 1}. "
+            "Give the call a rule of its own, such as rules.norm."
+        )
+    return others[0]

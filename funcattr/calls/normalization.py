@@ -1,0 +1,69 @@
+"""A normalisation as a function of its input: y = w (x - mean) / sigma + b, and over which values its statistics go."""
+
+import torch
+from torch import Tensor
+
+from .call import Call
+
+
+class Normalization:
+    """The normalisation that a call computes.
+
+    Batch norm has the statistics of a channel over the batch and space; instance norm those of a channel of an example;
+    group norm of several channels of an example; layer and RMS norm of the last dimensions. RMS norm does not centre:
+    mean = 0. Batch and instance norm may have constant statistics instead.
+
+    Attributes:
+        x: The input.
+        weight: w, shaped to broadcast against x, or None.
+        scale: w / sigma where the statistics are constants, shaped to broadcast against x; else None.
+        centres: Whether the mean is taken off.
+        eps: What is added to the variance.
+        dims: Dimensions of `grouped(x)` that the statistics go over.
+    """
+
+    def __init__(self, call: Call) -> None:
+        self.x: Tensor = call.argument("input")
+        self.centres = call.op != "rms_norm"
+        eps = call.argument("eps", 1e-5 if self.centres else None)
+        self.eps: float = torch.finfo(self.x.dtype).eps if eps is None else eps
+        weight = call.argument("weight")
+        self._by_channel = [-1, *[1] * (self.x.ndim - 2)]
+        self.dims: tuple[int, ...]
+        self._groups: int | None = None
+        if call.op in ("layer_norm", "rms_norm"):
+            self.dims = tuple(range(self.x.ndim - len(call.argument("normalized_shape")), self.x.ndim))
+            self.weight = weight
+        else:
+            self.weight = None if weight is None else weight.reshape(self._by_channel)
+            self._groups = {"group_norm": call.argument("num_groups"), "instance_norm": self.x.shape[1]}.get(call.op)
+            self.dims = (0, *range(2, self.x.ndim)) if self._groups is None else (2,)
+        found = scale_and_shift(call)
+        self.scale = None if found is None else found[0].reshape(self._by_channel)
+
+    def grouped(self, value: Tensor) -> Tensor:
+        """A tensor of x's shape, as [N, groups, the rest] for group and instance norm, else as it is."""
+        return value if self._groups is None else value.reshape(len(value), self._groups, -1)
+
+    def weighted(self, value: Tensor) -> Tensor:
+        """W times a tensor of x's shape."""
+        return value if self.weight is None else value * self.weight
+
+
+def scale_and_shift(call: Call) -> tuple[Tensor, Tensor] | None:
+    """(s, t) of a normalisation y = s x + t by constant statistics, each [channels]; None for all others.
+
+    s = w / sqrt(var + eps),  t = b - s mean
+    """
+    if call.op not in ("batch_norm", "instance_norm"):
+        return None
+    by_batch = call.argument("training", False) if call.op == "batch_norm" else call.argument("use_input_stats", True)
+    mean, variance = call.argument("running_mean"), call.argument("running_var")
+    if mean is None or variance is None or by_batch:
+        return None
+    dtype = call.forms[0][1] if call.tracks("input") else call.output.dtype  # the input's, which may be gone by now
+    scale, weight = torch.rsqrt(variance + call.argument("eps", 1e-5)), call.argument("weight")
+    scale = scale if weight is None else scale * weight
+    bias = call.argument("bias")
+    shift = -mean * scale if bias is None else bias - mean * scale
+    return scale.to(dtype), shift.to(dtype)

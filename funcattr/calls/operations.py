@@ -1,0 +1,333 @@
+"""The operations table: one canonical name for the many spellings of a torch function.
+
+Rulebooks speak of canonical names (`"relu"`, `"conv2d"`, `"add"`); the recorder asks this table what a torch
+function is called, which arguments it has, and whether it writes in place or returns a view.
+"""
+
+from collections.abc import Callable, Mapping
+from functools import cache, lru_cache, wraps
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .._torch import operator_name
+
+# name: other spellings : parameters, in the order of the positional arguments
+_ROWS = """
+relu        : : input inplace
+relu6       : : input inplace
+hardtanh    : : input min_val max_val inplace
+threshold   : _threshold : input threshold value inplace
+clamp       : clip : input min max
+clamp_min   : : input min
+leaky_relu  : : input negative_slope inplace
+elu         : : input alpha inplace
+celu        : : input alpha inplace
+selu        : : input inplace
+rrelu       : : input lower upper training inplace
+silu        : : input inplace
+mish        : : input inplace
+hardswish   : : input inplace
+hardsigmoid : : input inplace
+gelu        : : input approximate
+sigmoid     : expit : input
+tanh        : : input
+softplus    : : input beta threshold
+logsigmoid  : log_sigmoid : input
+prelu       : : input weight
+glu         : : input dim
+dropout     : feature_dropout : input p training inplace
+dropout1d   : : input p training inplace
+dropout2d   : : input p training inplace
+dropout3d   : : input p training inplace
+alpha_dropout : : input p training inplace
+feature_alpha_dropout : : input p training inplace
+linear      : : input weight bias
+conv1d      : : input weight bias stride padding dilation groups
+conv2d      : : input weight bias stride padding dilation groups
+conv3d      : : input weight bias stride padding dilation groups
+conv_transpose1d : : input weight bias stride padding output_padding groups dilation
+conv_transpose2d : : input weight bias stride padding output_padding groups dilation
+conv_transpose3d : : input weight bias stride padding output_padding groups dilation
+matmul      : mm bmm mv dot __matmul__ linalg_matmul : input other
+addmm       : : input mat1 mat2
+add         : __add__ __radd__ __iadd__ : input other
+sub         : subtract __sub__ __isub__ : input other
+rsub        : __rsub__ : input other
+mul         : multiply __mul__ __rmul__ __imul__ : input other
+div         : divide true_divide __truediv__ __div__ __itruediv__ __idiv__ : input other
+rdiv        : __rdiv__ __rtruediv__ : input other
+pow         : float_power __pow__ __ipow__ : input exponent
+rpow        : __rpow__ : input other
+neg         : negative __neg__ : input
+abs         : absolute __abs__ : input
+max_pool1d  : max_pool1d_with_indices _max_pool1d : input kernel_size stride padding dilation ceil_mode
+max_pool2d  : max_pool2d_with_indices _max_pool2d : input kernel_size stride padding dilation ceil_mode
+max_pool3d  : max_pool3d_with_indices _max_pool3d : input kernel_size stride padding dilation ceil_mode
+adaptive_max_pool1d : adaptive_max_pool1d_with_indices _adaptive_max_pool1d : input output_size
+adaptive_max_pool2d : adaptive_max_pool2d_with_indices _adaptive_max_pool2d : input output_size
+adaptive_max_pool3d : adaptive_max_pool3d_with_indices _adaptive_max_pool3d : input output_size
+batch_norm  : : input running_mean running_var weight bias training momentum eps
+layer_norm  : : input normalized_shape weight bias eps
+group_norm  : : input num_groups weight bias eps
+instance_norm : : input running_mean running_var weight bias use_input_stats momentum eps
+rms_norm    : : input normalized_shape weight eps
+softmax     : : input dim
+log_softmax : : input dim
+logsumexp   : : input dim keepdim
+scaled_dot_product_attention : : query key value attn_mask dropout_p is_causal
+normalize   : : input p dim eps
+local_response_norm : : input size alpha beta k
+embedding   : : input weight
+einsum      : : equation
+cat         : concat concatenate : tensors dim
+stack       : : tensors dim
+pad         : : input pad mode value
+"""
+
+
+class Operation(NamedTuple):
+    """A canonical operation: its name, and its parameters' names where rules may ask for them."""
+
+    name: str
+    parameters: tuple[str, ...] = ()
+
+
+def _read_table() -> dict[str, Operation]:
+    table: dict[str, Operation] = {}
+    for line in _ROWS.strip().splitlines():
+        name, spellings, parameters = (part.split() for part in line.split(":"))
+        for spelling in (*name, *spellings):
+            table[spelling] = Operation(name[0], tuple(parameters))
+    return table
+
+
+OPERATIONS: Mapping[str, Operation] = _read_table()
+
+CONVOLUTIONS: Mapping[str, tuple[int, bool]] = {
+    **{f"conv{n}d": (n, False) for n in (1, 2, 3)},
+    **{f"conv_transpose{n}d": (n, True) for n in (1, 2, 3)},
+}
+"""Convolutions: their number of spatial dimensions, and whether they are transposed."""
+MAX_POOLS = frozenset(f"{kind}max_pool{n}d" for kind in ("", "adaptive_") for n in (1, 2, 3))
+AVERAGE_POOLS = frozenset(f"{kind}avg_pool{n}d" for kind in ("", "adaptive_") for n in (1, 2, 3))
+NORMALIZATIONS = ("batch_norm", "layer_norm", "group_norm", "instance_norm", "rms_norm")
+RECURRENT = ("lstm", "gru", "rnn_tanh", "rnn_relu", "lstm_cell", "gru_cell", "rnn_tanh_cell", "rnn_relu_cell")
+DROPOUTS = frozenset("dropout dropout1d dropout2d dropout3d alpha_dropout feature_alpha_dropout".split())
+
+ACTIVATIONS = frozenset(
+    "relu relu6 hardtanh threshold leaky_relu elu celu selu rrelu silu mish hardswish hardsigmoid gelu sigmoid "
+    "tanh softplus logsigmoid prelu glu softsign hardshrink softshrink tanhshrink".split()
+)
+"""Elementwise nonlinearities, by canonical name."""
+
+VIEWS = frozenset(
+    "view view_as reshape reshape_as expand expand_as broadcast_to permute transpose t T mT H mH movedim moveaxis "
+    "swapaxes swapdims squeeze unsqueeze flatten unflatten ravel __getitem__ select narrow split split_with_sizes "
+    "chunk tensor_split hsplit vsplit dsplit unbind diagonal unfold real imag alias contiguous to type "
+    "type_as float double half bfloat16 as_strided broadcast_tensors view_as_real view_as_complex atleast_1d "
+    "atleast_2d atleast_3d detach data dropout cpu cuda".split()
+)
+"""Functions whose result may share memory with an operand."""
+
+QUERIES = frozenset(
+    "size dim ndimension numel nelement stride storage_offset is_contiguous is_floating_point is_complex get_device "
+    "data_ptr untyped_storage element_size __len__ __hash__ __repr__ __format__ is_same_size is_nonzero "
+    "is_set_to is_tensor result_type can_cast is_signed is_conj is_neg _is_view dim_order type_name __iter__ "
+    "__contains__ __bool__ __int__ __float__ __index__ item tolist is_inference gt lt ge le eq ne __gt__ __lt__ "
+    "__ge__ __le__ __eq__ __ne__ isnan isinf isfinite isclose allclose equal argmax argmin argsort logical_not "
+    "logical_and logical_or logical_xor nonzero count_nonzero any all searchsorted bucketize zeros_like ones_like "
+    "empty_like full_like rand_like randn_like randint_like new_zeros new_ones new_empty new_full new_tensor "
+    "detach tensor sign sgn bincount __dlpack_device__ _has_compatible_shallow_copy_type".split()
+)
+"""Functions whose result carries no derivative: sizes, comparisons, indices, constants of a tensor's shape."""
+
+TENSOR_GETTERS = frozenset("T mT H mH real imag".split())
+"""Attributes that are tensors with a derivative; every other attribute is a query."""
+
+REFUSED = frozenset(
+    "numpy __array__ __array_wrap__ backward register_hook register_post_accumulate_grad_hook retain_grad __set__ "
+    "grad __dlpack__ set_ resize_ resize_as_ apply_ map_ map2_ bernoulli_ __reduce_ex__ __delete__".split()
+)
+"""Functions that lead out of the recorder, or that change a tensor under it."""
+
+DRAWS = frozenset(
+    "rand randn randint randperm rand_like randn_like randint_like bernoulli normal poisson multinomial uniform "
+    "exponential geometric cauchy log_normal random".split()
+)
+"""Functions whose result is drawn at random, in place or not."""
+
+_DRAW_IN_TRAINING: Mapping[str, bool] = {
+    "rrelu": False,
+    **dict.fromkeys(DROPOUTS, True),
+}
+"""Functions that draw where `training` is true, with its default."""
+
+CONTAINS: Mapping[str, str] = {"rnn_relu": "relu", "rnn_relu_cell": "relu", "_addmm_activation": "relu"}
+"""Functions that do another operation inside, where no rule for it could reach."""
+
+_NOT_WRITES = frozenset(["requires_grad_", "share_memory_"])
+_AUGMENTED = {
+    f"__i{n}__": f"__{n}__" for n in "add sub mul truediv div floordiv mod pow and or xor lshift rshift matmul".split()
+}
+
+
+def spelled(func: Any) -> str:
+    """The name a torch function goes by: attribute getters by their attribute, operator overloads by packet."""
+    if (overload := operator_name(func)) is not None:
+        return overload
+    name = getattr(func, "__name__", type(func).__name__)
+    return func.__self__.__name__ if name == "__get__" else name
+
+
+def is_getter(func: Callable[..., Any]) -> bool:
+    """Whether `func` reads an attribute of a tensor."""
+    return getattr(func, "__name__", "") == "__get__"
+
+
+def canonical(name: str) -> Operation:
+    """The operation that `name` spells; an unlisted function is its own operation."""
+    name = name.removeprefix("special_")
+    base = name[:-1] if name.endswith("_") and not name.endswith("__") else name
+    return OPERATIONS.get(base) or Operation(base)
+
+
+class Known(NamedTuple):
+    """What a torch function's name tells: how it is spelled, its operation, and what kind of call it makes."""
+
+    name: str
+    operation: Operation
+    is_query: bool
+    """Whether its result carries no derivative."""
+    is_write: bool
+    """Whether it writes into its first argument."""
+
+
+@lru_cache(maxsize=4096)
+def known(func: Callable[..., Any]) -> Known:
+    """What the name of a torch function tells of its calls."""
+    name = spelled(func)
+    is_query = name in QUERIES or (is_getter(func) and name not in TENSOR_GETTERS and name not in REFUSED)
+    return Known(name, canonical(name), is_query, _writes_in_place(name))
+
+
+def is_known(name: str) -> bool:
+    """Whether some torch function goes by that name."""
+    return name in OPERATIONS or any(hasattr(home, name) for home in (Tensor, torch, F, torch.special, torch.ops.aten))
+
+
+def bound(operation: Operation, args: tuple[Any, ...], kwargs: Mapping[str, Any], name: str, default: Any) -> Any:
+    """The argument called `name`, wherever the caller put it."""
+    if name in kwargs:
+        return kwargs[name]
+    if name in operation.parameters and (i := operation.parameters.index(name)) < len(args):
+        return args[i]
+    return default
+
+
+def refine(operation: Operation, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Operation:
+    """Tell a call for what it is: `clamp(min=0)`, `hardtanh(0, b)`, `threshold(0, 0)` and relu6 are relu.
+
+    A negative power is a reciprocal.
+
+    The operation keeps its own parameters, so that a rule finds an upper bound under its name (`max`, `max_val`).
+    """
+    if operation.name == "pow":
+        exponent = bound(operation, args, kwargs, "exponent", None)
+        return Operation("reciprocal") if isinstance(exponent, int | float) and exponent < 0 else operation
+    floors = _RECTIFIERS.get(operation.name)
+    if floors is None:
+        return operation
+    values = [bound(operation, args, kwargs, name, default) for name, default in floors]
+    upper = bound(operation, args, kwargs, "max", None)
+    if isinstance(upper, Tensor) or not all(_is_zero(value) for value in values):
+        return operation
+    return Operation("relu", operation.parameters)
+
+
+# Operations that are a relu where these parameters are zero.
+_RECTIFIERS: Mapping[str, tuple[tuple[str, float | None], ...]] = {
+    "relu6": (),
+    "hardtanh": (("min_val", -1.0),),
+    "clamp": (("min", None),),
+    "clamp_min": (("min", None),),
+    "threshold": (("threshold", None), ("value", None)),
+}
+
+
+def _is_zero(value: Any) -> bool:
+    return not isinstance(value, Tensor) and value is not None and value == 0
+
+
+def writes(func: Known, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor | None:
+    """The tensor that this call writes into, None for a call without such an effect."""
+    if "out" in kwargs and isinstance(kwargs["out"], Tensor):
+        return kwargs["out"]
+    may_write = func.is_write or "inplace" in kwargs or "inplace" in func.operation.parameters
+    if may_write and (func.is_write or bound(func.operation, args, kwargs, "inplace", False) is True):
+        target = args[0] if args else kwargs.get("input")
+        return target if isinstance(target, Tensor) else None
+    return None
+
+
+def draws_at_random(func: Known, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
+    """Whether this call's result is drawn at random, so that the same call gives another one."""
+    name, operation = func.operation.name, func.operation
+    if name == "scaled_dot_product_attention":
+        return bound(operation, args, kwargs, "dropout_p", 0.0) != 0
+    if name in _DRAW_IN_TRAINING:
+        return bool(bound(operation, args, kwargs, "training", _DRAW_IN_TRAINING[name]))
+    return name in DRAWS
+
+
+def _writes_in_place(name: str) -> bool:
+    return name == "__setitem__" or name in _AUGMENTED or _is_in_place_name(name)
+
+
+def _is_in_place_name(name: str) -> bool:
+    return name.endswith("_") and not name.endswith("__") and name not in _NOT_WRITES
+
+
+def out_of_place(
+    func: Callable[..., Any], name: str, operation: Operation, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
+    """The same call without its in-place effect."""
+    kwargs = {k: v for k, v in kwargs.items() if k not in ("out", "inplace")}
+    if "inplace" in operation.parameters and len(args) > operation.parameters.index("inplace"):
+        args = args[: operation.parameters.index("inplace")]
+    return _functional(func, name), args, kwargs
+
+
+@cache
+def _functional(func: Callable[..., Any], name: str) -> Callable[..., Any]:
+    base = _AUGMENTED.get(name, name[:-1] if _is_in_place_name(name) else name)
+    if base == name and name != "__setitem__":
+        return func
+    for home in () if name == "__setitem__" else (Tensor, torch, F):
+        if hasattr(home, base):
+            return _keep_dtype(getattr(home, base))
+    return _on_a_copy(func)
+
+
+def _keep_dtype(func: Callable[..., Any]) -> Callable[..., Any]:
+    """An in-place call keeps the dtype of what it writes into."""
+
+    @wraps(func)
+    def same_dtype(target: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        out = func(target, *args, **kwargs)
+        return out if out.dtype == target.dtype else out.to(target.dtype)
+
+    return same_dtype
+
+
+def _on_a_copy(func: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(func)
+    def on_a_copy(target: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        # A plain clone of an expanded tensor is dense, so the write below reaches each element once.
+        copy = target.clone()
+        func(copy, *args, **kwargs)
+        return copy
+
+    return on_a_copy

@@ -1,0 +1,185 @@
+"""A call on the tape: which of its tensors are saved until its pullback, let go of, or computed again.
+
+A rule sees a `Call` that has everything it may ask for; in between, a `RecordedCall` saves as little as it can, and
+raises AliasedWriteError if something that it has saved is written in place.
+"""
+
+import copy
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .._torch import version
+from .call import Call, Origin, replace
+from .operations import draws_at_random, known
+from .saved_tensors import Deferred, written
+
+_DROPPED = object()
+"""Stands for an operand that its call let go of, or for its output; unlike None, no argument is it."""
+_UPDATES = {"batch_norm": "training", "instance_norm": "use_input_stats"}
+"""Operations that update statistics among their arguments, and the flag that says so."""
+
+
+class RecordedCall(Call):
+    """A call on the tape.
+
+    Attributes:
+        compared: Whether a pass at the baseline is compared with this one, so that neither lets go of anything.
+    """
+
+    __slots__ = ("_forms", "_kept", "_versions", "compared")
+
+    def __init__(self, *given: Any) -> None:
+        super().__init__(*given)
+        self._kept, self._forms, self.compared = True, (), False
+        self._versions: dict[Any, int] = {}
+
+    def _value(self, stored: Any) -> Any:
+        if stored is _DROPPED:
+            raise self._no_operands()
+        return stored.make() if type(stored) is Deferred else stored
+
+    def _no_operands(self) -> AttributeError:
+        return AttributeError(f"the rule for {self.op!r} declares @output_only, so its call keeps no operands")
+
+    @property
+    def kwargs(self) -> dict[str, Any]:
+        if not self._kept:
+            raise self._no_operands()
+        return super().kwargs
+
+    def __call__(self, *operands: Tensor) -> Any:
+        """The call again, as a pure function of its tracked operands."""
+        if not self._kept:
+            raise self._no_operands()
+        return super().__call__(*operands)
+
+    def with_operands(self, *operands: Tensor) -> Any:
+        """The call again, also where it has let go of its own operands."""
+        return super().__call__(*operands)
+
+    @property
+    def forms(self) -> tuple[tuple[torch.Size, torch.dtype], ...]:
+        """Shape and dtype of each operand, also where the operands are gone."""
+        return self._forms or super().forms
+
+    def rewritten(
+        self,
+        output: Any,
+        wrap: Callable[[Any], Callable[..., Any]] | None = None,
+        origins: tuple[Origin, ...] | None = None,
+        **changes: Any,
+    ) -> "RecordedCall":
+        """The operation with some arguments changed, its operand `input` still the tracked one, and its new output.
+
+        A change may be `Deferred`.
+        """
+        kept = {name: value for name, value in self.named().items() if name in self._operation.parameters}
+        func = self._func if wrap is None else wrap(self._func)
+        self.check_unwritten()
+        given = {**kept, **changes}
+        call = RecordedCall(func, self._operation, (), given, (("input",),), self.path, origins or self.origins)
+        call.output, call.baseline = output, self.baseline
+        call.watch()
+        call._forms = () if "input" in changes else self._forms
+        return call
+
+    # --- letting go, and computing again -------------------------------------------------------------------------
+
+    @property
+    def can_run_again(self) -> bool:
+        """Whether the call would give the same again: it has its inputs, draws nothing, and autocast is not on."""
+        if isinstance(self._output, Deferred):  # found to be so before
+            return self._kept
+        if not self._kept or not isinstance(self._output, Tensor):
+            return False
+        if draws_at_random(known(self._func), self._args, self._kwargs):
+            return False
+        given = (v for v in (*self._args, *self._kwargs.values()) if isinstance(v, Tensor) and v.is_floating_point())
+        alike = all(v.dtype == self._output.dtype for v in given)
+        return alike and not torch.is_autocast_enabled(self._output.device.type)
+
+    def drop_output(self) -> None:
+        """Let go of the output, which is computed again if it is asked for and the call has kept its operands."""
+        self._output = self.again() if self._kept else _DROPPED
+
+    def drop_inputs(self) -> None:
+        """Let go of the tracked operands, for a rule that needs the output only."""
+        self._forms = self.forms
+        placeholders = (_DROPPED,) * len(self._positions)
+        self._args, self._kwargs = replace(self._args, self._kwargs, self._positions, placeholders)
+        self._kept = False
+
+    def defer_operand(self, operand: Deferred) -> None:
+        """Let go of the only operand, which is computed again when it is asked for."""
+        self._forms = self.forms
+        self._args, self._kwargs = replace(self._args, self._kwargs, self._positions, (operand,))
+
+    def again(self) -> Deferred:
+        """The output, by a later run of the call."""
+        return Deferred(_Run(self), self._sources(), self.path)
+
+    def settled(self) -> Call:
+        """The call with all deferred values computed, for the time of one rule."""
+        self.check_unwritten()
+        if self.baseline is not None:
+            self.baseline.check_unwritten()
+        stored = (*self._args, *self._kwargs.values(), self._output)
+        if not any(isinstance(value, Deferred) for value in stored):
+            return self
+        made = copy.copy(self)
+        made._args = tuple([_computed(value) for value in self._args])
+        made._kwargs = {name: _computed(value) for name, value in self._kwargs.items()}
+        made.baseline = None if self.baseline is None else self.baseline.settled()
+        return made
+
+    def _sources(self) -> list[Any]:
+        values = (*self._args, *self._kwargs.values())
+        return [v for value in values for v in (value.sources if isinstance(value, Deferred) else [value])]
+
+    # --- writes in place between the call and its pullback ----------------------------------------------------------
+
+    def watch(self) -> None:
+        """Note the versions of what is saved: a rule that reads it later reads no other values."""
+        self._versions = {place: version(tensor) for place, tensor in self._saved()}
+
+    def unwatch(self) -> None:
+        """Let anything be written, for a rule that reads no value."""
+        self._versions = {}
+
+    def check_unwritten(self) -> None:
+        """Raise AliasedWriteError if something that is saved was written in place since."""
+        before = self._versions
+        if before and any(version(t) != before.get(place, version(t)) for place, t in self._saved()):
+            raise written(self.path)
+
+    def saved_arguments(self) -> list[Tensor]:
+        """The tensors among the arguments, without statistics that the call itself updates."""
+        return [tensor for place, tensor in self._saved() if place != "output"]
+
+    def _saved(self) -> Iterator[tuple[Any, Tensor]]:
+        """The tensors among the arguments and the output by their places, without statistics that calls update."""
+        updates = self.op in _UPDATES and self.argument(_UPDATES[self.op], self.op == "instance_norm")
+        updated = (self.argument("running_mean"), self.argument("running_var")) if updates else ()
+        for key, value in (*enumerate(self._args), *self._kwargs.items(), ("output", self._output)):
+            if isinstance(value, Tensor):
+                if not any(value is t for t in updated):
+                    yield key, value
+            elif isinstance(value, list | tuple):
+                yield from (((key, i), t) for i, t in enumerate(value) if isinstance(t, Tensor))
+
+
+class _Run:
+    """A later run of a call, from its arguments as they are now: what it lets go of after this is still needed here."""
+
+    def __init__(self, call: RecordedCall) -> None:
+        self.func, self.args, self.kwargs = call._func, call._args, call._kwargs
+
+    def __call__(self) -> Any:
+        return self.func(*(_computed(v) for v in self.args), **{n: _computed(v) for n, v in self.kwargs.items()})
+
+
+def _computed(value: Any) -> Any:
+    return value.make() if type(value) is Deferred else value

@@ -1,0 +1,36 @@
+"""The features of a layer beside their gradient, with channels in dimension 1."""
+
+from torch import Tensor
+
+from ..attribution.attribute import pulled
+from ..attribution.question import Question
+
+
+def layer_features(question: Question, channel_dim: int) -> tuple[Tensor, Tensor]:
+    """A layer's features and their gradient, channels moved to dimension 1. Two of [N, C, *spatial]
+
+    Raises:
+        TypeError: If no layer is given.
+        ValueError: If the layer's value has no such dimension.
+    """
+    require_layer(question)
+    found = pulled(question)
+    return channels_first(found.root, question, channel_dim), channels_first(found.cotangent, question, channel_dim)
+
+
+def require_layer(question: Question) -> str:
+    """The layer, which this method cannot do without."""
+    if question.layer is None:
+        raise TypeError(f"{question.call}(layer=None): expected the name of a site or a module of the model.")
+    return question.layer
+
+
+def channels_first(value: Tensor, question: Question, channel_dim: int) -> Tensor:
+    """The value of a layer with its channels moved to dimension 1. [N, C, *spatial]"""
+    rank = value.ndim
+    if not (1 <= channel_dim < rank or -rank < channel_dim < 0):
+        raise ValueError(
+            f"{question.call}(layer={question.layer!r}, channel_dim={channel_dim}): expected features with the batch "
+            f"first and a channel dimension, got shape {list(value.shape)}."
+        )
+    return value.movedim(channel_dim, 1)

@@ -1,0 +1,1 @@
+"""Methods of one gradient: gradient, guided backpropagation, Grad-CAM, LayerCAM; and noise around any method."""

@@ -1,0 +1,57 @@
+"""Grad-CAM."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from ...attribution.question import Layer, Model, Question, ask
+from ...attribution.targets import Target
+from ..features import layer_features
+
+
+def grad_cam(
+    model: Model,
+    x: Any,
+    target: Target = None,
+    *,
+    layer: Layer,
+    channel_dim: int = 1,
+    output: str | int | None = None,
+    args: tuple[Any, ...] = (),
+    kwargs: Mapping[str, Any] | None = None,
+) -> Tensor:
+    """Class activation map: a layer's channels, weighted by their mean gradient, rectified.
+
+    w_c = mean_u (d y_t / d h_cu);  A_u = max(0, sum_c w_c h_cu)
+
+    Args:
+        model, x, target, output, args, kwargs: As in `gradient`. `x` may be of any dtype.
+        layer: Site of the features h [N, C, *spatial], usually the last convolution. Layers before it run forward only.
+        channel_dim: Dimension of the channels in h: 1 for convolutional features, -1 for tokens [N, T, C].
+
+    Returns:
+        Map [N, 1, *spatial] at the layer's size, non-negative. Enlarge it with `maps.resize`.
+
+    Raises:
+        ValueError: If `layer` is no site, or its value has no channel dimension.
+        TypeError, UntrackedPathError: As in `gradient`.
+
+    Example:
+        >>> import torch, funcattr
+        >>> from torch.nn import Conv2d, Flatten, Linear, ReLU, Sequential
+        >>> model = Sequential(Conv2d(1, 2, 3), ReLU(), Flatten(), Linear(8, 3))
+        >>> funcattr.grad_cam(model, torch.randn(5, 1, 4, 4), target=2, layer="0").shape
+        torch.Size([5, 1, 2, 2])
+
+    References:
+        Selvaraju et al., 2017, arXiv:1610.02391, equations 1 and 2.
+    """
+    return cam_of(ask("grad_cam", model, x, target, layer=layer, output=output, args=args, kwargs=kwargs), channel_dim)
+
+
+def cam_of(question: Question, channel_dim: int) -> Tensor:
+    """The class activation map of a question. [N, 1, *spatial]"""
+    features, g = layer_features(question, channel_dim)
+    weight = g.mean(dim=tuple(range(2, g.ndim)), keepdim=True) if g.ndim > 2 else g
+    return (weight * features).sum(1, keepdim=True).clamp(min=0)

@@ -1,0 +1,93 @@
+"""Gradient and gradient times input."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from ..._torch import pytree
+from ...attribution.attribute import pulled
+from ...attribution.question import Inputs, Layer, Model, ask
+from ...attribution.targets import Target
+
+
+def gradient(
+    model: Model,
+    x: Inputs,
+    target: Target = None,
+    *,
+    layer: Layer | None = None,
+    output: str | int | None = None,
+    args: tuple[Any, ...] = (),
+    kwargs: Mapping[str, Any] | None = None,
+) -> Inputs:
+    """The gradient of the target with respect to the input, or to the value at a site.
+
+    A = d y_t / d x
+
+    Args:
+        model: A module, a `FunctionalModel` or a callable; called as `model(*x, *args, **kwargs)`. Not modified.
+        x: Input, [N, ...]; a tuple of inputs; or a dict of inputs that go by keyword.
+        target: What is explained: a class, one class per example, an index tuple into the trailing dimensions, a
+            cotangent of the output's shape, a function `output -> one number per example`, or None for an output with
+            one number per example. A class of a spatial output [N, K, H, W] means its sum over space.
+        layer: Site to attribute to in place of the input: its name (a module path such as `"features.29"`), or the
+            module. Earlier layers run forward only, and `x` may be of any dtype.
+        output: Key, index or attribute of the explained output, for models that return several (`"logits"` is found).
+        args: More positional inputs of the model, constants.
+        kwargs: More keyword inputs of the model, constants.
+
+    Returns:
+        Attributions in units of y per unit of x, structured and shaped as `x` (as the site's value with `layer`).
+
+    Raises:
+        ValueError: If a shape, class, device or site is not as documented above.
+        TypeError: If the input is not floating point, or the model returns no floating-point tensor.
+        UntrackedPathError: If the output does not depend on the root.
+
+    Example:
+        >>> import torch, funcattr
+        >>> model = torch.nn.Linear(3, 2, bias=False)
+        >>> torch.equal(funcattr.gradient(model, torch.ones(1, 3), target=1)[0], model.weight[1].detach())
+        True
+
+    References:
+        Simonyan et al., 2014, arXiv:1312.6034, section 3.
+    """
+    return pulled(ask("gradient", model, x, target, layer=layer, output=output, args=args, kwargs=kwargs)).cotangent
+
+
+def input_x_gradient(
+    model: Model,
+    x: Inputs,
+    target: Target = None,
+    *,
+    layer: Layer | None = None,
+    output: str | int | None = None,
+    args: tuple[Any, ...] = (),
+    kwargs: Mapping[str, Any] | None = None,
+) -> Inputs:
+    """The input (or the value at a site) times the gradient.
+
+    A = x * d y_t / d x
+
+    Args:
+        model, x, target, layer, output, args, kwargs: As in `gradient`.
+
+    Returns:
+        Attributions in units of y, structured and shaped as `x` (as the site's value with `layer`). For a positively
+        homogeneous model (relu, max-pooling, no biases) they sum to y_t exactly; else the sum lacks the biases' share.
+
+    Raises:
+        ValueError, TypeError, UntrackedPathError: As in `gradient`.
+
+    Example:
+        >>> import torch, funcattr
+        >>> model = torch.nn.Linear(3, 2, bias=False)
+        >>> x = torch.randn(4, 3)
+        >>> torch.allclose(funcattr.input_x_gradient(model, x, target=1).sum(1), model(x)[:, 1])
+        True
+
+    References:
+        Shrikumar et al., 2016, arXiv:1605.01713, section 2.
+    """
+    found = pulled(ask("input_x_gradient", model, x, target, layer=layer, output=output, args=args, kwargs=kwargs))
+    return pytree.tree_map(lambda value, g: value * g, found.root, found.cotangent)

@@ -1,0 +1,48 @@
+"""LayerCAM."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from ...attribution.question import Layer, Model, ask
+from ...attribution.targets import Target
+from ..features import layer_features
+
+
+def layer_cam(
+    model: Model,
+    x: Any,
+    target: Target = None,
+    *,
+    layer: Layer,
+    channel_dim: int = 1,
+    output: str | int | None = None,
+    args: tuple[Any, ...] = (),
+    kwargs: Mapping[str, Any] | None = None,
+) -> Tensor:
+    """Class activation map with a weight for each position: its positive gradient. Works at early layers too.
+
+    A_u = max(0, sum_c max(0, d y_t / d h_cu) h_cu)
+
+    Args:
+        model, x, target, layer, channel_dim, output, args, kwargs: As in `grad_cam`.
+
+    Returns:
+        Map [N, 1, *spatial] at the layer's size, non-negative. Nothing is conserved.
+
+    Raises:
+        ValueError, TypeError, UntrackedPathError: As in `grad_cam`.
+
+    Example:
+        >>> import torch, funcattr
+        >>> model = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3), torch.nn.Flatten(), torch.nn.Linear(8, 3))
+        >>> funcattr.layer_cam(model, torch.randn(5, 1, 4, 4), target=2, layer="0").shape
+        torch.Size([5, 1, 2, 2])
+
+    References:
+        Jiang et al., 2021, doi:10.1109/TIP.2021.3089943.
+    """
+    question = ask("layer_cam", model, x, target, layer=layer, output=output, args=args, kwargs=kwargs)
+    features, g = layer_features(question, channel_dim)
+    return (g.clamp(min=0) * features).sum(1, keepdim=True).clamp(min=0)

@@ -1,0 +1,50 @@
+"""Linear approximation at a layer."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from ...attribution.question import Layer, Model, ask
+from ...attribution.targets import Target
+from ..features import layer_features
+
+
+def linear_approx(
+    model: Model,
+    x: Any,
+    target: Target = None,
+    *,
+    layer: Layer,
+    channel_dim: int = 1,
+    output: str | int | None = None,
+    args: tuple[Any, ...] = (),
+    kwargs: Mapping[str, Any] | None = None,
+) -> Tensor:
+    """A layer's features times their gradient, summed over channels.
+
+    A_u = sum_c h_cu (d y_t / d h_cu)
+
+    Args:
+        model, x, target, layer, channel_dim, output, args, kwargs: As in `grad_cam`.
+
+    Returns:
+        Map [N, 1, *spatial] at the layer's size, signed, in units of y. Where the model is positively homogeneous
+        after the layer (relu, max-pooling, no biases) it sums to y_t exactly.
+
+    Raises:
+        ValueError, TypeError, UntrackedPathError: As in `grad_cam`.
+
+    Example:
+        >>> import torch, funcattr
+        >>> model = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3), torch.nn.Flatten(), torch.nn.Linear(8, 3, bias=False))
+        >>> x = torch.randn(5, 1, 4, 4)
+        >>> torch.allclose(funcattr.linear_approx(model, x, 2, layer="0").sum((1, 2, 3)), model(x)[:, 2], atol=1e-5)
+        True
+
+    References:
+        TorchRay's `linear_approx` (Fong et al., 2019, arXiv:1910.08485); at the input it is gradient times input.
+    """
+    question = ask("linear_approx", model, x, target, layer=layer, output=output, args=args, kwargs=kwargs)
+    features, g = layer_features(question, channel_dim)
+    return (features * g).sum(1, keepdim=True)

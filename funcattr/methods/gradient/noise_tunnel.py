@@ -1,0 +1,191 @@
+"""Attributions over noisy copies of the input, around any method."""
+
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any, get_args
+
+import torch
+from torch import Tensor
+
+from ..._torch import pytree
+from ...attribution.question import Layer, call_arguments, own
+from ...attribution.targets import Target, repeated_target
+from ...batch import batch_of, merged, parted, repeated
+from ...model.access import values_at
+from ...model.functional import as_functional
+from ...sampling.baselines import distribution
+from ...sampling.draws import Generator, integers, seed_from
+from ...sampling.loops import chunk_of, loop, wide
+from ...sampling.noise import Sigma, sample_count, scaled_noise, spread_of
+from .moments import UPDATES, Kind, finished
+
+
+def noise_tunnel(
+    method: Callable[..., Any],
+    x: Any,
+    target: Target = None,
+    *,
+    kind: Kind = "smoothgrad",
+    samples: int | None = None,
+    sigma: Sigma = 1.0,
+    relative: bool = False,
+    noise_layer: Layer | None = None,
+    noise: Any = None,
+    generator: Generator = 0,
+    chunk_size: int | None = None,
+    progress: bool = False,
+    **options: Any,
+) -> Any:
+    """A method's attributions over noisy copies of the input: their mean, mean square or variance.
+
+    smoothgrad: mean_s A(x + sigma e_s);  smoothgrad_sq: mean_s A(x + sigma e_s)^2;  vargrad: var_s A(x + sigma e_s)
+
+    with e_s ~ N(0, 1), and the population variance. Examples of a batch get the same e_s, so that what an example gets
+    does not depend on the others.
+
+    Args:
+        method: `(x, target, **options) -> attributions`, example by example: `partial(lrp, model)`, or another tunnel
+            around it (with another seed).
+        x: Input, [N, ...]; a tuple or dict of inputs, with independent noise.
+        target: As in `gradient`; it goes to the method, repeated for the samples.
+        kind: "smoothgrad", "smoothgrad_sq" or "vargrad".
+        samples: Number of noisy copies; 5, or as many as there are in `noise`.
+        sigma: Standard deviation of the noise, in units of x: a number, or a tensor that broadcasts to x (of each
+            feature, say); for several inputs also a structure of them.
+        relative: Whether `sigma` is in units of each example's range, max - min.
+        noise_layer: Site whose value gets the noise, in place of the input (which may then be token ids). The method is
+            then a `functools.partial` of a method and its model. `sigma` is in units of the site's value.
+        noise: The e_s themselves, [S, N or 1, ...], structured as x (as the site's value).
+        generator: A seed, or a `torch.Generator` from which one is drawn.
+        chunk_size: Samples that run at once; by default so many that 16 examples do. It changes no draw.
+        progress: Whether to show a progress bar.
+        options: More keywords of the method. Tensors with N rows are one for each example, and are repeated for the
+            samples; so are those that a `partial` holds. Each sample draws a row of `baseline=distribution(rows)`.
+
+    Returns:
+        The statistic of the method's results (a tensor or a structure of them), in the dtype of what gets the noise.
+
+    Raises:
+        ValueError: If `samples` < 1, `sigma` is negative or NaN, a shape does not fit, or the method returns something
+            that has not one row for each example.
+        TypeError: If an argument is of the wrong kind.
+
+    Example:
+        >>> import torch, funcattr
+        >>> from functools import partial
+        >>> model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.ReLU(), torch.nn.Linear(4, 2))
+        >>> smooth = funcattr.noise_tunnel(partial(funcattr.gradient, model), torch.ones(1, 3), 0, sigma=0.1)
+        >>> smooth.shape
+        torch.Size([1, 3])
+
+    References:
+        Smilkov et al., 2017, arXiv:1706.03825 (smoothgrad); Hooker et al., 2018, arXiv:1806.10758 (its square);
+        Adebayo et al., 2018, arXiv:1810.03307 (vargrad).
+    """
+    examples = batch_of("noise_tunnel", x)
+    if kind not in get_args(Kind):
+        raise ValueError(f"noise_tunnel(kind={kind!r}): expected one of {', '.join(map(repr, get_args(Kind)))}.")
+    method, options = _unbound(method, options)
+    x, target, noise, sigma, options = own((x, target, noise, sigma, options))
+    site = None if noise_layer is None else _site(method, noise_layer)
+    noised = x if site is None else _value_at(method, x, site, options)
+    count = sample_count("noise_tunnel", samples, noise, noised)
+    spread = spread_of("noise_tunnel", noised, sigma, relative)
+    seed = seed_from("noise_tunnel", generator)
+    size = sum(math.prod(leaf.shape[1:]) for leaf in pytree.tree_leaves(x))
+    chunk = chunk_of("noise_tunnel", chunk_size, count, size, examples)
+
+    def attributions(index: Tensor) -> Any:
+        times = len(index)
+        added = scaled_noise(noised, noise, spread, index, seed)
+        copies, run = repeated(x, examples, times), _repeated_inside(method, examples, times)
+        if site is None:
+            copies = pytree.tree_map(torch.add, copies, added)
+        else:
+            run = _shifted(run, site, added)
+        given = {name: _for_samples(value, index, examples, seed) for name, value in options.items()}
+        return run(copies, repeated_target("noise_tunnel", target, examples, times), **given)
+
+    def body(carry: Any, index: Tensor) -> tuple[Any, tuple[Tensor, ...]]:
+        each = pytree.tree_map(lambda a: _each_sample(a, examples, len(index)), attributions(index))
+        return UPDATES[kind](carry, each, index), ()
+
+    carry: Any = loop("noise_tunnel", body, None, count, chunk, device=spread[0].device, progress=progress)[0]
+    return finished(carry, kind, count, pytree.tree_leaves(noised)[0].dtype)
+
+
+def _site(method: Any, layer: Layer) -> str:
+    """The name of the site that gets the noise."""
+    return as_functional(_model_of(method)).site_name("noise_tunnel", layer, "noise_layer")
+
+
+def _model_of(method: Any) -> Any:
+    """The model of a method that shows it, inside the tunnels around it."""
+    found: list[Any] = []
+    _change_model(method, lambda model: found.append(model) or model)
+    return found[0]
+
+
+def _unbound(method: Any, options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """The method without the keywords that a partial holds, which are options like the others."""
+    if not callable(method):
+        raise TypeError(f"noise_tunnel(method=...): expected a callable, got {type(method).__name__}.")
+    if not isinstance(method, partial):
+        return method, options
+    return partial(method.func, *method.args), {**method.keywords, **options}
+
+
+def _repeated_inside(method: Any, examples: int, times: int) -> Any:
+    """A tunnel inside with the keywords of its method's partial repeated, as the options of this one are."""
+    is_tunnel = isinstance(method, partial) and method.func is noise_tunnel
+    if not is_tunnel or not isinstance(next(iter(method.args), None), partial):
+        return method
+    inner, *others = method.args
+    inner = _repeated_inside(inner, examples, times)
+    inner = partial(inner.func, *inner.args, **repeated(inner.keywords, examples, times))
+    return partial(noise_tunnel, inner, *others, **method.keywords)
+
+
+def _change_model(method: Any, change: Callable[[Any], Any]) -> Any:
+    """The method with its model changed, inside the tunnels around it."""
+    if not isinstance(method, partial) or not method.args:
+        raise TypeError(
+            "noise_tunnel(noise_layer=...): the site lies in the model, so the method has to show it: "
+            "functools.partial(method, model)."
+        )
+    inner, *others = method.args
+    changed = _change_model(inner, change) if isinstance(inner, partial) else change(inner)
+    return partial(method.func, changed, *others, **method.keywords)
+
+
+def _shifted(method: Any, site: str, by: Tensor) -> Any:
+    return _change_model(method, lambda model: as_functional(model).shifted({site: by}))
+
+
+def _value_at(method: Any, x: Any, site: str, options: dict[str, Any]) -> Tensor:
+    """The value at a site, which the noise is added to. [N, ...]"""
+    inputs = call_arguments(x, options.get("args", ()), dict(options.get("kwargs") or {}))
+    where = f"noise_tunnel(noise_layer={site!r})"
+    value = values_at(where, as_functional(_model_of(method)), (site,), inputs)[site]
+    if not isinstance(value, Tensor) or not value.is_floating_point() or value.ndim == 0:
+        raise TypeError(f"{where}: expected a floating-point tensor as the site's value.")
+    return value
+
+
+def _for_samples(value: Any, index: Tensor, examples: int, seed: int) -> Any:
+    if not isinstance(value, distribution):
+        return repeated(value, examples, len(index))
+    rows = value.at(integers(index, value.count, seed=seed, stream=-1))
+    return pytree.tree_map(lambda r: merged(r.expand(examples, *r.shape)), rows)
+
+
+def _each_sample(attributions: Any, examples: int, times: int) -> Tensor:
+    """A result of the method by example and sample, in a dtype to sum in. [N, c, ...]"""
+    if not isinstance(attributions, Tensor) or attributions.shape[:1] != (examples * times,):
+        got = list(attributions.shape) if isinstance(attributions, Tensor) else type(attributions).__name__
+        raise ValueError(
+            f"noise_tunnel(method=...): expected the method to return one row for each of the {examples * times} "
+            f"examples that it was given ({examples}, {times} samples each), got {got}."
+        )
+    return parted(attributions, times).to(wide(attributions.dtype))

@@ -1,0 +1,85 @@
+"""Integrated gradients, at the input or at a site."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..._torch import pytree
+from ...attribution.question import Inputs, Layer, Model, ask
+from ...attribution.targets import Target
+from ...sampling.baselines import Baseline, baseline_like, distribution
+from ...sampling.loops import chunk_of, loop
+from .lines import Points, each_copy, in_dtype_of, line_integral, root_at
+from .quadrature import Quadrature, nodes_and_weights
+
+
+def integrated_gradients(
+    model: Model,
+    x: Inputs,
+    target: Target = None,
+    *,
+    baseline: Baseline | distribution = 0.0,
+    steps: int = 50,
+    quadrature: Quadrature = "gausslegendre",
+    layer: Layer | None = None,
+    chunk_size: int | None = None,
+    progress: bool = False,
+    output: str | int | None = None,
+    args: tuple[Any, ...] = (),
+    kwargs: Mapping[str, Any] | None = None,
+) -> Inputs:
+    """The gradient, integrated along the straight line from a baseline to the input.
+
+    A = (x - x') * int_0^1 d y_t / d x (x' + alpha (x - x')) d alpha
+
+    Args:
+        model, x, target, output, args, kwargs: As in `gradient`.
+        baseline: x', the input that stands for nothing: a number, a tensor of x's shape or broadcast to it, for several
+            inputs a structure of them; or `distribution(rows)`, over whose rows the result is averaged.
+        steps: Points of the numerical integration, for each row of a distribution.
+        quadrature: "gausslegendre", "riemann_left", "riemann_middle", "riemann_right" or "riemann_trapezoid".
+        layer: Site to attribute to: the line then goes from its value at the baseline to its value at x.
+        chunk_size: Points that run at once; by default so many that 16 examples do.
+        progress: Whether to show a progress bar.
+
+    Returns:
+        Attributions in units of y, structured and shaped as `x` (as the site's value with `layer`), which sum to
+        y_t(x) - y_t(x') up to the error of the integration; `metrics.completeness` gives that error.
+
+    Raises:
+        ValueError, TypeError, UntrackedPathError: As in `gradient`; and if the baseline does not fit the input.
+
+    Example:
+        >>> import torch, funcattr
+        >>> model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Tanh(), torch.nn.Linear(4, 2))
+        >>> x = torch.randn(5, 3)
+        >>> a = funcattr.integrated_gradients(model, x, target=1)
+        >>> a.shape, bool(funcattr.metrics.completeness(model, x, 1, a).abs().max() < 1e-5)
+        (torch.Size([5, 3]), True)
+
+    References:
+        Sundararajan et al., 2017, arXiv:1703.01365, eq. 1 and 3.
+    """
+    question = ask("integrated_gradients", model, x, target, layer=layer, output=output, args=args, kwargs=kwargs)
+    root = question.root()
+    like = pytree.tree_leaves(root)[0]
+    nodes, weights = nodes_and_weights(question.call, quadrature, steps, like)
+    rows = baseline if isinstance(baseline, distribution) else None
+    if rows is None:
+        start, count = baseline_like(question.call, question.x, baseline), steps
+        fixed = root_at(question, each_copy(start))
+    else:
+        rows.check(question.call, question.x)
+        fixed, count, weights = None, steps * rows.count, weights / rows.count
+
+    def body(carry: Any, index: Tensor) -> Any:
+        begin = fixed if rows is None else root_at(question, rows.samples(index // steps))
+        points = Points(begin, each_copy(root), nodes[index % steps], weights[index % steps])
+        part = line_integral(question, root, points)
+        return part if carry is None else pytree.tree_map(torch.add, carry, part), ()
+
+    chunk = chunk_of(question.call, chunk_size, count, question.example_size, question.examples)
+    summed: Any = loop(question.call, body, None, count, chunk, device=like.device, progress=progress)[0]
+    return in_dtype_of(root, summed)

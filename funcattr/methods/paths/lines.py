@@ -1,0 +1,80 @@
+"""Integrals of the gradient along straight lines between a start and an end, at the input or at a site."""
+
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from ..._torch import pytree
+from ...attribution.attribute import pulled
+from ...attribution.question import Question
+from ...batch import parted, repeated
+from ...sampling.baselines import as_batch
+from ...sampling.loops import wide
+
+
+class Points(NamedTuple):
+    """The points start + alpha (end - start) of a chunk of c samples, in the space of the root.
+
+    Attributes:
+        start, end: Structured as the root, each [N or 1, c or 1, ...].
+        alpha: Positions on the lines. [c]
+        weight: Weight of each point in the integral. [c]
+    """
+
+    start: Any
+    end: Any
+    alpha: Tensor
+    weight: Tensor
+
+    def values(self, examples: int) -> Any:
+        """The points as one batch. Structured as the root, each [N * c, ...]"""
+
+        def leaf(start: Tensor, end: Tensor) -> Tensor:
+            alpha = self.alpha.reshape(1, -1, *[1] * (end.ndim - 2))
+            return (start + alpha * (end - start)).to(end.dtype)
+
+        return as_batch(pytree.tree_map(leaf, self.start, self.end), examples, len(self.alpha))
+
+
+def line_integral(question: Question, root: Any, points: Points) -> Any:
+    """sum_s weight_s (end_s - start_s) grad f(point_s). Structured as the root, each [N, ...]
+
+    At a site the model runs on x, whose value there (`root`) is shifted to the point.
+    """
+    count, examples = len(points.alpha), question.examples
+    values = points.values(examples)
+    if question.layer is None:
+        g = pulled(question.of_copies(values)).cotangent
+    else:
+        shift = values - as_batch(root.unsqueeze(1), examples, count)
+        copies = question.of_copies(repeated(question.x, examples, count))
+        g = pulled(copies._replace(model=question.model.shifted({question.layer: shift}))).cotangent
+
+    def leaf(start: Tensor, end: Tensor, g: Tensor) -> Tensor:
+        return weighted_sum(parted(g, count) * (end - start), points.weight)
+
+    return pytree.tree_map(leaf, points.start, points.end, g)
+
+
+def root_at(question: Question, inputs: Any) -> Any:
+    """The root at other inputs, each [N or 1, c or 1, ...]; at a site [N, c or 1, ...]."""
+    if question.layer is None:
+        return inputs
+    count = pytree.tree_leaves(inputs)[0].shape[1]
+    return parted(question.of_copies(as_batch(inputs, question.examples, count)).root(), count)
+
+
+def each_copy(values: Any) -> Any:
+    """Values of the batch as those of any number of samples. [N, ...] -> [N, 1, ...]"""
+    return pytree.tree_map(lambda v: v.unsqueeze(1), values)
+
+
+def weighted_sum(values: Tensor, weight: Tensor) -> Tensor:
+    """sum_s weight_s values_s, in single precision at least. [N, c, ...] -> [N, ...]"""
+    values = values.to(wide(values.dtype))
+    return (values * weight.to(values.dtype).reshape(1, -1, *[1] * (values.ndim - 2))).sum(1)
+
+
+def in_dtype_of(root: Any, sums: Any) -> Any:
+    """Sums in the dtypes of the root."""
+    return pytree.tree_map(lambda r, s: s.to(r.dtype), root, sums)

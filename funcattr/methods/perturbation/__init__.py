@@ -1,0 +1,1 @@
+"""Forward passes only: occlusion, RISE, ablation, Shapley values, LIME."""

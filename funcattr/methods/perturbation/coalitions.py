@@ -1,0 +1,187 @@
+"""Features as the players of a game: groups of input values that are present, or at the baseline, together."""
+
+import math
+from collections.abc import Callable
+from functools import reduce
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..._torch import has_dispatch_mode, pytree, unwrapped
+from ...attribution.question import Question, own
+from ...batch import merged, parted
+from ...sampling.baselines import Baseline, baseline_like, broadcasts
+from ...sampling.loops import chunk_of, loop, positive
+
+
+class FeatureGroups(NamedTuple):
+    """The features of a batch of examples.
+
+    Attributes:
+        features: The number of features, F.
+        x: The inputs.
+        baseline: What stands for an absent value; structured and shaped as x.
+        ids: The feature, 0 .. F - 1, of each value; structured as x, each [1 or N, ...].
+        doubt: Where masks cannot be looked at, which examples have a feature beyond F. [1 or N]
+    """
+
+    features: int
+    x: Any
+    baseline: Any
+    ids: Any
+    doubt: Tensor | None = None
+
+    @property
+    def device(self) -> torch.device:
+        """Where the inputs are."""
+        return pytree.tree_leaves(self.x)[0].device
+
+    def copies(self, present: Tensor) -> Any:
+        """Each example with the features of each coalition, neighbours. [c, F] -> as x, each [N * c, ...]"""
+
+        def leaf(x: Tensor, baseline: Tensor, ids: Tensor) -> Tensor:
+            kept = present.index_select(1, ids.reshape(-1)).reshape(-1, *ids.shape).transpose(0, 1)
+            return merged(torch.where(kept, x.unsqueeze(1), baseline.unsqueeze(1)))
+
+        return pytree.tree_map(leaf, self.x, self.baseline, self.ids)
+
+    def spread(self, values: Tensor) -> Any:
+        """A number for each feature, given to each value of its group. [N, F] -> as x, each [N, ...]
+
+        Of the dtype of x, or of `values` where x is made of integers. Not a number in doubt.
+        """
+        if self.doubt is not None:
+            values = torch.where(self.doubt.unsqueeze(1), torch.nan, values)
+
+        def leaf(x: Tensor, ids: Tensor) -> Tensor:
+            index = ids.reshape(len(ids), -1).expand(len(values), -1)
+            found = values.gather(1, index).reshape(x.shape)
+            return found.to(x.dtype) if x.is_floating_point() else found
+
+        return pytree.tree_map(leaf, self.x, self.ids)
+
+
+def feature_groups(question: Question, feature_mask: Any, baseline: Baseline, features: int | None) -> FeatureGroups:
+    """The `FeatureGroups` of a method's arguments.
+
+    Args:
+        question: What is asked.
+        feature_mask: The feature of each value, integers from 0, structured as x and broadcast to it; None makes each
+            value of an example a feature of its own.
+        baseline: As the method was given it.
+        features: The number of features, where it cannot be read from the mask.
+    """
+    call, x, examples = question.call, question.x, question.examples
+    feature_mask = own(feature_mask)
+    full = baseline_like(call, x, baseline)
+    if feature_mask is None:
+        count = question.example_size
+        if features not in (None, count):
+            raise ValueError(f"{call}(features={features}): without a feature_mask each of the {count} values is one.")
+        return FeatureGroups(count, x, full, _each_its_own(x))
+    leaves, structure = pytree.tree_flatten(x)
+    masks, given = pytree.tree_flatten(feature_mask)
+    if given != structure:
+        raise ValueError(f"{call}(feature_mask=...): expected {len(leaves)} masks structured as x, got {len(masks)}.")
+    ids = [_ids(call, value, mask, examples) for value, mask in zip(leaves, masks, strict=True)]
+    if features is not None:
+        positive(call, "features", features)
+    if all(map(_may_be_read, masks)):
+        count = _counted(call, masks, features)
+        return FeatureGroups(count, x, full, pytree.tree_unflatten(ids, structure))
+    if features is None:
+        raise ValueError(
+            f"{call}(feature_mask=...): its values cannot be looked at in compiled code, or where it is mapped itself. "
+            "Give the number of features: features=."
+        )
+    beyond = reduce(torch.logical_or, [((i < 0) | (i >= features)).reshape(len(i), -1).any(1) for i in ids])
+    clamped = pytree.tree_unflatten([i.clamp(0, features - 1) for i in ids], structure)
+    return FeatureGroups(features, x, full, clamped, beyond)
+
+
+def _each_its_own(x: Any) -> Any:
+    leaves, structure = pytree.tree_flatten(x)
+    ids, start = [], 0
+    for value in leaves:
+        size = math.prod(value.shape[1:])
+        ids.append(torch.arange(start, start + size, device=value.device).reshape(1, *value.shape[1:]))
+        start += size
+    return pytree.tree_unflatten(ids, structure)
+
+
+def _ids(call: str, x: Tensor, mask: Any, examples: int) -> Tensor:
+    """A mask of one input, [1 or N, ...]."""
+    if not isinstance(mask, Tensor):
+        raise TypeError(f"{call}(feature_mask=...): expected integer tensors, got {type(mask).__name__}.")
+    if mask.is_floating_point() or mask.is_complex() or mask.dtype == torch.bool:
+        raise TypeError(f"{call}(feature_mask=...): expected integers, the feature of each value, got {mask.dtype}.")
+    if not broadcasts(mask.shape, x.shape):
+        raise ValueError(
+            f"{call}(feature_mask=...): expected the input's shape {list(x.shape)} or one that broadcasts to it, "
+            f"got {list(mask.shape)}."
+        )
+    rows = examples if mask.ndim == x.ndim and mask.shape[0] == examples else 1
+    return mask.to(x.device, torch.long).expand(rows, *x.shape[1:])
+
+
+def _may_be_read(mask: Tensor) -> bool:
+    return not torch.compiler.is_compiling() and not unwrapped(mask) and not has_dispatch_mode()
+
+
+def _counted(call: str, masks: list[Tensor], features: int | None) -> int:
+    lowest, highest = min(int(mask.min()) for mask in masks), max(int(mask.max()) for mask in masks)
+    if lowest < 0 or (features is not None and highest >= features):
+        expected = "from 0" if features is None else f"from 0 to {features - 1}"
+        raise ValueError(f"{call}(feature_mask=...): expected features {expected}, got {lowest} to {highest}.")
+    return highest + 1 if features is None else features
+
+
+def precise(scores: Tensor) -> Tensor:
+    """Scores in single precision at least: half precision is too coarse for their sums and differences."""
+    return scores.to(torch.promote_types(scores.dtype, torch.float32))
+
+
+def coalition_scores(
+    question: Question,
+    groups: FeatureGroups,
+    coalitions: Callable[[Tensor], Tensor],
+    count: int,
+    chunk_size: int | None,
+    progress: bool,
+) -> Tensor:
+    """The score of each example with each of many coalitions.
+
+    Args:
+        question: What is asked of the model.
+        groups: The features of the batch.
+        coalitions: From numbers of coalitions [c] to who is in them, [c, F].
+        count: The number of coalitions, S.
+        chunk_size, progress: As the method was given them.
+
+    Returns:
+        As `precise` makes them. [N, S]
+    """
+    chunk = chunk_of(question.call, chunk_size, count, question.example_size, question.examples)
+
+    def body(done: Tensor, index: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        found = parted(precise(question.of_copies(groups.copies(coalitions(index))).scores()), len(index))
+        return done + len(index), (found.transpose(0, 1).clone(),)
+
+    # Nothing goes from chunk to chunk; but torch's scan has to carry something.
+    done = torch.zeros((), dtype=torch.long, device=groups.device)
+    _, (found,) = loop(question.call, body, done, count, chunk, device=groups.device, progress=progress)
+    return found.transpose(0, 1)
+
+
+def checked_coalitions(call: str, coalitions: Any, groups: FeatureGroups) -> Tensor:
+    """The coalitions given, as booleans on the inputs' device. [S, F]"""
+    if not isinstance(coalitions, Tensor) or coalitions.is_floating_point() or coalitions.is_complex():
+        got = coalitions.dtype if isinstance(coalitions, Tensor) else type(coalitions).__name__
+        raise TypeError(f"{call}(coalitions=...): expected a boolean or integer tensor, got {got}.")
+    if coalitions.ndim != 2 or coalitions.shape[1] != groups.features or len(coalitions) == 0:
+        raise ValueError(
+            f"{call}(coalitions=...): expected shape ['S', {groups.features}], which of the {groups.features} features "
+            f"are present, got {list(coalitions.shape)}."
+        )
+    return own(coalitions.to(groups.device, torch.bool))

@@ -1,0 +1,344 @@
+"""Models as pure functions of their parameters and inputs."""
+
+import difflib
+import weakref
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from .._torch import RANDOM_IN_TRAINING, TENSOR_TABLES, has_global_hooks, has_hooks, original_module, pytree
+from ..batch import repeated
+from .hand_over import refuse_handed
+from .module_tree import Part, fill, parts_of, sited_copy
+from .refusals import refuse_opaque
+from .sites import Editor
+
+T = TypeVar("T")
+Params = Mapping[str, Tensor]
+Edits = Mapping[str, Callable[[Any], Any]]
+Site = str | nn.Module
+"""A site: its name, or the module whose output it is."""
+
+
+class Structure:
+    """A functional model without its tensors: the module tree or callable, and edits of sites.
+
+    A constant of compiled code.
+
+    Attributes:
+        model: The module or callable. Calls of a module copy its tree.
+        edits: Site to a function of its value.
+        params, buffers: The model's own tensors by their first names.
+        places: Each place of a tensor in the tree to the tensor's name; tied tensors have several places.
+        fixed: Places of tensors that others were computed from, which cannot be bound.
+        sites: Names of the sites.
+        training: Whether some module's output depends on the batch or on chance.
+        traced: Whether it was made inside compiled code, which takes no such constant.
+    """
+
+    def __init__(
+        self,
+        model: Callable[..., Any],
+        edits: Edits | None = None,
+        parts: tuple[Part, ...] | None = None,
+        user_model: nn.Module | None = None,
+    ) -> None:
+        self.model, self.edits, self._parts = model, dict(edits or {}), parts
+        self.traced = torch.compiler.is_dynamo_compiling()
+        self.params: dict[str, Tensor] = {}
+        self.buffers: dict[str, Tensor] = {}
+        self.places: dict[str, str] = {}
+        self.fixed: frozenset[str] = frozenset()
+        modules = tuple(model.named_modules()) if isinstance(model, nn.Module) else ()
+        self.sites = tuple(name for name, _ in modules if name)
+        self.training = any(m.training and isinstance(m, RANDOM_IN_TRAINING) for _, m in modules)
+        self.hooked = any(has_hooks(m) for _, m in modules)
+        self.user_model = None if user_model is None else weakref.ref(user_model)
+        names: dict[int, str] = {}
+        for path, module in modules:
+            self._name_tensors(f"{path}." if path else "", module, names)
+
+    def for_a_call(self) -> tuple[Part, ...]:
+        """A copy of the module tree for one call, which fills it with its tensors."""
+        assert isinstance(self.model, nn.Module)
+        if self._parts is None:
+            self._parts = parts_of(self.model)
+        return sited_copy(self._parts)
+
+    def _name_tensors(self, prefix: str, module: nn.Module, names: dict[int, str]) -> None:
+        for own, table in zip((self.params, self.buffers), TENSOR_TABLES, strict=True):
+            for name, tensor in vars(module)[table].items():
+                if tensor is not None:
+                    self.places[prefix + name] = first = names.setdefault(id(tensor), prefix + name)
+                    own.setdefault(first, tensor)
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+    def __hash__(self) -> int:
+        return id(self)
+
+
+pytree.register_constant(Structure)
+
+
+class FunctionalModel:
+    """A model as a stateless function: `fm(x)`, `fm.apply(params, x)`, `fm.bind(params)(x)`.
+
+    Made by `functionalize`. The structure is as it was then; parameters are the same tensors, so an optimiser's
+    steps are seen. Parameters that are not bound are constants: no gradient flows to them. Buffers are copied for
+    the call, so nothing of the user's model is ever written.
+    """
+
+    def __init__(
+        self,
+        structure: Structure,
+        bound: Params | None = None,
+        ready: dict[str, Tensor] | None = None,
+        shifts: Params | None = None,
+    ) -> None:
+        self.structure, self._ready = structure, ready
+        self.bound = dict(bound or {})
+        self.shifts = dict(shifts or {})
+
+    @property
+    def _model(self) -> Callable[..., Any]:
+        return self.structure.model
+
+    @property
+    def params(self) -> dict[str, Tensor]:
+        """Parameters by qualified name: the bound ones, else the model's own."""
+        return {name: self.bound.get(name, p) for name, p in self.structure.params.items()}
+
+    @property
+    def buffers(self) -> dict[str, Tensor]:
+        """Buffers by qualified name: the bound ones, else the model's own."""
+        return {name: self.bound.get(name, b) for name, b in self.structure.buffers.items()}
+
+    @property
+    def sites(self) -> tuple[str, ...]:
+        """Names of the values that can be read, edited or made the root: the outputs of all modules."""
+        return self.structure.sites
+
+    @property
+    def training(self) -> bool:
+        """Whether a batch norm or dropout module was in training mode when the model was functionalised."""
+        return self.structure.training
+
+    @property
+    def has_hooks(self) -> bool:
+        """Whether forward hooks see the values that a call computes."""
+        return self.structure.hooked or has_global_hooks()
+
+    def site_name(self, call: str, site: Any, argument: str = "layer") -> str:
+        """The name of a site that is given by its name, or by the module whose output it is.
+
+        Raises:
+            TypeError: If it is neither.
+            ValueError: If the module is not one of the model's.
+        """
+        if isinstance(site, str):
+            return site
+        if not isinstance(site, nn.Module):
+            raise TypeError(
+                f"{call}({argument}=...): expected the name of a site or a module of the model, "
+                f"got {type(site).__name__}."
+            )
+        user_model = self._model if self.structure.user_model is None else self.structure.user_model()
+        for name, module in user_model.named_modules() if isinstance(user_model, nn.Module) else ():
+            if module is site and name:
+                return name
+        raise ValueError(
+            f"{call}({argument}=<{type(site).__name__}>): the module is not one of the model's. "
+            "Give the name of the site; functionalize(model).sites lists them."
+        )
+
+    def by_site(self, call: str, given: Mapping[Any, T], argument: str) -> dict[str, T]:
+        """A mapping by the names of its sites.
+
+        Raises:
+            TypeError, ValueError: As in `site_name`; and if two keys are the same site.
+        """
+        named: dict[str, T] = {}
+        for site, value in given.items():
+            name = self.site_name(call, site, argument)
+            if name in named:
+                raise ValueError(f"{call}({argument}=...): the site {name!r} is given twice.")
+            named[name] = value
+        return named
+
+    def bind(self, params: Params) -> "FunctionalModel":
+        """The same model with some parameters or buffers replaced (stacked ones under `vmap`).
+
+        Tied tensors have one value, under any of their names; the last one given counts, as in `load_state_dict`.
+
+        Raises:
+            ValueError: If a name is not one of the model's (with the closest names), or of a folded layer.
+        """
+        names: Mapping[str, str] = self.structure.places
+        if any(name not in names for name in params):
+            names = _every_name(self._model)
+        for name in params:
+            if name not in names:
+                raise _unknown_parameter(name, names)
+        for name in params:
+            if name in self.structure.fixed:
+                raise ValueError(
+                    f"FunctionalModel.bind(params=...): {name!r} is folded with a batch norm, so another value of it "
+                    "would not be seen. Bind first, and fold the result."
+                )
+        bound = {**self.bound, **{names[name]: p for name, p in params.items()}}
+        return FunctionalModel(self.structure, bound, shifts=self.shifts)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The tensors that a call computes with: bound ones as they are, owned ones as constants, buffers copied."""
+        if self._ready is not None:
+            return self._ready
+        params = {name: p if name in self.bound else p.detach() for name, p in self.params.items()}
+        buffers = {name: b if name in self.bound else b.detach() for name, b in self.buffers.items()}
+        return params | {name: b.clone() for name, b in buffers.items()}
+
+    def ready(self) -> "FunctionalModel":
+        """The same model for one call, whose tensors are made now and not under the eyes of a recorder."""
+        return FunctionalModel(self.structure, self.bound, self.tensors(), self.shifts)
+
+    def apply(self, params: Params, *inputs: Any, **kwargs: Any) -> Any:
+        """The model's output at `inputs` with `params` in place of its own; parameters not named stay."""
+        return self.bind(params)(*inputs, **kwargs)
+
+    def edited(self, edits: Edits) -> "FunctionalModel":
+        """The same model with the values at some sites replaced; see `edit`."""
+        before = self.structure.edits
+        both = {name: _then(before[name], change) if name in before else change for name, change in edits.items()}
+        user_model = self.structure.user_model
+        structure = Structure(self._model, {**before, **both}, user_model=None if user_model is None else user_model())
+        structure.fixed, structure.sites = self.structure.fixed, self.structure.sites
+        return FunctionalModel(structure, self.bound, shifts=self.shifts)
+
+    def shifted(self, shifts: Params) -> "FunctionalModel":
+        """The same model with a tensor added to the values at some sites, after its edits.
+
+        Unlike an edit's closure the tensors are data, which can be made inside compiled code. Where a method runs
+        copies of the examples (neighbours, as in `repeated`), each gets its example's.
+        """
+        before = self.shifts
+        both = {site: _copies(before[site], len(t)) + t if site in before else t for site, t in shifts.items()}
+        return FunctionalModel(self.structure, self.bound, self._ready, {**self.shifts, **both})
+
+    def __call__(self, *inputs: Any, **kwargs: Any) -> Any:
+        edits = self.structure.edits
+        if not edits and not self.shifts:
+            return self._call(inputs, kwargs)
+        shifts = {site: _shift(site, tensor) for site, tensor in self.shifts.items()}
+        both = {name: _then(edits[name], shift) if name in edits else shift for name, shift in shifts.items()}
+        editor = Editor({**edits, **both})
+        with editor:
+            output = self._call(inputs, kwargs)
+        editor.require("edit", tuple(editor.edits), self.sites)
+        return output
+
+    def _call(self, inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if not isinstance(self._model, nn.Module):
+            return self._model(*inputs, **kwargs)
+        tensors = self.tensors()
+        if torch.compiler.is_dynamo_compiling():
+            # Each place is named: left to tie weights itself, functional_call does not put all back when it is traced.
+            filled = {place: tensors[name] for place, name in self.structure.places.items()}
+            # Modules cannot be copied while Dynamo traces; there functional_call swaps at trace time only.
+            output = functional_call(self._model, filled, inputs, kwargs, tie_weights=False)
+            return refuse_handed(output) if self.structure.fixed else output
+        parts = self.structure.for_a_call()
+        fill(parts, tensors, self.structure.places)
+        try:
+            output = parts[0].module(*inputs, **kwargs)
+            return refuse_handed(output) if self.structure.fixed else output
+        finally:
+            # A module and its own forward are a cycle, which would keep both until a garbage collection.
+            for part in parts:
+                vars(part.module).pop("forward", None)
+
+    def __repr__(self) -> str:
+        return f"FunctionalModel({type(self._model).__name__}, {len(self.params)} parameters, {len(self.sites)} sites)"
+
+
+def functionalize(model: Callable[..., Any]) -> FunctionalModel:
+    """Turn a module, or any callable, into a `FunctionalModel`.
+
+    Args:
+        model: An `nn.Module` of any kind, or a pure callable of tensors. It is not modified.
+
+    Returns:
+        A stateless function with named parameters and sites.
+
+    Raises:
+        TypeError: If `model` is not callable.
+        UnsupportedOperationError: If a submodule is scripted, compiled or patched, so that nothing can be seen in it.
+
+    Example:
+        >>> import torch, funcattr
+        >>> fm = funcattr.functionalize(torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.ReLU()))
+        >>> fm.sites, sorted(fm.params), fm(torch.ones(1, 2)).shape
+        (('0', '1'), ['0.bias', '0.weight'], torch.Size([1, 3]))
+    """
+    return _functional(model, snapshot=True)
+
+
+def as_functional(model: Callable[..., Any]) -> FunctionalModel:
+    """As `functionalize`, for the time of one call of a method: the module tree is read as it is, not copied twice."""
+    return _functional(model, snapshot=False)
+
+
+def _functional(model: Callable[..., Any], snapshot: bool) -> FunctionalModel:
+    if isinstance(model, FunctionalModel):
+        return model
+    if not snapshot and torch.compiler.is_dynamo_compiling() and isinstance(model, nn.Module):
+        return FunctionalModel(Structure(model))  # a method there is one node of the graph, which makes its copy
+    model = original_module(model)
+    if not callable(model):
+        raise TypeError(f"functionalize(model=...): expected a module or a callable, got {type(model).__name__}.")
+    refuse_opaque(model)
+    if not isinstance(model, nn.Module):
+        return FunctionalModel(Structure(model))
+    parts = parts_of(model)
+    parts = sited_copy(parts) if snapshot else parts
+    return FunctionalModel(Structure(parts[0].module, parts=parts, user_model=model))
+
+
+def _then(first: Callable[[Any], Any], second: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    return lambda value: second(first(value))
+
+
+def _shift(site: str, by: Tensor) -> Callable[[Any], Any]:
+    def shifted(value: Any) -> Any:
+        if not isinstance(value, Tensor) or value.shape[1:] != by.shape[1:] or len(value) % len(by) != 0:
+            got = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
+            raise ValueError(f"the site {site!r}: expected a value of shape {list(by.shape)} to add to, got {got}.")
+        return value + _copies(by, len(value))
+
+    return shifted
+
+
+def _copies(examples: Tensor, count: int) -> Tensor:
+    """A tensor for each example, for `count` copies of them. [N, ...] -> [count, ...]"""
+    return repeated(examples, len(examples), count // len(examples))
+
+
+def _every_name(model: Callable[..., Any]) -> dict[str, str]:
+    """Every name of a parameter or buffer, those by way of a shared module too, to the first name of the tensor."""
+    if not isinstance(model, nn.Module):
+        return {}
+    first: dict[int, str] = {}
+    every = (*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False))
+    return {name: first.setdefault(id(tensor), name) for name, tensor in every}
+
+
+def _unknown_parameter(name: str, known: Mapping[str, str]) -> ValueError:
+    closest = difflib.get_close_matches(name, known, n=3, cutoff=0.4) or list(known)[:3]
+    listed = ", ".join(map(repr, closest)) or "none, the model has no tensors"
+    return ValueError(
+        f"FunctionalModel.bind(params=...): no such parameter or buffer {name!r}. Closest: {listed}. "
+        "List them with functionalize(model).params and .buffers."
+    )

@@ -1,0 +1,168 @@
+"""Sites: named values inside a model, which the active torch function mode of this thread may read or replace.
+
+A module's output is a site under the module's qualified name, and what it is given a site under that name with
+`@input`; a plain function marks its own with `site`.
+State lives in the mode, never on the model, so that sites are right in threads, under `vmap` and in compiled code.
+"""
+
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeVar, cast
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode, handle_torch_function
+
+from .._torch import function_modes, pytree
+from ..errors import unknown_site
+
+T = TypeVar("T")
+
+
+def site(value: T, name: str) -> T:
+    """Mark `value` as the site `name` of a plain callable; the identity unless a method asks for that site.
+
+    Args:
+        value: A tensor (or a structure of tensors) of any shape.
+        name: The site's name; the second value of the same name in one call is `name#1`, and so on.
+
+    Returns:
+        `value`, or what an edit made of it.
+
+    Example:
+        >>> import torch, funcattr
+        >>> model = lambda x: funcattr.site(x * 2, "doubled").sum(1)
+        >>> funcattr.read(model, "doubled")(torch.ones(1, 2))[1]["doubled"]
+        tensor([[2., 2.]])
+    """
+    return cast(T, handle_torch_function(site, (), value, name)) if function_modes() else value
+
+
+INPUT = "@input"
+"""Follows a module's name in the name of the site of its first argument."""
+
+
+def enter_module(name: str, kind: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Tell the active modes that the module `name`, of class `kind`, begins; the arguments go on to it."""
+    modes = _site_modes()
+    for mode in modes:
+        mode.modules.append((name, kind))
+    if any(mode.asks_inputs and mode.wants(name + INPUT) for mode in modes):  # nearly never
+        if args:
+            return (site(args[0], name + INPUT), *args[1:]), kwargs
+        parameters = [p for p in inspect.signature(kind.forward).parameters if p != "self"]
+        first = next((p for p in parameters if p in kwargs), next(iter(kwargs), None))
+        return args, kwargs if first is None else {**kwargs, first: site(kwargs[first], name + INPUT)}
+    return args, kwargs
+
+
+def leave_module(value: T, name: str) -> T:
+    """Tell the active modes that the module `name` ends with `value`, which is the site `name`."""
+    modes = _site_modes()
+    if any(mode.wants(name) for mode in modes):
+        return cast(T, handle_torch_function(leave_module, (), value, name))
+    for mode in modes:  # nearly always: nobody asks for this site
+        mode.leave(name)
+        mode.count(name)
+    return value
+
+
+def pass_module(value: T, name: str) -> T:
+    """Tell the active modes that the module `name` ends, whose value is no site."""
+    for mode in _site_modes():
+        mode.leave(name)
+    return value
+
+
+def _site_modes() -> list["SiteMode"]:
+    return [mode for mode in function_modes() if isinstance(mode, SiteMode)]
+
+
+class SiteMode(TorchFunctionMode):
+    """A mode that knows the module path of the running call and numbers the sites that it passes.
+
+    Attributes:
+        asked: The sites whose values it reads or replaces.
+    """
+
+    def __init__(self, asked: Iterable[str] = ()) -> None:
+        super().__init__()
+        self.asked = frozenset(asked)
+        self.modules: list[tuple[str, type]] = []
+        self.reached: dict[str, int] = {}
+        self._asked_modules = {name.partition("#")[0] for name in self.asked}
+        self.asks_inputs = any(name.endswith(INPUT) for name in self._asked_modules)
+
+    @property
+    def path(self) -> str:
+        """Qualified name of the module that runs, '' outside of any."""
+        return self.modules[-1][0] if self.modules else ""
+
+    @property
+    def module(self) -> type:
+        """Class of the module that runs, NoneType outside of any."""
+        return self.modules[-1][1] if self.modules else type(None)
+
+    def wants(self, name: str) -> bool:
+        """Whether a value of the site `name`, at any of its calls, is asked for."""
+        return name in self._asked_modules
+
+    def visit(self, value: Any, name: str) -> Any:
+        """Give back the value that goes on from the site `name`, one of those asked for."""
+        return value
+
+    def leave(self, name: str) -> None:
+        # Modules left by an exception that the model caught have not said so.
+        while self.modules and self.modules.pop()[0] != name:
+            pass
+
+    def count(self, name: str) -> str:
+        """The name of this call's site: numbered from the second call on."""
+        before = self.reached.get(name, 0)
+        self.reached[name] = before + 1
+        return f"{name}#{before}" if before else name
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        if func is leave_module or func is site:
+            value, name = args
+            if func is leave_module:
+                self.leave(name)
+            numbered = self.count(name)
+            return func(self.visit(value, numbered) if numbered in self.asked else value, name)
+        return self.call(func, args, kwargs or {})
+
+    def call(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run one torch function of the model."""
+        return func(*args, **kwargs)
+
+    def require(self, call: str, sites: tuple[str, ...], known: tuple[str, ...] = ()) -> None:
+        """Raise UnknownSiteError for the first of `sites` that was not passed."""
+        passed = [f"{n}#{i}" if i else n for n, count in self.reached.items() for i in range(count)]
+        for name in sites:
+            if name not in passed:
+                raise unknown_site(call, name, (*passed, *known))
+
+
+class Reader(SiteMode):
+    """Keeps the values at some sites, as they are when passed (a later in-place write does not show)."""
+
+    def __init__(self, sites: tuple[str, ...]) -> None:
+        super().__init__(sites)
+        self.values: dict[str, Any] = {}
+
+    def visit(self, value: Any, name: str) -> Any:
+        self.values[name] = pytree.tree_map_only(Tensor, torch.clone, value)
+        return value
+
+
+class Editor(SiteMode):
+    """Replaces the values at some sites by a function of them."""
+
+    def __init__(self, edits: Mapping[str, Callable[[Any], Any]]) -> None:
+        super().__init__(edits)
+        self.edits = edits
+
+    def visit(self, value: Any, name: str) -> Any:
+        return self.edits[name](value)

@@ -1,0 +1,4 @@
+"""A rulebook: the table that says which call gets which rule or action.
+
+Imports `calls`.
+"""

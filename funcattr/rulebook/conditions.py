@@ -1,0 +1,68 @@
+"""Conditions on the reverse pass: masks of the cotangents that go on from sites."""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Conditions(NamedTuple):
+    """Masks of the cotangents at sites.
+
+    Attributes:
+        masks: Site -> mask that multiplies the cotangent there, or None for all of it. A floating-point or boolean mask
+            is [C], [N, C] or of the site's own shape; an integer tensor lists channels, [m] or [N, m], -1 for none.
+        exclusive: Whether only what passes through the sites goes on; the sites then lie one after the other.
+        channel_dim: Dimension of the channels of a site.
+        highest: The highest channel in the lists of a site.
+        caller: The first words of errors.
+
+    Raises:
+        ValueError: In the pass, if a mask, a channel or `channel_dim` does not fit its site.
+
+    Example:
+        >>> import torch, funcattr
+        >>> model = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.Linear(3, 1))
+        >>> only = funcattr.rules.Conditions({"0": torch.tensor([1.0, 0.0, 0.0])})  # the first of three hidden units
+        >>> g = funcattr.attribute(model, torch.ones(1, 2), 0, conditions=only).cotangent
+        >>> torch.allclose(g[0], model[1].weight[0, 0] * model[0].weight[0])
+        True
+    """
+
+    masks: dict[str, Tensor | None]
+    exclusive: bool = False
+    channel_dim: int = 1
+    highest: dict[str, int] | None = None
+    caller: str = "attribute(conditions=...)"
+
+    def at(self, site: str, arrived: list[Any], pending: dict[int, Any]) -> list[Any]:
+        """The cotangents that go on from a site which the walk has reached, beside those pending elsewhere."""
+        if self.exclusive:
+            # The walk goes against the order of execution, so what is pending now has come by other ways.
+            pending.clear()
+        mask = self.masks[site]
+        if mask is None or arrived[0] is None:
+            return arrived
+        return [arrived[0] * self._broadcast(site, mask, arrived[0])]
+
+    def _broadcast(self, site: str, mask: Tensor, cotangent: Tensor) -> Tensor:
+        shape, dim = cotangent.shape, self.channel_dim % cotangent.ndim
+        if not -cotangent.ndim < self.channel_dim < cotangent.ndim or dim == 0:
+            raise ValueError(
+                f"{self.caller}: channel_dim={self.channel_dim} is no dimension of channels at {site!r}, {list(shape)}."
+            )
+        if (highest := (self.highest or {}).get(site, -1)) >= shape[dim]:
+            raise ValueError(f"{self.caller}: no channel {highest} at {site!r}, which has {shape[dim]} channels.")
+        if not mask.is_floating_point() and mask.dtype != torch.bool:
+            channels = torch.arange(shape[dim], device=mask.device)
+            mask = (mask[..., None] == channels).any(-2)
+        if mask.shape == shape:
+            return mask.to(cotangent.dtype)
+        if mask.shape[-1:] != shape[dim : dim + 1] or mask.ndim > 2 or (mask.ndim == 2 and len(mask) != shape[0]):
+            raise ValueError(
+                f"{self.caller}: expected a mask [{shape[dim]}], [{shape[0]}, {shape[dim]}] or {list(shape)} "
+                f"at {site!r}, got {list(mask.shape)}."
+            )
+        broadcast = [1] * cotangent.ndim
+        broadcast[dim], broadcast[0] = mask.shape[-1], mask.shape[0] if mask.ndim == 2 else 1
+        return mask.reshape(broadcast).to(cotangent.dtype)

@@ -1,0 +1,187 @@
+"""The tables that say which call gets which rule."""
+
+import difflib
+from collections.abc import Mapping
+from fnmatch import fnmatchcase
+from typing import Any, Literal, NamedTuple, get_args
+
+from .._torch import pytree
+from ..calls.kinds import GROUPS, in_group
+from ..calls.operations import OPERATIONS, canonical, is_known, refine, spelled
+from ..text_tables import table
+from .actions import GRADIENT, UNLISTED, Action
+
+Space = Literal["gradient", "relevance", "multiplier"]
+
+
+class Match(NamedTuple):
+    """The properties of a call that decide its row: operation, module, whether it is a linear map, and its place."""
+
+    op: str
+    path: str = ""
+    module: type = type(None)
+    linear: bool = False
+    first: bool = False
+    last: bool = False
+
+
+class Entry(NamedTuple):
+    """A row of a rulebook: the calls that match all of its conditions get `action`.
+
+    Attributes:
+        op: An operation, a group of them (`"convolution"`, `"dense"`, `"activation"`, ...; see `docs/rulebooks.md`) or
+            "*". A rulebook takes any spelling of an operation.
+        action: A rule or an action.
+        path: Glob that the qualified name of the calling module matches.
+        module: Class of the calling module.
+        position: "first": linear maps with no linear map between the input and them; "last": linear maps with none
+            between them and the output. By data flow, whatever the order of registration.
+        required: Whether a pass without such a call is an error.
+    """
+
+    op: Any
+    action: Any
+    path: str = "*"
+    module: type | None = None
+    position: Literal["first", "last"] | None = None
+    required: bool = False
+
+    def matches(self, call: Match) -> bool:
+        """Whether a call gets this row's action."""
+        if self.op not in (call.op, "*") and not (self.op in GROUPS and in_group(self.op, call.op, call.linear)):
+            return False
+        if self.position is not None and not (call.first if self.position == "first" else call.last):
+            return False
+        if self.module is not None and not issubclass(call.module, self.module):
+            return False
+        return self.path == "*" or fnmatchcase(call.path, self.path)
+
+    @property
+    def where(self) -> str:
+        """The conditions beside the operation, for printing."""
+        kind = self.module.__name__ if self.module else ""
+        return " ".join(part for part in (self.position, self.path if self.path != "*" else "", kind) if part)
+
+
+class Rulebook:
+    """An immutable table of rules; the first entry that matches a call wins.
+
+    Args:
+        rules: Operation (canonical name, any spelling, a function, or a group) to rule, or `Entry` rows. A rule is
+            `rule(call, cotangent) -> one cotangent per tracked operand`.
+        unlisted: What an operation without an entry gets: `"gradient"`, its ordinary adjoint, or `"raise"`.
+        name: Shown in error messages.
+        expects: Operations without any of which the rulebook changes nothing; a model with other nonlinearities
+            only gets a warning.
+        space: What flows back: `"gradient"`, a modified gradient g (the attribution is x * g), `"relevance"`, or
+            `"multiplier"`, a slope m between the input and a baseline x' (the attribution is (x - x') m).
+
+    Example:
+        >>> import torch, funcattr
+        >>> half = funcattr.Rulebook({"relu": lambda call, cotangent: cotangent / 2})
+        >>> y, pullback = funcattr.vjp(torch.relu, torch.ones(2), rules=half)
+        >>> pullback(torch.ones(2))
+        (tensor([0.5000, 0.5000]),)
+    """
+
+    def __init__(
+        self,
+        rules: "Mapping[Any, Any] | tuple[Entry, ...] | Entry" = (),
+        *,
+        unlisted: Literal["gradient", "raise"] = "gradient",
+        name: str = "rules",
+        expects: tuple[str, ...] = (),
+        space: Space = "gradient",
+    ) -> None:
+        if unlisted not in ("gradient", "raise"):
+            raise ValueError(f"Rulebook(unlisted=...): expected 'gradient' or 'raise', got {unlisted!r}.")
+        if space not in get_args(Space):
+            raise ValueError(f"Rulebook(space=...): expected one of {get_args(Space)}, got {space!r}.")
+        self.entries = _entries(rules)
+        self.unlisted: Literal["gradient", "raise"] = unlisted
+        self.space: Space = space
+        self.name, self.expects = name, tuple(expects)
+        self._found: dict[Match, Action] = {}
+
+    @property
+    def is_resolved_late(self) -> bool:
+        """Whether some action depends on what comes after the call."""
+        return any(e.position == "last" or e.action.kind in ("fold", "join") for e in self.entries)
+
+    def __or__(self, other: "Rulebook | Mapping[Any, Any] | tuple[Entry, ...] | Entry") -> "Rulebook":
+        """This rulebook, preceded by the rows of `other`."""
+        rows = other.entries if isinstance(other, Rulebook) else _entries(other)
+        options: dict[str, Any] = {"unlisted": self.unlisted, "expects": self.expects, "space": self.space}
+        return Rulebook(rows + self.entries, name=self.name, **options)
+
+    def action(self, call: Match) -> Action:
+        """The action for a call."""
+        if call not in self._found:
+            self._found[call] = next((e.action for e in self.entries if e.matches(call)), self._default)
+        return self._found[call]
+
+    @property
+    def _default(self) -> Action:
+        return GRADIENT if self.unlisted == "gradient" else UNLISTED
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Rulebook) and self._key() == other._key()
+
+    def __hash__(self) -> int:
+        return hash(self._key())
+
+    def __repr__(self) -> str:
+        rows = [*((e.op, e.where, repr(e.action)) for e in self.entries), ("(unlisted)", "", self.unlisted)]
+        return f"Rulebook {self.name!r}\n" + table(("operation", "where", "rule"), rows)
+
+    def _key(self) -> tuple[Any, ...]:
+        return self.entries, self.unlisted, self.name, self.expects, self.space
+
+
+# A rulebook is a constant of compiled code, like a number.
+pytree.register_constant(Rulebook)
+
+
+def _entries(rules: Any) -> tuple[Entry, ...]:
+    if isinstance(rules, Mapping):
+        return tuple(_entry(Entry(op, action)) for op, action in rules.items())
+    if isinstance(rules, Entry):
+        return (_entry(rules),)
+    if isinstance(rules, tuple) and all(isinstance(row, Entry) for row in rules):
+        return tuple(map(_entry, rules))
+    raise TypeError(f"Rulebook(rules=...): expected a dict or a tuple of Entry, got {type(rules).__name__}: {rules!r}.")
+
+
+def _entry(row: Entry) -> Entry:
+    action = row.action if isinstance(row.action, Action) else Action("rule", row.action)
+    if action.kind in ("rule", "decompose", "fold", "join") and not callable(action.function):
+        raise TypeError(
+            f"Rulebook({{{row.op!r}: ...}}): expected a rule or an action, got {type(row.action).__name__}."
+        )
+    if row.position not in (None, "first", "last"):
+        raise ValueError(f"Entry(position=...): expected 'first', 'last' or None, got {row.position!r}.")
+    if row.module is not None and not isinstance(row.module, type):
+        raise TypeError(f"Entry(module=...): expected a class of modules, got {type(row.module).__name__}.")
+    if row.position == "last" and action.kind not in ("rule", "gradient"):
+        raise ValueError(f"Entry(position='last'): what is last is known after the pass, too late for {action!r}.")
+    return row._replace(op=_operation(row.op), action=action)
+
+
+class _Operation(str):
+    """The canonical name of an operation that was checked, or given as a function; tables may be made from its row."""
+
+    __slots__ = ()
+
+
+def _operation(op: Any) -> str:
+    if isinstance(op, _Operation) or (isinstance(op, str) and (op == "*" or op in GROUPS)):
+        return op
+    if not isinstance(op, str) and (not callable(op) or isinstance(op, type)):
+        raise TypeError(f"Rulebook({{{op!r}: ...}}): expected an operation's name or a torch function.")
+    if isinstance(op, str) and not is_known(op):
+        closest = difflib.get_close_matches(op, (*OPERATIONS, *GROUPS), n=3) or ["relu", "linear", "conv2d"]
+        raise ValueError(
+            f"Rulebook({{{op!r}: ...}}): no torch function has that name. Closest: {', '.join(map(repr, closest))}. "
+            "An operation of your own is given as the function."
+        )
+    return _Operation(refine(canonical(op if isinstance(op, str) else spelled(op)), (), {}).name)

@@ -1,0 +1,101 @@
+"""Baselines: the input that stands for "nothing there", as one value, one for each example, or a distribution."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .._torch import pytree
+from ..attribution.question import own
+from ..batch import batch_of, merged
+
+Baseline = float | int | Tensor | tuple[Any, ...] | dict[str, Any]
+"""A number, or a tensor of the inputs' shape or broadcast to it ([1, ...]); for several inputs, a structure of them."""
+
+
+class distribution:  # noqa: N801  (a baseline reads as a word: baseline=distribution(images))
+    """Rows that a method averages over, or draws from, in place of one baseline.
+
+    Args:
+        rows: Baselines, [B, ...]; for several inputs a tuple or dict of them, whose rows belong together.
+
+    Returns:
+        A baseline for `integrated_gradients` and `deep_lift` (the mean over all rows), for `expected_gradients` and a
+        keyword of `noise_tunnel` (each sample draws a row, with replacement).
+
+    Raises:
+        TypeError, ValueError: If `rows` are no tensors with one number of rows in common.
+
+    Example:
+        >>> import torch, funcattr
+        >>> rows = funcattr.distribution(torch.zeros(10, 3))
+        >>> funcattr.integrated_gradients(torch.nn.Linear(3, 2), torch.ones(1, 3), 0, baseline=rows).shape
+        torch.Size([1, 3])
+    """
+
+    def __init__(self, rows: Any) -> None:
+        self.rows, self.count = rows, batch_of("distribution", rows)
+
+    def at(self, index: Tensor) -> Any:
+        """The rows at some positions. [c] -> [c, ...]"""
+        return pytree.tree_map(lambda rows: rows[index], self.rows)
+
+    def check(self, call: str, x: Any) -> None:
+        """Raise unless a row is structured and shaped as an example of `x`."""
+        shapes = [list(leaf.shape[1:]) for leaf in pytree.tree_leaves(x)]
+        given = [list(leaf.shape[1:]) for leaf in pytree.tree_leaves(self.rows)]
+        if pytree.tree_structure(x) != pytree.tree_structure(self.rows) or shapes != given:
+            raise ValueError(f"{call}(baseline=distribution(...)): expected rows of shapes {shapes}, got {given}.")
+
+    def __repr__(self) -> str:
+        return f"distribution({self.count} rows)"
+
+    def samples(self, index: Tensor) -> Any:
+        """Rows as the inputs of samples. [c] -> each [1, c, ...]"""
+        return pytree.tree_map(lambda row: row.unsqueeze(0), self.at(index))
+
+
+def as_batch(values: Any, examples: int, count: int) -> Any:
+    """Values of examples and samples as one batch. Each [N or 1, c or 1, ...] -> [N * c, ...]"""
+    return pytree.tree_map(lambda v: merged(v.expand(examples, count, *v.shape[2:])), values)
+
+
+def baseline_like(call: str, x: Any, baseline: Any) -> Any:
+    """The baseline, structured and shaped as the inputs.
+
+    Raises:
+        TypeError: If a part of the baseline is neither a number nor a tensor.
+        ValueError: If its structure or a shape does not fit the inputs.
+    """
+    leaves, structure = pytree.tree_flatten(x)
+    if isinstance(baseline, int | float | Tensor):
+        parts: list[Any] = [baseline] * len(leaves)
+    else:
+        parts, given = pytree.tree_flatten(baseline)
+        if given != structure:
+            raise ValueError(
+                f"{call}(baseline=...): expected a number, or {len(leaves)} baselines structured as the inputs, "
+                f"got {type(baseline).__name__} of {len(parts)}."
+            )
+    return own(pytree.tree_unflatten([_like(call, v, b) for v, b in zip(leaves, parts, strict=True)], structure))
+
+
+def _like(call: str, value: Tensor, baseline: Any) -> Tensor:
+    if isinstance(baseline, int | float) and not isinstance(baseline, bool):
+        if not (value.is_floating_point() or value.is_complex()) and not float(baseline).is_integer():
+            raise ValueError(f"{call}(baseline={baseline}): expected an integer, as the inputs are ({value.dtype}).")
+        return torch.full_like(value, baseline)
+    if not isinstance(baseline, Tensor):
+        raise TypeError(f"{call}(baseline=...): expected numbers and tensors, got {type(baseline).__name__}.")
+    if not broadcasts(baseline.shape, value.shape):
+        raise ValueError(
+            f"{call}(baseline=...): expected the input's shape {list(value.shape)} or one that broadcasts to it, "
+            f"got {list(baseline.shape)}. Many baselines are a distribution: baseline=distribution(rows)."
+        )
+    return baseline.to(value).expand_as(value)
+
+
+def broadcasts(shape: torch.Size, to: torch.Size) -> bool:
+    """Whether a tensor of `shape` can be expanded to the shape `to`."""
+    trailing = zip(reversed(shape), reversed(to), strict=False)
+    return len(shape) <= len(to) and all(size in (1, other) for size, other in trailing)

@@ -1,0 +1,88 @@
+"""The plain gradient without a tape: torch's own derivative, by `torch.func.vjp` or by autograd.
+
+Autograd is the faster of the two by a third for attention, and its result has no derivative of its own: it is taken
+where nobody can ask for one (`tests/benchmarks/shortcuts.py` measures what it saves).
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .._torch import is_differentiated, pytree
+from ..calls.linear_map import in_one_piece
+from .record import Record, Recording, independent, matching_leaves, meta
+from .site_leaf import SiteLeaf, leaf_of
+
+
+def plain_record(fn: Callable[..., Any], primals: tuple[Tensor, ...], how: Recording) -> Record | None:
+    """A forward pass whose reverse pass is the plain gradient; None where only the tape can do it.
+
+    That is at a site, where the result may be differentiated, or the model writes into the site's value.
+    """
+    if how.root is not None:
+        return _by_autograd_from_site(fn, primals, how.call, how.root, how.sites) if how.final else None
+    return (_by_autograd if how.final else _by_func_vjp)(fn, primals, how.call)
+
+
+def _by_autograd(fn: Callable[..., Any], primals: tuple[Tensor, ...], call: str) -> Record:
+    inputs = [leaf_of(p) for p in primals]
+    with torch.enable_grad():
+        output = in_one_piece(fn)(*(x.clone() for x in inputs))
+    return _pulled_by_autograd(call, output, inputs, primals, None)
+
+
+def _by_autograd_from_site(
+    fn: Callable[..., Any], primals: tuple[Tensor, ...], call: str, root: str, sites: tuple[str, ...]
+) -> Record | None:
+    mode = SiteLeaf(root, call)
+    with torch.enable_grad(), mode:
+        output = in_one_piece(fn)(*(p.clone() for p in primals))
+    mode.require(f"{call}(layer={root!r})", (root,), sites)
+    if mode.is_written():
+        return None
+    return _pulled_by_autograd(call, output, [mode.leaf], (mode.value,), root)
+
+
+def _pulled_by_autograd(
+    call: str, output: Any, inputs: list[Tensor], roots: tuple[Tensor, ...], root: str | None
+) -> Record:
+    leaves, spec = pytree.tree_flatten(output)
+    if not any(isinstance(leaf, Tensor) and leaf.requires_grad for leaf in leaves):
+        raise independent(call, root)
+    leaves_meta = [meta(leaf) for leaf in leaves]
+
+    def pull(cotangent: Any, release: bool = False, **options: Any) -> tuple[Tensor, ...]:
+        seeds = matching_leaves(call, cotangent, leaves_meta, spec)
+        pairs = [(y, g) for y, g in zip(leaves, seeds, strict=True) if isinstance(y, Tensor) and y.requires_grad]
+        outputs, given = zip(*pairs, strict=True)
+        found = torch.autograd.grad(outputs, inputs, given, retain_graph=not release, allow_unused=True)
+        if all(g is None for g in found):  # it depends on some tensor of the model's alone
+            raise independent(call, root)
+        return tuple(torch.zeros_like(p) if g is None else g for p, g in zip(roots, found, strict=True))
+
+    return Record(pytree.tree_map_only(Tensor, torch.detach, output), roots, pull)
+
+
+def _by_func_vjp(fn: Callable[..., Any], primals: tuple[Tensor, ...], call: str) -> Record:
+    run = in_one_piece(fn)
+
+    def checked(*inputs: Tensor) -> Any:
+        # Copies, so that a model which writes into its input reaches neither a leaf nor the user's tensor.
+        output = run(*(x.clone() for x in inputs))
+        # Dynamo cannot trace the question, and has no need: it is asked when the model runs eagerly.
+        if not torch.compiler.is_dynamo_compiling() and not any(map(is_differentiated, pytree.tree_leaves(output))):
+            raise independent(call, None)
+        return output
+
+    found: Any = torch.func.vjp(checked, *primals)
+    output, adjoint = found
+    leaves, spec = pytree.tree_flatten(output)
+    leaves_meta = [meta(leaf) for leaf in leaves]
+
+    def pull(cotangent: Any, release: bool = False, **options: Any) -> tuple[Tensor, ...]:
+        matching_leaves(call, cotangent, leaves_meta, spec)
+        return adjoint(cotangent, retain_graph=not release)
+
+    return Record(output, primals, pull)

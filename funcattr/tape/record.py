@@ -1,0 +1,150 @@
+"""A forward pass on record, whatever is then done with it."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from .._torch import pytree
+from ..calls.adjoints import is_differentiable
+from ..errors import UntrackedPathError
+from ..rulebook.rulebook import Rulebook
+from .pairing import Pairing
+from .recorder import Recorder
+from .step import Step
+from .walk import walk
+
+
+class Record(NamedTuple):
+    """A forward pass on record.
+
+    Attributes:
+        output: The value of the function.
+        roots: Where the reverse pass ends: the inputs, or the value at the site.
+        pull: `pull(cotangent, release=False) -> cotangents of the roots`; `release` frees what it passes. Where there
+            are steps, it takes the options of `walk` too.
+        activations: Nonlinearities met, by canonical name; empty where torch's own derivative did the work.
+        steps: The tape, in the order of the forward pass; empty there too.
+        baseline: The roots of a pass at a baseline, where there was one.
+    """
+
+    output: Any
+    roots: tuple[Tensor, ...]
+    pull: Callable[..., tuple[Tensor, ...]]
+    activations: frozenset[str] = frozenset()
+    steps: list[Step] = []  # noqa: RUF012  (nobody adds to it: there is no tape)
+    baseline: tuple[Tensor, ...] = ()
+
+
+class Recording(NamedTuple):
+    """How a pass is recorded.
+
+    Attributes:
+        call: First words of errors.
+        rules: The rulebook.
+        root: Site at which the tape begins; None for the inputs.
+        sites: Names that are known beside those met, for errors.
+        marks: Sites that become steps of their own, where conditions hold.
+        strict: Whether operations that the rulebook does not know raise.
+        keep: Whether the values at every step are kept.
+        pairing: The pass at a baseline, whose calls are paired with those of this one.
+        final: Whether nobody asks for a derivative of the result.
+    """
+
+    call: str
+    rules: Rulebook
+    root: str | None = None
+    sites: tuple[str, ...] = ()
+    marks: tuple[str, ...] = ()
+    strict: bool = True
+    keep: bool = False
+    pairing: Pairing | None = None
+    final: bool = False
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the pass is that of the plain gradient, which torch computes itself."""
+        empty = not self.rules.entries and self.rules.unlisted == "gradient"
+        return empty and not self.marks and self.strict and not self.keep and self.pairing is None
+
+
+def record(fn: Callable[..., Any], primals: tuple[Tensor, ...], how: Recording) -> Record:
+    """Run `fn(*primals)` once and keep what the reverse pass to the root needs."""
+    call, root = how.call, how.root
+    recorder = Recorder(how.rules, root, call, how.marks, how.keep, how.pairing)
+    # Constants of the call are copied, so that a model which writes into its input never reaches the user's tensor.
+    inputs = recorder.track(primals) if root is None else tuple(p.clone() for p in primals)
+    with torch.enable_grad(), recorder:
+        output = fn(*inputs)
+    if root is not None:
+        recorder.require(f"{call}(layer={root!r})", (root,), how.sites)
+    recorder.require(call, how.marks, how.sites)
+    for name in recorder.unreached:
+        raise UntrackedPathError(
+            f"{call}: the site {name!r} does not depend on {place_of(root)}. Name one that lies after it."
+        )
+    output = recorder.finish(output, how.strict)
+    leaves, spec = pytree.tree_flatten(output)
+    slots = [recorder.slot(leaf) for leaf in leaves]
+    if all(slot is None for slot in slots):
+        raise independent(call, root)
+    steps, root_slots = recorder.steps, recorder.root_slots
+
+    def pull(cotangent: Any, release: bool = False, **options: Any) -> tuple[Tensor, ...]:
+        seeds = matching_leaves(call, cotangent, leaves_meta, spec)
+        start = {s: g for s, g in zip(slots, seeds, strict=True) if s is not None}
+        found = walk(steps, start, release, **options)
+        return tuple(
+            found[slot] if slot in found else torch.zeros(shape, dtype=dtype, device=device)
+            for slot, (shape, dtype, device) in zip(root_slots, roots_meta, strict=True)
+        )
+
+    leaves_meta = [meta(leaf) for leaf in leaves]
+    roots_meta = [meta(r) for r in recorder.roots]
+    return Record(output, recorder.roots, pull, frozenset(recorder.activations), steps)
+
+
+def meta(value: Any) -> tuple[Any, Any, Any]:
+    """Shape, dtype and device of a tensor, None for anything else."""
+    return (value.shape, value.dtype, value.device) if isinstance(value, Tensor) else (None, None, None)
+
+
+def matching_leaves(call: str, cotangent: Any, expected: list[Any], spec: pytree.TreeSpec) -> list[Any]:
+    """The leaves of a cotangent, checked against the output's structure and `meta`."""
+    leaves, given = pytree.tree_flatten(cotangent)
+    shapes = [m[0] for m in expected]
+    if given != spec or [getattr(g, "shape", None) for g in leaves] != shapes:
+        got = [tuple(getattr(g, "shape", ())) for g in leaves]
+        raise ValueError(
+            f"{call}: expected a cotangent with the output's structure and shapes "
+            f"{[tuple(s) if s is not None else None for s in shapes]}, got {got}."
+        )
+    return leaves
+
+
+def check_primals(call: str, primals: tuple[Any, ...], root: str | None) -> None:
+    """Raise unless the inputs are tensors, and have derivatives if the reverse pass ends at them."""
+    if not primals:
+        raise ValueError(f"{call}: expected at least one input tensor.")
+    for p in primals:
+        if not isinstance(p, Tensor):
+            raise TypeError(f"{call}: expected tensors as inputs, got {type(p).__name__}.")
+        if root is None and not is_differentiable(p):
+            raise TypeError(
+                f"{call}: expected a floating-point input, got {p.dtype}. Integer inputs have no attribution: give "
+                "layer= (the site of the embedding), or pass embeddings (inputs_embeds)."
+            )
+
+
+def place_of(root: str | None) -> str:
+    """The root in words."""
+    return f"the site {root!r}" if root else "the input"
+
+
+def independent(call: str, root: str | None) -> UntrackedPathError:
+    """The error for an output that does not depend on the root."""
+    return UntrackedPathError(
+        f"{call}: the output does not depend on {place_of(root)} by any path that can be differentiated. "
+        "Look for detach(), no_grad(), integer conversions or scripted functions in the model."
+    )

@@ -1,0 +1,121 @@
+"""Batch norm folded into the linear operation beside it: one affine map in place of two, as a rewrite of the tape.
+
+Eval-mode batch norm is y = s x + t per channel, s = w / sqrt(var + eps), t = b - s mean. After a linear operation it
+scales that one's output channels; before one, its input channels, and t passes through the map as a field of biases.
+"""
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+from torch import Tensor
+
+from ...calls.linear_map import LinearMap
+from ...calls.normalization import scale_and_shift
+from ...calls.operations import CONVOLUTIONS
+from ...calls.recorded_call import RecordedCall
+from ...calls.saved_tensors import Deferred
+from ...rulebook.actions import Action
+from ..step import Step
+
+
+def fold_after(before: Step, norm: Step, caller: str) -> Step | None:
+    """The linear step with the batch norm after it folded in; None if it cannot."""
+    linear, found = _foldable(before), _norm(norm)
+    if linear is None or found is None:
+        return None
+    assert norm.call is not None
+    weight, bias = _both_in_one(linear, *found)
+    return before.ruled(before.action, linear.rewritten(norm.call.output, weight=weight, bias=bias), caller)
+
+
+def folded_after(before: Step, norm: Step) -> tuple[Tensor, Tensor] | None:
+    """The weight and bias of a linear step with the batch norm after it folded in; None if it cannot."""
+    linear, found = _foldable(before), _norm(norm)
+    if linear is None or found is None:
+        return None
+    weight, bias = _both_in_one(linear, *found)
+    return weight.make(), bias
+
+
+def _both_in_one(linear: RecordedCall, scale: Tensor, shift: Tensor) -> tuple[Deferred, Tensor]:
+    bias = linear.argument("bias")
+    return _scaled(linear, scale, _along_outputs), shift if bias is None else bias * scale + shift
+
+
+def fold_before(norm: Step, after: Step, caller: str) -> Step | None:
+    """The linear step with the batch norm before it folded in; None if it cannot."""
+    linear, found = _foldable(after), _norm(norm)
+    if linear is None or found is None:
+        return None
+    layer, (scale, shift) = LinearMap(linear), found
+    assert norm.call is not None
+    x = norm.call.argument("input")
+    # Where a convolution pads with zeros, less of t arrives: the bias is no longer the same everywhere.
+    field = shift.reshape(-1, *[1] * (x.ndim - 2)).expand(x.shape[1:])[None]
+    bias = layer(field, layer.weight, layer.bias)
+    changes = {"input": x, "weight": _scaled(linear, scale, _along_inputs), "bias": bias}
+    call = linear.rewritten(linear.output, _with_field, norm.call.origins, **changes)
+    if linear.baseline is not None and norm.call.baseline is not None:
+        changes["input"] = norm.call.baseline.argument("input")
+        call.baseline = linear.baseline.rewritten(linear.baseline.output, _with_field, **changes)
+    return after.ruled(after.action, call, caller)
+
+
+def _foldable(step: Step) -> RecordedCall | None:
+    call = step.call
+    if call is None or step.action is None or step.action.kind != "rule" or len(call.forms) != 1:
+        return None
+    rank = 2 if call.op == "linear" else CONVOLUTIONS[call.op][0] + 2 if call.op in CONVOLUTIONS else None
+    if rank is None or len(call.forms[0][0]) != rank or not call.tracks("input"):
+        return None
+    return call if isinstance(call.argument("weight"), Tensor) else None
+
+
+def _norm(step: Step) -> tuple[Tensor, Tensor] | None:
+    assert step.call is not None
+    step.call.check_unwritten()
+    return scale_and_shift(step.call)
+
+
+def passed_by(norm: Step, into: Step) -> Step:
+    """What is left of a batch norm that was folded: it passes on what arrives."""
+    note = f"folded into {into.path or into.op!r}"
+    return norm._replace(pull=lambda g: (g,), action=Action("fold"), call=None, note=note)
+
+
+def _scaled(linear: RecordedCall, scale: Tensor, along: Callable[..., Tensor]) -> Deferred:
+    """The weight times s, made where it is used: all of them at once would be as much memory as the model."""
+    weight, groups, transposed = linear.argument("weight"), linear.argument("groups", 1), "transpose" in linear.op
+    return Deferred(lambda: weight * along(scale, weight, groups, transposed), [weight], linear.path)
+
+
+def _along_outputs(scale: Tensor, weight: Tensor, groups: int, transposed: bool) -> Tensor:
+    """S [outputs], shaped to multiply the weight."""
+    # A transposed convolution's is [inputs, outputs / groups, ...], the inputs group by group.
+    return _of_groups(scale, weight, groups) if transposed else _of_rows(scale, weight)
+
+
+def _along_inputs(scale: Tensor, weight: Tensor, groups: int, transposed: bool) -> Tensor:
+    """S [inputs], shaped to multiply the weight."""
+    # A convolution's is [outputs, inputs / groups, ...], the outputs group by group.
+    return _of_rows(scale, weight) if transposed else _of_groups(scale, weight, groups)
+
+
+def _of_rows(scale: Tensor, weight: Tensor) -> Tensor:
+    return scale.reshape(-1, *[1] * (weight.ndim - 1))
+
+
+def _of_groups(scale: Tensor, weight: Tensor, groups: int) -> Tensor:
+    rows = scale.reshape(groups, 1, -1).expand(groups, weight.shape[0] // groups, -1)
+    return rows.reshape(*weight.shape[:2], *[1] * (weight.ndim - 2))
+
+
+def _with_field(func: Callable[..., Any]) -> Callable[..., Any]:
+    """The function of a linear operation, for a bias that is a field."""
+
+    @wraps(func)
+    def with_field(input: Tensor, weight: Tensor, bias: Tensor, **options: Any) -> Tensor:
+        return func(input, weight, None, **options) + bias
+
+    return with_field

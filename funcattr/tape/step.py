@@ -1,0 +1,84 @@
+"""The tape: one step for each recorded call."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..calls.declarations import gives_own, needs_operands, needs_output
+from ..calls.recorded_call import RecordedCall
+from ..rulebook.actions import UNLISTED, Action, apply_rule
+
+Pull = Callable[[Any], tuple[Any, ...]]
+
+
+class OutputSlot(NamedTuple):
+    """A differentiable result of a call; what a cotangent of it looks like when none arrives."""
+
+    slot: int
+    shape: torch.Size
+    dtype: torch.dtype
+    device: torch.device
+
+    def zeros(self) -> Tensor:
+        return torch.zeros(self.shape, dtype=self.dtype, device=self.device)
+
+
+class Values(NamedTuple):
+    """What went in and came out of a call, kept only where somebody asked for it."""
+
+    operands: tuple[Tensor, ...] = ()
+    outputs: tuple[Tensor, ...] = ()
+
+
+class Step(NamedTuple):
+    """A recorded call: how to pull a cotangent back through it, and between which slots.
+
+    Attributes:
+        pull: Cotangent of the outputs -> one for each input, None where nothing flows.
+        inputs: Slots of the tracked operands.
+        outputs: Slots of the results; none for a call that is stopped or decomposed.
+        op, path, action: What was called, where, and what the rulebook does with it.
+        call: The call, where a rule needs it.
+        if_last: The action instead, if no linear map follows on the way to the output.
+        mark: Name of the site that this step stands for, '' for a call.
+        note: What `resolve` made of the step.
+        values: The tensors at its inputs and outputs, if they are kept.
+        owned: Whether the cotangents that it gives are new tensors, which nobody else holds.
+    """
+
+    pull: Pull
+    inputs: tuple[int, ...]
+    outputs: tuple[OutputSlot, ...]
+    op: str = "site"
+    path: str = ""
+    action: Action = UNLISTED
+    call: RecordedCall | None = None
+    if_last: Action | None = None
+    mark: str = ""
+    note: str = ""
+    values: Values = Values()
+    owned: bool = False
+
+    def ruled(self, action: Action, call: RecordedCall, caller: str) -> "Step":
+        """The step of `call` by `action`, a rule or the ordinary adjoint."""
+        pull, owned = pull_of(action, call, caller)
+        return self._replace(pull=pull, action=action, call=call, if_last=None, owned=owned)
+
+
+def pull_of(action: Action, call: RecordedCall, caller: str) -> tuple[Pull, bool]:
+    """The pullback of `call` by `action`, a rule or the ordinary adjoint, and whether it gives new tensors."""
+    if action.function is None:
+        return lambda g: call.settled().vjp(g), False
+    # No reference to the recorder in the pullback, or the two would keep each other until a garbage collection.
+    shapes = tuple([shape for shape, _ in call.forms])
+    keeps = needs_operands(action.function) or call.compared
+    if not keeps:
+        call.drop_inputs()
+    if not needs_output(action.function) and not call.compared and (not keeps or call.can_run_again):
+        call.drop_output()
+        if not keeps:
+            call.unwatch()
+    return partial(apply_rule, action.function, call, shapes, caller), gives_own(action.function)

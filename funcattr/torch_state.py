@@ -1,0 +1,33 @@
+"""In what state torch runs: plainly, inside transforms, or being traced; and what may be done in it."""
+
+import torch
+from torch import Tensor
+
+from ._torch import current_level, has_dispatch_mode
+
+
+def is_plain_eager() -> bool:
+    """Whether tensors are real and their values may be looked at: no transform, no tracing, no compilation."""
+    if torch.compiler.is_compiling():
+        return False
+    return current_level() is None and not has_dispatch_mode()
+
+
+def derivative_is_final(*values: object) -> bool:
+    """Whether nobody can ask for a derivative of what is pulled back from these values: no transform, no graph.
+
+    Then the pullback runs faster without recording one: sums of cotangents are made in place.
+    """
+    return is_plain_eager() and not any(isinstance(v, Tensor) and v.requires_grad for v in values)
+
+
+def may_overwrite(own: Tensor, other: Tensor | float) -> bool:
+    """Whether `own`, a tensor that the caller alone holds, may be overwritten by the result of an operation on both.
+
+    Not where a derivative or a transform would ask for the old value, or the result is of another shape or dtype.
+    """
+    if torch.is_grad_enabled():
+        return False
+    if isinstance(other, Tensor) and (own.shape != other.shape or own.dtype != other.dtype):
+        return False
+    return is_plain_eager()

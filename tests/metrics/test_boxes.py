@@ -1,0 +1,166 @@
+"""`funcattr.metrics` against loops over pixels."""
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from funcattr.metrics.boxes import mass_in_box, pointing_game
+
+Metric = Callable[[Tensor, Tensor], Tensor]
+
+
+def box_pixels(box: np.ndarray, height: int, width: int) -> list[tuple[int, int]]:
+    """The pixels of a box on a map, by asking each of them."""
+    top, left, bottom, right = box
+    return [(r, c) for r in range(height) for c in range(width) if top <= r < bottom and left <= c < right]
+
+
+def reading_order(image: np.ndarray) -> list[tuple[int, int]]:
+    """All pixels from the highest to the lowest, equal ones in reading order."""
+    pixels = [(r, c) for r in range(image.shape[0]) for c in range(image.shape[1])]
+    return sorted(pixels, key=lambda pixel: -image[pixel])
+
+
+def slow_pointing_game(image: np.ndarray, box: np.ndarray, tolerance: float) -> bool:
+    """TorchRay's definition, pixel by pixel."""
+    if np.isnan(image).any():
+        return False
+    row, column = reading_order(image)[0]
+    squared = [(r - row) ** 2 + (c - column) ** 2 for r, c in box_pixels(box, *image.shape)]
+    return any(d == 0 or d < tolerance**2 for d in squared)
+
+
+def slow_mass_in_box(image: np.ndarray, box: np.ndarray) -> float:
+    """The share of the highest pixels that are pixels of the box."""
+    inside = box_pixels(box, *image.shape)
+    if np.isnan(image).any() or not inside:
+        return 0.0
+    return len(set(reading_order(image)[: len(inside)]) & set(inside)) / len(inside)
+
+
+@st.composite
+def cases(draw: st.DrawFn) -> tuple[Tensor, Tensor]:
+    """Small maps [N, 1, H, W] with ties and NaN; boxes [N, 4], some empty, outside or between pixels."""
+    count, height, width = draw(st.integers(1, 3)), draw(st.integers(1, 6)), draw(st.integers(1, 6))
+    size = count * height * width
+    values = draw(st.lists(st.integers(-4, 4), min_size=size, max_size=size))
+    maps = torch.tensor(values, dtype=torch.float64).reshape(count, 1, height, width)
+    if draw(st.integers(0, 4)) == 0:
+        maps[0, 0, -1, 0] = math.nan
+    edge = st.integers(-2, 8) if draw(st.booleans()) else st.integers(-4, 16).map(lambda k: k / 2)
+    boxes = torch.tensor(draw(st.lists(st.tuples(edge, edge, edge, edge), min_size=count, max_size=count)))
+    return maps, boxes
+
+
+@given(cases(), st.sampled_from([0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 20.0]))
+def test_pointing_game_equals_loop_over_pixels(case: tuple[Tensor, Tensor], tolerance: float) -> None:
+    maps, boxes = case
+    pairs = zip(maps[:, 0].numpy(), boxes.numpy(), strict=True)
+    expected = [slow_pointing_game(image, box, tolerance) for image, box in pairs]
+    assert pointing_game(maps, boxes, tolerance=tolerance).tolist() == expected
+    assert pointing_game(maps[:, 0], boxes, tolerance=tolerance).tolist() == expected
+
+
+@given(cases())
+def test_mass_in_box_equals_loop_over_pixels(case: tuple[Tensor, Tensor]) -> None:
+    maps, boxes = case
+    pairs = zip(maps[:, 0].numpy(), boxes.numpy(), strict=True)
+    expected = [slow_mass_in_box(image, box) for image, box in pairs]
+    assert mass_in_box(maps, boxes).tolist() == pytest.approx(expected, abs=1e-12)
+    assert mass_in_box(maps[:, 0], boxes).tolist() == pytest.approx(expected, abs=1e-12)
+
+
+def test_tolerance_is_a_strict_bound_on_the_distance() -> None:
+    maps = torch.zeros(1, 1, 8, 8)
+    maps[0, 0, 1, 1] = 1
+    boxes = torch.tensor([[4, 5, 6, 7]])  # nearest pixel (4, 5): distance 5
+    assert not pointing_game(maps, boxes, tolerance=5.0)
+    assert pointing_game(maps, boxes, tolerance=5.001)
+
+
+def test_box_ends_are_exclusive() -> None:
+    maps = torch.zeros(4, 4, 4)
+    for n, pixel in enumerate([(1, 1), (2, 2), (3, 2), (2, 3)]):
+        maps[n][pixel] = 1
+    boxes = torch.tensor([1, 1, 3, 3]).expand(4, 4)
+    assert pointing_game(maps, boxes).tolist() == [True, True, False, False]
+
+
+def test_absent_box_and_nan_never_hit() -> None:
+    maps, whole = torch.rand(2, 1, 5, 5), torch.tensor([[0, 0, 5, 5], [0, 0, 5, 5]])
+    maps[1, 0, 4, 4] = math.nan
+    assert pointing_game(maps, whole, tolerance=99.0).tolist() == [True, False]
+    assert mass_in_box(maps, whole).tolist() == [1.0, 0.0]
+    assert not pointing_game(maps, torch.full((2, 4), -1), tolerance=99.0).any()
+    assert mass_in_box(maps, torch.full((2, 4), -1)).tolist() == [0.0, 0.0]
+    assert not pointing_game(maps[:1], torch.tensor([[0.0, 0.0, math.nan, 5.0]]), tolerance=99.0).any()
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.int64, torch.float16, torch.float64])
+def test_boxes_of_any_dtype(dtype: torch.dtype) -> None:
+    maps = torch.zeros(1, 1, 4, 300)  # wider than uint8 counts
+    maps[0, 0, 3, 200] = 1
+    assert pointing_game(maps, torch.tensor([[2, 150, 4, 201]], dtype=dtype)).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_mass_in_box_keeps_the_dtype_of_the_maps(dtype: torch.dtype) -> None:
+    share = mass_in_box(torch.arange(16).reshape(1, 4, 4).to(dtype), torch.tensor([[0, 2, 4, 4]]))
+    assert share.dtype == dtype
+    assert share.item() == 0.5
+
+
+def test_no_examples_give_no_results() -> None:
+    maps, boxes = torch.zeros(0, 1, 4, 4), torch.zeros(0, 4)
+    assert pointing_game(maps, boxes).shape == mass_in_box(maps, boxes).shape == (0,)
+
+
+def test_metrics_vmap_over_methods_equals_loop() -> None:
+    maps = torch.randn(3, 4, 1, 6, 7)
+    boxes = torch.tensor([[0, 1, 3, 4], [2, 2, 6, 7], [-1, -1, -1, -1], [5, 5, 9, 9]])
+    hits = torch.vmap(lambda m: pointing_game(m, boxes, tolerance=1.5))(maps)
+    shares = torch.vmap(lambda m: mass_in_box(m, boxes))(maps)
+    assert torch.equal(hits, torch.stack([pointing_game(m, boxes, tolerance=1.5) for m in maps]))
+    torch.testing.assert_close(shares, torch.stack([mass_in_box(m, boxes) for m in maps]), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("metric", [pointing_game, mass_in_box])
+@pytest.mark.parametrize(
+    ("maps", "boxes", "message"),
+    [
+        (
+            torch.zeros(2, 3, 4, 4),
+            torch.zeros(2, 4),
+            r"maps=...\): expected shape \[N, 1, H, W\] .* got \[2, 3, 4, 4\]",
+        ),
+        (torch.zeros(4, 4), torch.zeros(2, 4), r"maps=...\): expected shape .* got \[4, 4\]"),
+        (torch.zeros(2, 0, 4), torch.zeros(2, 4), r"maps=...\): expected shape .* got \[2, 0, 4\]"),
+        (
+            torch.zeros(2, 4, 4).long(),
+            torch.zeros(2, 4),
+            r"maps=...\): expected a floating-point dtype, got torch.int64",
+        ),
+        (
+            torch.zeros(2, 1, 4, 4),
+            torch.zeros(3, 4),
+            r"boxes=...\): expected shape \[2, 4\], .* got \[3, 4\]",
+        ),
+        (torch.zeros(2, 1, 4, 4), torch.zeros(4), r"boxes=...\): expected shape \[2, 4\], .* got \[4\]"),
+    ],
+)
+def test_shapes_that_do_not_fit_are_refused(metric: Metric, maps: Tensor, boxes: Tensor, message: str) -> None:
+    name = "pointing_game" if metric is pointing_game else "mass_in_box"
+    with pytest.raises(ValueError, match=rf"^{name}\({message}"):
+        metric(maps, boxes)
+
+
+@pytest.mark.parametrize("tolerance", [-1.0, math.nan])
+def test_tolerance_must_be_a_distance(tolerance: float) -> None:
+    with pytest.raises(ValueError, match=r"^pointing_game\(tolerance=...\): expected a distance of 0 or more"):
+        pointing_game(torch.zeros(1, 4, 4), torch.zeros(1, 4), tolerance=tolerance)

@@ -1,0 +1,564 @@
+"""Mutants of the package, each one small fault, and the tests that have to fail on it: `python -m tests.mutants`.
+
+The package and the tests are copied to a temporary folder, and the faults are put into the copy. First all the tests
+that the mutants name run there without any fault; then each mutant gets its own tests, in a process of its own. A
+mutant that survives is a hole in the tests. `python -m tests.mutants gamma tape/` takes those with one of the words in
+their name or file.
+"""
+
+import argparse
+import os
+import queue
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parent.parent
+COPIED = ("pyproject.toml", "funcattr", "tests")
+LIMIT = 120.0
+"""Seconds that the tests of one mutant may take: a fault may leave a loop without an end."""
+
+
+class Mutant(NamedTuple):
+    """A fault of the package.
+
+    Attributes:
+        name: What goes wrong.
+        file: Where, from the root of the repository.
+        old: Text that is there once.
+        new: Text in place of it.
+        tests: Node ids of pytest, one of which has to fail.
+    """
+
+    name: str
+    file: str
+    old: str
+    new: str
+    tests: tuple[str, ...]
+
+
+MUTANTS = (
+    # model
+    Mutant(
+        "a module left by an error is not left",
+        "funcattr/model/sites.py",
+        "while self.modules and self.modules.pop()[0] != name:\n            pass",
+        "if self.modules:\n            self.modules.pop()",
+        ("tests/model/test_sites.py::test_an_error_that_the_model_catches_leaves_no_module_behind",),
+    ),
+    Mutant(
+        "an edited model forgets what is added to its sites",
+        "funcattr/model/functional.py",
+        "FunctionalModel(structure, self.bound, shifts=self.shifts)",
+        "FunctionalModel(structure, self.bound)",
+        ("tests/model/test_functional.py::test_what_is_added_to_sites_stays_when_a_model_is_bound_or_edited",),
+    ),
+    Mutant(
+        "a patched forward is taken",
+        "funcattr/model/refusals.py",
+        'if "forward" in vars(part):',
+        "if False:",
+        ("tests/model/test_refusals.py::test_a_forward_patched_on_the_instance_is_refused_with_its_path",),
+    ),
+    # calls
+    Mutant(
+        "the adjoint of a batch norm without its weight",
+        "funcattr/calls/adjoints.py",
+        "scale = scale if weight is None else scale * weight",
+        "scale = scale if weight is None else scale",
+        ("tests/calls/test_adjoints.py::test_other_operations",),
+    ),
+    Mutant(
+        "the bias of addmm is a factor",
+        "funcattr/calls/kinds.py",
+        'call.argument("input" if call.op == "addmm" else "bias")',
+        'call.argument("bias")',
+        ("tests/calls/test_kinds.py::test_the_added_matrix_of_addmm_is_no_factor_of_a_linear_map",),
+    ),
+    Mutant(
+        "a wrapper of a rule declares what the rule does",
+        "funcattr/calls/declarations.py",
+        "return getattr(rule, declaration, None) == id(rule)",
+        "return getattr(rule, declaration, None) is not None",
+        ("tests/tape/test_let_go.py::test_a_wrapper_of_a_rule_does_not_inherit_what_the_rule_declares",),
+    ),
+    Mutant(
+        "every hardtanh is a relu",
+        "funcattr/calls/operations.py",
+        '"hardtanh": (("min_val", -1.0),),',
+        '"hardtanh": (("min_val", 0.0),),',
+        ("tests/rulebook/test_rulebook.py::test_operations_that_may_be_relus_are_named_as_they_are",),
+    ),
+    Mutant(
+        "a saved tensor may be written",
+        "funcattr/calls/saved_tensors.py",
+        "if version(self._tensor) != self._before:",
+        "if False:",
+        ("tests/calls/test_saved_tensors.py::test_a_constant_that_is_written_after_it_was_read",),
+    ),
+    # rulebook
+    Mutant(
+        "the left rulebook of | comes first",
+        "funcattr/rulebook/rulebook.py",
+        "return Rulebook(rows + self.entries, name=self.name, **options)",
+        "return Rulebook(self.entries + rows, name=self.name, **options)",
+        ("tests/rulebook/test_rulebook.py::test_or_puts_the_right_rulebook_first_and_keeps_the_lefts_settings",),
+    ),
+    Mutant(
+        "an exclusive condition lets other ways pass",
+        "funcattr/rulebook/conditions.py",
+        "pending.clear()",
+        "pass",
+        ("tests/methods/relevance/test_conditional.py::test_exclusive_leaves_out_what_goes_beside_the_site",),
+    ),
+    Mutant(
+        "cotangents of a wrong shape are taken",
+        "funcattr/rulebook/actions.py",
+        "if len(result) != len(shapes) or tuple(given) != shapes:",
+        "if len(result) != len(shapes):",
+        ("tests/tape/test_record.py::test_a_rule_that_returns_the_wrong_thing_is_named",),
+    ),
+    # rules
+    Mutant(
+        "a difference is a sum",
+        "funcattr/rules/sums.py",
+        "else (1, -1)",
+        "else (1, 1)",
+        ("tests/test_relevance_operations.py::test_operations_equal_the_slow_reference[sub]",),
+    ),
+    Mutant(
+        "the stabilizer of a negative z is positive",
+        "funcattr/rules/stabilizer.py",
+        "signed = torch.copysign(z.new_full((), eps), z.detach())",
+        "signed = torch.full_like(z.detach(), eps)",
+        ("tests/rules/test_stabilizer.py::test_moves_away_from_zero_on_either_side",),
+    ),
+    Mutant(
+        "gamma favours its negative weights by gamma alone",
+        "funcattr/rules/linear.py",
+        "torch.lerp(positive_weight, weight, 1 + gamma)",
+        "torch.lerp(positive_weight, weight, gamma)",
+        ("tests/rules/test_table.py::test_a_rule_does_what_is_written_down[gamma]",),
+    ),
+    Mutant(
+        "the bounds of z-box change places",
+        "funcattr/rules/first_layer.py",
+        "(-like * _per_channel(high, layer), weight.clamp(max=0)),",
+        "(-like * _per_channel(high, layer), weight.clamp(min=0)),",
+        ("tests/rules/test_table.py::test_a_rule_does_what_is_written_down[z_box]",),
+    ),
+    Mutant(
+        "an activation at zero has the slope 1",
+        "funcattr/rules/gradient_space.py",
+        "factor = torch.where(is_zero, slope,",
+        "factor = torch.where(is_zero, 1.0,",
+        ("tests/test_relevance_operations.py::test_operations_equal_the_slow_reference[at zero]",),
+    ),
+    Mutant(
+        "causal attention does not see its own token",
+        "funcattr/rules/attention.py",
+        "device=query.device).triu(1)",
+        "device=query.device).triu(0)",
+        ("tests/test_relevance_operations.py::test_operations_equal_the_slow_reference[attention causal]",),
+    ),
+    Mutant(
+        "a frozen layer norm does not centre",
+        "funcattr/rules/normalization.py",
+        "g = (g - g.mean(norm.dims, keepdim=True)) * scale",
+        "g = g * scale",
+        ("tests/rules/test_table.py::test_a_rule_does_what_is_written_down[affine]",),
+    ),
+    # rules/multipliers
+    Mutant(
+        "the square in a norm's scale has half its slope",
+        "funcattr/rules/multipliers/norms.py",
+        "of_s * slope * 2 * mean / count",
+        "of_s * slope * mean / count",
+        ("tests/rules/multipliers/test_norms.py::test_a_layer_norm_by_hand",),
+    ),
+    Mutant(
+        "RevealCancel takes one start",
+        "funcattr/rules/multipliers/reveal_cancel.py",
+        "starts = (z0, z0 + other)",
+        "starts = (z0, z0)",
+        ("tests/rules/multipliers/test_reveal_cancel.py::test_two_sides_of_a_relu_by_hand",),
+    ),
+    # tape
+    Mutant(
+        "a cotangent that comes second replaces the first",
+        "funcattr/tape/walk.py",
+        "add(g, cotangents[slot]) if slot in cotangents else g",
+        "g",
+        ("tests/tape/test_recorder.py::test_repeated_operands_get_a_cotangent_each",),
+    ),
+    Mutant(
+        "partners may have other operands",
+        "funcattr/tape/pairing.py",
+        "if slots != expected or not _alike(call, partner):",
+        "if not _alike(call, partner):",
+        ("tests/tape/test_pairing.py::test_other_values_on_the_way_are_named",),
+    ),
+    Mutant(
+        "a view of a written tensor is not out of date",
+        "funcattr/tape/aliases.py",
+        "if sibling.call is not node.call:",
+        "if False:",
+        ("tests/tape/test_writes.py::test_a_write_through_a_view_that_is_read_elsewhere_is_refused",),
+    ),
+    Mutant(
+        "a batch norm reads what the map before it gives",
+        "funcattr/tape/recompute.py",
+        "if tuple(out.slot for out in before.outputs) == inputs and before.call.can_run_again:",
+        "if before.call.can_run_again:",
+        ("tests/tape/test_recompute.py::test_a_batch_norm_reads_its_own_operand_and_not_what_the_map_before_it_gives",),
+    ),
+    # tape/rewrites
+    Mutant(
+        "the rows of a transposed convolution are its outputs",
+        "funcattr/tape/rewrites/fold.py",
+        "return _of_groups(scale, weight, groups) if transposed else _of_rows(scale, weight)",
+        "return _of_rows(scale, weight)",
+        ("tests/tape/rewrites/test_fold.py::test_grouped_transposed_convolutions_fold",),
+    ),
+    Mutant(
+        "a batch norm with another reader passes on what arrives",
+        "funcattr/tape/rewrites/resolve.py",
+        "if merged and len(merged) == len(readers) and slot not in outputs:",
+        "if merged and slot not in outputs:",
+        (
+            "tests/tape/rewrites/test_fold.py::"
+            "test_a_norm_that_a_map_and_something_else_read_stands_alone_for_the_other",
+        ),
+    ),
+    # attribution
+    Mutant(
+        "pointing at a class beside infinite ones is NaN",
+        "funcattr/attribution/targets.py",
+        "torch.where(hot == 0, torch.zeros_like(output), output * hot).sum(1)",
+        "(output * hot).sum(1)",
+        ("tests/attribution/test_targets.py::test_pointing_at_a_class_beside_infinite_ones",),
+    ),
+    Mutant(
+        "an edit's tensors get no derivative",
+        "funcattr/attribution/reverse.py",
+        "or structure.edits or",
+        "or",
+        ("tests/attribution/test_reverse.py::test_a_gradient_has_a_derivative_by_what_requires_one",),
+    ),
+    Mutant(
+        "arguments of the model do not go along with copies",
+        "funcattr/attribution/question.py",
+        "args, kwargs = repeated((self.args, self.kwargs), examples, times)",
+        "args, kwargs = self.args, self.kwargs",
+        ("tests/attribution/test_question.py::test_copies_get_their_examples_targets_and_keywords",),
+    ),
+    # sampling
+    Mutant(
+        "a baseline is not broadcast",
+        "funcattr/sampling/baselines.py",
+        "return baseline.to(value).expand_as(value)",
+        "return baseline.to(value)",
+        ("tests/sampling/test_baselines.py::test_a_baseline_has_the_inputs_shape_and_dtype",),
+    ),
+    Mutant(
+        "all samples have one key",
+        "funcattr/sampling/draws.py",
+        "sample * 0x9E3779B1",
+        "0",
+        ("tests/sampling/test_draws.py::test_seeds_streams_and_samples_have_numbers_of_their_own",),
+    ),
+    Mutant(
+        "relative noise is in units of the maximum",
+        "funcattr/sampling/noise.py",
+        "value.amax(trailing, keepdim=True) - value.amin(trailing, keepdim=True)",
+        "value.amax(trailing, keepdim=True)",
+        ("tests/methods/gradient/test_noise_tunnel.py::test_relative_is_a_share_of_each_examples_range",),
+    ),
+    # methods/gradient
+    Mutant(
+        "vargrad forgets the distance between chunks",
+        "funcattr/methods/gradient/moments.py",
+        "s + t + b, carry[2]",
+        "s + t, carry[2]",
+        ("tests/methods/gradient/test_noise_tunnel.py::test_one_seed_gives_one_result_at_any_chunk_size",),
+    ),
+    Mutant(
+        "Grad-CAM is not rectified",
+        "funcattr/methods/gradient/grad_cam.py",
+        ".sum(1, keepdim=True).clamp(min=0)",
+        ".sum(1, keepdim=True)",
+        ("tests/test_families.py::test_maps_have_the_layers_size_and_equal_the_reference[vgg]",),
+    ),
+    # methods/paths
+    Mutant(
+        "the line at a site begins at the site's value",
+        "funcattr/methods/paths/lines.py",
+        "shift = values - as_batch(root.unsqueeze(1), examples, count)",
+        "shift = values",
+        ("tests/methods/paths/test_integrated_gradients.py::test_at_a_site_it_is_that_of_the_rest_of_the_model",),
+    ),
+    # methods/relevance
+    Mutant(
+        "each batch counts its examples from zero",
+        "funcattr/methods/relevance/conditional.py",
+        "index = torch.arange(start, start + scores.shape[1]",
+        "index = torch.arange(0, scores.shape[1]",
+        ("tests/methods/relevance/test_conditional.py::test_maximization_equals_brute_force",),
+    ),
+    Mutant(
+        "DeepLIFT gives the multipliers",
+        "funcattr/methods/relevance/deep_lift.py",
+        "lambda x, x0, m: (x - x0) * m",
+        "lambda x, x0, m: x * m",
+        ("tests/methods/relevance/test_deep_lift.py::test_a_linear_model_by_its_weights",),
+    ),
+    # methods/extremal
+    Mutant(
+        "dampening is left out",
+        "funcattr/methods/extremal/mask_search.py",
+        "(1 - search.dampening) * gradient",
+        "gradient",
+        ("tests/methods/extremal/test_extremal_perturbation.py::test_a_step_equals_the_formula",),
+    ),
+    Mutant(
+        "a class of a spatial output is its sum over space",
+        "funcattr/methods/extremal/rewards.py",
+        "/ (_positions(output) if _is_class(target) else 1)",
+        "",
+        (
+            "tests/methods/extremal/test_extremal_perturbation.py::"
+            "test_a_class_of_a_spatial_output_is_its_mean_over_space",
+        ),
+    ),
+    # methods/bottleneck
+    Mutant(
+        "information is in nats",
+        "funcattr/methods/bottleneck/flow.py",
+        "return nats / math.log(2)",
+        "return nats",
+        ("tests/methods/bottleneck/test_bottleneck.py::test_capacity_is_the_divergence_in_bits",),
+    ),
+    Mutant(
+        "the bits are of a step too many",
+        "funcattr/methods/bottleneck/iba.py",
+        "return (*after, state[0].clone()), tuple",
+        "return (*after, after.value.clone()), tuple",
+        ("tests/methods/bottleneck/test_iba.py::test_equals_the_reference_step_by_step",),
+    ),
+    # methods/perturbation
+    Mutant(
+        "cells are not reflected at the border",
+        "funcattr/methods/perturbation/rise.py",
+        "reflected = cells - 1 - (cells - 1 - (nodes - 1).abs()).abs()",
+        "reflected = (nodes - 1).clamp(0, cells - 1)",
+        ("tests/methods/perturbation/test_rise.py::test_masks_are_made_by_the_steps_of_torchray",),
+    ),
+    Mutant(
+        "features of the second input begin at zero again",
+        "funcattr/methods/perturbation/coalitions.py",
+        "start += size",
+        "start += 0",
+        ("tests/methods/perturbation/test_coalitions.py::test_every_value_is_a_feature_by_default",),
+    ),
+    # tools
+    Mutant(
+        "a tied weight is folded",
+        "funcattr/tools/fold_batch_norm.py",
+        "and all(uses[name] == 1 for name in places.values())",
+        "",
+        ("tests/tools/test_fold_batch_norm.py::test_what_something_else_depends_on_is_not_folded",),
+    ),
+    Mutant(
+        "a NaN is like no number",
+        "funcattr/tools/agreement.py",
+        "equal_nan=True",
+        "equal_nan=False",
+        ("tests/tools/test_export.py::test_not_a_number_is_a_number_like_any_other",),
+    ),
+    # metrics
+    Mutant(
+        "a peak at the tolerance is a hit",
+        "funcattr/metrics/boxes.py",
+        "squared < tolerance**2",
+        "squared <= tolerance**2",
+        ("tests/metrics/test_boxes.py::test_tolerance_is_a_strict_bound_on_the_distance",),
+    ),
+    Mutant(
+        "the rise is counted downwards",
+        "funcattr/metrics/completeness.py",
+        "question.of_copies(last).scores() - question.of_copies(first).scores()",
+        "question.of_copies(first).scores() - question.of_copies(last).scores()",
+        ("tests/metrics/test_completeness.py::test_with_samples_it_is_the_rise_between_the_ends_that_are_drawn",),
+    ),
+    # maps, batch, torch_state
+    Mutant(
+        "the Gaussian has another width",
+        "funcattr/maps.py",
+        "math.sqrt(2) * sigma + 1.19e-7",
+        "2 * sigma + 1.19e-7",
+        ("tests/test_maps.py::test_smoothing_is_its_formula_along_each_dimension",),
+    ),
+    Mutant(
+        "copies come batch by batch",
+        "funcattr/batch.py",
+        '"n ... -> (n times) ..."',
+        '"n ... -> (times n) ..."',
+        ("tests/test_batch.py::test_each_example_is_followed_by_its_copies",),
+    ),
+    Mutant(
+        "a value that a derivative asks for is written over",
+        "funcattr/torch_state.py",
+        "if torch.is_grad_enabled():",
+        "if False:",
+        ("tests/tape/test_recompute.py::test_a_result_takes_the_place_of_what_is_owned_only_where_nobody_can_tell",),
+    ),
+)
+
+
+class Verdict(NamedTuple):
+    """The end of a mutant: "killed", "SURVIVED", or why neither can be said; and the seconds that it took."""
+
+    mutant: Mutant
+    word: str
+    seconds: float
+
+    def __str__(self) -> str:
+        return f"{self.word:<8} {self.seconds:5.1f} s  {self.mutant.file}: {self.mutant.name}"
+
+
+def changed(source: str, mutant: Mutant) -> str:
+    """The text of a file with the fault in it.
+
+    Raises:
+        ValueError: If the old text is not there, or more than once.
+    """
+    found = source.count(mutant.old)
+    if found != 1:
+        raise ValueError(f"{mutant.file}: {mutant.name}: expected once, found {found} times: {mutant.old!r}")
+    return source.replace(mutant.old, mutant.new)
+
+
+@contextmanager
+def faulty(folder: Path, mutant: Mutant) -> Iterator[None]:
+    """A copy with a fault in it, for as long as the context lasts."""
+    file = folder / mutant.file
+    source = file.read_text()
+    try:
+        _write(file, changed(source, mutant))
+        yield
+    finally:
+        _write(file, source)
+
+
+def _write(file: Path, text: str) -> None:
+    file.write_text(text)
+    # Bytecode is told apart by the second and the size of its source, which two texts may have in common.
+    for old in file.parent.glob(f"__pycache__/{file.stem}.*.pyc"):
+        old.unlink()
+
+
+def copied(root: Path, folder: Path) -> Path:
+    """A copy of the package and its tests, bytecode included."""
+    folder.mkdir()
+    unfinished = shutil.ignore_patterns("*.pyc.*")  # which some other process is writing
+    for name in COPIED:
+        if (root / name).is_dir():
+            shutil.copytree(root / name, folder / name, ignore=unfinished)
+        elif (root / name).exists():
+            shutil.copy2(root / name, folder / name)
+    return folder
+
+
+def run_tests(folder: Path, tests: Sequence[str], *options: str) -> tuple[int | None, str]:
+    """The exit code of pytest in a copy, and what it printed; None where it took too long."""
+    command = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", *options, *tests]
+    env = {**os.environ, "PYTHONPATH": str(folder)}
+    limit = None if "-x" not in options else LIMIT
+    try:
+        done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=limit)
+    except subprocess.TimeoutExpired:
+        return None, ""
+    return done.returncode, done.stdout + done.stderr
+
+
+def failing(folder: Path, mutants: Sequence[Mutant]) -> set[str]:
+    """Those of the mutants' tests that fail without a fault.
+
+    Raises:
+        RuntimeError: If they cannot be run.
+    """
+    tests, broken = list(dict.fromkeys(test for mutant in mutants for test in mutant.tests)), set[str]()
+    while tests:
+        code, printed = run_tests(folder, tests, "--continue-on-collection-errors", "-rfE")
+        ids = [line.split(" ", 1)[1] for line in printed.splitlines() if line.startswith(("FAILED ", "ERROR "))]
+        found = {test for test in tests for name in ids if name.startswith(test) or test.startswith(f"{name}::")}
+        broken |= found
+        if code in (0, 1):
+            break
+        if not found:
+            raise RuntimeError(f"the tests cannot be run, pytest ends with {code}:\n{printed}")
+        tests = [
+            test for test in tests if test not in found
+        ]  # of a file that cannot be imported no test runs, nor others
+    return broken
+
+
+def verdict(folder: Path, mutant: Mutant) -> Verdict:
+    """Whether a mutant's tests tell it from the package."""
+    begin = time.perf_counter()
+    with faulty(folder, mutant):
+        code, _ = run_tests(folder, mutant.tests, "-x")
+    words = {0: "SURVIVED", 1: "killed", None: "killed"}  # tests that take too long notice as well
+    return Verdict(mutant, words.get(code, f"pytest ends with {code}"), time.perf_counter() - begin)
+
+
+def judged(mutants: Sequence[Mutant], root: Path, jobs: int) -> Iterator[Verdict]:
+    """The verdicts, in order: `jobs` mutants at a time, each in a copy of its own."""
+    folders: queue.Queue[Path] = queue.Queue()
+
+    def one(mutant: Mutant) -> Verdict:
+        folder = folders.get()
+        try:
+            return verdict(folder, mutant)
+        finally:
+            folders.put(folder)
+
+    with tempfile.TemporaryDirectory() as place, ThreadPoolExecutor(jobs) as pool:
+        for number in range(jobs):
+            folders.put(copied(root, Path(place, str(number))))
+        broken = failing(Path(place, "0"), mutants)
+        for test in sorted(broken):
+            print(f"fails without a fault: {test}", flush=True)
+        whole = [mutant for mutant in mutants if not broken.intersection(mutant.tests)]
+        yield from (Verdict(mutant, "tests fail without it", 0.0) for mutant in mutants if mutant not in whole)
+        yield from pool.map(one, whole)
+
+
+def main(arguments: Sequence[str], mutants: Sequence[Mutant] = MUTANTS, root: Path = ROOT) -> int:
+    """Print a line for each mutant; 0 if all are killed."""
+    parser = argparse.ArgumentParser(prog="python -m tests.mutants", description="Mutants that the tests have to kill.")
+    parser.add_argument("words", nargs="*", help="only mutants with one of these in their name or file")
+    parser.add_argument("--jobs", type=int, default=1, help="mutants at a time")
+    parser.add_argument("--list", action="store_true", help="say which there are, and stop")
+    options = parser.parse_args(arguments)
+    chosen = [m for m in mutants if not options.words or any(word in f"{m.file} {m.name}" for word in options.words)]
+    if options.list:
+        print("\n".join(f"{m.file}: {m.name}" for m in chosen))
+        return 0
+    lived = 0
+    for found in judged(chosen, root, options.jobs):
+        print(found, flush=True)
+        lived += found.word != "killed"
+    print(f"{len(chosen) - lived} of {len(chosen)} mutants killed")
+    return int(lived > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
