@@ -18,6 +18,20 @@ def batch_of(call: str, x: Any) -> int:
         TypeError: If `x` holds something that is no tensor.
         ValueError: If an input has no batch, or the inputs have different ones.
     """
+    leaves = inputs_of(call, x)
+    if any(value.shape[0] != leaves[0].shape[0] for value in leaves):
+        shapes = [list(v.shape) for v in leaves]
+        raise ValueError(f"{call}(x=...): expected inputs with one batch dimension in common, got shapes {shapes}.")
+    return leaves[0].shape[0]
+
+
+def inputs_of(call: str, x: Any) -> list[Tensor]:
+    """The tensors of the inputs `x`, each with a batch.
+
+    Raises:
+        TypeError: If `x` holds something that is no tensor, or nothing.
+        ValueError: If an input has no batch.
+    """
     leaves = pytree.tree_leaves(x)
     for value in leaves or [x]:
         if not isinstance(value, Tensor):
@@ -26,10 +40,7 @@ def batch_of(call: str, x: Any) -> int:
             )
         if value.ndim == 0 or value.shape[0] == 0:
             raise ValueError(f"{call}(x=...): expected a batch of at least one example, got shape {list(value.shape)}.")
-        if value.shape[0] != leaves[0].shape[0]:
-            shapes = [list(v.shape) for v in leaves]
-            raise ValueError(f"{call}(x=...): expected inputs with one batch dimension in common, got shapes {shapes}.")
-    return leaves[0].shape[0]
+    return leaves
 
 
 def repeated(value: Any, examples: int, times: int) -> Any:

@@ -1,4 +1,4 @@
-"""The door to every reverse-pass method: run the model once, seed the output with the target, pull back to the root."""
+"""Where every reverse-pass method enters: run the model, make a cotangent of the target, pull it back to the root."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -13,9 +13,9 @@ from .._torch import nonstrict_trace, pytree
 from ..errors import AliasedWriteError, UnknownSiteError, UnsupportedOperationError, UntrackedPathError
 from ..model.functional import FunctionalModel, as_functional
 from .forward import PassOptions
-from .question import Question, call_arguments
+from .question import Question
 from .reverse import reverse_pass
-from .targets import cotangent_of, pick_output, pointing
+from .targets import cotangent_of, pointing
 
 
 class _Nothing:
@@ -110,7 +110,6 @@ def _traced_pass(call: str, structure: Any, tensors: dict[str, Tensor], given: A
 def _traced_output(call: str, structure: Any, tensors: dict[str, Tensor], given: Any) -> Any:
     try:
         question, _ = _rebuilt(call, structure, tensors, given)
-        positional, keyword = call_arguments(question.x, question.args, question.kwargs)
-        return {"result": pick_output(call, question.model(*positional, **keyword), question.output)}
+        return {"result": question.outputs()}
     except tuple(_ERRORS.values()) as error:
         return _as_result(error)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from .._torch import pytree
-from ..batch import batch_of, repeated
+from ..batch import batch_of, inputs_of, repeated
 from ..errors import warn
 from ..model.access import values_at
 from ..model.functional import FunctionalModel, Site, as_functional
@@ -115,7 +115,7 @@ def ask(
     """
     fm = as_functional(model)
     site = None if layer is None else fm.site_name(call, layer)
-    _check_inputs(call, fm, pytree.tree_leaves(x))
+    _check_devices(call, fm, inputs_of(call, x))
     if fm.training and not torch.compiler.is_dynamo_compiling():
         warn(
             f"{call}: the model is in training mode, so batch norm or dropout make its output depend on the batch "
@@ -137,15 +137,9 @@ def call_arguments(x: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tup
     return (*(x if isinstance(x, tuple) else (x,)), *args), kwargs
 
 
-def _check_inputs(call: str, model: FunctionalModel, inputs: list[Any]) -> None:
+def _check_devices(call: str, model: FunctionalModel, inputs: list[Tensor]) -> None:
     devices = {p.device for p in model.params.values()}
     for value in inputs:
-        if not isinstance(value, Tensor):
-            raise TypeError(
-                f"{call}(x=...): expected a tensor, a tuple or a dict of tensors, got {type(value).__name__}."
-            )
-        if value.ndim == 0 or value.shape[0] == 0:
-            raise ValueError(f"{call}(x=...): expected a batch of at least one example, got shape {list(value.shape)}.")
         if devices and value.device not in devices:
             raise ValueError(
                 f"{call}(x=...): the input is on {value.device}, the model on {', '.join(sorted(map(str, devices)))}. "

@@ -1,4 +1,4 @@
-"""The reverse pass of a question: seed the output with the target, pull back to the root."""
+"""The reverse pass of a question: the target becomes a cotangent of the output, which is pulled back to the root."""
 
 from typing import Any, NamedTuple
 

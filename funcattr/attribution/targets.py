@@ -176,11 +176,8 @@ def _checked_index(call: str, output: Tensor, index: Any, dim: int) -> Tensor:
         index = torch.tensor(numbers, dtype=torch.long, device=output.device).reshape(shape)
     if index.dtype == torch.bool or index.is_floating_point() or index.is_complex():
         raise TypeError(f"{call}(target=...): expected integer classes, got {index.dtype}.")
-    if index.ndim and list(index.shape) != [count]:
-        raise ValueError(
-            f"{call}(target=...): expected one class per example, shape [{count}], got shape {list(index.shape)}. "
-            "An int gives all examples the same class."
-        )
+    if index.ndim:
+        _check_count(call, list(index.shape), count)
     _same_device(call, output, index)
     if is_plain_eager() and not bool(((index >= 0) & (index < size)).all()):
         raise ValueError(

@@ -2,7 +2,7 @@
 
 import difflib
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
 import torch
@@ -37,6 +37,7 @@ class Structure:
         sites: Names of the sites.
         training: Whether some module's output depends on the batch or on chance.
         traced: Whether it was made inside compiled code, which takes no such constant.
+        user_modules: The user's modules of which `model` has copies, by name; None where it has none.
     """
 
     def __init__(
@@ -44,7 +45,7 @@ class Structure:
         model: Callable[..., Any],
         edits: Edits | None = None,
         parts: tuple[Part, ...] | None = None,
-        user_model: nn.Module | None = None,
+        user_modules: Mapping[str, "weakref.ref[nn.Module]"] | None = None,
     ) -> None:
         self.model, self.edits, self._parts = model, dict(edits or {}), parts
         self.traced = torch.compiler.is_dynamo_compiling()
@@ -56,10 +57,17 @@ class Structure:
         self.sites = tuple(name for name, _ in modules if name)
         self.training = any(m.training and isinstance(m, RANDOM_IN_TRAINING) for _, m in modules)
         self.hooked = any(has_hooks(m) for _, m in modules)
-        self.user_model = None if user_model is None else weakref.ref(user_model)
+        self.user_modules = user_modules
         names: dict[int, str] = {}
         for path, module in modules:
             self._name_tensors(f"{path}." if path else "", module, names)
+
+    def named_modules(self) -> Iterator[tuple[str, nn.Module | None]]:
+        """The user's modules as they were when the model was functionalised; None for one that is gone."""
+        if self.user_modules is not None:
+            yield from ((name, module()) for name, module in self.user_modules.items())
+        elif isinstance(self.model, nn.Module):
+            yield from self.model.named_modules()
 
     def for_a_call(self) -> tuple[Part, ...]:
         """A copy of the module tree for one call, which fills it with its tensors."""
@@ -147,8 +155,7 @@ class FunctionalModel:
                 f"{call}({argument}=...): expected the name of a site or a module of the model, "
                 f"got {type(site).__name__}."
             )
-        user_model = self._model if self.structure.user_model is None else self.structure.user_model()
-        for name, module in user_model.named_modules() if isinstance(user_model, nn.Module) else ():
+        for name, module in self.structure.named_modules():
             if module is site and name:
                 return name
         raise ValueError(
@@ -213,8 +220,7 @@ class FunctionalModel:
         """The same model with the values at some sites replaced; see `edit`."""
         before = self.structure.edits
         both = {name: _then(before[name], change) if name in before else change for name, change in edits.items()}
-        user_model = self.structure.user_model
-        structure = Structure(self._model, {**before, **both}, user_model=None if user_model is None else user_model())
+        structure = Structure(self._model, {**before, **both}, user_modules=self.structure.user_modules)
         structure.fixed, structure.sites = self.structure.fixed, self.structure.sites
         return FunctionalModel(structure, self.bound, shifts=self.shifts)
 
@@ -303,8 +309,10 @@ def _functional(model: Callable[..., Any], snapshot: bool) -> FunctionalModel:
     if not isinstance(model, nn.Module):
         return FunctionalModel(Structure(model))
     parts = parts_of(model)
-    parts = sited_copy(parts) if snapshot else parts
-    return FunctionalModel(Structure(parts[0].module, parts=parts, user_model=model))
+    if not snapshot:
+        return FunctionalModel(Structure(model, parts=parts))
+    copies, before = sited_copy(parts), {part.name: weakref.ref(part.module) for part in parts}
+    return FunctionalModel(Structure(copies[0].module, parts=copies, user_modules=before))
 
 
 def _then(first: Callable[[Any], Any], second: Callable[[Any], Any]) -> Callable[[Any], Any]:

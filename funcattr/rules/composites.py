@@ -200,7 +200,7 @@ _MADE = {name: make() for name, make in COMPOSITES.items() if make is not epsilo
 
 
 def rulebook_of(
-    call: str,
+    caller: str,
     rules: Rules,
     *,
     unlisted: Literal["gradient", "raise"] = "gradient",
@@ -209,30 +209,36 @@ def rulebook_of(
     """The rulebook that an option `rules=` stands for.
 
     Args:
-        call: First words of errors.
+        caller: First words of errors.
         rules: As the user gave it.
         unlisted, space: Of the rulebook that a mapping becomes.
 
     Raises:
         ValueError: If no rulebook has that name, or it needs bounds.
         TypeError: If it is of another kind.
+
+    Example:
+        >>> import funcattr
+        >>> book = funcattr.rules.rulebook_of("my_method", "epsilon_plus")
+        >>> book.name, book.space
+        ('epsilon_plus', 'relevance')
     """
     if isinstance(rules, Rulebook):
         return rules
     if isinstance(rules, str):
-        return _named(call, rules)
+        return _named(caller, rules)
     if not isinstance(rules, Mapping):
         raise TypeError(
-            f"{call}(rules=...): expected the name of a rulebook, a Rulebook or a mapping from operation to rule, "
+            f"{caller}(rules=...): expected the name of a rulebook, a Rulebook or a mapping from operation to rule, "
             f"got {type(rules).__name__}."
         )
     return Rulebook(rules, unlisted=unlisted, space=space)
 
 
-def _named(call: str, name: str) -> Rulebook:
+def _named(caller: str, name: str) -> Rulebook:
     if name not in COMPOSITES:
         closest = difflib.get_close_matches(name, COMPOSITES, n=3) or list(COMPOSITES)
-        raise ValueError(f"{call}(rules={name!r}): no such rulebook. Closest: {', '.join(map(repr, closest))}.")
+        raise ValueError(f"{caller}(rules={name!r}): no such rulebook. Closest: {', '.join(map(repr, closest))}.")
     if name not in _MADE:
-        raise ValueError(f"{call}(rules={name!r}): it needs bounds. Pass rules.{name}(low=..., high=...).")
+        raise ValueError(f"{caller}(rules={name!r}): it needs bounds. Pass rules.{name}(low=..., high=...).")
     return _MADE[name]

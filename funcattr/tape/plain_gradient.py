@@ -54,8 +54,8 @@ def _pulled_by_autograd(
     leaves_meta = [meta(leaf) for leaf in leaves]
 
     def pull(cotangent: Any, release: bool = False, **options: Any) -> tuple[Tensor, ...]:
-        seeds = matching_leaves(call, cotangent, leaves_meta, spec)
-        pairs = [(y, g) for y, g in zip(leaves, seeds, strict=True) if isinstance(y, Tensor) and y.requires_grad]
+        each = matching_leaves(call, cotangent, leaves_meta, spec)
+        pairs = [(y, g) for y, g in zip(leaves, each, strict=True) if isinstance(y, Tensor) and y.requires_grad]
         outputs, given = zip(*pairs, strict=True)
         found = torch.autograd.grad(outputs, inputs, given, retain_graph=not release, allow_unused=True)
         if all(g is None for g in found):  # it depends on some tensor of the model's alone

@@ -92,8 +92,8 @@ def record(fn: Callable[..., Any], primals: tuple[Tensor, ...], how: Recording) 
     steps, root_slots = recorder.steps, recorder.root_slots
 
     def pull(cotangent: Any, release: bool = False, **options: Any) -> tuple[Tensor, ...]:
-        seeds = matching_leaves(call, cotangent, leaves_meta, spec)
-        start = {s: g for s, g in zip(slots, seeds, strict=True) if s is not None}
+        given = matching_leaves(call, cotangent, leaves_meta, spec)
+        start = {s: g for s, g in zip(slots, given, strict=True) if s is not None}
         found = walk(steps, start, release, **options)
         return tuple(
             found[slot] if slot in found else torch.zeros(shape, dtype=dtype, device=device)

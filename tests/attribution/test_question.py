@@ -152,3 +152,23 @@ def test_a_layer_is_a_name_or_the_module() -> None:
         TypeError, match=r"^f\(layer=\.\.\.\): expected the name of a site or a module of the model, got int"
     ):
         ask("f", model, x, layer=3)  # type: ignore[arg-type]
+
+
+def test_a_module_is_a_layer_of_the_snapshot_that_was_taken_of_it_alone() -> None:
+    model: Any = dense()
+    x, fm, before = uniform(2, 4), funcattr.functionalize(model), model[2]
+    edited = funcattr.edit(fm, {"0": lambda h: 2 * h})
+    model[2] = nn.Linear(before.in_features, before.out_features)
+    for given in (fm, edited):
+        assert ask("f", given, x, layer=before).layer == "2"
+        with pytest.raises(ValueError, match=r"^f\(layer=<Linear>\): the module is not one of the model's"):
+            ask("f", given, x, layer=model[2])
+    assert ask("f", model, x, layer=model[2]).layer == "2"
+    del model  # the modules that the user still has are found
+    assert ask("f", fm, x, layer=before).layer == "2"
+
+
+@pytest.mark.parametrize("x", [{}, (), None, 3.0, (torch.ones(2, 4), "text")], ids=repr)
+def test_inputs_without_a_tensor_are_named(x: Any) -> None:
+    with pytest.raises(TypeError, match=r"^f\(x=\.\.\.\): expected a tensor, a tuple or a dict of tensors, got"):
+        ask("f", dense(), x)

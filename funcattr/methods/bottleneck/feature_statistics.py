@@ -249,10 +249,6 @@ def _collected(
     return tuple(found[name] for name in names)
 
 
-def _several(x: Any) -> bool:
-    return isinstance(x, tuple)
-
-
 def _batches(call: str, batches: Any) -> Iterable[Any]:
     """The inputs of each batch."""
     if isinstance(batches, Tensor):
@@ -271,7 +267,7 @@ def _first(x: Any, count: int) -> Any:
     """The first `count` examples of the inputs."""
     if isinstance(x, Mapping):
         return {name: value[:count] for name, value in x.items()}
-    return tuple(value[:count] for value in x) if _several(x) else x[:count]
+    return tuple(value[:count] for value in x) if isinstance(x, tuple) else x[:count]
 
 
 def _of_batch(

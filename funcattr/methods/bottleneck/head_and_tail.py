@@ -211,7 +211,7 @@ class _Learner(SiteMode):
         self._places = ByIdentity[int]()
         self._outside: list[tuple[Tensor, int]] = []
         self._read: dict[int, tuple[Tensor, int]] = {}
-        self._random = _random_states(value.device)
+        self._random = _random_states()
 
     def begin(self, tensors: list[Tensor]) -> None:
         """Begin with the tensors that the model is given, and those that it has."""
@@ -220,7 +220,8 @@ class _Learner(SiteMode):
 
     def visit(self, value: Any, name: str) -> Any:
         self._passed = True
-        self._replayable &= all(map(torch.equal, self._random, _random_states(self._value.device)))
+        states = _random_states()
+        self._replayable &= len(states) == len(self._random) and all(map(torch.equal, self._random, states))
         return self._value.clone()
 
     def call(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -396,6 +397,6 @@ def _memory(tensor: Tensor) -> int:
         return 0
 
 
-def _random_states(device: torch.device) -> list[Tensor]:
-    """The states of the random number generators that a model on a device draws from."""
-    return [torch.get_rng_state(), *([torch.cuda.get_rng_state(device)] if device.type == "cuda" else [])]
+def _random_states() -> list[Tensor]:
+    """The states of the random number generators that a model draws from, of the CPU and of all GPUs in use."""
+    return [torch.get_rng_state(), *(torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [])]

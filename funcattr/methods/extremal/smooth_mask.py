@@ -109,11 +109,22 @@ def crop(canvas: Tensor, size: tuple[int, int], *, radius: float = 21.0) -> Tens
         size: The image's, (H, W).
         radius: As there.
 
+    Returns:
+        The masks on the image, a view. [..., H, W]
+
+    Raises:
+        ValueError: If the canvas is too small for the image and its margin.
+
     Example:
         >>> crop(torch.ones(260, 260), (224, 224)).shape
         torch.Size([224, 224])
     """
     margin = round(radius)
+    if canvas.ndim < 2 or any(there < margin + wanted for there, wanted in zip(canvas.shape[-2:], size)):
+        raise ValueError(
+            f"crop(size={size}): expected a canvas with the image behind a margin of {margin} pixels, "
+            f"got shape {list(canvas.shape)}."
+        )
     return canvas[..., margin : margin + size[0], margin : margin + size[1]]
 
 

@@ -13,6 +13,7 @@ from ...attribution.targets import Target
 from ...batch import parted
 from ...sampling.baselines import Baseline, as_batch, baseline_like, distribution
 from ...sampling.loops import chunk_of, loop, positive, wide
+from ..features import require_layer
 from .lines import Points, each_copy, in_dtype_of, weighted_sum
 from .quadrature import Quadrature, nodes_and_weights
 
@@ -195,9 +196,8 @@ def _start(question: Question, baseline: Baseline | distribution) -> _Start:
 
 
 def _ask(call: str, model: Any, x: Any, target: Any, layer: Any, output: Any, args: Any, kwargs: Any) -> Question:
-    if layer is None:
-        raise TypeError(f"{call}(layer=None): expected the name of a site or a module of the model.")
     question = ask(call, model, x, target, layer=layer, output=output, args=args, kwargs=kwargs)
+    require_layer(question)
     for value in pytree.tree_leaves(x):
         if not value.is_floating_point():
             raise TypeError(

@@ -107,13 +107,15 @@ def conservation(
     options = PassOptions(book, start)
     question = ask("conservation", model, x, target, layer=layer, output=output, args=args, kwargs=kwargs)
     passed = forward(question, options, keep=True)
-    seed = starting_cotangent(cotangent_of(question.call, passed.output, question.target), passed.output, options)
+    begin = starting_cotangent(cotangent_of(question.call, passed.output, question.target), passed.output, options)
     flows: list[Flow] = []
-    found = passed.pull(seed, observer=lambda step, arrived, results: flows.append(_flow(step, arrived, results, book)))
+    found = passed.pull(
+        begin, observer=lambda step, arrived, results: flows.append(_flow(step, arrived, results, book))
+    )
     if book.space == "gradient":
-        seed, found = seed * passed.output, [v * g for v, g in zip(passed.roots, found, strict=True)]
+        begin, found = begin * passed.output, [v * g for v, g in zip(passed.roots, found, strict=True)]
     reached = sum(_total(g) for g in found)
-    return Conservation(_total(seed), reached, tuple(f for f in flows if f.op != "site"))
+    return Conservation(_total(begin), reached, tuple(f for f in flows if f.op != "site"))
 
 
 def _flow(step: Step, arrived: list[Tensor], results: tuple[Tensor | None, ...], rules: Rulebook) -> Flow:

@@ -68,6 +68,13 @@ def test_published_sizes_and_pixels() -> None:
         assert canvas[u, v].item() == pytest.approx(reference.canvas_pixel(p, u, v, 7, 21).item(), abs=1e-12)
 
 
+@pytest.mark.parametrize("shape", [(31, 31), (40, 29), (29, 40), (30,)])
+def test_a_canvas_that_is_too_small_is_refused(shape: tuple[int, ...]) -> None:
+    assert crop(torch.ones(30, 30), (26, 26), radius=4).shape == (26, 26)
+    with pytest.raises(ValueError, match=r"^crop\(size=\(28, 28\)\): expected a canvas .* a margin of 4 pixels, got"):
+        crop(torch.ones(shape), (28, 28), radius=4)
+
+
 def test_the_reference_tells_grids_apart() -> None:
     p = parameters((8, 8), 2)
     with pytest.raises(AssertionError):
