@@ -39,15 +39,17 @@ try:
     from torch._dynamo import nonstrict_trace as nonstrict_trace
     from torch._dynamo.exc import UserError as UserError
     from torch._dynamo.symbolic_convert import InstructionTranslator
-    from torch._functorch.pyfunctorch import retrieve_all_functorch_interpreters
+    from torch._functorch.pyfunctorch import retrieve_all_functorch_interpreters, temporarily_clear_interpreter_stack
     from torch._higher_order_ops.scan import scan as scan
     from torch._ops import HigherOrderOperator as HigherOrderOperator
     from torch._ops import OpOverload
     from torch.nn.modules.batchnorm import _BatchNorm
     from torch.nn.modules.dropout import _DropoutNd
+    from torch.nn.utils import parametrize as _parametrize
     from torch.overrides import _get_current_function_mode_stack, _is_torch_function_mode_enabled
     from torch.utils import _pytree as pytree  # noqa: F401  (the other modules import it from here)
     from torch.utils._python_dispatch import TorchDispatchMode as TorchDispatchMode
+    from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
     _functorch: Any = importlib.import_module("torch._C._functorch")
     _every_module: Any = importlib.import_module("torch.nn.modules.module")
@@ -64,6 +66,10 @@ TENSOR_TABLES = ("_parameters", "_buffers")
 """Attributes of a module that hold its own tensors by name."""
 SUBMODULES = "_modules"
 """The attribute of a module that holds its submodules by name."""
+HOOK_TABLES = tuple(
+    name for name in vars(nn.Module()) if name.endswith(("_hooks", "_hooks_with_kwargs", "_always_called", "_set"))
+)
+"""Attributes of a module that hold its hooks, and the names of buffers that are not saved."""
 RANDOM_IN_TRAINING = (_BatchNorm, _DropoutNd)
 """Modules whose output depends on the batch or on chance in training mode."""
 
@@ -89,6 +95,11 @@ def pop_dispatch_mode() -> TorchDispatchMode:
 def has_dispatch_mode() -> bool:
     """Whether a dispatch mode is on: tensors may be fake, or being traced."""
     return torch._C._len_torch_dispatch_stack() != 0
+
+
+def dispatch_modes() -> list[Any]:
+    """The dispatch modes of this thread, outermost first."""
+    return _get_current_dispatch_mode_stack()
 
 
 without_torch_function = torch._C.DisableTorchFunction
@@ -172,13 +183,55 @@ def is_compiled_function(value: Any) -> bool:
     return hasattr(value, "_torchdynamo_orig_callable")
 
 
-def own_attributes(module: nn.Module) -> dict[str, Any]:
-    """A shallow copy of a module's attributes, with tables of its own and without compiled code."""
-    attributes = dict(vars(module))
-    attributes["_compiled_call_impl"] = None
-    for table in (*TENSOR_TABLES, SUBMODULES):
-        attributes[table] = attributes[table].copy()
-    return attributes
+def class_of_copy(module: nn.Module) -> type[nn.Module]:
+    """The class for a copy of a module: its own, or one that computes its parametrised weights itself.
+
+    Under `torch.nn.utils.parametrize.cached` a weight is looked up by the id of the module that was parametrised, and
+    its copies would find its.
+    """
+    if not _parametrize._cache_enabled or not _parametrize.is_parametrized(module):
+        return type(module)
+    kind, names = type(module), tuple(module.parametrizations)  # pyright: ignore[reportArgumentType]
+    return type(kind.__name__, (kind,), {name: property(_computed(name)) for name in names})
+
+
+def _computed(name: str) -> Any:
+    return lambda module: module.parametrizations[name]()
+
+
+def memory_of(tensor: Tensor) -> int | None:
+    """A number for the memory that a tensor reads and writes, None where there is none; views have that of their base.
+
+    Under a transform it is the memory of the tensor within.
+    """
+    while _functorch.is_functorch_wrapped_tensor(tensor):
+        tensor = _functorch.get_unwrapped(tensor)
+    try:
+        return tensor.untyped_storage()._cdata
+    except (NotImplementedError, RuntimeError):  # sparse tensors, and others without one storage
+        return None
+
+
+def is_plain(tensor: Tensor) -> bool:
+    """Whether a tensor is a strided one of torch's own class, with real memory, and no transform's."""
+    kinds = (Tensor, nn.Parameter, nn.Buffer)
+    return (
+        type(tensor) in kinds and tensor.layout is torch.strided and not _functorch.is_functorch_wrapped_tensor(tensor)
+    )
+
+
+def name_of_memory(tensor: Tensor) -> Tensor:
+    """A tensor with the memory of another, but with a count of writes (`version`) and a derivative of its own."""
+    return tensor.detach() if torch.compiler.is_compiling() or not is_plain(tensor) else tensor.data
+
+
+def move_to_a_copy(tensors: list[Tensor]) -> None:
+    """Let plain tensors with one memory have a copy of it from now on, together."""
+    with without_torch_function(), temporarily_clear_interpreter_stack():
+        copy = tensors[0].untyped_storage().clone()
+        for tensor in tensors:
+            empty: Any = torch.empty(0, dtype=tensor.dtype, device=tensor.device)
+            tensor.data = empty.set_(copy, tensor.storage_offset(), tensor.size(), tensor.stride())
 
 
 def renew_flat_weights(module: nn.RNNBase) -> None:

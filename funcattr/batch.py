@@ -5,10 +5,12 @@ Copies of an example are neighbours: the batch [N, ...] becomes [N * times, ...]
 
 from typing import Any
 
+import torch
 from einops import rearrange, repeat
 from torch import Tensor
 
 from ._torch import pytree
+from .copies import Copier
 
 
 def batch_of(call: str, x: Any) -> int:
@@ -51,7 +53,10 @@ def repeated(value: Any, examples: int, times: int) -> Any:
             return tensor
         return repeat(tensor, "n ... -> (n times) ...", times=times)
 
-    return value if times == 1 else pytree.tree_map_only(Tensor, leaf, value)
+    if times == 1:
+        return value
+    # Inside of objects too, such as a cache of keys and values; Dynamo takes no objects but trees.
+    return pytree.tree_map_only(Tensor, leaf, value) if torch.compiler.is_dynamo_compiling() else Copier(leaf)(value)
 
 
 def merged(samples: Tensor) -> Tensor:

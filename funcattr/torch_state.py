@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from ._torch import current_level, has_dispatch_mode
+from ._torch import current_level, dispatch_modes, has_dispatch_mode
 
 
 def is_plain_eager() -> bool:
@@ -11,6 +11,11 @@ def is_plain_eager() -> bool:
     if torch.compiler.is_compiling():
         return False
     return current_level() is None and not has_dispatch_mode()
+
+
+def is_traced() -> bool:
+    """Whether operations are being noted for later, as by `torch.compile`, `make_fx` and fake tensors."""
+    return torch.compiler.is_compiling() or not all(getattr(mode, "only_looks", False) for mode in dispatch_modes())
 
 
 def derivative_is_final(*values: object) -> bool:

@@ -15,8 +15,8 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 
 # The concepts from the lowest to the highest: each may import those before it, and nothing after it.
 ORDER = (
-    *("_torch", "errors", "text_tables", "torch_state", "batch", "maps"),
-    *("model", "calls", "rulebook", "rules", "tape", "attribution", "sampling", "methods", "tools"),
+    *("_torch", "errors", "text_tables", "torch_state", "copies", "batch", "maps"),
+    *("calls", "model", "rulebook", "rules", "tape", "attribution", "sampling", "methods", "tools"),
     *("metrics", "masks", "bottleneck", "__init__", "demo", "__main__"),
 )
 

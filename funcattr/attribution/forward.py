@@ -6,6 +6,7 @@ from typing import Any, Literal, NamedTuple
 from torch import Tensor
 
 from .._torch import pytree
+from ..copies import copied
 from ..rulebook.conditions import Conditions
 from ..rulebook.rulebook import Rulebook
 from ..rules.composites import PLAIN
@@ -64,7 +65,7 @@ def forward(
 
     def explained(*tensors: Tensor) -> Tensor:
         x = pytree.tree_unflatten(list(tensors), spec)
-        positional, keyword = call_arguments(x, question.args, question.kwargs)
+        positional, keyword = call_arguments(x, *copied((question.args, question.kwargs)))
         value = pick_output(call, model(*positional, **keyword), question.output)
         return value if through is None else score(call, value, through)
 

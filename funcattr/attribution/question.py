@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from .._torch import pytree
 from ..batch import batch_of, inputs_of, repeated
+from ..copies import copied
 from ..errors import warn
 from ..model.access import values_at
 from ..model.functional import FunctionalModel, Site, as_functional
@@ -72,7 +73,7 @@ class Question(NamedTuple):
     def outputs(self) -> Tensor:
         """The explained tensor of the model's output, without a record. [N, ...]"""
         # Copies, so that a model which writes into its input never reaches the user's tensor.
-        positional, keyword = call_arguments(pytree.tree_map(torch.clone, self.x), self.args, self.kwargs)
+        positional, keyword = copied(self.arguments)
         return pick_output(self.call, self.model(*positional, **keyword), self.output)
 
     def scores(self) -> Tensor:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from .._torch import pytree
+from ..copies import copied
 from .functional import FunctionalModel, Site, functionalize
 from .sites import Reader, SiteMode
 
@@ -124,8 +125,3 @@ class _Stop(SiteMode):
         if len(self.values) == len(self.asked):
             raise _Reached
         return value
-
-
-def copied(inputs: Inputs) -> Inputs:
-    """The inputs of one call, which the model may write into."""
-    return pytree.tree_map_only(Tensor, torch.clone, inputs)

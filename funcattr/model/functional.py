@@ -1,5 +1,6 @@
 """Models as pure functions of their parameters and inputs."""
 
+import copy
 import difflib
 import weakref
 from collections.abc import Callable, Iterator, Mapping
@@ -9,10 +10,20 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from .._torch import RANDOM_IN_TRAINING, TENSOR_TABLES, has_global_hooks, has_hooks, original_module, pytree
+from .._torch import (
+    RANDOM_IN_TRAINING,
+    TENSOR_TABLES,
+    has_global_hooks,
+    has_hooks,
+    name_of_memory,
+    original_module,
+    pytree,
+)
 from ..batch import repeated
+from .aliased import Group, aliased_groups, cloned
+from .guard import Guard
 from .hand_over import refuse_handed
-from .module_tree import Part, fill, parts_of, sited_copy
+from .module_tree import Part, TreeCopier, end_call, parts_of, sited_copy
 from .refusals import refuse_opaque
 from .sites import Editor
 
@@ -37,6 +48,8 @@ class Structure:
         sites: Names of the sites.
         training: Whether some module's output depends on the batch or on chance.
         traced: Whether it was made inside compiled code, which takes no such constant.
+        aliased: Names of tensors that share memory.
+        in_params: Names of buffers that are views of a parameter.
         user_modules: The user's modules of which `model` has copies, by name; None where it has none.
     """
 
@@ -61,6 +74,8 @@ class Structure:
         names: dict[int, str] = {}
         for path, module in modules:
             self._name_tensors(f"{path}." if path else "", module, names)
+        self.aliased: tuple[Group, ...] = aliased_groups(self.params, self.buffers)
+        self.in_params = tuple(b for group in self.aliased if group[0] in self.params for b in group[1:])
 
     def named_modules(self) -> Iterator[tuple[str, nn.Module | None]]:
         """The user's modules as they were when the model was functionalised; None for one that is gone."""
@@ -69,12 +84,13 @@ class Structure:
         elif isinstance(self.model, nn.Module):
             yield from self.model.named_modules()
 
-    def for_a_call(self) -> tuple[Part, ...]:
-        """A copy of the module tree for one call, which fills it with its tensors."""
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """The modules of the tree."""
         assert isinstance(self.model, nn.Module)
         if self._parts is None:
             self._parts = parts_of(self.model)
-        return sited_copy(self._parts)
+        return self._parts
 
     def _name_tensors(self, prefix: str, module: nn.Module, names: dict[int, str]) -> None:
         for own, table in zip((self.params, self.buffers), TENSOR_TABLES, strict=True):
@@ -82,6 +98,18 @@ class Structure:
                 if tensor is not None:
                     self.places[prefix + name] = first = names.setdefault(id(tensor), prefix + name)
                     own.setdefault(first, tensor)
+
+    def __reduce__(self) -> Any:
+        model = self.model
+        if isinstance(model, nn.Module):  # as the user's: what a copy adds to it cannot be pickled
+            model = sited_copy(self.parts, TreeCopier(_the_same, {}), sited=False)[0].module
+        return _restored, (model, self.edits, self.sites, self.fixed)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Structure":
+        model = self.model
+        if isinstance(model, nn.Module):
+            model = sited_copy(self.parts, TreeCopier(_cloned, {}), sited=False)[0].module
+        return _restored(model, self.edits, self.sites, self.fixed)
 
     def __eq__(self, other: object) -> bool:
         return self is other
@@ -204,9 +232,9 @@ class FunctionalModel:
         """The tensors that a call computes with: bound ones as they are, owned ones as constants, buffers copied."""
         if self._ready is not None:
             return self._ready
-        params = {name: p if name in self.bound else p.detach() for name, p in self.params.items()}
+        params = {name: p if name in self.bound else name_of_memory(p) for name, p in self.params.items()}
         buffers = {name: b if name in self.bound else b.detach() for name, b in self.buffers.items()}
-        return params | {name: b.clone() for name, b in buffers.items()}
+        return params | cloned(buffers, params, self.structure.aliased, self.bound)
 
     def ready(self) -> "FunctionalModel":
         """The same model for one call, whose tensors are made now and not under the eyes of a recorder."""
@@ -256,15 +284,28 @@ class FunctionalModel:
             # Modules cannot be copied while Dynamo traces; there functional_call swaps at trace time only.
             output = functional_call(self._model, filled, inputs, kwargs, tie_weights=False)
             return refuse_handed(output) if self.structure.fixed else output
-        parts = self.structure.for_a_call()
-        fill(parts, tensors, self.structure.places)
+        structure, owned = self.structure, {**self.structure.params, **self.structure.buffers}
+        users = dict(owned)
+        shared = [tensors[name] for name in (*structure.params, *structure.in_params) if name not in self.bound]
+
+        def private(tensor: Tensor) -> Tensor:
+            """The call's own name for a tensor that the user's modules hold, and that is no parameter or buffer."""
+            if tensor.requires_grad and not isinstance(tensor, nn.Parameter):
+                return tensor  # it has a derivative, which somebody may ask for
+            users[copier.place] = tensor
+            shared.append(name_of_memory(tensor))
+            return shared[-1]
+
+        copier = TreeCopier(private, {id(t): tensors[name] for name, t in owned.items() if name in tensors})
+        parts = sited_copy(structure.parts, copier)
+        guard = Guard(users, shared, self.bound)
         try:
-            output = parts[0].module(*inputs, **kwargs)
-            return refuse_handed(output) if self.structure.fixed else output
+            with guard:
+                output = parts[0].module(*inputs, **kwargs)
+            guard.check()
+            return refuse_handed(output) if structure.fixed else output
         finally:
-            # A module and its own forward are a cycle, which would keep both until a garbage collection.
-            for part in parts:
-                vars(part.module).pop("forward", None)
+            end_call(parts)
 
     def __repr__(self) -> str:
         return f"FunctionalModel({type(self._model).__name__}, {len(self.params)} parameters, {len(self.sites)} sites)"
@@ -311,8 +352,27 @@ def _functional(model: Callable[..., Any], snapshot: bool) -> FunctionalModel:
     parts = parts_of(model)
     if not snapshot:
         return FunctionalModel(Structure(model, parts=parts))
-    copies, before = sited_copy(parts), {part.name: weakref.ref(part.module) for part in parts}
+    copies, before = (
+        sited_copy(parts, TreeCopier(_the_same, {})),
+        {part.name: weakref.ref(part.module) for part in parts},
+    )
     return FunctionalModel(Structure(copies[0].module, parts=copies, user_modules=before))
+
+
+def _the_same(tensor: Tensor) -> Tensor:
+    return tensor
+
+
+def _cloned(tensor: Tensor) -> Tensor:
+    """A copy of the same class: a parameter's is one."""
+    return copy.deepcopy(tensor)
+
+
+def _restored(model: Any, edits: Edits, sites: tuple[str, ...], fixed: frozenset[str]) -> Structure:
+    """A structure from what `pickle` and `copy` take of one."""
+    structure = functionalize(model).structure
+    structure.edits, structure.sites, structure.fixed = dict(edits), sites, fixed
+    return structure
 
 
 def _then(first: Callable[[Any], Any], second: Callable[[Any], Any]) -> Callable[[Any], Any]:

@@ -1,21 +1,16 @@
-"""Private copies of a module tree: the structure is new for each call, the tensors are shared."""
+"""Private copies of a module tree: all that a forward may write is new for each call, but the memory of parameters."""
 
 import types
-from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from copy import copy as copy_of
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from .._torch import TENSOR_TABLES, own_attributes, renew_flat_weights
-from .refusals import PLAIN
+from .._torch import HOOK_TABLES, SUBMODULES, TENSOR_TABLES, class_of_copy, renew_flat_weights
+from ..copies import ATOMS, Copier
 from .sites import enter_module, leave_module, pass_module
 
-_CONTAINERS = frozenset((dict, OrderedDict, list, tuple, set))
-_TABLES = frozenset(vars(nn.Module()))
-"""Attributes of every module: its parameters, its modules, its hooks."""
-_OWN = frozenset([*TENSOR_TABLES, "forward"])
+_KEPT_APART = frozenset([*TENSOR_TABLES, SUBMODULES, *HOOK_TABLES, "forward", "_compiled_call_impl"])
 """Attributes that a copy gets of its own in any case."""
 
 
@@ -25,92 +20,118 @@ class Part(NamedTuple):
     Attributes:
         name: Its qualified name.
         module: The module.
-        moving: Attributes that a private copy cannot share: containers, modules, bound methods.
-        tensors: (table, name in it, qualified name) of its parameters and buffers.
+        moving: Attributes that a private copy cannot share: all but numbers and strings.
+        patched: The `forward` that was put on the instance, if it is not its class's.
     """
 
     name: str
     module: nn.Module
     moving: tuple[str, ...]
-    tensors: tuple[tuple[str, str, str], ...]
+    patched: Callable[..., Any] | None
 
 
 def parts_of(model: nn.Module) -> tuple[Part, ...]:
     """The modules of a tree, the root first."""
-    return tuple(Part(name, module, _moving(module), _tensors(name, module)) for name, module in model.named_modules())
+    return tuple(Part(name, module, _moving(module), _patched(module)) for name, module in model.named_modules())
 
 
 def _moving(module: nn.Module) -> tuple[str, ...]:
-    # Most of a module's attributes are plain, or tables of hooks with nothing in them.
-    return tuple(
-        name
-        for name, value in vars(module).items()
-        if type(value) not in PLAIN and name not in _OWN and not (name in _TABLES and not value)
-    )
+    return tuple(n for n, v in vars(module).items() if type(v) not in ATOMS and n not in _KEPT_APART)
 
 
-def _tensors(name: str, module: nn.Module) -> tuple[tuple[str, str, str], ...]:
-    prefix = f"{name}." if name else ""
-    tables = ((table, vars(module)[table]) for table in TENSOR_TABLES)
-    return tuple((table, own, prefix + own) for table, held in tables for own, t in held.items() if t is not None)
+def _patched(module: nn.Module) -> Callable[..., Any] | None:
+    forward = vars(module).get("forward")
+    if forward is None or (isinstance(forward, types.FunctionType) and hasattr(forward, "patched")):
+        return getattr(forward, "patched", None)
+    is_own = isinstance(forward, types.MethodType) and forward.__self__ is module
+    return None if is_own and forward.__func__ is type(module).forward else forward
 
 
-def sited_copy(parts: Sequence[Part]) -> tuple[Part, ...]:
-    """A tree copied for one call: a new object a module, all tensors shared; each tells the active mode where it is."""
-    copies: dict[int, nn.Module] = {}
-    for part in parts:
-        copy = copies[id(part.module)] = object.__new__(type(part.module))
-        copy.__dict__.update(own_attributes(part.module))
-    for part, copy in zip(parts, copies.values(), strict=True):
-        attributes = copy.__dict__
-        for name in part.moving:
-            value = attributes[name]
-            if type(value) in _CONTAINERS and name not in _TABLES:
-                value = copy_of(value)  # what a model keeps there during a call stays with the call
-            attributes[name] = _moved(value, copies)
-        attributes["forward"] = _sited_forward(copy, part.name)
-    return tuple(Part(p.name, copy, p.moving, p.tensors) for p, copy in zip(parts, copies.values(), strict=True))
+class TreeCopier(Copier):
+    """Copies modules, those too that no tree has registered.
 
-
-def _moved(value: Any, copies: Mapping[int, nn.Module]) -> Any:
-    """`value` with the tree's modules replaced by their copies, inside plain containers and bound methods too."""
-    if id(value) in copies:
-        return copies[id(value)]
-    if isinstance(value, types.MethodType):
-        owner = copies.get(id(value.__self__))
-        return value if owner is None else types.MethodType(value.__func__, owner)
-    kinds = nn.Module | types.MethodType
-    if type(value) in (dict, OrderedDict) and any(isinstance(v, kinds) for v in value.values()):
-        return type(value)((k, _moved(v, copies)) for k, v in value.items())
-    if type(value) in (list, tuple):
-        items: list[Any] = list(value)
-        if any(isinstance(v, kinds) for v in items):
-            return type(value)(_moved(v, copies) for v in items)
-    return value
-
-
-def fill(parts: Sequence[Part], tensors: Mapping[str, Tensor], names: Mapping[str, str]) -> None:
-    """Put a call's tensors into its own copy of the modules, as functional_call does, with nothing to put back.
-
-    `names` leads from each place of a tensor to its name among `tensors`.
+    Attributes:
+        place: Where the copying is: a module and its attribute.
     """
+
+    def __init__(self, tensor: Callable[[Tensor], Tensor], copies: Mapping[int, Any]) -> None:
+        super().__init__(tensor, copies)
+        self.place = ""
+
+    def empty(self, module: nn.Module) -> nn.Module:
+        """A module of the same class without attributes; what refers to the original will refer to it."""
+        made = self.copies[id(module)] = object.__new__(class_of_copy(module))
+        return made
+
+    def fill(self, copy: nn.Module, module: nn.Module, moving: Sequence[str], name: str = "") -> None:
+        """Give a copy its attributes."""
+        before = vars(module)
+        attributes = copy.__dict__
+        attributes.update(before)
+        attributes["_compiled_call_impl"] = None
+        for table in HOOK_TABLES:
+            held = before[table]
+            attributes[table] = self.mapping(held) if held else type(held)()
+        for table in (*TENSOR_TABLES, SUBMODULES):
+            attributes[table] = {own: self(value) for own, value in before[table].items()}
+        for attribute in moving:
+            self.place = f"{name}.{attribute}" if name else attribute
+            attributes[attribute] = self(before[attribute])
+
+    def module(self, module: nn.Module) -> nn.Module:
+        """The copy of a module that is not of the tree."""
+        made = self.empty(module)
+        self.fill(made, module, _moving(module))
+        patched = _patched(module)
+        attributes = vars(made)
+        attributes.pop("forward", None)
+        if patched is not None:
+            attributes["forward"] = self(patched)
+        return made
+
+
+def sited_copy(parts: Sequence[Part], copier: TreeCopier, *, sited: bool = True) -> tuple[Part, ...]:
+    """A copy of a tree, the root first.
+
+    Args:
+        parts: The modules.
+        copier: Says what becomes of their tensors.
+        sited: Whether each module tells the active mode where it is. Without, it is a module like the user's.
+    """
+    copies = [copier.empty(part.module) for part in parts]
+    made = []
+    for part, copy in zip(parts, copies, strict=True):
+        copier.fill(copy, part.module, part.moving, part.name)
+        patched = None if part.patched is None else copier(part.patched)
+        if sited:
+            copy.__dict__["forward"] = _sited_forward(copy, part.name, patched)
+        elif patched is None:
+            copy.__dict__.pop("forward", None)
+        else:
+            copy.__dict__["forward"] = patched
+        made.append(Part(part.name, copy, part.moving, patched))
+    return tuple(made)
+
+
+def end_call(parts: Sequence[Part]) -> None:
+    """Let go of the copies that a call ran."""
+    # A module and its own forward are a cycle, which would keep both until a garbage collection.
     for part in parts:
-        attributes = vars(part.module)
-        for table, own, place in part.tensors:
-            attributes[table][own] = tensors[names[place]]
+        vars(part.module).pop("forward", None)
 
 
-def _sited_forward(module: nn.Module, name: str) -> Callable[..., Any]:
+def _sited_forward(module: nn.Module, name: str, patched: Callable[..., Any] | None) -> Callable[..., Any]:
     # A plain function, no partial: Dynamo asks a graph module's forward for its code.
     def forward(*args: Any, **kwargs: Any) -> Any:
-        return _forward(module, name, *args, **kwargs)
+        return _forward(module, name, patched, *args, **kwargs)
 
+    forward.patched = patched  # pyright: ignore[reportFunctionMemberAccess]
     return forward
 
 
-def _forward(module: nn.Module, name: str, *args: Any, **kwargs: Any) -> Any:
+def _forward(module: nn.Module, name: str, patched: Callable[..., Any] | None, *args: Any, **kwargs: Any) -> Any:
     if isinstance(module, nn.RNNBase):
         renew_flat_weights(module)
     args, kwargs = enter_module(name, type(module), args, kwargs)
-    output = type(module).forward(module, *args, **kwargs)
+    output = type(module).forward(module, *args, **kwargs) if patched is None else patched(*args, **kwargs)
     return leave_module(output, name) if getattr(module, "is_site", True) else pass_module(output, name)

@@ -9,11 +9,10 @@ import torch
 from torch import nn
 
 from .._torch import OptimizedModule, is_compiled_function
+from ..copies import ATOMS
 from ..errors import UnsupportedOperationError
 
-PLAIN = frozenset([bool, int, float, str, type(None), torch.Size])
-"""Kinds of attribute that hold no function and no module; most attributes are of these."""
-_NO_FUNCTIONS = PLAIN | {dict, OrderedDict, list, tuple, set, torch.Tensor, nn.Parameter}
+_NO_FUNCTIONS = ATOMS | {dict, OrderedDict, list, tuple, set, torch.Tensor, nn.Parameter}
 
 
 def refuse_opaque(model: Callable[..., Any]) -> None:
@@ -32,11 +31,6 @@ def refuse_opaque(model: Callable[..., Any]) -> None:
         for name, value in (*vars(part).items(), *outside):
             if type(value) not in _NO_FUNCTIONS and _is_opaque(value) and name != "_compiled_call_impl":
                 raise _opaque_error(path, value, f"its {name!r} is")
-        if "forward" in vars(part):
-            raise UnsupportedOperationError(
-                f"functionalize(model=...): {path or 'the model'!r} ({type(part).__name__}) has its `forward` patched "
-                "on the instance, which may close over other parameters. Override `forward` in a class instead."
-            )
 
 
 def _is_opaque(value: Any) -> bool:

@@ -13,7 +13,13 @@ from .._torch import TorchDispatchMode, pop_dispatch_mode, push_dispatch_mode, p
 
 
 class UnseenOperations(TorchDispatchMode):
-    """Notes the first operation on a tracked tensor that comes past the recorder; recorded calls switch it off."""
+    """Notes the first operation on a tracked tensor that comes past the recorder; recorded calls switch it off.
+
+    Attributes:
+        only_looks: That it runs each operation as it is.
+    """
+
+    only_looks = True
 
     def __init__(self, tracked: Container[Tensor]) -> None:
         super().__init__()

@@ -15,7 +15,7 @@ from ..calls.operations import CONVOLUTIONS
 from ..errors import FuncattrError
 from ..model.functional import FunctionalModel, Structure, functionalize
 from ..model.hand_over import Handed, ReadError
-from ..model.module_tree import fill, parts_of, sited_copy
+from ..model.module_tree import TreeCopier, parts_of, sited_copy
 from ..rulebook.actions import Action
 from ..rulebook.rulebook import Entry, Rulebook
 from ..tape.recorder import Recorder
@@ -150,8 +150,9 @@ def _is_alone(fm: FunctionalModel, step: Step, kinds: tuple[type, ...], calls: C
 
 def _folded(fm: FunctionalModel, pairs: list[_Pair]) -> Structure:
     root: Any = fm.structure.model
-    parts = sited_copy(parts_of(root))
-    fill(parts, fm.tensors(), fm.structure.places)
+    tensors = fm.tensors()
+    copies = {id(t): tensors[name] for name, t in {**fm.structure.params, **fm.structure.buffers}.items()}
+    parts = sited_copy(parts_of(root), TreeCopier(lambda tensor: tensor, copies))
     modules = {part.name: part.module for part in parts}
     for pair in pairs:
         linear, norm = modules[pair.linear], modules[pair.norm]

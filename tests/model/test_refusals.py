@@ -69,12 +69,6 @@ def closing_over(function: Callable[[Tensor], Tensor]) -> nn.Module:
     return Closes()
 
 
-def patched() -> nn.Module:
-    linear = nn.Linear(3, 3)
-    linear.forward = lambda input: input
-    return linear
-
-
 OPAQUE: dict[str, tuple[Callable[[], Any], str]] = {
     "scripted": (lambda: torch.jit.script(nn.Linear(3, 3)), "it is a RecursiveScriptModule"),
     "traced": (lambda: torch.jit.trace(nn.Linear(3, 3), torch.ones(1, 3)), "it is a TopLevelTracedModule"),
@@ -112,13 +106,6 @@ def test_an_opaque_model_is_refused(name: str) -> None:
 def test_an_opaque_function_is_refused(function: Any) -> None:
     with pytest.raises(funcattr.UnsupportedOperationError, match="cannot see through 'the model': it is a"):
         functionalize(function)
-
-
-def test_a_forward_patched_on_the_instance_is_refused_with_its_path() -> None:
-    with pytest.raises(funcattr.UnsupportedOperationError, match=r"\): '0.1' \(Linear\) has its `forward` patched"):
-        functionalize(nn.Sequential(nn.Sequential(nn.ReLU(), patched())))
-    with pytest.raises(funcattr.UnsupportedOperationError, match=r"\): 'the model' \(Linear\) has its `forward`"):
-        functionalize(patched())
 
 
 def test_an_opaque_submodule_of_a_compiled_model_is_refused() -> None:

@@ -1,0 +1,47 @@
+"""The tensors whose memory a call writes, those too that its name does not tell of."""
+
+from collections.abc import Callable, Iterator, Mapping
+from functools import lru_cache
+from typing import Any
+
+from torch import Tensor
+
+from .._torch import pytree
+from .operations import bound, known, writes
+
+_STATISTICS: Mapping[str, tuple[str, bool]] = {
+    "batch_norm": ("training", False),
+    "instance_norm": ("use_input_stats", True),
+}
+"""Normalisations that write their running statistics, with the flag that says so and its default."""
+_TABLES = frozenset(["embedding", "embedding_bag"])
+"""Functions that shorten the rows of a table which they read, if they are given `max_norm`."""
+_HANDING_OUT = frozenset(["numpy", "__array__", "__dlpack__"])
+"""Functions that hand a tensor's memory to others, who may write it."""
+
+
+@lru_cache(maxsize=4096)
+def may_write(func: Callable[..., Any]) -> bool:
+    """Whether some calls of a torch function write into a tensor that they are given."""
+    told = known(func)
+    name = told.operation.name
+    by_name = name in _STATISTICS or name in _TABLES or told.name in _HANDING_OUT
+    return told.is_write or by_name or "inplace" in told.operation.parameters
+
+
+def written(func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Iterator[Tensor]:
+    """The tensors that a call writes into."""
+    told = known(func)
+    name = told.operation.name
+    if "out" in kwargs:
+        yield from (t for t in pytree.tree_leaves(kwargs["out"]) if isinstance(t, Tensor))
+    target = writes(told, args, kwargs)
+    if target is not None:
+        yield target
+    elif told.name in _HANDING_OUT:
+        yield args[0]
+    elif name in _STATISTICS and bound(told.operation, args, kwargs, *_STATISTICS[name]):
+        statistics = (bound(told.operation, args, kwargs, name, None) for name in ("running_mean", "running_var"))
+        yield from (t for t in statistics if t is not None)
+    elif name in _TABLES and kwargs.get("max_norm", args[3] if len(args) > 3 else None) is not None:
+        yield bound(told.operation, args, kwargs, "weight", args[1] if len(args) > 1 else None)

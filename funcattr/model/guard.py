@@ -1,0 +1,115 @@
+"""The guard of a call: it reads only what is its own, and writes nothing of the user's.
+
+Parameters are too large to be copied for each call, so a call has names of its own for their memory. When the model is
+about to write there, that memory is copied, and the call's names stand for the copy from then on.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from torch import Tensor
+
+from .._torch import is_plain, memory_of, move_to_a_copy, version, without_torch_function
+from ..calls.written import may_write, written
+from ..errors import AliasedWriteError, UnsupportedOperationError
+from ..torch_state import is_traced
+from .sites import SiteMode, leave_module, site
+
+Named = Mapping[str, Tensor]
+
+
+class Guard(SiteMode):
+    """Runs a call's torch functions, those that write into shared memory on a copy of it.
+
+    Args:
+        users: The user's own tensors, by name, none of which the call should meet.
+        shared: The call's names for memory that is the user's.
+        bound: Tensors that the user bound, by name.
+    """
+
+    def __init__(self, users: Named, shared: list[Tensor], bound: Named) -> None:
+        super().__init__()
+        own = set(map(id, bound.values()))
+        self._users = {id(t): name for name, t in users.items() if id(t) not in own}
+        self._shared, self._bound = shared, bound
+        self._versions = list(map(version, shared))
+        self._memory: dict[int, list[Tensor]] | None = None
+        self._left: set[int] = set()
+        self._own: set[int] = set()
+
+    def call(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run one torch function of the model."""
+        if func is leave_module or func is site:
+            return func(*args, **kwargs)
+        meets_none = self._users.keys().isdisjoint
+        if not meets_none(map(id, args)) or (kwargs and not meets_none(map(id, kwargs.values()))):
+            raise self._foreign((*args, *kwargs.values()))
+        if args and type(args[0]) in (list, tuple) and not meets_none(map(id, args[0])):
+            raise self._foreign(args[0])
+        if self._left:
+            with without_torch_function():
+                self._check_left((*args, *kwargs.values()))
+        if may_write(func) or "out" in kwargs:
+            with without_torch_function():  # what follows is no part of the model
+                for tensor in written(func, args, kwargs):
+                    self._before_write(tensor)
+        return func(*args, **kwargs)
+
+    def check(self) -> None:
+        """After the call: raise if memory of the user's was written all the same.
+
+        Raises:
+            AliasedWriteError: By an operation that no torch function mode sees.
+        """
+        for i, (tensor, before) in enumerate(zip(self._shared, self._versions, strict=True)):
+            if version(tensor) != before and i not in self._own:
+                raise AliasedWriteError(
+                    f"a tensor of the model of shape {list(tensor.shape)} was written by its forward, in an operation "
+                    "that cannot be seen (a C++ extension, say). It has other values now."
+                )
+
+    def _foreign(self, tensors: Iterable[Any]) -> UnsupportedOperationError:
+        name = next(self._users[id(t)] for t in tensors if id(t) in self._users)
+        return UnsupportedOperationError(
+            f"in the module {self.path!r}, the call reads the tensor {name!r} of the user's model, not the call's own: "
+            "the model reaches it by a way that cannot be copied (a global, a class attribute, a generator, an object "
+            "with __del__). Reach it by an attribute of the module; or, where nothing is bound, give the model as a "
+            "plain function: lambda x: model(x)."
+        )
+
+    def _before_write(self, target: Tensor) -> None:
+        memory = memory_of(target)
+        if memory is None:
+            return
+        if self._memory is None:
+            self._memory = {}
+            for tensor in self._shared:
+                self._memory.setdefault(memory_of(tensor) or 0, []).append(tensor)
+        names = self._memory.get(memory)
+        if names is None:
+            bound = next((name for name, t in self._bound.items() if memory_of(t) == memory), None)
+            if bound is not None:
+                raise self._refused(f"the tensor that is bound to {bound!r}", "Bind a copy, and expect no write")
+            return
+        if not all(map(is_plain, (*names, target))) or is_traced():
+            raise self._refused("one of its own parameters", "Call it outside of transforms and traced code")
+        move_to_a_copy([*names, target])
+        del self._memory[memory]
+        self._left.add(memory)
+        for i, tensor in enumerate(self._shared):
+            if any(tensor is name for name in names):
+                self._own.add(i)
+
+    def _check_left(self, values: Iterable[Any]) -> None:
+        for value in values:
+            if isinstance(value, Tensor) and memory_of(value) in self._left:
+                raise AliasedWriteError(
+                    f"in the module {self.path!r}, a view of a parameter is read that was made before the parameter "
+                    "was written in place. Make it after, or write out of place."
+                )
+
+    def _refused(self, what: str, way_out: str) -> UnsupportedOperationError:
+        return UnsupportedOperationError(
+            f"in the module {self.path!r}, the model writes in place into {what}. {way_out}, or write out of place "
+            "there (w = w.clamp(0), not w.clamp_(0))."
+        )
