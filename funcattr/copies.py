@@ -24,6 +24,13 @@ from ._torch import pytree
 
 ATOMS = frozenset([bool, int, float, complex, str, bytes, type(None), range, slice, torch.Size, torch.dtype])
 """Kinds of value that hold no other value and cannot be written; most attributes are of these."""
+
+
+def is_fixed(value: Any) -> bool:
+    """Whether a value holds nothing that can be written."""
+    return type(value) in ATOMS or (type(value) is tuple and all(map(is_fixed, value)))
+
+
 _DRAWING = (random.Random, np.random.Generator, np.random.RandomState)
 _SHARED = (
     *(type, types.ModuleType, enum.Enum, threading.Thread, io.IOBase, logging.Logger, logging.Handler),
@@ -80,8 +87,9 @@ class Copier:
         return self(key) if isinstance(key, nn.Module | Tensor | tuple | types.FunctionType) else key
 
     def _list(self, value: list[Any]) -> list[Any]:
-        made: list[Any] = self._keep(value, [])
-        made.extend(map(self, value))
+        made: list[Any] = self._keep(value, value.copy())
+        if not all(map(is_fixed, value)):
+            made[:] = map(self, value)
         return made
 
     def _deque(self, value: "deque[Any]") -> "deque[Any]":
@@ -93,6 +101,8 @@ class Copier:
         return self._keep(value, type(value)(map(self._key, value)))
 
     def _tuple(self, value: tuple[Any, ...]) -> tuple[Any, ...]:
+        if is_fixed(value):
+            return value
         items = list(map(self, value))
         if all(new is old for new, old in zip(items, value, strict=True)):
             return value

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from .._torch import pytree
 from ..copies import copied
@@ -72,7 +72,10 @@ def forward(
     marks = () if conditions is None else tuple(conditions.masks)
     how = Recording(call, rules, question.layer, model.sites, marks, strict)
     if options.baseline is None:
-        return recorded(explained, tuple(inputs), how._replace(keep=keep, final=final))
+        how = how._replace(keep=keep, final=final)
+        if how.is_plain and isinstance(model.structure.model, nn.Module):
+            model, how = model.in_one_piece(), how._replace(whole=True)
+        return recorded(explained, tuple(inputs), how)
     baseline, given = pytree.tree_flatten(options.baseline)
     shapes = [[list(getattr(v, "shape", ())) for v in values] for values in (inputs, baseline)]
     if given != spec or shapes[0] != shapes[1]:

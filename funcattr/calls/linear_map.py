@@ -26,22 +26,17 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return F.linear(input.flatten(0, -2), weight, bias).unflatten(0, input.shape[:-1])
 
 
-class InOnePiece(TorchFunctionMode):
-    """Runs linear maps of strided tokens in one piece, where nothing is on record."""
-
-    def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        kwargs = kwargs or {}
-        if func is F.linear:
-            return linear(*args, **kwargs)
-        if func is F.multi_head_attention_forward:  # its linear maps are no calls that a mode would see
-            whole = {id(t): t.contiguous() for t in args[:3]}
-            args = (*(whole[id(t)] for t in args[:3]), *args[3:])
-        return func(*args, **kwargs)
+def in_one_piece(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """The result of a torch function, where nothing is on record; linear maps of strided tokens run in one piece."""
+    if func is F.linear:
+        return linear(*args, **kwargs)
+    if func is F.multi_head_attention_forward:  # its linear maps are no calls that a mode would see
+        whole = {id(t): t.contiguous() for t in args[:3]}
+        args = (*(whole[id(t)] for t in args[:3]), *args[3:])
+    return func(*args, **kwargs)
 
 
-def in_one_piece(fn: Callable[..., Any]) -> Callable[..., Any]:
+def running_in_one_piece(fn: Callable[..., Any]) -> Callable[..., Any]:
     """The function, for a pass without a recorder; Dynamo, which traces no mode, is left with the function itself."""
     if torch.compiler.is_dynamo_compiling():
         return fn
@@ -51,6 +46,15 @@ def in_one_piece(fn: Callable[..., Any]) -> Callable[..., Any]:
             return fn(*inputs)
 
     return run
+
+
+class InOnePiece(TorchFunctionMode):
+    """Runs linear maps of strided tokens in one piece."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        return in_one_piece(func, args, kwargs or {})
 
 
 class LinearMap:

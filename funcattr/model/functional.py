@@ -139,6 +139,7 @@ class FunctionalModel:
         self.structure, self._ready = structure, ready
         self.bound = dict(bound or {})
         self.shifts = dict(shifts or {})
+        self._whole = False
 
     @property
     def _model(self) -> Callable[..., Any]:
@@ -240,6 +241,12 @@ class FunctionalModel:
         """The same model for one call, whose tensors are made now and not under the eyes of a recorder."""
         return FunctionalModel(self.structure, self.bound, self.tensors(), self.shifts)
 
+    def in_one_piece(self) -> "FunctionalModel":
+        """The same model of a module, for a pass that is not recorded: linear maps of strided tokens in one piece."""
+        model = FunctionalModel(self.structure, self.bound, self._ready, self.shifts)
+        model._whole = True
+        return model
+
     def apply(self, params: Params, *inputs: Any, **kwargs: Any) -> Any:
         """The model's output at `inputs` with `params` in place of its own; parameters not named stay."""
         return self.bind(params)(*inputs, **kwargs)
@@ -298,7 +305,7 @@ class FunctionalModel:
 
         copier = TreeCopier(private, {id(t): tensors[name] for name, t in owned.items() if name in tensors})
         parts = sited_copy(structure.parts, copier)
-        guard = Guard(users, shared, self.bound)
+        guard = Guard(users, shared, self.bound, self._whole)
         try:
             with guard:
                 output = parts[0].module(*inputs, **kwargs)

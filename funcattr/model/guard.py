@@ -8,39 +8,53 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from .._torch import is_plain, memory_of, move_to_a_copy, version, without_torch_function
+from ..calls.linear_map import in_one_piece
 from ..calls.written import may_write, written
-from ..errors import AliasedWriteError, UnsupportedOperationError
+from ..errors import AliasedWriteError, FuncattrError, UnsupportedOperationError
 from ..torch_state import is_traced
-from .sites import SiteMode, leave_module, site
 
 Named = Mapping[str, Tensor]
 
 
-class Guard(SiteMode):
+class BreachError(Exception):
+    """What a guard finds, until a module says where it is."""
+
+    def __init__(self, kind: type[FuncattrError], what: str) -> None:
+        super().__init__(what)
+        self.kind, self.what = kind, what
+
+    def at(self, path: str) -> FuncattrError:
+        """The error, in the module `path`."""
+        return self.kind(f"in the module {path!r}, {self.what}")
+
+
+class Guard(TorchFunctionMode):
     """Runs a call's torch functions, those that write into shared memory on a copy of it.
 
     Args:
         users: The user's own tensors, by name, none of which the call should meet.
         shared: The call's names for memory that is the user's.
         bound: Tensors that the user bound, by name.
+        whole: Whether linear maps of strided tokens run in one piece.
     """
 
-    def __init__(self, users: Named, shared: list[Tensor], bound: Named) -> None:
+    def __init__(self, users: Named, shared: list[Tensor], bound: Named, whole: bool = False) -> None:
         super().__init__()
         own = set(map(id, bound.values()))
         self._users = {id(t): name for name, t in users.items() if id(t) not in own}
-        self._shared, self._bound = shared, bound
+        self._shared, self._bound, self._whole = shared, bound, whole
         self._versions = list(map(version, shared))
         self._memory: dict[int, list[Tensor]] | None = None
         self._left: set[int] = set()
         self._own: set[int] = set()
 
-    def call(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Run one torch function of the model."""
-        if func is leave_module or func is site:
-            return func(*args, **kwargs)
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
         meets_none = self._users.keys().isdisjoint
         if not meets_none(map(id, args)) or (kwargs and not meets_none(map(id, kwargs.values()))):
             raise self._foreign((*args, *kwargs.values()))
@@ -53,7 +67,7 @@ class Guard(SiteMode):
             with without_torch_function():  # what follows is no part of the model
                 for tensor in written(func, args, kwargs):
                     self._before_write(tensor)
-        return func(*args, **kwargs)
+        return in_one_piece(func, args, kwargs) if self._whole else func(*args, **kwargs)
 
     def check(self) -> None:
         """After the call: raise if memory of the user's was written all the same.
@@ -68,13 +82,14 @@ class Guard(SiteMode):
                     "that cannot be seen (a C++ extension, say). It has other values now."
                 )
 
-    def _foreign(self, tensors: Iterable[Any]) -> UnsupportedOperationError:
+    def _foreign(self, tensors: Iterable[Any]) -> BreachError:
         name = next(self._users[id(t)] for t in tensors if id(t) in self._users)
-        return UnsupportedOperationError(
-            f"in the module {self.path!r}, the call reads the tensor {name!r} of the user's model, not the call's own: "
+        return BreachError(
+            UnsupportedOperationError,
+            f"the call reads the tensor {name!r} of the user's model, not the call's own: "
             "the model reaches it by a way that cannot be copied (a global, a class attribute, a generator, an object "
             "with __del__). Reach it by an attribute of the module; or, where nothing is bound, give the model as a "
-            "plain function: lambda x: model(x)."
+            "plain function: lambda x: model(x).",
         )
 
     def _before_write(self, target: Tensor) -> None:
@@ -103,13 +118,15 @@ class Guard(SiteMode):
     def _check_left(self, values: Iterable[Any]) -> None:
         for value in values:
             if isinstance(value, Tensor) and memory_of(value) in self._left:
-                raise AliasedWriteError(
-                    f"in the module {self.path!r}, a view of a parameter is read that was made before the parameter "
-                    "was written in place. Make it after, or write out of place."
+                raise BreachError(
+                    AliasedWriteError,
+                    "a view of a parameter is read that was made before the parameter "
+                    "was written in place. Make it after, or write out of place.",
                 )
 
-    def _refused(self, what: str, way_out: str) -> UnsupportedOperationError:
-        return UnsupportedOperationError(
-            f"in the module {self.path!r}, the model writes in place into {what}. {way_out}, or write out of place "
-            "there (w = w.clamp(0), not w.clamp_(0))."
+    def _refused(self, what: str, way_out: str) -> BreachError:
+        return BreachError(
+            UnsupportedOperationError,
+            f"the model writes in place into {what}. {way_out}, or write out of place "
+            "there (w = w.clamp(0), not w.clamp_(0)).",
         )

@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 from .._torch import HOOK_TABLES, SUBMODULES, TENSOR_TABLES, class_of_copy, renew_flat_weights
-from ..copies import ATOMS, Copier
+from ..copies import Copier, is_fixed
+from .guard import BreachError
 from .sites import enter_module, leave_module, pass_module
 
 _KEPT_APART = frozenset([*TENSOR_TABLES, SUBMODULES, *HOOK_TABLES, "forward", "_compiled_call_impl"])
@@ -20,7 +21,7 @@ class Part(NamedTuple):
     Attributes:
         name: Its qualified name.
         module: The module.
-        moving: Attributes that a private copy cannot share: all but numbers and strings.
+        moving: Attributes that a private copy cannot share: all but numbers, strings and tuples of them.
         patched: The `forward` that was put on the instance, if it is not its class's.
     """
 
@@ -36,7 +37,7 @@ def parts_of(model: nn.Module) -> tuple[Part, ...]:
 
 
 def _moving(module: nn.Module) -> tuple[str, ...]:
-    return tuple(n for n, v in vars(module).items() if type(v) not in ATOMS and n not in _KEPT_APART)
+    return tuple(n for n, v in vars(module).items() if n not in _KEPT_APART and not is_fixed(v))
 
 
 def _patched(module: nn.Module) -> Callable[..., Any] | None:
@@ -73,7 +74,8 @@ class TreeCopier(Copier):
             held = before[table]
             attributes[table] = self.mapping(held) if held else type(held)()
         for table in (*TENSOR_TABLES, SUBMODULES):
-            attributes[table] = {own: self(value) for own, value in before[table].items()}
+            held = before[table]
+            attributes[table] = {own: self(value) for own, value in held.items()} if held else {}
         for attribute in moving:
             self.place = f"{name}.{attribute}" if name else attribute
             attributes[attribute] = self(before[attribute])
@@ -133,5 +135,8 @@ def _forward(module: nn.Module, name: str, patched: Callable[..., Any] | None, *
     if isinstance(module, nn.RNNBase):
         renew_flat_weights(module)
     args, kwargs = enter_module(name, type(module), args, kwargs)
-    output = type(module).forward(module, *args, **kwargs) if patched is None else patched(*args, **kwargs)
+    try:
+        output = type(module).forward(module, *args, **kwargs) if patched is None else patched(*args, **kwargs)
+    except BreachError as breach:
+        raise breach.at(name) from None
     return leave_module(output, name) if getattr(module, "is_site", True) else pass_module(output, name)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .._torch import is_differentiated, pytree
-from ..calls.linear_map import in_one_piece
+from ..calls.linear_map import running_in_one_piece
 from .record import Record, Recording, independent, matching_leaves, meta
 from .site_leaf import SiteLeaf, leaf_of
 
@@ -21,6 +21,7 @@ def plain_record(fn: Callable[..., Any], primals: tuple[Tensor, ...], how: Recor
 
     That is at a site, where the result may be differentiated, or the model writes into the site's value.
     """
+    fn = fn if how.whole else running_in_one_piece(fn)
     if how.root is not None:
         return _by_autograd_from_site(fn, primals, how.call, how.root, how.sites) if how.final else None
     return (_by_autograd if how.final else _by_func_vjp)(fn, primals, how.call)
@@ -29,7 +30,7 @@ def plain_record(fn: Callable[..., Any], primals: tuple[Tensor, ...], how: Recor
 def _by_autograd(fn: Callable[..., Any], primals: tuple[Tensor, ...], call: str) -> Record:
     inputs = [leaf_of(p) for p in primals]
     with torch.enable_grad():
-        output = in_one_piece(fn)(*(x.clone() for x in inputs))
+        output = fn(*(x.clone() for x in inputs))
     return _pulled_by_autograd(call, output, inputs, primals, None)
 
 
@@ -38,7 +39,7 @@ def _by_autograd_from_site(
 ) -> Record | None:
     mode = SiteLeaf(root, call)
     with torch.enable_grad(), mode:
-        output = in_one_piece(fn)(*(p.clone() for p in primals))
+        output = fn(*(p.clone() for p in primals))
     mode.require(f"{call}(layer={root!r})", (root,), sites)
     if mode.is_written():
         return None
@@ -66,11 +67,9 @@ def _pulled_by_autograd(
 
 
 def _by_func_vjp(fn: Callable[..., Any], primals: tuple[Tensor, ...], call: str) -> Record:
-    run = in_one_piece(fn)
-
     def checked(*inputs: Tensor) -> Any:
         # Copies, so that a model which writes into its input reaches neither a leaf nor the user's tensor.
-        output = run(*(x.clone() for x in inputs))
+        output = fn(*(x.clone() for x in inputs))
         # Dynamo cannot trace the question, and has no need: it is asked when the model runs eagerly.
         if not torch.compiler.is_dynamo_compiling() and not any(map(is_differentiated, pytree.tree_leaves(output))):
             raise independent(call, None)

@@ -50,6 +50,7 @@ class Recording(NamedTuple):
         keep: Whether the values at every step are kept.
         pairing: The pass at a baseline, whose calls are paired with those of this one.
         final: Whether nobody asks for a derivative of the result.
+        whole: Whether the function runs linear maps of strided tokens in one piece by itself.
     """
 
     call: str
@@ -61,6 +62,7 @@ class Recording(NamedTuple):
     keep: bool = False
     pairing: Pairing | None = None
     final: bool = False
+    whole: bool = False
 
     @property
     def is_plain(self) -> bool:

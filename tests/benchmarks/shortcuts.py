@@ -20,6 +20,7 @@ from torch import Tensor
 import funcattr
 from funcattr.calls import linear_map
 from funcattr.methods.bottleneck import head_and_tail
+from funcattr.model import guard
 from funcattr.tape import plain_gradient, recorder, vjp
 
 from ..zoo.large import resnet50, vgg16, vit_b_16
@@ -71,7 +72,9 @@ def no_one_piece() -> AbstractContextManager[None]:
     """Strided tokens multiplied as torch multiplies them."""
     plain: Any = F.linear
     return replaced(
-        (plain_gradient, "in_one_piece", lambda fn: fn), (linear_map, "linear", plain), (recorder, "linear", plain)
+        (guard, "in_one_piece", lambda func, args, kwargs: func(*args, **kwargs)),
+        (linear_map, "linear", plain),
+        (recorder, "linear", plain),
     )
 
 
