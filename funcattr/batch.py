@@ -67,3 +67,9 @@ def merged(samples: Tensor) -> Tensor:
 def parted(batch: Tensor, times: int) -> Tensor:
     """The inverse of `merged`. [N * S, ...] -> [N, S, ...]"""
     return rearrange(batch, "(n s) ... -> n s ...", s=times)
+
+
+def broadcasts(shape: torch.Size, to: torch.Size) -> bool:
+    """Whether a tensor of `shape` can be expanded to the shape `to`."""
+    trailing = zip(reversed(shape), reversed(to), strict=False)
+    return len(shape) <= len(to) and all(size in (1, other) for size, other in trailing)

@@ -9,6 +9,7 @@ from torch import nn
 from ..rulebook.conditions import Conditions
 from ..rules.composites import PLAIN, Rules, rulebook_of
 from .compiled import compiled_pass
+from .example_dims import ExampleDims
 from .forward import PassOptions, Start
 from .question import Layer, Model, Question, ask
 from .reverse import Attribution, reverse_pass
@@ -31,6 +32,7 @@ def attribute(
     output: str | int | None = None,
     args: tuple[Any, ...] = (),
     kwargs: Mapping[str, Any] | None = None,
+    example_dims: ExampleDims = 0,
 ) -> Attribution:
     """One forward pass and one ruled reverse pass, from the target to the inputs or to the site `layer`.
 
@@ -52,6 +54,7 @@ def attribute(
         output: Key, index or attribute of the explained tensor, for models that return several.
         args: More positional inputs of the model, constants.
         kwargs: More keyword inputs of the model, constants.
+        example_dims: As in `gradient`.
 
     Returns:
         `Attribution(root, cotangent, output, baseline)`: the inputs or the site's value, the cotangent there
@@ -70,9 +73,13 @@ def attribute(
         >>> funcattr.attribute(model, torch.ones(1, 3), 0, rules=smooth).cotangent.shape
         torch.Size([1, 3])
     """
-    question = ask("attribute", model, x, target, layer=layer, output=output, args=args, kwargs=kwargs)
+    question = ask(
+        "attribute", model, x, target, layer=layer, output=output, args=args, kwargs=kwargs, example_dims=example_dims
+    )
     book = PLAIN if rules is None else rulebook_of("attribute", rules)
-    return pulled(question, PassOptions(book, start, conditions, baseline))
+    found = pulled(question, PassOptions(book, start, conditions, question.laid(baseline)))
+    root, cotangent, before = map(question.as_given, (found.root, found.cotangent, found.baseline))
+    return Attribution(root, cotangent, question.output_as_given(found.output), before)
 
 
 def pulled(question: Question, options: PassOptions | None = None) -> Attribution:

@@ -6,7 +6,6 @@ from typing import Any, Literal, NamedTuple
 from torch import Tensor, nn
 
 from .._torch import pytree
-from ..copies import copied
 from ..rulebook.conditions import Conditions
 from ..rulebook.rulebook import Rulebook
 from ..rules.composites import PLAIN
@@ -14,8 +13,8 @@ from ..rules.stabilizer import stabilized
 from ..tape.pairing import Pairing
 from ..tape.record import Record, Recording
 from ..tape.vjp import recorded
-from .question import Question, call_arguments
-from .targets import pick_output, score
+from .question import Question
+from .targets import score
 
 Start = Literal["output", "one"]
 """The relevance of the target: its value in the output, or 1."""
@@ -65,8 +64,7 @@ def forward(
 
     def explained(*tensors: Tensor) -> Tensor:
         x = pytree.tree_unflatten(list(tensors), spec)
-        positional, keyword = call_arguments(x, *copied((question.args, question.kwargs)))
-        value = pick_output(call, model(*positional, **keyword), question.output)
+        value = question.explained(model, x)
         return value if through is None else score(call, value, through)
 
     marks = () if conditions is None else tuple(conditions.masks)

@@ -8,11 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from .._torch import pytree
-from ..batch import batch_of, inputs_of, repeated
+from ..batch import batch_of, broadcasts, inputs_of, repeated
 from ..copies import copied
 from ..errors import warn
 from ..model.access import values_at
 from ..model.functional import FunctionalModel, Site, as_functional
+from .example_dims import ExampleDims, Layout, back, layout_of, moved, moved_inputs
 from .targets import Target, pick_output, repeated_target, score
 
 Inputs = TypeVar("Inputs", Tensor, tuple[Tensor, ...], dict[str, Tensor])
@@ -31,6 +32,7 @@ class Question(NamedTuple):
         layer: Name of the site that is attributed to; None for the inputs.
         output: Key, index or attribute of the explained tensor among several outputs.
         args, kwargs: More inputs of the model.
+        layout: Where the user's tensors have their examples, if not in front; here they are.
     """
 
     call: str
@@ -41,6 +43,7 @@ class Question(NamedTuple):
     output: str | int | None
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
+    layout: Layout | None = None
 
     @property
     def examples(self) -> int:
@@ -60,21 +63,71 @@ class Question(NamedTuple):
     @property
     def arguments(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Positional and keyword inputs of the model's call."""
-        return call_arguments(self.x, self.args, self.kwargs)
+        if self.layout is None:
+            return call_arguments(self.x, self.args, self.kwargs)
+        return call_arguments(*self.layout.given(self.x, self.args, self.kwargs))
 
     def of_copies(self, x: Any) -> "Question":
         """The same question about `x`, copies of the examples (neighbours): the rest is repeated along. [N * S, ...]"""
         examples = self.examples
         times = batch_of(self.call, x) // examples
-        args, kwargs = repeated((self.args, self.kwargs), examples, times)
+        if self.layout is None:
+            args, kwargs = repeated((self.args, self.kwargs), examples, times)
+        else:
+            args = self.layout.repeated(self.args, self.layout.args, examples, times)
+            kwargs = self.layout.repeated(self.kwargs, self.layout.kwargs, examples, times)
         target = repeated_target(self.call, self.target, examples, times)
         return self._replace(x=x, target=target, args=args, kwargs=kwargs)
+
+    def explained(self, model: FunctionalModel, x: Any) -> Tensor:
+        """The explained tensor of the output of a call, with the other inputs of the question. [N, ...]"""
+
+        def run(x: Any, args: Any, kwargs: Any) -> Tensor:
+            positional, keyword = call_arguments(x, args, kwargs)
+            return pick_output(self.call, model(*positional, **keyword), self.output)
+
+        args, kwargs = copied((self.args, self.kwargs))
+        return run(x, args, kwargs) if self.layout is None else self.layout.run(self.call, run, x, args, kwargs)
+
+    def laid(self, values: Any) -> Any:
+        """An option that is a number or structured as x, and broadcasts to it, with its examples in front."""
+        if self.layout is None or not isinstance(values, Tensor | tuple | dict):
+            return values
+        like = pytree.tree_map(back, self.x, self.layout.x)
+        values = pytree.tree_map(lambda _: values, like) if isinstance(values, Tensor) else values
+        if pytree.tree_structure(values) != pytree.tree_structure(like):
+            return values  # which the method itself will refuse
+
+        def leaf(value: Any, like: Tensor, dim: Any) -> Any:
+            fits = isinstance(value, Tensor) and broadcasts(value.shape, like.shape)
+            return moved(value.expand(like.shape), dim) if fits else value
+
+        return pytree.tree_map(leaf, values, like, self.layout.x)
+
+    def as_given(self, result: Any) -> Any:
+        """A result structured and shaped as the root, with its examples where the user's tensors have them."""
+        if self.layout is None or result is None:
+            return result
+        if self.layer is not None:
+            return self.layer_as_given(result)
+        return pytree.tree_map(back, result, self.layout.x)
+
+    def output_as_given(self, output: Tensor) -> Tensor:
+        """The explained output, with its examples where the model has them."""
+        return output if self.layout is None else back(output, self.layout.output)
+
+    def layer_as_given(self, value: Tensor) -> Tensor:
+        """A value at the layer as the model has it."""
+        return value if self.layout is None else back(value, self.layout.layer)
+
+    def at_layer(self, value: Tensor) -> Tensor:
+        """A value at the layer, as the model has it, with its examples in front."""
+        return value if self.layout is None else moved(value, self.layout.layer)
 
     def outputs(self) -> Tensor:
         """The explained tensor of the model's output, without a record. [N, ...]"""
         # Copies, so that a model which writes into its input never reaches the user's tensor.
-        positional, keyword = copied(self.arguments)
-        return pick_output(self.call, self.model(*positional, **keyword), self.output)
+        return self.explained(self.model, copied(self.x))
 
     def scores(self) -> Tensor:
         """The number that is explained, for each example. [N]"""
@@ -92,6 +145,13 @@ class Question(NamedTuple):
         value = values_at(where, self.model, (self.layer,), self.arguments)[self.layer]
         if not isinstance(value, Tensor) or not value.is_floating_point():
             raise TypeError(f"{where}: expected a floating-point tensor as the site's value.")
+        value = self.at_layer(value)
+        if value.shape[:1] != (self.examples,):
+            raise ValueError(
+                f"{where[:-1]}, example_dims=...): expected a site whose value has a row for each of {self.examples} "
+                f"examples, got shape {list(value.shape)}. Say which dimension holds them: "
+                f'example_dims={{"layer": 1}}, or explain the examples one by one.'
+            )
         return value
 
 
@@ -105,6 +165,7 @@ def ask(
     output: str | int | None = None,
     args: tuple[Any, ...] = (),
     kwargs: Mapping[str, Any] | None = None,
+    example_dims: ExampleDims = 0,
 ) -> Question:
     """The question of a method's arguments, checked.
 
@@ -122,7 +183,11 @@ def ask(
             f"{call}: the model is in training mode, so batch norm or dropout make its output depend on the batch "
             "or on chance. Call model.eval() first, unless this is meant."
         )
-    question = Question(call, fm, x, target, site, output, args, dict(kwargs or {}))
+    keyword = dict(kwargs or {})
+    layout = layout_of(call, example_dims, x, args, keyword)
+    if layout is not None:
+        x, args, keyword = layout.moved_x(x), moved_inputs(args, layout.args), moved_inputs(keyword, layout.kwargs)
+    question = Question(call, fm, x, target, site, output, args, keyword, layout)
     return question._replace(**own({name: getattr(question, name) for name in ("x", "target", "args", "kwargs")}))
 
 

@@ -42,7 +42,9 @@ def reverse_pass(question: Question, options: PassOptions) -> Attribution:
     with torch.set_grad_enabled(torch.is_grad_enabled() and not derivative_is_final(passed.output, cotangent)):
         cotangents = passed.pull(cotangent, release=True, conditions=options.conditions)
     if question.layer is not None:
-        return Attribution(passed.roots[0], cotangents[0], passed.output, next(iter(passed.baseline), None))
+        before = next(map(question.at_layer, passed.baseline), None)
+        root, pulled = question.at_layer(passed.roots[0]), question.at_layer(cotangents[0])
+        return Attribution(root, pulled, passed.output, before)
     pulled = pytree.tree_unflatten(list(cotangents), pytree.tree_structure(x))
     return Attribution(x, pulled, passed.output, baseline)
 

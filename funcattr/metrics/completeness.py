@@ -8,13 +8,15 @@ import torch
 from torch import Tensor
 
 from .._torch import pytree
+from ..attribution.example_dims import ExampleDims
 from ..attribution.question import Model, Question, ask
+from ..attribution.separate_copies import copies_of
 from ..attribution.targets import Target
 from ..batch import parted
 from ..sampling.baselines import Baseline, as_batch, baseline_like, distribution
 from ..sampling.draws import seed_from
 from ..sampling.ends import SampledEnds
-from ..sampling.loops import chunk_of, loop, positive, wide
+from ..sampling.loops import chunk_for, loop, positive, wide
 from ..sampling.noise import Sigma
 
 
@@ -32,13 +34,14 @@ def completeness(
     output: str | int | None = None,
     args: tuple[Any, ...] = (),
     kwargs: Mapping[str, Any] | None = None,
+    example_dims: ExampleDims = 0,
 ) -> Tensor:
     """The sum of an example's attributions less the output's rise from the baseline: 0 for a complete method.
 
     delta = sum(A) - (y_t(x) - y_t(x'))
 
     Args:
-        model, x, target, output, args, kwargs: As the method was given them.
+        model, x, target, output, args, kwargs, example_dims: As the method was given them.
         attributions: As the method returned them, at the input or at a layer. [N, ...], or a tuple or dict of them
         baseline: As the method was given it; the rise from a distribution is that from the mean over its rows.
         samples, sigma, generator: As `expected_gradients` was given them: the rise is then that of the ends that it
@@ -62,21 +65,21 @@ def completeness(
     References:
         Sundararajan et al., 2017, arXiv:1703.01365, section 3 (completeness).
     """
-    question = ask("completeness", model, x, target, output=output, args=args, kwargs=kwargs)
+    question = ask("completeness", model, x, target, output=output, args=args, kwargs=kwargs, example_dims=example_dims)
     if isinstance(generator, torch.Generator):
         raise TypeError(
             "completeness(generator=...): expected a seed, got a Generator, whose state has moved on since the method "
             "drew from it. Give the same seed to both."
         )
     seed = seed_from(question.call, generator)
-    total, dtype = _total(question, attributions)
+    total, dtype = _total(question, question.laid(attributions))
     if samples is not None:
-        ends = SampledEnds.of(question, baseline, sigma, seed)
+        ends = SampledEnds.of(question, question.laid(baseline), question.laid(sigma), seed)
         count, examples = positive(question.call, "samples", samples), question.examples
 
         def rises(index: Tensor) -> Tensor:
             first, last = (as_batch(end(index), examples, len(index)) for end in (ends.first, ends.last))
-            return question.of_copies(last).scores() - question.of_copies(first).scores()
+            return copies_of(question, last).scores() - copies_of(question, first).scores()
 
         return (total - _mean(question, rises, count, chunk_size)).to(dtype)
     if not (isinstance(sigma, int | float) and sigma == 0):
@@ -103,11 +106,11 @@ def _before(question: Question, baseline: Baseline | distribution, chunk_size: i
     """The number that is explained at the baseline, with each example's target. [N]"""
     call, x, examples = question.call, question.x, question.examples
     if not isinstance(baseline, distribution):
-        return question.of_copies(baseline_like(call, x, baseline)).scores()
+        return copies_of(question, baseline_like(call, x, question.laid(baseline))).scores()
     baseline.check(call, x)
 
     def scores(index: Tensor) -> Tensor:
-        return question.of_copies(as_batch(baseline.samples(index), examples, len(index))).scores()
+        return copies_of(question, as_batch(baseline.samples(index), examples, len(index))).scores()
 
     return _mean(question, scores, baseline.count, chunk_size)
 
@@ -120,6 +123,6 @@ def _mean(question: Question, values: Callable[[Tensor], Tensor], count: int, ch
         part = each.sum(1, dtype=wide(each.dtype))
         return part if carry is None else carry + part, ()
 
-    chunk = chunk_of(question.call, chunk_size, count, question.example_size, question.examples)
+    chunk = chunk_for(question, chunk_size, count)
     sums: Any = loop(question.call, body, None, count, chunk, device=question.device)[0]
     return sums / count

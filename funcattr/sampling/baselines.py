@@ -7,7 +7,7 @@ from torch import Tensor
 
 from .._torch import pytree
 from ..attribution.question import own
-from ..batch import batch_of, merged
+from ..batch import batch_of, broadcasts, merged
 
 Baseline = float | int | Tensor | tuple[Any, ...] | dict[str, Any]
 """A number, or a tensor of the inputs' shape or broadcast to it ([1, ...]); for several inputs, a structure of them."""
@@ -93,9 +93,3 @@ def _like(call: str, value: Tensor, baseline: Any) -> Tensor:
             f"got {list(baseline.shape)}. Many baselines are a distribution: baseline=distribution(rows)."
         )
     return baseline.to(value).expand_as(value)
-
-
-def broadcasts(shape: torch.Size, to: torch.Size) -> bool:
-    """Whether a tensor of `shape` can be expanded to the shape `to`."""
-    trailing = zip(reversed(shape), reversed(to), strict=False)
-    return len(shape) <= len(to) and all(size in (1, other) for size, other in trailing)

@@ -8,6 +8,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from .._torch import may_scan, pytree, scan
+from ..attribution.question import Question
 
 C = TypeVar("C")
 Outputs = tuple[Tensor, ...]
@@ -33,6 +34,12 @@ def chunk_of(call: str, chunk_size: int | None, count: int, example: int, exampl
     if chunk_size is None:
         return max(1, min(count, MOST_EXAMPLES // examples, MOST_ELEMENTS // (examples * max(1, example))))
     return min(count, positive(call, "chunk_size", chunk_size))
+
+
+def chunk_for(question: Question, chunk_size: int | None, count: int) -> int:
+    """How many of `count` samples of a question's examples run at once; one, where the examples have no dimension."""
+    chunk = chunk_of(question.call, chunk_size, count, question.example_size, question.examples)
+    return 1 if question.layout is not None and question.layout.has_one_example else chunk
 
 
 def positive(call: str, name: str, value: Any) -> int:

@@ -13,7 +13,7 @@ from ...attribution.targets import Target, cotangent_of, pick_output, repeated_t
 from ...batch import merged
 from ...errors import UntrackedPathError
 from ...sampling.draws import Generator, normal, seed_from
-from ...sampling.loops import chunk_of, loop, positive
+from ...sampling.loops import chunk_for, loop, positive
 from ...sampling.noise import check_noise
 from ...torch_state import derivative_is_final, is_plain_eager
 from .adam import Adam, adam
@@ -211,7 +211,7 @@ def _found(
     site = layer_of(call, question.model, layer, statistics)
     _check_numbers(call, beta=beta, lr=lr, initial_alpha=initial_alpha)
     count, drawn = positive(call, "steps", steps), positive(call, "samples", samples)
-    chunk = _divisor(drawn, chunk_of(call, chunk_size, drawn, question.example_size, examples))
+    chunk = _divisor(drawn, chunk_for(question, chunk_size, drawn))
     value, tail = split(f"{call}(layer={site!r})", question.model, site, question.arguments, examples, chunk)
     check_value(call, site, value, examples)
     prior = prior_of(call, statistics, value, min_std)

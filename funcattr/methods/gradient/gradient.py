@@ -5,6 +5,7 @@ from typing import Any
 
 from ..._torch import pytree
 from ...attribution.attribute import pulled
+from ...attribution.example_dims import ExampleDims
 from ...attribution.question import Inputs, Layer, Model, ask
 from ...attribution.targets import Target
 
@@ -18,6 +19,7 @@ def gradient(
     output: str | int | None = None,
     args: tuple[Any, ...] = (),
     kwargs: Mapping[str, Any] | None = None,
+    example_dims: ExampleDims = 0,
 ) -> Inputs:
     """The gradient of the target with respect to the input, or to the value at a site.
 
@@ -34,6 +36,9 @@ def gradient(
         output: Key, index or attribute of the explained output, for models that return several (`"logits"` is found).
         args: More positional inputs of the model, constants.
         kwargs: More keyword inputs of the model, constants.
+        example_dims: Which dimension holds the examples, as in `torch.vmap`'s `in_dims`: of x (an int, or None if x is
+            one example, such as a graph or a bag); or a dict of dimensions with some of the keys "x", "args", "kwargs",
+            "output" and "layer". By default 0 everywhere; of args and kwargs, for tensors with a row for each example.
 
     Returns:
         Attributions in units of y per unit of x, structured and shaped as `x` (as the site's value with `layer`).
@@ -52,7 +57,10 @@ def gradient(
     References:
         Simonyan et al., 2014, arXiv:1312.6034, section 3.
     """
-    return pulled(ask("gradient", model, x, target, layer=layer, output=output, args=args, kwargs=kwargs)).cotangent
+    question = ask(
+        "gradient", model, x, target, layer=layer, output=output, args=args, kwargs=kwargs, example_dims=example_dims
+    )
+    return question.as_given(pulled(question).cotangent)
 
 
 def input_x_gradient(
@@ -64,13 +72,14 @@ def input_x_gradient(
     output: str | int | None = None,
     args: tuple[Any, ...] = (),
     kwargs: Mapping[str, Any] | None = None,
+    example_dims: ExampleDims = 0,
 ) -> Inputs:
     """The input (or the value at a site) times the gradient.
 
     A = x * d y_t / d x
 
     Args:
-        model, x, target, layer, output, args, kwargs: As in `gradient`.
+        model, x, target, layer, output, args, kwargs, example_dims: As in `gradient`.
 
     Returns:
         Attributions in units of y, structured and shaped as `x` (as the site's value with `layer`). For a positively
@@ -89,5 +98,16 @@ def input_x_gradient(
     References:
         Shrikumar et al., 2016, arXiv:1605.01713, section 2.
     """
-    found = pulled(ask("input_x_gradient", model, x, target, layer=layer, output=output, args=args, kwargs=kwargs))
-    return pytree.tree_map(lambda value, g: value * g, found.root, found.cotangent)
+    question = ask(
+        "input_x_gradient",
+        model,
+        x,
+        target,
+        layer=layer,
+        output=output,
+        args=args,
+        kwargs=kwargs,
+        example_dims=example_dims,
+    )
+    found = pulled(question)
+    return question.as_given(pytree.tree_map(lambda value, g: value * g, found.root, found.cotangent))

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ..._torch import pytree
 from ...attribution.attribute import pulled
+from ...attribution.example_dims import ExampleDims
 from ...attribution.forward import PassOptions
 from ...attribution.question import Inputs, Layer, Model, ask
 from ...attribution.targets import Target
@@ -24,6 +25,7 @@ def guided_backprop(
     output: str | int | None = None,
     args: tuple[Any, ...] = (),
     kwargs: Mapping[str, Any] | None = None,
+    example_dims: ExampleDims = 0,
 ) -> Inputs:
     """The gradient, with negative cotangents blocked at every relu.
 
@@ -33,7 +35,7 @@ def guided_backprop(
     Other nonlinearities keep their derivative; a model without any relu gets a warning.
 
     Args:
-        model, x, target, layer, output, args, kwargs: As in `gradient`.
+        model, x, target, layer, output, args, kwargs, example_dims: As in `gradient`.
 
     Returns:
         Attributions, structured and shaped as `x` (as the site's value with `layer`). Nothing is conserved.
@@ -51,8 +53,18 @@ def guided_backprop(
     References:
         Springenberg et al., 2015, arXiv:1412.6806, section 3.4.
     """
-    question = ask("guided_backprop", model, x, target, layer=layer, output=output, args=args, kwargs=kwargs)
-    return pulled(question, PassOptions(rulebook_of("guided_backprop", "guided"))).cotangent
+    question = ask(
+        "guided_backprop",
+        model,
+        x,
+        target,
+        layer=layer,
+        output=output,
+        args=args,
+        kwargs=kwargs,
+        example_dims=example_dims,
+    )
+    return question.as_given(pulled(question, PassOptions(rulebook_of("guided_backprop", "guided"))).cotangent)
 
 
 def deconvnet(
@@ -64,13 +76,14 @@ def deconvnet(
     output: str | int | None = None,
     args: tuple[Any, ...] = (),
     kwargs: Mapping[str, Any] | None = None,
+    example_dims: ExampleDims = 0,
 ) -> Inputs:
     """The gradient, with every relu's derivative replaced by a relu of the cotangent.
 
     At y = max(x, 0):  p_x = max(p_y, 0)
 
     Args:
-        model, x, target, layer, output, args, kwargs: As in `gradient`.
+        model, x, target, layer, output, args, kwargs, example_dims: As in `gradient`.
 
     Returns:
         Attributions, structured and shaped as `x` (as the site's value with `layer`). Nothing is conserved.
@@ -87,8 +100,10 @@ def deconvnet(
     References:
         Zeiler and Fergus, 2014, arXiv:1311.2901, section 2.1.
     """
-    question = ask("deconvnet", model, x, target, layer=layer, output=output, args=args, kwargs=kwargs)
-    return pulled(question, PassOptions(rulebook_of("deconvnet", "deconvnet"))).cotangent
+    question = ask(
+        "deconvnet", model, x, target, layer=layer, output=output, args=args, kwargs=kwargs, example_dims=example_dims
+    )
+    return question.as_given(pulled(question, PassOptions(rulebook_of("deconvnet", "deconvnet"))).cotangent)
 
 
 def guided_grad_cam(

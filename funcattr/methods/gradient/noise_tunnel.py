@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 from ..._torch import pytree
-from ...attribution.question import Layer, call_arguments, own
+from ...attribution.example_dims import ExampleDims, Layout, back, layout_of, moved
+from ...attribution.question import Layer, Question, call_arguments, own
+from ...attribution.separate_copies import check_separate
 from ...attribution.targets import Target, repeated_target
 from ...batch import batch_of, merged, parted, repeated
 from ...model.access import values_at
@@ -35,6 +37,7 @@ def noise_tunnel(
     generator: Generator = 0,
     chunk_size: int | None = None,
     progress: bool = False,
+    example_dims: ExampleDims = 0,
     **options: Any,
 ) -> Any:
     """A method's attributions over noisy copies of the input: their mean, mean square or variance.
@@ -60,6 +63,8 @@ def noise_tunnel(
         generator: A seed, or a `torch.Generator` from which one is drawn.
         chunk_size: Samples that run at once; by default so many that 16 examples do. It changes no draw.
         progress: Whether to show a progress bar.
+        example_dims: As in `gradient`, with the keys "x" and "layer" (of the site that gets the noise). It goes to the
+            method too. Pre-drawn noise has its examples behind the samples all the same.
         options: More keywords of the method. Tensors with N rows are one for each example, and are repeated for the
             samples; so are those that a `partial` holds. Each sample draws a row of `baseline=distribution(rows)`.
 
@@ -83,18 +88,24 @@ def noise_tunnel(
         Smilkov et al., 2017, arXiv:1706.03825 (smoothgrad); Hooker et al., 2018, arXiv:1806.10758 (its square);
         Adebayo et al., 2018, arXiv:1810.03307 (vargrad).
     """
+    layout = layout_of("noise_tunnel", example_dims, x, (), {})
+    if layout is not None:
+        x, options = layout.moved_x(x), {**options, "example_dims": example_dims}
     examples = batch_of("noise_tunnel", x)
     if kind not in get_args(Kind):
         raise ValueError(f"noise_tunnel(kind={kind!r}): expected one of {', '.join(map(repr, get_args(Kind)))}.")
     method, options = _unbound(method, options)
     x, target, noise, sigma, options = own((x, target, noise, sigma, options))
     site = None if noise_layer is None else _site(method, noise_layer)
-    noised = x if site is None else _value_at(method, x, site, options)
+    noised = x if site is None else _value_at(method, x, site, options, layout)
     count = sample_count("noise_tunnel", samples, noise, noised)
     spread = spread_of("noise_tunnel", noised, sigma, relative)
     seed = seed_from("noise_tunnel", generator)
     size = sum(math.prod(leaf.shape[1:]) for leaf in pytree.tree_leaves(x))
-    chunk = chunk_of("noise_tunnel", chunk_size, count, size, examples)
+    one = layout is not None and layout.has_one_example
+    chunk = 1 if one else chunk_of("noise_tunnel", chunk_size, count, size, examples)
+    if chunk > 1:
+        _check_separate(method, x, options, layout)
 
     def attributions(index: Tensor) -> Any:
         times = len(index)
@@ -103,16 +114,45 @@ def noise_tunnel(
         if site is None:
             copies = pytree.tree_map(torch.add, copies, added)
         else:
-            run = _shifted(run, site, added)
+            run = _shifted(run, site, added if layout is None else back(added, layout.layer))
         given = {name: _for_samples(value, index, examples, seed) for name, value in options.items()}
-        return run(copies, repeated_target("noise_tunnel", target, examples, times), **given)
+        repeated_aim = repeated_target("noise_tunnel", target, examples, times)
+        if layout is None:
+            return run(copies, repeated_aim, **given)
+        found = run(pytree.tree_map(back, copies, layout.x), repeated_aim, **given)
+        return _moved_as_x(found, copies, layout)
 
     def body(carry: Any, index: Tensor) -> tuple[Any, tuple[Tensor, ...]]:
         each = pytree.tree_map(lambda a: _each_sample(a, examples, len(index)), attributions(index))
         return UPDATES[kind](carry, each, index), ()
 
     carry: Any = loop("noise_tunnel", body, None, count, chunk, device=spread[0].device, progress=progress)[0]
-    return finished(carry, kind, count, pytree.tree_leaves(noised)[0].dtype)
+    found = finished(carry, kind, count, pytree.tree_leaves(noised)[0].dtype)
+    return found if layout is None else pytree.tree_map(back, found, layout.x)
+
+
+def _moved_as_x(attributions: Any, x: Any, layout: Layout) -> Any:
+    """The method's results with their examples in front, as those of x are."""
+    if pytree.tree_structure(attributions) != pytree.tree_structure(x):
+        raise ValueError(
+            "noise_tunnel(example_dims=...): expected the method to return attributions structured as x, so that it is "
+            "known where they have their examples."
+        )
+    return layout.moved_x(attributions)
+
+
+def _check_separate(method: Any, x: Any, options: dict[str, Any], layout: Layout | None) -> None:
+    """Where the method shows its model, raise unless that computes each example by itself."""
+    if torch.compiler.is_dynamo_compiling() or not isinstance(method, partial) or not method.args:
+        return
+    model = method.args[0]
+    if method.func is noise_tunnel or not callable(model) or isinstance(model, partial):
+        return
+    keyword = dict(options.get("kwargs") or {})
+    question = Question(
+        "noise_tunnel", as_functional(model), x, None, None, options.get("output"), options.get("args", ()), keyword
+    )
+    check_separate(question._replace(layout=layout))
 
 
 def _site(method: Any, layer: Layer) -> str:
@@ -163,14 +203,18 @@ def _shifted(method: Any, site: str, by: Tensor) -> Any:
     return _change_model(method, lambda model: as_functional(model).shifted({site: by}))
 
 
-def _value_at(method: Any, x: Any, site: str, options: dict[str, Any]) -> Tensor:
+def _value_at(method: Any, x: Any, site: str, options: dict[str, Any], layout: Layout | None) -> Tensor:
     """The value at a site, which the noise is added to. [N, ...]"""
-    inputs = call_arguments(x, options.get("args", ()), dict(options.get("kwargs") or {}))
+    inputs = call_arguments(
+        x if layout is None else pytree.tree_map(back, x, layout.x),
+        options.get("args", ()),
+        dict(options.get("kwargs") or {}),
+    )
     where = f"noise_tunnel(noise_layer={site!r})"
     value = values_at(where, as_functional(_model_of(method)), (site,), inputs)[site]
     if not isinstance(value, Tensor) or not value.is_floating_point() or value.ndim == 0:
         raise TypeError(f"{where}: expected a floating-point tensor as the site's value.")
-    return value
+    return value if layout is None else moved(value, layout.layer)
 
 
 def _for_samples(value: Any, index: Tensor, examples: int, seed: int) -> Any:

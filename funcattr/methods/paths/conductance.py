@@ -8,11 +8,13 @@ from torch import Tensor
 
 from ..._torch import pytree
 from ...attribution.attribute import pulled
+from ...attribution.example_dims import ExampleDims
 from ...attribution.question import Layer, Model, Question, ask
+from ...attribution.separate_copies import copies_of
 from ...attribution.targets import Target
 from ...batch import parted
 from ...sampling.baselines import Baseline, as_batch, baseline_like, distribution
-from ...sampling.loops import chunk_of, loop, positive, wide
+from ...sampling.loops import chunk_for, loop, positive, wide
 from ..features import require_layer
 from .lines import Points, each_copy, in_dtype_of, weighted_sum
 from .quadrature import Quadrature, nodes_and_weights
@@ -35,6 +37,7 @@ def layer_conductance(
     output: str | int | None = None,
     args: tuple[Any, ...] = (),
     kwargs: Mapping[str, Any] | None = None,
+    example_dims: ExampleDims = 0,
 ) -> Tensor:
     """How much of the output's rise from a baseline to the input flows through each unit of a layer.
 
@@ -45,7 +48,7 @@ def layer_conductance(
     forward derivative of the model up to the layer (which torch has through attention with its math kernel only).
 
     Args:
-        model, x, target, layer, output, args, kwargs: As in `gradient`.
+        model, x, target, layer, output, args, kwargs, example_dims: As in `gradient`.
         baseline: x', as in `integrated_gradients`.
         steps: Intervals of a sum, which takes steps + 1 points, or nodes.
         quadrature: As above.
@@ -71,7 +74,7 @@ def layer_conductance(
     References:
         Dhamdhere et al., 2018, arXiv:1805.12233, eq. 2 and its sum over all inputs.
     """
-    question = _ask("layer_conductance", model, x, target, layer, output, args, kwargs)
+    question = _ask("layer_conductance", model, x, target, layer, output, args, kwargs, example_dims)
     start, root = _start(question, baseline), question.root()
     if quadrature not in _ENDS:
         return _by_derivative(question, start, root, steps, quadrature, chunk_size, progress)
@@ -89,9 +92,9 @@ def layer_conductance(
         return (h[:, -1].clone(), g[:, -1].clone(), part if before is None else before + part), ()
 
     count = points * start.count
-    chunk = chunk_of(question.call, chunk_size, count, question.example_size, question.examples)
+    chunk = chunk_for(question, chunk_size, count)
     carry: Any = loop(question.call, body, None, count, chunk, device=root.device, progress=progress)[0]
-    return in_dtype_of(root, carry[2])
+    return question.as_given(in_dtype_of(root, carry[2]))
 
 
 def internal_influence(
@@ -108,13 +111,14 @@ def internal_influence(
     output: str | int | None = None,
     args: tuple[Any, ...] = (),
     kwargs: Mapping[str, Any] | None = None,
+    example_dims: ExampleDims = 0,
 ) -> Tensor:
     """A layer's gradient, averaged along the straight line from a baseline to the input.
 
     I_u = int_0^1 d y_t / d h_u (x' + alpha (x - x')) d alpha
 
     Args:
-        model, x, target, layer, output, args, kwargs: As in `gradient`.
+        model, x, target, layer, output, args, kwargs, example_dims: As in `gradient`.
         baseline, steps, quadrature, chunk_size, progress: As in `integrated_gradients`.
 
     Returns:
@@ -133,7 +137,7 @@ def internal_influence(
     References:
         Leino et al., 2018, arXiv:1802.03788, definition 1, with the uniform distribution on the line.
     """
-    question = _ask("internal_influence", model, x, target, layer, output, args, kwargs)
+    question = _ask("internal_influence", model, x, target, layer, output, args, kwargs, example_dims)
     start, root = _start(question, baseline), question.root()
     nodes, weights = nodes_and_weights(question.call, quadrature, steps, root)
 
@@ -143,8 +147,9 @@ def internal_influence(
         return part if carry is None else carry + part, ()
 
     count = steps * start.count
-    chunk = chunk_of(question.call, chunk_size, count, question.example_size, question.examples)
-    return in_dtype_of(root, loop(question.call, body, None, count, chunk, device=root.device, progress=progress)[0])
+    chunk = chunk_for(question, chunk_size, count)
+    summed = loop(question.call, body, None, count, chunk, device=root.device, progress=progress)[0]
+    return question.as_given(in_dtype_of(root, summed))
 
 
 def _by_derivative(
@@ -166,15 +171,16 @@ def _by_derivative(
         count, examples = len(index), question.examples
 
         def value(inputs: Any) -> Tensor:
-            return question.of_copies(inputs).root()
+            return copies_of(question, inputs).root()
 
         found: Any = torch.func.jvp(value, (points.values(examples),), (as_batch(way, examples, count),))
         part = weighted_sum(g * parted(found[1], count), weights[index % steps] / start.count)
         return part if carry is None else carry + part, ()
 
     count = steps * start.count
-    chunk = chunk_of(question.call, chunk_size, count, question.example_size, question.examples)
-    return in_dtype_of(root, loop(question.call, body, None, count, chunk, device=root.device, progress=progress)[0])
+    chunk = chunk_for(question, chunk_size, count)
+    summed = loop(question.call, body, None, count, chunk, device=root.device, progress=progress)[0]
+    return question.as_given(in_dtype_of(root, summed))
 
 
 class _Start:
@@ -192,11 +198,23 @@ def _start(question: Question, baseline: Baseline | distribution) -> _Start:
     if isinstance(baseline, distribution):
         baseline.check(question.call, question.x)
         return _Start(None, baseline)
-    return _Start(baseline_like(question.call, question.x, baseline), None)
+    return _Start(baseline_like(question.call, question.x, question.laid(baseline)), None)
 
 
-def _ask(call: str, model: Any, x: Any, target: Any, layer: Any, output: Any, args: Any, kwargs: Any) -> Question:
-    question = ask(call, model, x, target, layer=layer, output=output, args=args, kwargs=kwargs)
+def _ask(
+    call: str,
+    model: Any,
+    x: Any,
+    target: Any,
+    layer: Any,
+    output: Any,
+    args: Any,
+    kwargs: Any,
+    example_dims: ExampleDims,
+) -> Question:
+    question = ask(
+        call, model, x, target, layer=layer, output=output, args=args, kwargs=kwargs, example_dims=example_dims
+    )
     require_layer(question)
     for value in pytree.tree_leaves(x):
         if not value.is_floating_point():
@@ -210,5 +228,5 @@ def _ask(call: str, model: Any, x: Any, target: Any, layer: Any, output: Any, ar
 def _at_layer(question: Question, start: _Start, alpha: Tensor, row: Tensor) -> tuple[Tensor, Tensor, Points]:
     """The layer's value and its gradient at points of the lines, each [N, c, ...], and the points."""
     points = Points(start.of(row), each_copy(question.x), alpha, alpha)
-    found = pulled(question.of_copies(points.values(question.examples)))
+    found = pulled(copies_of(question, points.values(question.examples)))
     return parted(found.root, len(alpha)), parted(found.cotangent, len(alpha)), points

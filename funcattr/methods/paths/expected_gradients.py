@@ -7,12 +7,13 @@ import torch
 from torch import Tensor
 
 from ..._torch import pytree
+from ...attribution.example_dims import ExampleDims
 from ...attribution.question import Inputs, Layer, Model, ask
 from ...attribution.targets import Target
 from ...sampling.baselines import Baseline, distribution
 from ...sampling.draws import Generator, seed_from, uniform
 from ...sampling.ends import SampledEnds
-from ...sampling.loops import chunk_of, loop, positive, wide
+from ...sampling.loops import chunk_for, loop, positive, wide
 from ...sampling.noise import Sigma
 from .lines import Points, each_copy, in_dtype_of, line_integral, root_at
 
@@ -32,6 +33,7 @@ def expected_gradients(
     output: str | int | None = None,
     args: tuple[Any, ...] = (),
     kwargs: Mapping[str, Any] | None = None,
+    example_dims: ExampleDims = 0,
 ) -> Inputs:
     """Integrated gradients in expectation, over random baselines and random points of the way from them to the input.
 
@@ -41,7 +43,7 @@ def expected_gradients(
     Examples of a batch share the draws, so that what an example gets does not depend on the others.
 
     Args:
-        model, x, target, output, args, kwargs: As in `gradient`.
+        model, x, target, output, args, kwargs, example_dims: As in `gradient`.
         baseline: D: `distribution(rows)`, of which each sample draws a row with replacement; or one baseline, as in
             `integrated_gradients`.
         samples: Number of draws.
@@ -70,9 +72,19 @@ def expected_gradients(
     References:
         Erion et al., 2021, arXiv:1906.10670, eq. 3; Lundberg and Lee, 2017, arXiv:1705.07874.
     """
-    question = ask("expected_gradients", model, x, target, layer=layer, output=output, args=args, kwargs=kwargs)
+    question = ask(
+        "expected_gradients",
+        model,
+        x,
+        target,
+        layer=layer,
+        output=output,
+        args=args,
+        kwargs=kwargs,
+        example_dims=example_dims,
+    )
     seed, count = seed_from(question.call, generator), positive(question.call, "samples", samples)
-    ends = SampledEnds.of(question, baseline, sigma, seed)
+    ends = SampledEnds.of(question, question.laid(baseline), question.laid(sigma), seed)
     root = question.root()
     like = pytree.tree_leaves(root)[0]
     # Starts that are the same for all samples are computed once.
@@ -85,6 +97,6 @@ def expected_gradients(
         part = line_integral(question, root, Points(begin, end, uniform(index, (), weight, seed, stream=-2), weight))
         return part if carry is None else pytree.tree_map(torch.add, carry, part), ()
 
-    chunk = chunk_of(question.call, chunk_size, count, question.example_size, question.examples)
+    chunk = chunk_for(question, chunk_size, count)
     summed: Any = loop(question.call, body, None, count, chunk, device=like.device, progress=progress)[0]
-    return in_dtype_of(root, summed)
+    return question.as_given(in_dtype_of(root, summed))

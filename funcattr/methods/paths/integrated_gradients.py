@@ -7,10 +7,11 @@ import torch
 from torch import Tensor
 
 from ..._torch import pytree
+from ...attribution.example_dims import ExampleDims
 from ...attribution.question import Inputs, Layer, Model, ask
 from ...attribution.targets import Target
 from ...sampling.baselines import Baseline, baseline_like, distribution
-from ...sampling.loops import chunk_of, loop
+from ...sampling.loops import chunk_for, loop
 from .lines import Points, each_copy, in_dtype_of, line_integral, root_at
 from .quadrature import Quadrature, nodes_and_weights
 
@@ -29,13 +30,14 @@ def integrated_gradients(
     output: str | int | None = None,
     args: tuple[Any, ...] = (),
     kwargs: Mapping[str, Any] | None = None,
+    example_dims: ExampleDims = 0,
 ) -> Inputs:
     """The gradient, integrated along the straight line from a baseline to the input.
 
     A = (x - x') * int_0^1 d y_t / d x (x' + alpha (x - x')) d alpha
 
     Args:
-        model, x, target, output, args, kwargs: As in `gradient`.
+        model, x, target, output, args, kwargs, example_dims: As in `gradient`.
         baseline: x', the input that stands for nothing: a number, a tensor of x's shape or broadcast to it, for several
             inputs a structure of them; or `distribution(rows)`, over whose rows the result is averaged.
         steps: Points of the numerical integration, for each row of a distribution.
@@ -62,13 +64,23 @@ def integrated_gradients(
     References:
         Sundararajan et al., 2017, arXiv:1703.01365, eq. 1 and 3.
     """
-    question = ask("integrated_gradients", model, x, target, layer=layer, output=output, args=args, kwargs=kwargs)
+    question = ask(
+        "integrated_gradients",
+        model,
+        x,
+        target,
+        layer=layer,
+        output=output,
+        args=args,
+        kwargs=kwargs,
+        example_dims=example_dims,
+    )
     root = question.root()
     like = pytree.tree_leaves(root)[0]
     nodes, weights = nodes_and_weights(question.call, quadrature, steps, like)
     rows = baseline if isinstance(baseline, distribution) else None
     if rows is None:
-        start, count = baseline_like(question.call, question.x, baseline), steps
+        start, count = baseline_like(question.call, question.x, question.laid(baseline)), steps
         fixed = root_at(question, each_copy(start))
     else:
         rows.check(question.call, question.x)
@@ -80,6 +92,6 @@ def integrated_gradients(
         part = line_integral(question, root, points)
         return part if carry is None else pytree.tree_map(torch.add, carry, part), ()
 
-    chunk = chunk_of(question.call, chunk_size, count, question.example_size, question.examples)
+    chunk = chunk_for(question, chunk_size, count)
     summed: Any = loop(question.call, body, None, count, chunk, device=like.device, progress=progress)[0]
-    return in_dtype_of(root, summed)
+    return question.as_given(in_dtype_of(root, summed))

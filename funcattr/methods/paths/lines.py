@@ -7,6 +7,7 @@ from torch import Tensor
 from ..._torch import pytree
 from ...attribution.attribute import pulled
 from ...attribution.question import Question
+from ...attribution.separate_copies import copies_of
 from ...batch import parted, repeated
 from ...sampling.baselines import as_batch
 from ...sampling.loops import wide
@@ -44,11 +45,12 @@ def line_integral(question: Question, root: Any, points: Points) -> Any:
     count, examples = len(points.alpha), question.examples
     values = points.values(examples)
     if question.layer is None:
-        g = pulled(question.of_copies(values)).cotangent
+        g = pulled(copies_of(question, values)).cotangent
     else:
         shift = values - as_batch(root.unsqueeze(1), examples, count)
-        copies = question.of_copies(repeated(question.x, examples, count))
-        g = pulled(copies._replace(model=question.model.shifted({question.layer: shift}))).cotangent
+        copies = copies_of(question, repeated(question.x, examples, count))
+        by = question.layer_as_given(shift)
+        g = pulled(copies._replace(model=question.model.shifted({question.layer: by}))).cotangent
 
     def leaf(start: Tensor, end: Tensor, g: Tensor) -> Tensor:
         return weighted_sum(parted(g, count) * (end - start), points.weight)
@@ -61,7 +63,7 @@ def root_at(question: Question, inputs: Any) -> Any:
     if question.layer is None:
         return inputs
     count = pytree.tree_leaves(inputs)[0].shape[1]
-    return parted(question.of_copies(as_batch(inputs, question.examples, count)).root(), count)
+    return parted(copies_of(question, as_batch(inputs, question.examples, count)).root(), count)
 
 
 def each_copy(values: Any) -> Any:

@@ -10,9 +10,10 @@ from torch import Tensor
 
 from ..._torch import has_dispatch_mode, pytree, unwrapped
 from ...attribution.question import Question, own
+from ...attribution.separate_copies import copies_of
 from ...batch import merged, parted
 from ...sampling.baselines import Baseline, baseline_like, broadcasts
-from ...sampling.loops import chunk_of, loop, positive
+from ...sampling.loops import chunk_for, loop, positive
 
 
 class FeatureGroups(NamedTuple):
@@ -73,8 +74,8 @@ def feature_groups(question: Question, feature_mask: Any, baseline: Baseline, fe
         features: The number of features, where it cannot be read from the mask.
     """
     call, x, examples = question.call, question.x, question.examples
-    feature_mask = own(feature_mask)
-    full = baseline_like(call, x, baseline)
+    feature_mask = own(question.laid(feature_mask))
+    full = baseline_like(call, x, question.laid(baseline))
     if feature_mask is None:
         count = question.example_size
         if features not in (None, count):
@@ -162,10 +163,10 @@ def coalition_scores(
     Returns:
         As `precise` makes them. [N, S]
     """
-    chunk = chunk_of(question.call, chunk_size, count, question.example_size, question.examples)
+    chunk = chunk_for(question, chunk_size, count)
 
     def body(done: Tensor, index: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
-        found = parted(precise(question.of_copies(groups.copies(coalitions(index))).scores()), len(index))
+        found = parted(precise(copies_of(question, groups.copies(coalitions(index))).scores()), len(index))
         return done + len(index), (found.transpose(0, 1).clone(),)
 
     # Nothing goes from chunk to chunk; but torch's scan has to carry something.

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...attribution.example_dims import ExampleDims
 from ...attribution.question import Inputs, Model, ask
 from ...attribution.targets import Target
 from ...sampling.baselines import Baseline
@@ -25,6 +26,7 @@ def feature_ablation(
     output: str | int | None = None,
     args: tuple[Any, ...] = (),
     kwargs: Mapping[str, Any] | None = None,
+    example_dims: ExampleDims = 0,
 ) -> Inputs:
     """Feature ablation: what the score loses when a feature is at its baseline and the others are there.
 
@@ -33,7 +35,7 @@ def feature_ablation(
     Args:
         model: A module, a `FunctionalModel` or a callable; called as `model(*x, *args, **kwargs)`. Not modified.
         x: Input, [N, ...]; a tuple of inputs; or a dict of inputs that go by keyword. Integers (token ids) will do.
-        target, output, args, kwargs: As in `gradient`.
+        target, output, args, kwargs, example_dims: As in `gradient`.
         feature_mask: The feature of each value: integers 0 .. F - 1, structured as x, each of a shape that broadcasts
             to it. Values with the same number, in whichever inputs, are one feature. By default each value is one.
         baseline: What stands for an absent feature: a number, or a tensor that broadcasts to x; for several inputs also
@@ -61,11 +63,13 @@ def feature_ablation(
     References:
         Zeiler & Fergus, 2014, arXiv:1311.2901, section 4.2; Li et al., 2016, arXiv:1612.08220.
     """
-    question = ask("feature_ablation", model, x, target, output=output, args=args, kwargs=kwargs)
+    question = ask(
+        "feature_ablation", model, x, target, output=output, args=args, kwargs=kwargs, example_dims=example_dims
+    )
     groups = feature_groups(question, feature_mask, baseline, features)
 
     def all_but_one(index: Tensor) -> Tensor:
         return torch.arange(groups.features, device=index.device) != index.unsqueeze(1)
 
     without = coalition_scores(question, groups, all_but_one, groups.features, chunk_size, progress)
-    return groups.spread(precise(question.scores()).unsqueeze(1) - without)
+    return question.as_given(groups.spread(precise(question.scores()).unsqueeze(1) - without))

@@ -8,7 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...attribution.example_dims import ExampleDims
 from ...attribution.question import Inputs, Model, ask
+from ...attribution.separate_copies import copies_of
 from ...attribution.targets import Target
 from ...sampling.baselines import Baseline
 from ...sampling.draws import Generator, permutations, seed_from, uniform
@@ -33,6 +35,7 @@ def kernel_shap(
     output: str | int | None = None,
     args: tuple[Any, ...] = (),
     kwargs: Mapping[str, Any] | None = None,
+    example_dims: ExampleDims = 0,
 ) -> Inputs:
     """Kernel SHAP: the Shapley values, or an estimate, by the regression of the score on who is present.
 
@@ -44,7 +47,8 @@ def kernel_shap(
     are drawn by their weight, each with its complement. All examples of a batch get the same coalitions.
 
     Args:
-        model, x, target, feature_mask, baseline, features, output, args, kwargs: As in `feature_ablation`.
+        model, x, target, feature_mask, baseline, features, output, args, kwargs, example_dims: As in
+            `feature_ablation`.
         samples: Number of coalitions, each a forward; at least F - 1, and better a few times as many. From 2^F - 2 on
             all run (2048 are for 11 features), and the result is exact.
         coalitions: The coalitions themselves, as drawn by their weight w: they count alike. Boolean or integer, [S, F]
@@ -71,16 +75,16 @@ def kernel_shap(
     References:
         Lundberg & Lee, 2017, arXiv:1705.07874, theorem 2; pairs: Covert & Lee, 2021, arXiv:2012.01536.
     """
-    question = ask("kernel_shap", model, x, target, output=output, args=args, kwargs=kwargs)
+    question = ask("kernel_shap", model, x, target, output=output, args=args, kwargs=kwargs, example_dims=example_dims)
     call = question.call
     groups = feature_groups(question, feature_mask, baseline, features)
     seed, count = seed_from(call, generator), positive(call, "samples", samples)
     given = None if coalitions is None else checked_coalitions(call, coalitions, groups)
     _check_enough(call, count if given is None else len(given), groups.features)
-    empty = precise(question.of_copies(groups.baseline).scores()).unsqueeze(1)
+    empty = precise(copies_of(question, groups.baseline).scores()).unsqueeze(1)
     gained = precise(question.scores()).unsqueeze(1) - empty
     if groups.features == 1:
-        return groups.spread(gained)
+        return question.as_given(groups.spread(gained))
     if given is None:
         present, weights = kernel_coalitions(count, groups.features, seed, groups.device)
     else:
@@ -91,7 +95,7 @@ def kernel_shap(
     operator = solution_operator(call, present[:, :-1].double() - last, weights)
     scored = coalition_scores(question, groups, lambda index: present[index], len(present), chunk_size, progress)
     others = (scored - empty - gained * last.T.to(gained)) @ operator.to(gained)
-    return groups.spread(torch.cat([others, gained - others.sum(1, keepdim=True)], 1))
+    return question.as_given(groups.spread(torch.cat([others, gained - others.sum(1, keepdim=True)], 1)))
 
 
 def _check_enough(call: str, coalitions: int, features: int) -> None:

@@ -7,6 +7,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
+from ...attribution.example_dims import ExampleDims
 from ...attribution.question import Inputs, Model, ask
 from ...attribution.targets import Target
 from ...sampling.baselines import Baseline
@@ -37,6 +38,7 @@ def lime(
     output: str | int | None = None,
     args: tuple[Any, ...] = (),
     kwargs: Mapping[str, Any] | None = None,
+    example_dims: ExampleDims = 0,
 ) -> Inputs:
     """LIME: the coefficients of a linear model of the score, fitted where most features are present.
 
@@ -47,7 +49,8 @@ def lime(
     get the same coalitions.
 
     Args:
-        model, x, target, feature_mask, baseline, features, output, args, kwargs: As in `feature_ablation`.
+        model, x, target, feature_mask, baseline, features, output, args, kwargs, example_dims: As in
+            `feature_ablation`.
         samples: Number of coalitions, each a forward.
         kernel_width: Width of the weights in D, which lies between 0 and 1.
         regression: "lasso" with penalty 2 sum_z w(z) |a|_1, "ridge" with penalty |a|^2, or "linear" with none
@@ -80,7 +83,7 @@ def lime(
     """
     _check("lime", kernel_width, regression, penalty)
     require_scikit_learn("lime")
-    question = ask("lime", model, x, target, output=output, args=args, kwargs=kwargs)
+    question = ask("lime", model, x, target, output=output, args=args, kwargs=kwargs, example_dims=example_dims)
     call = question.call
     groups = feature_groups(question, feature_mask, baseline, features)
     seed, count = seed_from(call, generator), positive(call, "samples", samples)
@@ -96,7 +99,7 @@ def lime(
     fit = None if regression == "lasso" else solution_operator(call, design, weights, ridge=ridge, intercept=True)
     scored = coalition_scores(question, groups, lambda index: present[index], len(present), chunk_size, progress)
     values = lasso(call, design, scored, weights, penalty) if fit is None else scored @ fit.to(scored)
-    return groups.spread(values)
+    return question.as_given(groups.spread(values))
 
 
 def _check(call: str, kernel_width: Any, regression: Any, penalty: Any) -> None:

@@ -8,11 +8,13 @@ import torch
 from torch import Tensor
 
 from ..._torch import pytree
+from ...attribution.example_dims import ExampleDims
 from ...attribution.question import Inputs, Model, Question, ask
+from ...attribution.separate_copies import copies_of
 from ...attribution.targets import Target
 from ...batch import merged, parted, repeated
 from ...sampling.baselines import Baseline, baseline_like
-from ...sampling.loops import chunk_of, loop, positive
+from ...sampling.loops import chunk_for, loop, positive
 from .coalitions import precise
 
 Sizes = tuple[int, ...]
@@ -31,6 +33,7 @@ def occlusion(
     output: str | int | None = None,
     args: tuple[Any, ...] = (),
     kwargs: Mapping[str, Any] | None = None,
+    example_dims: ExampleDims = 0,
 ) -> Inputs:
     """Occlusion: what the score loses when a window of the input is covered, averaged over the windows on each value.
 
@@ -39,7 +42,7 @@ def occlusion(
     Windows begin at multiples of the stride, up to the first that reaches the border, where it is cut.
 
     Args:
-        model, x, target, baseline, output, args, kwargs: As in `feature_ablation`.
+        model, x, target, baseline, output, args, kwargs, example_dims: As in `feature_ablation`.
         window: Size of the window in the trailing dimensions of x; dimensions before them are covered as a whole. For
             images [N, C, H, W], `(h, w)` covers all channels at once, `(1, h, w)` one. Of several inputs one is covered
             at a time; give one window for all, or a structure of them.
@@ -66,19 +69,19 @@ def occlusion(
     References:
         Zeiler & Fergus, 2014, arXiv:1311.2901, section 4.2.
     """
-    question = ask("occlusion", model, x, target, output=output, args=args, kwargs=kwargs)
+    question = ask("occlusion", model, x, target, output=output, args=args, kwargs=kwargs, example_dims=example_dims)
     call = question.call
-    covers = pytree.tree_leaves(baseline_like(call, question.x, baseline))
+    covers = pytree.tree_leaves(baseline_like(call, question.x, question.laid(baseline)))
     leaves, structure = pytree.tree_flatten(question.x)
     windows, strides = (_for_each(call, *given, structure) for given in (("window", window), ("stride", stride)))
     grids = [_grid(call, v, w, s) for v, w, s in zip(leaves, windows, strides, strict=True)]
     whole = precise(question.scores()).unsqueeze(1)
-    chunk_sizes = [chunk_of(call, chunk_size, grid.windows, question.example_size, question.examples) for grid in grids]
+    chunk_sizes = [chunk_for(question, chunk_size, grid.windows) for grid in grids]
     found = [
         _of_input(question, covers[i], i, grid, whole, chunk, progress)
         for i, (grid, chunk) in enumerate(zip(grids, chunk_sizes, strict=True))
     ]
-    return pytree.tree_unflatten(found, structure)
+    return question.as_given(pytree.tree_unflatten(found, structure))
 
 
 class _Grid(NamedTuple):
@@ -138,7 +141,7 @@ def _of_input(
         copies = list(repeated(leaves, len(value), times))
         mask = covered.reshape(times, *leading, *grid.sizes)
         copies[which] = merged(torch.where(mask, cover.unsqueeze(1), value.unsqueeze(1)))
-        lost = whole - parted(precise(question.of_copies(pytree.tree_unflatten(copies, structure)).scores()), times)
+        lost = whole - parted(precise(copies_of(question, pytree.tree_unflatten(copies, structure)).scores()), times)
         return total + lost @ covered.flatten(1).to(lost), ()
 
     total = whole.new_zeros(len(value), math.prod(grid.sizes))

@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 
 from ...attribution.question import Model, Question, ask, own
+from ...attribution.separate_copies import copies_of
 from ...attribution.targets import Target, score
 from ...batch import merged, parted
 from ...sampling.draws import Generator, integers, seed_from, uniform
-from ...sampling.loops import chunk_of, loop, positive
+from ...sampling.loops import chunk_for, loop, positive
 
 Activation = Literal["sigmoid", "softmax"]
 BLOCK = 256
@@ -83,7 +84,7 @@ def rise(
         raise ValueError(f"{call}(activation={activation!r}): expected 'sigmoid', 'softmax' or None.")
     count = positive(call, "samples", samples) if masks is None else _checked(call, masks, x)
     seed = seed_from(call, generator)
-    chunk = chunk_of(call, chunk_size, count, question.example_size, question.examples)
+    chunk = chunk_for(question, chunk_size, count)
     # Sums over thousands of masks: half precision is too coarse for them.
     dtype = torch.promote_types(x.dtype, torch.float32)
 
@@ -93,7 +94,7 @@ def rise(
 
         def few(carry: tuple[()], part: Tensor) -> tuple[tuple[()], tuple[Tensor, ...]]:
             copies = merged(x.unsqueeze(1) * chosen[part].unsqueeze(1))
-            return carry, (parted(_scores(question.of_copies(copies), activation), len(part)).transpose(0, 1).clone(),)
+            return carry, (parted(_scores(copies_of(question, copies), activation), len(part)).transpose(0, 1).clone(),)
 
         _, (found,) = loop(call, few, (), len(index), chunk, device=x.device)
         added = torch.einsum("snk,sp->nkp", found.to(dtype), chosen.flatten(1).to(dtype))

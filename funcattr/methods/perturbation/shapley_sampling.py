@@ -6,13 +6,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...attribution.example_dims import ExampleDims
 from ...attribution.question import Inputs, Model, ask, own
+from ...attribution.separate_copies import copies_of
 from ...attribution.targets import Target
 from ...batch import parted
 from ...sampling.baselines import Baseline
 from ...sampling.draws import Generator, seed_from
 from ...sampling.draws import permutations as drawn
-from ...sampling.loops import chunk_of, loop, positive
+from ...sampling.loops import chunk_for, loop, positive
 from ...torch_state import is_plain_eager
 from .coalitions import feature_groups, precise
 
@@ -33,6 +35,7 @@ def shapley_sampling(
     output: str | int | None = None,
     args: tuple[Any, ...] = (),
     kwargs: Mapping[str, Any] | None = None,
+    example_dims: ExampleDims = 0,
 ) -> Inputs:
     """Shapley values by sampling: the mean of what each feature adds to those before it, over random orders.
 
@@ -42,7 +45,8 @@ def shapley_sampling(
     orders.
 
     Args:
-        model, x, target, feature_mask, baseline, features, output, args, kwargs: As in `feature_ablation`.
+        model, x, target, feature_mask, baseline, features, output, args, kwargs, example_dims: As in
+            `feature_ablation`.
         samples: Number of orders.
         permutations: The orders themselves, each a permutation of 0 .. F - 1, in place of `samples`. [S, F]
         generator: A seed, or a `torch.Generator` from which one is drawn.
@@ -67,7 +71,9 @@ def shapley_sampling(
     References:
         Castro et al., 2009, doi:10.1016/j.cor.2008.04.004; Strumbelj & Kononenko, 2010, JMLR 11.
     """
-    question = ask("shapley_sampling", model, x, target, output=output, args=args, kwargs=kwargs)
+    question = ask(
+        "shapley_sampling", model, x, target, output=output, args=args, kwargs=kwargs, example_dims=example_dims
+    )
     call = question.call
     groups = feature_groups(question, feature_mask, baseline, features)
     count = groups.features
@@ -75,10 +81,10 @@ def shapley_sampling(
     permutations = own(permutations)
     orders = positive(call, "samples", samples) if permutations is None else _checked(call, permutations, count)
     seed = seed_from(call, generator)
-    empty = precise(question.of_copies(groups.baseline).scores()).unsqueeze(1)
+    empty = precise(copies_of(question, groups.baseline).scores()).unsqueeze(1)
     gained = precise(question.scores()).unsqueeze(1) - empty
     if last == 0:
-        return groups.spread(gained)
+        return question.as_given(groups.spread(gained))
 
     def order_of(number: Tensor) -> Tensor:
         return drawn(number, count, seed=seed) if permutations is None else permutations[number].to(groups.device)
@@ -89,14 +95,14 @@ def shapley_sampling(
         order, size = order_of(index // last), (index % last + 1).unsqueeze(1)
         present = torch.zeros_like(order, dtype=torch.bool).scatter(1, order, players < size)
         credited, charged = (players == order.gather(1, place) for place in (size - 1, size))
-        scored = parted(precise(question.of_copies(groups.copies(present)).scores()), len(index)) - empty
+        scored = parted(precise(copies_of(question, groups.copies(present)).scores()), len(index)) - empty
         whole = (charged & (size == last)).sum(0)
         return total + scored @ (credited.to(scored) - charged.to(scored)) + gained * whole, ()
 
-    chunk = chunk_of(call, chunk_size, orders * last, question.example_size, question.examples)
+    chunk = chunk_for(question, chunk_size, orders * last)
     total = gained.new_zeros(question.examples, count)
     total, _ = loop(call, body, total, orders * last, chunk, device=groups.device, progress=progress)
-    return groups.spread(total / orders)
+    return question.as_given(groups.spread(total / orders))
 
 
 def _checked(call: str, permutations: Any, features: int) -> int:

@@ -8,14 +8,16 @@ from torch import Tensor
 
 from ..._torch import pytree
 from ...attribution.attribute import pulled
+from ...attribution.example_dims import ExampleDims
 from ...attribution.forward import PassOptions
 from ...attribution.question import Inputs, Layer, Model, Question, ask
+from ...attribution.separate_copies import copies_of
 from ...attribution.targets import Target
 from ...batch import parted, repeated
 from ...rulebook.rulebook import Rulebook
 from ...rules.composites import Rules, rulebook_of
 from ...sampling.baselines import Baseline, as_batch, baseline_like, distribution
-from ...sampling.loops import chunk_of, loop, wide
+from ...sampling.loops import chunk_for, loop, wide
 
 
 def deep_lift(
@@ -31,6 +33,7 @@ def deep_lift(
     output: str | int | None = None,
     args: tuple[Any, ...] = (),
     kwargs: Mapping[str, Any] | None = None,
+    example_dims: ExampleDims = 0,
 ) -> Inputs:
     """DeepLIFT: the output's difference to that at a baseline, handed back by the slopes between both passes.
 
@@ -39,7 +42,8 @@ def deep_lift(
     With `baseline=distribution(rows)` it is DeepSHAP: the mean over the rows.
 
     Args:
-        model, x, target, output, args, kwargs: As in `gradient`. A function as the target is a part of the model.
+        model, x, target, output, args, kwargs, example_dims: As in `gradient`. A function as the
+            target is a part of the model.
         baseline: x': a number, a tensor of x's shape or broadcast to it, for several inputs a structure
             of them; or a distribution.
         rules: The rulebook or its name; `rules.deep_lift() | {...}` gives rules to operations that it does not know. A
@@ -75,12 +79,15 @@ def deep_lift(
             f"deep_lift(rules={book.name!r}): expected rules that give multipliers, got space={book.space!r}. "
             "Extend rules.deep_lift(), or give Rulebook(..., space='multiplier')."
         )
-    question = ask("deep_lift", model, x, target, layer=layer, output=output, args=args, kwargs=kwargs)
+    question = ask(
+        "deep_lift", model, x, target, layer=layer, output=output, args=args, kwargs=kwargs, example_dims=example_dims
+    )
     if not isinstance(baseline, distribution):
-        return _difference(question, baseline_like(question.call, question.x, baseline), book)
+        start = baseline_like(question.call, question.x, question.laid(baseline))
+        return question.as_given(_difference(question, start, book))
     baseline.check(question.call, question.x)
-    chunk = chunk_of(question.call, chunk_size, baseline.count, question.example_size, question.examples)
-    return _mean_over_rows(question, baseline, book, chunk, progress)
+    chunk = chunk_for(question, chunk_size, baseline.count)
+    return question.as_given(_mean_over_rows(question, baseline, book, chunk, progress))
 
 
 def _difference(question: Question, baseline: Any, rules: Rulebook) -> Any:
@@ -95,7 +102,7 @@ def _mean_over_rows(question: Question, rows: distribution, book: Rulebook, chun
     def body(carry: Any, index: Tensor) -> Any:
         times = len(index)
         baseline = as_batch(rows.samples(index), examples, times)
-        each = _difference(question.of_copies(repeated(question.x, examples, times)), baseline, book)
+        each = _difference(copies_of(question, repeated(question.x, examples, times)), baseline, book)
         part = pytree.tree_map(lambda a: parted(a, times).sum(1, dtype=wide(a.dtype)), each)
         dtypes = tuple(a.new_zeros(times) for a in pytree.tree_leaves(each))  # nothing else tells that of a site
         return part if carry is None else pytree.tree_map(torch.add, carry, part), dtypes

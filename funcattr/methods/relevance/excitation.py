@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from ...attribution.attribute import pulled
+from ...attribution.example_dims import ExampleDims
 from ...attribution.forward import PassOptions, Start
 from ...attribution.question import Inputs, Layer, Model, ask
 from ...attribution.targets import Target
@@ -28,14 +29,15 @@ def excitation_backprop(
     output: str | int | None = None,
     args: tuple[Any, ...] = (),
     kwargs: Mapping[str, Any] | None = None,
+    example_dims: ExampleDims = 0,
 ) -> Inputs:
     """Excitation backpropagation: the probability that a random walk from the target along excitations ends here.
 
     P_x = x J_{W+}^T[P / (x W+)] at linear maps; sums and average pooling split P in proportion, batch norm passes it on
 
     Args:
-        model, x, target, layer, output, args, kwargs: As in `gradient`. The root is meant to be at least 0, such as the
-            value after a relu; its sum over channels is the map.
+        model, x, target, layer, output, args, kwargs, example_dims: As in `gradient`. The root is meant to be
+            at least 0, such as the value after a relu; its sum over channels is the map.
         start: "one", the probability with which the walk starts at the target; or the target's "output", as in `lrp`.
 
     Returns:
@@ -56,8 +58,19 @@ def excitation_backprop(
     References:
         Zhang et al., 2016, arXiv:1608.00507, algorithm 1.
     """
-    question = ask("excitation_backprop", model, x, target, layer=layer, output=output, args=args, kwargs=kwargs)
-    return pulled(question, PassOptions(rulebook_of(question.call, "excitation_backprop"), start)).cotangent
+    question = ask(
+        "excitation_backprop",
+        model,
+        x,
+        target,
+        layer=layer,
+        output=output,
+        args=args,
+        kwargs=kwargs,
+        example_dims=example_dims,
+    )
+    found = pulled(question, PassOptions(rulebook_of(question.call, "excitation_backprop"), start))
+    return question.as_given(found.cotangent)
 
 
 def _contrast(call: Call, p: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ from typing import Any
 
 from ..._torch import pytree
 from ...attribution.attribute import pulled
+from ...attribution.example_dims import ExampleDims
 from ...attribution.forward import PassOptions, Start
 from ...attribution.question import Inputs, Layer, Model, Question, ask
 from ...attribution.targets import Target
@@ -24,13 +25,14 @@ def lrp(
     output: str | int | None = None,
     args: tuple[Any, ...] = (),
     kwargs: Mapping[str, Any] | None = None,
+    example_dims: ExampleDims = 0,
 ) -> Inputs:
     """Layer-wise relevance propagation: the target's relevance, handed back call by call to the input.
 
     R_i = sum_j R_{i <- j}, where each operation's rule says what of R_j its operand i gets
 
     Args:
-        model, x, target, output, args, kwargs: As in `gradient`.
+        model, x, target, output, args, kwargs, example_dims: As in `gradient`.
         rules: Name of a rulebook (`rules.COMPOSITES`), a rulebook, or a mapping from operation to rule that names all.
         layer: Site whose value gets the relevance, in place of the input.
         start: Relevance of the target: its value in the output ("output"), or "one".
@@ -54,7 +56,9 @@ def lrp(
     References:
         Bach et al., 2015, doi:10.1371/journal.pone.0130140; Montavon et al., 2019, doi:10.1007/978-3-030-28954-6_10.
     """
-    question = ask("lrp", model, x, target, layer=layer, output=output, args=args, kwargs=kwargs)
+    question = ask(
+        "lrp", model, x, target, layer=layer, output=output, args=args, kwargs=kwargs, example_dims=example_dims
+    )
     return relevance(question, relevance_rules("lrp", rules), start)
 
 
@@ -68,6 +72,7 @@ def attnlrp(
     output: str | int | None = None,
     args: tuple[Any, ...] = (),
     kwargs: Mapping[str, Any] | None = None,
+    example_dims: ExampleDims = 0,
 ) -> Inputs:
     """AttnLRP: relevance for attention models, in gradient space and without any division.
 
@@ -75,8 +80,9 @@ def attnlrp(
     product, and the scale of a normalisation held constant.
 
     Args:
-        model, x, target, layer, output, args, kwargs: As in `gradient`. For token models give `inputs_embeds` as `x`,
-            or the embedding's site as `layer`; the sum over the last axis is the relevance of a token.
+        model, x, target, layer, output, args, kwargs, example_dims: As in `gradient`. For token models give
+            `inputs_embeds` as `x`, or the embedding's site as `layer`; the sum over the last axis is the relevance of a
+            token.
         start: As in `lrp`.
 
     Returns:
@@ -96,7 +102,9 @@ def attnlrp(
     References:
         Achtibat et al., 2024, arXiv:2402.05602.
     """
-    question = ask("attnlrp", model, x, target, layer=layer, output=output, args=args, kwargs=kwargs)
+    question = ask(
+        "attnlrp", model, x, target, layer=layer, output=output, args=args, kwargs=kwargs, example_dims=example_dims
+    )
     return relevance(question, rulebook_of("attnlrp", "attnlrp"), start)
 
 
@@ -110,11 +118,12 @@ def cp_lrp(
     output: str | int | None = None,
     args: tuple[Any, ...] = (),
     kwargs: Mapping[str, Any] | None = None,
+    example_dims: ExampleDims = 0,
 ) -> Inputs:
     """CP-LRP: as `attnlrp`, with attention weights and gates held constant, so that relevance follows the values.
 
     Args:
-        model, x, target, layer, start, output, args, kwargs: As in `attnlrp`.
+        model, x, target, layer, start, output, args, kwargs, example_dims: As in `attnlrp`.
 
     Returns:
         Relevance in units of the output, structured and shaped as `x`. It sums to the target's output less the biases.
@@ -132,7 +141,9 @@ def cp_lrp(
     References:
         Ali et al., 2022, arXiv:2202.07304.
     """
-    question = ask("cp_lrp", model, x, target, layer=layer, output=output, args=args, kwargs=kwargs)
+    question = ask(
+        "cp_lrp", model, x, target, layer=layer, output=output, args=args, kwargs=kwargs, example_dims=example_dims
+    )
     return relevance(question, rulebook_of("cp_lrp", "cp_lrp"), start)
 
 
@@ -159,5 +170,5 @@ def relevance(question: Question, rules: Rulebook, start: Start, conditions: Con
     """The relevance of the root: the cotangent itself, or x * g in gradient space."""
     found = pulled(question, PassOptions(rules, start, conditions))
     if rules.space == "relevance":
-        return found.cotangent
-    return pytree.tree_map(lambda x, g: x * g, found.root, found.cotangent)
+        return question.as_given(found.cotangent)
+    return question.as_given(pytree.tree_map(lambda x, g: x * g, found.root, found.cotangent))

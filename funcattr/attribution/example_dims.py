@@ -1,0 +1,184 @@
+"""Which dimension of each input and of the output holds the examples, for models that have it elsewhere than in front.
+
+Methods work on batches [N, ...]. Where a user's model has its examples in another dimension, or in none, the inputs are
+moved for the method, and moved back for each call of the model.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from .._torch import pytree
+from ..batch import repeated
+
+ExampleDims = int | None | Mapping[str, Any]
+"""As `vmap`'s `in_dims`: a dimension of x; None for none of any tensor; or a dict of dimensions with the keys "x",
+"args", "kwargs", "output" and "layer", some of them."""
+
+NO_DIM = "none"
+"""Stands for None where a tree of dimensions has it as a leaf."""
+BY_ROWS = "rows"
+"""Stands for dimension 0 of the tensors that have a row for each example."""
+_PARTS = ("x", "args", "kwargs", "output", "layer")
+Dim = int | str
+
+
+class Layout(NamedTuple):
+    """The dimensions that hold examples; NO_DIM where none does.
+
+    Attributes:
+        x: Structured as the inputs.
+        args, kwargs: Structured as those, or BY_ROWS.
+        output: Of the explained tensor.
+        layer: Of the value at the layer.
+    """
+
+    x: Any
+    args: Any
+    kwargs: Any
+    output: Dim
+    layer: Dim
+
+    @property
+    def has_one_example(self) -> bool:
+        """Whether the inputs are one example, so that copies of it run one by one."""
+        return NO_DIM in pytree.tree_leaves(self.x)
+
+    def run(self, call: str, fn: Callable[..., Tensor], x: Any, args: Any, kwargs: Any) -> Tensor:
+        """The explained output of inputs whose examples are in front; its own are too. [N, ...]
+
+        Args:
+            call: First words of errors.
+            fn: `(x, args, kwargs) -> output`, of inputs as the user's model takes them.
+            x, args, kwargs: With their examples in front.
+        """
+        if not self.has_one_example:
+            return self._one_run(call, fn, x, args, kwargs)
+        copies = range(len(pytree.tree_leaves(x)[0]))
+        return torch.cat([self._one_run(call, fn, *(_row(v, i) for v in self._told(x, args, kwargs))) for i in copies])
+
+    def _told(self, x: Any, args: Any, kwargs: Any) -> tuple[Any, ...]:
+        return (x, self.x, False), (args, self.args, True), (kwargs, self.kwargs, True)
+
+    def given(self, x: Any, args: Any, kwargs: Any) -> tuple[Any, Any, Any]:
+        """Inputs as the user's model takes them."""
+        return pytree.tree_map(back, x, self.x), _inputs_back(args, self.args), _inputs_back(kwargs, self.kwargs)
+
+    def _one_run(self, call: str, fn: Callable[..., Tensor], x: Any, args: Any, kwargs: Any) -> Tensor:
+        output = fn(*self.given(x, args, kwargs))
+        if self.output != NO_DIM and not -output.ndim <= int(self.output) < output.ndim:
+            raise ValueError(
+                f"{call}(example_dims=...): the output has shape {list(output.shape)}, no dimension {self.output} that "
+                'could hold examples. If it is one example\'s, give example_dims=None, or {"output": None}.'
+            )
+        return moved(output, self.output)
+
+    def moved_x(self, x: Any) -> Any:
+        """Values structured as x, with their examples in front."""
+        return pytree.tree_map(moved, x, self.x)
+
+    def repeated(self, values: Any, dims: Any, examples: int, times: int) -> Any:
+        """More inputs, with their examples in front, for copies of the examples."""
+        if dims == BY_ROWS:
+            return repeated(values, examples, times)
+        return pytree.tree_map(lambda v, d: v if d == NO_DIM else repeated(v, len(v), times), values, dims)
+
+
+def _row(told: tuple[Any, Any, bool], i: int) -> Any:
+    values, dims, has_constants = told
+    if dims == BY_ROWS:
+        return values
+    return pytree.tree_map(lambda v, d: v if has_constants and d == NO_DIM else v[i : i + 1], values, dims)
+
+
+def layout_of(call: str, given: Any, x: Any, args: Any, kwargs: Any) -> Layout | None:
+    """The layout that `example_dims=` stands for; None for examples in front everywhere.
+
+    Raises:
+        TypeError, ValueError: If it is not as documented, or does not fit the inputs.
+    """
+    if type(given) is int and given == 0:
+        return None
+    if given is None:
+        parts: dict[str, Any] = dict.fromkeys(_PARTS)
+    elif isinstance(given, Mapping):
+        parts = dict(given)
+    else:
+        parts = {"x": given}
+    if unknown := [key for key in parts if key not in _PARTS]:
+        raise ValueError(f"{call}(example_dims=...): expected keys out of {', '.join(_PARTS)}, got {unknown}.")
+    one = "x" in parts and parts["x"] is None
+    x_dims = _like(call, "x", parts.get("x", 0), x)
+    if len({dim == NO_DIM for dim in pytree.tree_leaves(x_dims)}) > 1:
+        raise ValueError(
+            f"{call}(example_dims=...): expected a dimension of every input in x, or None for all of them. "
+            "A tensor that is the same for all examples is one of args or kwargs."
+        )
+    found = Layout(
+        x_dims,
+        *(
+            _like(call, name, parts[name], value)
+            if name in parts
+            else _like(call, name, None, value)
+            if one
+            else BY_ROWS
+            for name, value in (("args", args), ("kwargs", kwargs))
+        ),
+        _dim(call, "output", parts.get("output", 0)),
+        _dim(call, "layer", parts.get("layer", None if one else 0)),
+    )
+    if not found.has_one_example and found.output == NO_DIM:
+        raise ValueError(
+            f"{call}(example_dims=...): the output has no dimension of examples, but x has. An output that is one "
+            "number for the whole batch explains x as one example: example_dims=None."
+        )
+    return found
+
+
+def _dim(call: str, name: str, dim: Any) -> Dim:
+    if dim is None:
+        return NO_DIM
+    if isinstance(dim, bool) or not isinstance(dim, int):
+        raise TypeError(f"{call}(example_dims=...): expected an int or None for {name}, got {type(dim).__name__}.")
+    return dim
+
+
+def _like(call: str, name: str, dims: Any, value: Any) -> Any:
+    """Dimensions for the tensors of a value: one for all, or structured as it is."""
+    leaves, structure = pytree.tree_flatten(value)
+    if dims is None or isinstance(dims, int):
+        each = [dims] * len(leaves)
+    else:
+        each, given = pytree.tree_flatten(dims, is_leaf=lambda dim: dim is None)
+        if given != structure:
+            raise ValueError(
+                f"{call}(example_dims=...): expected dimensions of {name} structured as it is, got {dims}."
+            )
+    checked = [_dim(call, name, dim) if isinstance(v, Tensor) else NO_DIM for dim, v in zip(each, leaves, strict=True)]
+    for dim, v in zip(checked, leaves, strict=True):
+        if dim != NO_DIM and not -v.ndim <= int(dim) < v.ndim:
+            raise ValueError(
+                f"{call}(example_dims=...): a tensor in {name} of shape {list(v.shape)} has no dimension {dim}."
+            )
+    return pytree.tree_unflatten(checked, structure)
+
+
+def moved(value: Tensor, dim: Dim) -> Tensor:
+    """A tensor with its examples in front; one without a dimension of them becomes a batch of one."""
+    return value.unsqueeze(0) if dim == NO_DIM else value.movedim(int(dim), 0)
+
+
+def moved_inputs(values: Any, dims: Any) -> Any:
+    """More inputs, with the examples of those that have some in front."""
+    return values if dims == BY_ROWS else pytree.tree_map(lambda v, d: v if d == NO_DIM else moved(v, d), values, dims)
+
+
+def _inputs_back(values: Any, dims: Any) -> Any:
+    return values if dims == BY_ROWS else pytree.tree_map(lambda v, d: v if d == NO_DIM else back(v, d), values, dims)
+
+
+def back(value: Tensor, dim: Dim) -> Tensor:
+    """The inverse of `moved`."""
+    return value.squeeze(0) if dim == NO_DIM else value.movedim(0, int(dim))
