@@ -6,6 +6,7 @@ mended here.
 
 import importlib
 import warnings
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -220,9 +221,12 @@ def is_plain(tensor: Tensor) -> bool:
     )
 
 
-def name_of_memory(tensor: Tensor) -> Tensor:
-    """A tensor with the memory of another, but with a count of writes (`version`) and a derivative of its own."""
-    return tensor.detach() if torch.compiler.is_compiling() or not is_plain(tensor) else tensor.data
+def names_of_memory(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors with the memory of others, but with a count of writes (`version`) and a derivative of their own."""
+    if torch.compiler.is_compiling() or not all(map(is_plain, tensors.values())):
+        return {name: tensor.detach() for name, tensor in tensors.items()}
+    with without_torch_function(), temporarily_clear_interpreter_stack():
+        return {name: tensor.data for name, tensor in tensors.items()}
 
 
 def move_to_a_copy(tensors: list[Tensor]) -> None:

@@ -50,7 +50,7 @@ class Copier:
     """
 
     def __init__(self, tensor: Callable[[Tensor], Tensor], copies: Mapping[int, Any] | None = None) -> None:
-        self._tensor = tensor
+        self._copy_of = tensor
         self.copies: dict[int, Any] = dict(copies or {})
 
     def __call__(self, value: Any) -> Any:
@@ -62,11 +62,15 @@ class Copier:
         if done is not _MISSING:
             return done
         if isinstance(value, Tensor):
-            return self._keep(value, self._tensor(value))
+            return self._keep(value, self.tensor(value))
         if isinstance(value, nn.Module):
             return self.module(value)
         make = _MAKERS.get(kind)
         return self._other(value) if make is None else make(self, value)
+
+    def tensor(self, tensor: Tensor) -> Tensor:
+        """The copy of a tensor."""
+        return self._copy_of(tensor)
 
     def module(self, module: nn.Module) -> nn.Module:
         """The copy of a module; here the module itself."""

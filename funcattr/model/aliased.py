@@ -6,7 +6,7 @@ from collections.abc import Container, Mapping
 import torch
 from torch import Tensor
 
-from .._torch import memory_of, name_of_memory
+from .._torch import memory_of, names_of_memory
 from ..errors import UnsupportedOperationError
 
 Group = tuple[str, ...]
@@ -43,7 +43,7 @@ def cloned(
     for group in groups:
         names = [name for name in group if name not in bound]
         if names and names[0] in params:
-            made.update({name: name_of_memory(buffers[name]) for name in names if name in buffers})
+            made.update(names_of_memory({name: buffers[name] for name in names if name in buffers}))
         elif len(names) > 1:
             whole = _memory(buffers[names[0]]).clone()
             for name in names:

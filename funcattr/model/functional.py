@@ -15,7 +15,7 @@ from .._torch import (
     TENSOR_TABLES,
     has_global_hooks,
     has_hooks,
-    name_of_memory,
+    names_of_memory,
     original_module,
     pytree,
 )
@@ -23,7 +23,7 @@ from ..batch import repeated
 from .aliased import Group, aliased_groups, cloned
 from .guard import Guard
 from .hand_over import refuse_handed
-from .module_tree import Part, TreeCopier, end_call, parts_of, sited_copy
+from .module_tree import CallCopier, Part, TreeCopier, end_call, parts_of, sited_copy
 from .refusals import refuse_opaque
 from .sites import Editor
 
@@ -233,7 +233,9 @@ class FunctionalModel:
         """The tensors that a call computes with: bound ones as they are, owned ones as constants, buffers copied."""
         if self._ready is not None:
             return self._ready
-        params = {name: p if name in self.bound else name_of_memory(p) for name, p in self.params.items()}
+        bound = {name: value for name, value in self.bound.items() if name in self.structure.params}
+        own = {name: p for name, p in self.structure.params.items() if name not in bound}
+        params = {**names_of_memory(own), **bound}
         buffers = {name: b if name in self.bound else b.detach() for name, b in self.buffers.items()}
         return params | cloned(buffers, params, self.structure.aliased, self.bound)
 
@@ -292,20 +294,10 @@ class FunctionalModel:
             output = functional_call(self._model, filled, inputs, kwargs, tie_weights=False)
             return refuse_handed(output) if self.structure.fixed else output
         structure, owned = self.structure, {**self.structure.params, **self.structure.buffers}
-        users = dict(owned)
         shared = [tensors[name] for name in (*structure.params, *structure.in_params) if name not in self.bound]
-
-        def private(tensor: Tensor) -> Tensor:
-            """The call's own name for a tensor that the user's modules hold, and that is no parameter or buffer."""
-            if tensor.requires_grad and not isinstance(tensor, nn.Parameter):
-                return tensor  # it has a derivative, which somebody may ask for
-            users[copier.place] = tensor
-            shared.append(name_of_memory(tensor))
-            return shared[-1]
-
-        copier = TreeCopier(private, {id(t): tensors[name] for name, t in owned.items() if name in tensors})
+        copier = CallCopier({id(t): tensors[name] for name, t in owned.items() if name in tensors})
         parts = sited_copy(structure.parts, copier)
-        guard = Guard(users, shared, self.bound, self._whole)
+        guard = Guard({**owned, **copier.users}, [*shared, *copier.shared], self.bound, self._whole)
         try:
             with guard:
                 output = parts[0].module(*inputs, **kwargs)

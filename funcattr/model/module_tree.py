@@ -4,9 +4,10 @@ import types
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
-from .._torch import HOOK_TABLES, SUBMODULES, TENSOR_TABLES, class_of_copy, renew_flat_weights
+from .._torch import HOOK_TABLES, SUBMODULES, TENSOR_TABLES, class_of_copy, names_of_memory, renew_flat_weights
 from ..copies import Copier, is_fixed
 from .guard import BreachError
 from .sites import enter_module, leave_module, pass_module
@@ -55,9 +56,7 @@ class TreeCopier(Copier):
         place: Where the copying is: a module and its attribute.
     """
 
-    def __init__(self, tensor: Callable[[Tensor], Tensor], copies: Mapping[int, Any]) -> None:
-        super().__init__(tensor, copies)
-        self.place = ""
+    place = ""
 
     def empty(self, module: nn.Module) -> nn.Module:
         """A module of the same class without attributes; what refers to the original will refer to it."""
@@ -72,7 +71,7 @@ class TreeCopier(Copier):
         attributes["_compiled_call_impl"] = None
         for table in HOOK_TABLES:
             held = before[table]
-            attributes[table] = self.mapping(held) if held else type(held)()
+            attributes[table] = self(held) if held else type(held)()
         for table in (*TENSOR_TABLES, SUBMODULES):
             held = before[table]
             attributes[table] = {own: self(value) for own, value in held.items()} if held else {}
@@ -90,6 +89,28 @@ class TreeCopier(Copier):
         if patched is not None:
             attributes["forward"] = self(patched)
         return made
+
+
+class CallCopier(TreeCopier):
+    """Copies modules for one call. Tensors that are no parameter or buffer get names of the call's own.
+
+    Attributes:
+        users: Those tensors of the user's, by their places.
+        shared: The call's names for their memory.
+    """
+
+    def __init__(self, copies: Mapping[int, Any]) -> None:
+        super().__init__(torch.detach, copies)
+        self.users: dict[str, Tensor] = {}
+        self.shared: list[Tensor] = []
+
+    def tensor(self, tensor: Tensor) -> Tensor:
+        """The call's name for a tensor; itself where somebody may ask for its derivative."""
+        if tensor.requires_grad and not isinstance(tensor, nn.Parameter):
+            return tensor
+        self.users[self.place] = tensor
+        self.shared.append(names_of_memory({self.place: tensor})[self.place])
+        return self.shared[-1]
 
 
 def sited_copy(parts: Sequence[Part], copier: TreeCopier, *, sited: bool = True) -> tuple[Part, ...]:
