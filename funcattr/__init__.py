@@ -54,3 +54,4 @@ from .sampling.baselines import distribution as distribution
 from .tape.vjp import vjp as vjp
 from .tools.export import export as export
 from .tools.fold_batch_norm import fold_batch_norm as fold_batch_norm
+from .tools.verify import verify as verify

@@ -1,4 +1,4 @@
-"""Tools around models and methods: export as a program, batch norms folded into linear layers.
+"""Tools around models and methods: what holds for a model, export as a program, batch norms folded.
 
-Imports `model`, `calls`, `rulebook`, `tape` and `attribution`.
+Imports `model`, `calls`, `rulebook`, `rules`, `tape` and `attribution`.
 """

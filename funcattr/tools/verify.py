@@ -1,0 +1,259 @@
+"""What holds for a model and an input: a table of findings, each computed twice by ways that share nothing."""
+
+import copy
+from collections import Counter
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from .._torch import pytree, version
+from ..attribution.attribute import pulled
+from ..attribution.example_dims import ExampleDims
+from ..attribution.forward import PassOptions, forward, starting_cotangent
+from ..attribution.question import Layer, Model, Question, ask
+from ..attribution.rule_table import rule_table
+from ..attribution.separate_copies import check_separate
+from ..attribution.targets import Target, cotangent_of
+from ..copies import copied
+from ..errors import FuncattrError
+from ..model.functional import FunctionalModel
+from ..rulebook.actions import GRADIENT, UNLISTED
+from ..rulebook.rulebook import Rulebook
+from ..rules.composites import Rules, rulebook_of
+from ..text_tables import table
+from .agreement import same_numbers
+
+_NO_CHANGE = Rulebook({"relu": GRADIENT}, name="no change")
+"""Has rules that are the ordinary adjoints, so that the recorder does the work."""
+_REFUSALS = (FuncattrError, ValueError, TypeError, RuntimeError)
+
+
+class Finding(NamedTuple):
+    """One thing that was looked at.
+
+    Attributes:
+        what: The claim.
+        holds: Whether it is true; None if it could not be told.
+        detail: What was found.
+    """
+
+    what: str
+    holds: bool | None
+    detail: str = ""
+
+
+class Verification(tuple[Finding, ...]):
+    """What was found for a model and an input; prints as a table."""
+
+    @property
+    def holds(self) -> bool:
+        """Whether nothing that was claimed is false."""
+        return all(finding.holds is not False for finding in self)
+
+    def __repr__(self) -> str:
+        words = {True: "yes", False: "NO", None: "?"}
+        return table(("holds", "what", "detail"), [(words[f.holds], f.what, f.detail) for f in self])
+
+
+def verify(
+    model: Model,
+    x: Any,
+    target: Target = None,
+    *,
+    rules: Rules = "epsilon_plus",
+    layer: Layer | None = None,
+    compiled: bool = False,
+    output: str | int | None = None,
+    args: tuple[Any, ...] = (),
+    kwargs: Mapping[str, Any] | None = None,
+    example_dims: ExampleDims = 0,
+) -> Verification:
+    """What holds for this model and this input, and what does not: look here first when a map looks wrong.
+
+    Args:
+        model, x, target, layer, output, args, kwargs, example_dims: As in `gradient`.
+        rules: The rulebook that is asked about, as in `lrp`.
+        compiled: Whether to compile the gradient too (seconds), and compare.
+
+    Returns:
+        A `Verification`, whose findings are: the copy that runs gives the model's own output, on record too; the
+        recorded gradient is autograd's; nothing of the user's was written; examples do not see each other; every call
+        has a rule; how much relevance arrives. `holds` is true if none of them is false.
+
+    Raises:
+        ValueError, TypeError: If the question itself is wrong, as in `gradient`.
+
+    Example:
+        >>> import torch, funcattr
+        >>> model = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.ReLU(), torch.nn.Linear(3, 2, bias=False))
+        >>> found = funcattr.verify(model, torch.ones(1, 2), target=1)
+        >>> found.holds, [finding.what for finding in found][0]
+        (True, "the copy gives the model's own output")
+    """
+    question = ask(
+        "verify", model, x, target, layer=layer, output=output, args=args, kwargs=kwargs, example_dims=example_dims
+    )
+    book = rulebook_of("verify", rules, unlisted="raise", space="relevance")
+    users = _Untouched(model, question)
+    findings = [
+        _found("the copy gives the model's own output", partial(_own_output, model, question)),
+        _found("a forward pass on record gives it too", partial(_recorded_output, question, _NO_CHANGE)),
+        _found(f"and so it does with the rules {book.name!r}", partial(_recorded_output, question, book)),
+        _found("the recorded gradient is autograd's", partial(_recorded_gradient, question)),
+        _found("examples of a batch do not see each other", partial(_separate, question)),
+        _found("every call has a rule", partial(_rules, model, question, book)),
+        _found("relevance arrives", partial(_arrives, question, book)),
+    ]
+    if compiled:
+        findings.append(_found("compiled code gives the same gradient", partial(_compiled, model, question)))
+    findings.append(_found("nothing of yours was written", users.check))
+    return Verification(findings)
+
+
+Answer = tuple[bool | None, str]
+
+
+def _found(what: str, check: Callable[[], Answer]) -> Finding:
+    try:
+        with torch.random.fork_rng():  # the user's draws are not moved on
+            return Finding(what, *check())
+    except _REFUSALS as error:
+        return Finding(what, False, " ".join(line.strip() for line in str(error).splitlines()))
+
+
+def _own_output(model: Model, question: Question) -> Answer:
+    if isinstance(model, FunctionalModel) or not isinstance(model, nn.Module):
+        return True, "it runs as it stands"
+    try:
+        twin = copy.deepcopy(model)  # the model itself might write into what it holds
+    except Exception as error:
+        return None, f"the model cannot be copied to run by itself ({type(error).__name__})"
+    with torch.no_grad():
+        values = [_drawn_alike(lambda m=m: question.explained(m, copied(question.x))) for m in (twin, question.model)]
+    return _same(*values)
+
+
+def _recorded_output(question: Question, book: Rulebook) -> Answer:
+    with torch.no_grad():
+        plain = _drawn_alike(question.outputs)
+        recorded = _drawn_alike(lambda: forward(question, PassOptions(book), strict=False).output)
+    return _same(plain, recorded)
+
+
+def _recorded_gradient(question: Question) -> Answer:
+    by_torch = _drawn_alike(lambda: _by_autograd(question) if question.layer is None else pulled(question).cotangent)
+    by_record = _drawn_alike(lambda: pulled(question, PassOptions(_NO_CHANGE)).cotangent)
+    return _same(by_torch, by_record)
+
+
+def _by_autograd(question: Question) -> Any:
+    x = pytree.tree_map(lambda t: t.detach().clone().requires_grad_(t.is_floating_point()), question.x)
+    leaves, structure = pytree.tree_flatten(x)
+    with torch.enable_grad():
+        score = question._replace(x=x).scores().sum()
+    found = torch.autograd.grad(score, [leaf for leaf in leaves if leaf.requires_grad], allow_unused=True)
+    given = iter(found)
+    every = [next(given) if leaf.requires_grad else None for leaf in leaves]
+    zeros = [torch.zeros_like(leaf) if g is None else g for g, leaf in zip(every, leaves, strict=True)]
+    return pytree.tree_unflatten(zeros, structure)
+
+
+def _separate(question: Question) -> Answer:
+    if question.model.training:
+        return None, "the model is in training mode"
+    check_separate(question)
+    return True, f"{question.examples} beside changed copies of them"
+
+
+def _rules(model: Model, question: Question, book: Rulebook) -> Answer:
+    rows = rule_table(
+        question.model,
+        question.x,
+        rules=book,
+        layer=question.layer,
+        output=question.output,
+        args=question.args,
+        kwargs=question.kwargs,
+    )
+    missing = Counter(row.operation for row in rows if row.rule == repr(UNLISTED))
+    if not missing:
+        return True, f"{len(rows)} calls"
+    return False, "none for " + ", ".join(f"{op} ({count})" for op, count in missing.items())
+
+
+def _arrives(question: Question, book: Rulebook) -> Answer:
+    options = PassOptions(book, "output")
+    passed = forward(question, options)
+    start = starting_cotangent(cotangent_of("verify", passed.output, question.target), passed.output, options)
+    given = passed.pull(start)
+    if book.space == "gradient":
+        start, given = start * passed.output, [v * g for v, g in zip(passed.roots, given, strict=True)]
+    began, arrived = _size(start), sum(map(_size, given))
+    share = arrived / began if began else float("nan")
+    return 0.01 < share < 100, f"sum |R| at the root is {share:.3g} of that at the output"
+
+
+def _compiled(model: Model, question: Question) -> Answer:
+    def gradient(x: Any) -> Any:
+        return pulled(question._replace(x=x)).cotangent
+
+    run: Any = torch.compile(gradient, backend="aot_eager", fullgraph=True)
+    return _same(gradient(question.x), run(question.x))
+
+
+def _size(value: Tensor) -> float:
+    return float(value.detach().abs().sum())
+
+
+def _same(expected: Any, actual: Any) -> Answer:
+    pairs = list(zip(pytree.tree_leaves(expected), pytree.tree_leaves(actual), strict=True))
+    largest = max(float((a - b).detach().abs().max()) if a.shape == b.shape and a.numel() else 0.0 for a, b in pairs)
+    return same_numbers(expected, actual), f"largest difference {largest:.2g}"
+
+
+def _drawn_alike(run: Callable[[], Any]) -> Any:
+    """What `run` gives with the random state as it is, which is as it was afterwards."""
+    with torch.random.fork_rng():
+        return run()
+
+
+class _Untouched:
+    """All that a call must not change: bytes, versions and gradients of tensors, hooks and attributes."""
+
+    def __init__(self, model: Model, question: Question) -> None:
+        self._modules = dict(model.named_modules()) if isinstance(model, nn.Module) else {}
+        tensors = {f"{name}.{key}": t for name, m in self._modules.items() for key, t in _tensors_of(m)}
+        given = enumerate(pytree.tree_leaves((question.x, question.args, question.kwargs)))
+        tensors |= {f"input {i}": t for i, t in given if isinstance(t, Tensor)}
+        self._tensors = {name: (t, version(t), t.detach().clone(), t.grad) for name, t in tensors.items()}
+        self._shapes = self._shape()
+
+    def _shape(self) -> dict[str, Any]:
+        return {
+            f"{name}.{key}": (id(value), len(value) if isinstance(value, dict | list | set) else 0)
+            for name, module in self._modules.items()
+            for key, value in vars(module).items()
+        }
+
+    def check(self) -> Answer:
+        """Name what has changed."""
+        changed = [
+            name
+            for name, (t, before, bytes_before, grad) in self._tensors.items()
+            if version(t) != before or t.grad is not grad or not _same_bytes(t.detach(), bytes_before)
+        ]
+        now = self._shape()
+        changed += [name for name in {**self._shapes, **now} if self._shapes.get(name) != now.get(name)]
+        return (not changed), ", ".join(changed) or f"{len(self._tensors)} tensors, {len(now)} attributes"
+
+
+def _tensors_of(module: nn.Module) -> list[tuple[str, Tensor]]:
+    own = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
+    return own + [(name, value) for name, value in vars(module).items() if isinstance(value, Tensor)]
+
+
+def _same_bytes(a: Tensor, b: Tensor) -> bool:
+    return torch.equal(a, b) or bool(((a == b) | ((a != a) & (b != b))).all())

@@ -1,0 +1,99 @@
+"""`verify` says what holds, and each of its findings can be false."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import funcattr
+from funcattr.rules import decompose
+
+
+def net() -> nn.Module:
+    return nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.GELU(), nn.Linear(4, 2)).double().eval()
+
+
+X = torch.rand(2, 3).double()
+
+
+def false(found: Any) -> dict[str, str]:
+    return {finding.what: finding.detail for finding in found if finding.holds is False}
+
+
+@pytest.mark.parametrize("rules", ["epsilon_plus", "attnlrp"])
+def test_all_holds_for_a_plain_network(rules: str) -> None:
+    found = funcattr.verify(net(), X, 1, rules=rules, layer="0")
+    assert found.holds and len(found) == 8
+    assert repr(found).startswith("holds what") and repr(found).count("\nyes ") == 8
+
+
+@pytest.mark.usefixtures("fresh_dynamo")
+def test_compiled_code_is_compared_on_request() -> None:
+    found = funcattr.verify(net(), X, 1, compiled=True)
+    assert found.holds and "compiled code gives the same gradient" in [finding.what for finding in found]
+
+
+HELD: list[Any] = []
+
+
+class ByGlobal(nn.Module):
+    def __init__(self, write: bool) -> None:
+        super().__init__()
+        self.linear, self.seen, self.write = nn.Linear(3, 2).double(), [], write
+        HELD[:] = [self]
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.write:
+            HELD[0].seen.append(1)
+        return (self if self.write else HELD[0]).linear(x)
+
+
+def test_a_tensor_that_is_not_the_copys_is_named() -> None:
+    detail = false(funcattr.verify(ByGlobal(write=False), X, 1))["the copy gives the model's own output"]
+    assert "reads the tensor 'linear.weight' of the user's model" in detail
+
+
+def test_a_write_that_no_copy_can_catch_is_named() -> None:
+    assert false(funcattr.verify(ByGlobal(write=True), X, 1)) == {"nothing of yours was written": ".seen"}
+
+
+def test_a_stand_in_that_computes_something_else_is_found() -> None:
+    rules = funcattr.rules.epsilon_plus() | {"gelu": decompose(lambda x, approximate="none": torch.relu(x))}
+    found = false(funcattr.verify(net(), X, 1, rules=rules))
+    assert list(found) == ["and so it does with the rules 'epsilon_plus'"]
+    assert found.popitem()[1].startswith("largest difference 0.")
+
+
+class Doubled(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x * 1
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: Tensor) -> Tensor:
+        return 2 * cotangents[0]
+
+
+def test_what_the_recorder_cannot_see_through_is_named() -> None:
+    model = lambda x: Doubled.apply(x) ** 2  # noqa: E731
+    assert "autograd Function" in false(funcattr.verify(model, X, 1))["the recorded gradient is autograd's"]
+
+
+def test_examples_that_see_each_other_and_missing_rules_and_lost_relevance_are_named() -> None:
+    bias = torch.full((3,), 1e6).double()
+    found = false(funcattr.verify(lambda x: (torch.digamma(x - x.mean(0)) + bias).abs(), X, 1))
+    assert "depends on what else is in the batch" in found["examples of a batch do not see each other"]
+    assert found["every call has a rule"] == "none for digamma (1)"
+    assert "no rule for digamma" in found["relevance arrives"]
+    lost = false(funcattr.verify(lambda x: x + bias, X, 1))
+    assert list(lost) == ["relevance arrives"]
+
+
+def test_draws_are_left_alone_and_training_is_told() -> None:
+    model = nn.Sequential(nn.Linear(3, 2), nn.Dropout()).double()
+    state = torch.get_rng_state()
+    with pytest.warns(UserWarning, match="training mode"):
+        found = funcattr.verify(model, X, 1)
+    assert found.holds and {f.what: f.holds for f in found}["examples of a batch do not see each other"] is None
+    torch.testing.assert_close(torch.get_rng_state(), state, rtol=0, atol=0)
