@@ -23,6 +23,7 @@ from ..model.functional import FunctionalModel
 from ..rulebook.actions import GRADIENT, UNLISTED
 from ..rulebook.rulebook import Rulebook
 from ..rules.composites import Rules, rulebook_of
+from ..tape.site_leaf import leaf_of
 from ..text_tables import table
 from .agreement import same_numbers
 
@@ -150,7 +151,7 @@ def _recorded_gradient(question: Question) -> Answer:
 
 
 def _by_autograd(question: Question) -> Any:
-    x = pytree.tree_map(lambda t: t.detach().clone().requires_grad_(t.is_floating_point()), question.x)
+    x = pytree.tree_map(lambda t: leaf_of(t) if t.is_floating_point() else t, question.x)
     leaves, structure = pytree.tree_flatten(x)
     with torch.enable_grad():
         score = question._replace(x=x).scores().sum()
