@@ -113,12 +113,10 @@ each_map = pytest.mark.parametrize("over", MAPS)
 QUICK_MAPS = (
     "examples-gradient-cnn",
     "examples-lrp_epsilon_plus-vit",
-    "examples-noise_tunnel-cnn",
     "targets-grad_cam-resnet_basic",
     "targets-attnlrp-vit",
     "targets-integrated_gradients_at_layer-cnn",
     "parameters-lrp_epsilon_plus-resnet_basic",
-    "parameters-gradient-vit",
     "parameters-noise_tunnel-cnn",
     "noise-excitation_backprop_at_layer-resnet_basic",
     "noise-linear_approx-vit",
@@ -342,7 +340,7 @@ def test_a_graph_break_keeps_results_and_errors(fresh_dynamo: None) -> None:
         torch.compile(lambda x: funcattr.guided_backprop(s.fm, x, 99), backend="aot_eager")(s.x)
 
 
-@pytest.mark.parametrize("method", sweep((*METHODS, "lrp_epsilon_plus", "attnlrp"), quick=("grad_cam", "attnlrp")))
+@pytest.mark.parametrize("method", sweep((*METHODS, "lrp_epsilon_plus", "attnlrp"), quick=["attnlrp"]))
 def test_inductor_equals_eager(method: str, fresh_dynamo: None) -> None:
     fm, x, layer = _model("cnn")
     fm32, x32 = fm.bind({k: v.detach().float() for k, v in {**fm.params, **fm.buffers}.items()}), x.float()

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from .mutants import MUTANTS, ROOT, Mutant, changed, failing, main
+from .sweeps import long
 
 PACKAGES = {path.name for path in (ROOT / "funcattr").iterdir() if path.is_dir() and (path / "__init__.py").exists()}
 
@@ -49,6 +50,7 @@ def _thrice(test: str) -> Mutant:
     return Mutant("thrice", "funcattr/__init__.py", "x * 2", "x * 3", (f"tests/test_it.py::{test}",))
 
 
+@long
 def test_one_that_lives_is_told_from_one_that_does_not(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = _project(tmp_path)
     assert main([], [_thrice("test_value")], root) == 0

@@ -11,6 +11,7 @@ from funcattr.rules import decompose
 
 
 def net() -> nn.Module:
+    torch.manual_seed(0)
     return nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.GELU(), nn.Linear(4, 2)).double().eval()
 
 

@@ -20,6 +20,7 @@ from ... import sampling_references as references
 from ...contract import assert_equal, loop
 from ...drawn import draw
 from ...graphs import calls_in
+from ...sweeps import long
 from ...zoo.seeding import settle, uniform
 
 SUMS: Any = ("riemann_left", "riemann_right", "riemann_trapezoid")
@@ -384,8 +385,12 @@ def test_derivatives_by_the_rows_of_a_distribution(method: Callable[..., Tensor]
 
 @pytest.mark.parametrize(
     ("method", "rows"),
-    [(layer_conductance, True), (by_derivative, False), (by_derivative, True), (internal_influence, True)],
-    ids=["sums, rows", "derivatives", "derivatives, rows", "influence, rows"],
+    [
+        pytest.param(layer_conductance, True, id="sums, rows"),
+        pytest.param(by_derivative, False, id="derivatives"),
+        pytest.param(by_derivative, True, id="derivatives, rows", marks=long),
+        pytest.param(internal_influence, True, id="influence, rows", marks=long),
+    ],
 )
 def test_compiled_equals_eager(fresh_dynamo: None, method: Callable[..., Tensor], rows: bool) -> None:
     fm, x = funcattr.functionalize(deep()), uniform(2, 4)

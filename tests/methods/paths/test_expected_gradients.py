@@ -19,6 +19,7 @@ from ... import sampling_references as references
 from ...contract import assert_equal, loop
 from ...drawn import draw
 from ...graphs import calls_in
+from ...sweeps import long
 from ...zoo.seeding import settle, uniform
 
 
@@ -228,8 +229,11 @@ def test_derivatives_by_the_input_the_rows_and_the_standard_deviation() -> None:
 
 @pytest.mark.parametrize(
     ("baseline", "sigma", "layer"),
-    [(0.1, 0.0, "0"), (distribution(uniform(5, 4, seed=2)), 0.0, "0"), (distribution(uniform(5, 4)), 0.3, None)],
-    ids=["fixed ends at a layer", "fixed end at a layer", "drawn ends"],
+    [
+        pytest.param(0.1, 0.0, "0", id="fixed ends at a layer", marks=long),
+        pytest.param(distribution(uniform(5, 4, seed=2)), 0.0, "0", id="fixed end at a layer", marks=long),
+        pytest.param(distribution(uniform(5, 4)), 0.3, None, id="drawn ends"),
+    ],
 )
 def test_compiled_equals_eager(fresh_dynamo: None, baseline: Any, sigma: float, layer: str | None) -> None:
     """A scan takes no two tensors of one memory, such as ends that are the same for all samples."""
