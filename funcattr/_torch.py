@@ -6,7 +6,7 @@ mended here.
 
 import importlib
 import warnings
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -42,7 +42,8 @@ try:
     from torch._functorch.pyfunctorch import retrieve_all_functorch_interpreters
     from torch._higher_order_ops.scan import scan as scan
     from torch._ops import HigherOrderOperator as HigherOrderOperator
-    from torch._ops import OpOverload
+    from torch._ops import OpOverload, OpOverloadPacket
+    from torch.nn.attention.bias import CausalBias as CausalBias
     from torch.nn.modules.batchnorm import _BatchNorm
     from torch.nn.modules.dropout import _DropoutNd
     from torch.overrides import _get_current_function_mode_stack, _is_torch_function_mode_enabled
@@ -99,6 +100,40 @@ def operator_name(func: Any) -> str | None:
     return func._schema.name.rpartition("::")[2] if isinstance(func, OpOverload) else None
 
 
+class Parameter(NamedTuple):
+    """A parameter of an operator: its name, whether it goes by keyword only, and whether its tensors are written."""
+
+    name: str
+    by_keyword: bool
+    is_written: bool
+
+
+def schemas(func: Any, name: str) -> list[list[Parameter]]:
+    """The parameters of each overload of the operator behind a function of torch's, none for functions in Python."""
+    if isinstance(func, OpOverload):
+        found = [func._schema]
+    elif isinstance(func, OpOverloadPacket):
+        found = [getattr(func, overload)._schema for overload in func.overloads()]
+    else:
+        found = torch._C._jit_get_schemas_for_operator(f"aten::{name}")
+    return [
+        [Parameter(a.name, a.kwarg_only, a.alias_info is not None and a.alias_info.is_write) for a in s.arguments]
+        for s in found
+    ]
+
+
+def is_operator(func: Any) -> bool:
+    """Whether `func` is an operator of a library, called by its own name, rather than a function of torch's."""
+    return isinstance(func, OpOverload | OpOverloadPacket)
+
+
+def functional_operator(func: Any) -> Any:
+    """The operator that gives as its result what `func`, an overload such as `aten.add.out`, writes; None without."""
+    if not isinstance(func, OpOverload) or func.namespace != "aten":
+        return None
+    return getattr(torch.ops.aten, operator_name(func).removesuffix("_"), None)
+
+
 # --- torch.func transforms --------------------------------------------------------------------------------------------
 
 
@@ -140,6 +175,69 @@ def may_scan() -> bool:
 # --- tensors and modules ----------------------------------------------------------------------------------------------
 
 
+class Place(NamedTuple):
+    """Where the values of a tensor lie in its memory; sizes and strides count values."""
+
+    offset: int
+    size: torch.Size
+    stride: tuple[int, ...]
+    dtype: torch.dtype
+
+
+_PLAIN = (Tensor, nn.Parameter)
+
+
+def memory(tensor: Tensor) -> Any:
+    """The storage that holds a tensor's values, however many transforms wrap it; None if it has none.
+
+    Its `_cdata` is one number for all tensors that share memory.
+    """
+    tensor = _innermost(tensor)
+    if type(tensor) not in _PLAIN:
+        with without_torch_function():
+            return _memory(tensor)
+    return _memory(tensor)
+
+
+def _memory(tensor: Tensor) -> Any:
+    try:
+        return tensor.untyped_storage()
+    except (NotImplementedError, RuntimeError):  # sparse tensors, and those of other layouts
+        pass
+    try:
+        values = tensor._values() if tensor.layout is torch.sparse_coo else tensor.values()
+        return values.untyped_storage()
+    except (NotImplementedError, RuntimeError):
+        return None
+
+
+class Reserved:
+    """As long as this lives, no other storage gets the number of `storage`; its memory is freed as ever."""
+
+    __slots__ = ("_free", "_number")
+
+    def __init__(self, storage: Any) -> None:
+        self._number, self._free = storage._weak_ref(), storage._free_weak_ref
+
+    def __del__(self) -> None:
+        self._free(self._number)
+
+
+def place(tensor: Tensor) -> Place:
+    """Where a tensor's values lie in its memory; a sparse tensor is told by its number of values alone."""
+    tensor = _innermost(tensor)
+    with without_torch_function():
+        if tensor.layout is not torch.strided:
+            return Place(0, (tensor._nnz(),), (1,), tensor.dtype)
+        return Place(tensor.storage_offset(), tensor.shape, tensor.stride(), tensor.dtype)
+
+
+def _innermost(tensor: Tensor) -> Tensor:
+    while _functorch.is_functorch_wrapped_tensor(tensor):
+        tensor = _functorch.get_unwrapped(tensor)
+    return tensor
+
+
 def version(tensor: Tensor) -> int:
     """How often the memory of a tensor was written; 0 for one of inference mode, which does not count."""
     return 0 if tensor.is_inference() else tensor._version
@@ -150,6 +248,16 @@ def without_memory(
 ) -> Any:
     """A tensor of a subclass that has no values, and that no running transform wraps."""
     return Tensor._make_wrapper_subclass(kind, shape, strides=strides, dtype=dtype, device=device)
+
+
+def is_mask_object(value: Any) -> bool:
+    """Whether `value` is an attention mask that only `scaled_dot_product_attention` understands."""
+    return isinstance(value, CausalBias)
+
+
+def dense_mask(mask: Any, device: torch.device) -> Tensor:
+    """The boolean mask that an object stands for."""
+    return mask._materialize(device)
 
 
 def has_hooks(module: nn.Module) -> bool:

@@ -179,11 +179,11 @@ class LinearMap:
 
 def _linear_adjoint(weight: Tensor, cotangent: Tensor, x: Tensor | None = None) -> Tensor:
     # In two dimensions, as `linear`.
-    return (cotangent.reshape(-1, cotangent.shape[-1]) @ weight).reshape(*cotangent.shape[:-1], weight.shape[1])
+    return (cotangent.reshape(-1, cotangent.shape[-1]) @ weight.conj()).reshape(*cotangent.shape[:-1], weight.shape[1])
 
 
 def _addmm_adjoint(weight: Tensor, cotangent: Tensor, x: Tensor | None = None) -> Tensor:
-    return cotangent @ weight.mT
+    return cotangent @ weight.mH
 
 
 def _convolution_adjoint(

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from .._torch import is_differentiated, pytree
+from ..calls.adjoints import leaf_of
 from ..calls.linear_map import in_one_piece
 from .record import Record, Recording, independent, matching_leaves, meta
-from .site_leaf import SiteLeaf, leaf_of
+from .site_leaf import SiteLeaf
 
 
 def plain_record(fn: Callable[..., Any], primals: tuple[Tensor, ...], how: Recording) -> Record | None:
