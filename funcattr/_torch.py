@@ -37,6 +37,7 @@ try:
     from torch._dynamo import OptimizedModule as OptimizedModule
     from torch._dynamo import assume_constant_result as assume_constant_result
     from torch._dynamo import nonstrict_trace as nonstrict_trace
+    from torch._dynamo.exc import TorchDynamoException as TorchDynamoException
     from torch._dynamo.exc import UserError as UserError
     from torch._dynamo.symbolic_convert import InstructionTranslator
     from torch._functorch.pyfunctorch import retrieve_all_functorch_interpreters
@@ -96,8 +97,14 @@ without_torch_function = torch._C.DisableTorchFunction
 
 
 def operator_name(func: Any) -> str | None:
-    """The name of an overload of an operator, such as "relu" for `torch.ops.aten.relu.default`; None for others."""
-    return func._schema.name.rpartition("::")[2] if isinstance(func, OpOverload) else None
+    """The name of an operator, such as "relu" for `torch.ops.aten.relu.default`; None for other functions.
+
+    A library's own operators keep its name, "library::operator": they are none of torch's, however they are called.
+    """
+    if not is_operator(func):
+        return None
+    name = func._schema.name if isinstance(func, OpOverload) else func._qualified_op_name
+    return name.removeprefix("aten::")
 
 
 class Parameter(NamedTuple):
@@ -128,10 +135,9 @@ def is_operator(func: Any) -> bool:
 
 
 def functional_operator(func: Any) -> Any:
-    """The operator that gives as its result what `func`, an overload such as `aten.add.out`, writes; None without."""
-    if not isinstance(func, OpOverload) or func.namespace != "aten":
-        return None
-    return getattr(torch.ops.aten, operator_name(func).removesuffix("_"), None)
+    """The operator that gives as its result what `func`, such as `aten.add.out`, writes; None if there is none."""
+    name = operator_name(func)
+    return None if name is None or "::" in name else getattr(torch.ops.aten, name.removesuffix("_"), None)
 
 
 # --- torch.func transforms --------------------------------------------------------------------------------------------
@@ -140,6 +146,11 @@ def functional_operator(func: Any) -> Any:
 def current_level() -> int | None:
     """Depth of the innermost running transform (`vmap`, `grad`, ...), None outside of any."""
     return _functorch.maybe_current_level()
+
+
+def has_silent_derivative(value: Tensor) -> bool:
+    """Whether torch would give zeros as the derivative of `value`, with a warning: its operator has none."""
+    return value.grad_fn is not None and value.grad_fn.name() == "torch::autograd::WarnNotImplemented"
 
 
 def is_differentiated(value: Any) -> bool:

@@ -13,12 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .._torch import is_differentiated, pytree, softmax_backward
+from .._torch import has_silent_derivative, is_differentiated, pytree, softmax_backward
 from ..errors import FuncattrError, UnsupportedOperationError
 from ..torch_state import is_plain_eager
 from .declarations import giving_own
 from .kinds import LINEAR, is_linear_map, read_by_adjoint
-from .linear_map import LinearMap
+from .linear_map import CLOSED_FORMS, LinearMap
 from .recorded_call import RecordedCall
 from .saved_tensors import Saved
 
@@ -37,7 +37,7 @@ def _only_input(call: RecordedCall) -> Tensor | None:
 
 
 def _linear_map(call: RecordedCall) -> Adjoint | None:
-    if not is_linear_map(call):
+    if call.op not in CLOSED_FORMS or not is_linear_map(call):
         return None
     layer = LinearMap(call)
     weight, adjoint = Saved(layer.weight, call.path), layer.closed_form()
@@ -211,10 +211,10 @@ def is_differentiable(value: Any) -> bool:
 
 def leaf_of(value: Tensor) -> Tensor:
     """A leaf of autograd's with the same value: the tensor itself is not flagged."""
-    return nn.Parameter(value.detach())
+    return nn.Parameter(outside_inference_mode(value).detach())
 
 
-class NoDerivative(Exception):
+class NoDerivativeError(Exception):
     """A call that runs, but of which torch has no derivative."""
 
 
@@ -224,7 +224,7 @@ Differentiated = tuple[Any, tuple[Tensor, ...], Callable[[Any], tuple[Tensor, ..
 def ordinary_adjoint(call: RecordedCall) -> Differentiated:
     """Run the call: its output, the tensors in it that depend on the operands, and the pullback of their cotangents.
 
-    Raises NoDerivative where torch has none.
+    Raises NoDerivativeError where torch has none.
     """
     # Under autocast a call changes its operands' dtype inside, where only torch's own adjoint follows.
     casts = torch.is_autocast_enabled(call.operands[0].device.type)
@@ -233,7 +233,7 @@ def ordinary_adjoint(call: RecordedCall) -> Differentiated:
         return closed[0], (closed[0],), closed[1]
     try:
         return _by_func(call)
-    except NoDerivative:
+    except NoDerivativeError:
         raise
     except Exception as error:
         if not is_plain_eager():
@@ -242,7 +242,7 @@ def ordinary_adjoint(call: RecordedCall) -> Differentiated:
             return _by_autograd(call)
         except Exception as second:
             call.run()  # what fails without a derivative too is the model's own error
-            raise NoDerivative(str(second)) from error
+            raise NoDerivativeError(str(second)) from error
 
 
 def _by_func(call: RecordedCall) -> Differentiated:
@@ -273,14 +273,11 @@ def _by_func(call: RecordedCall) -> Differentiated:
 
 
 def _by_autograd(call: RecordedCall) -> Differentiated:
-    """The adjoint by autograd, which knows some operations that torch.func does not (custom ones, sparse layouts).
-
-    Nobody can differentiate its result.
-    """
-    if any(t.requires_grad for t in call.tensors()):
-        raise NoDerivative("its derivative cannot be differentiated again, which was asked for")
-    args, kwargs = pytree.tree_map_only(Tensor, _outside_inference_mode, (call.args, call.kwargs))
-    leaves = [leaf_of(t) for t in call.operands]
+    """The adjoint by autograd, which knows some operations that torch.func does not (custom ones, sparse layouts)."""
+    args, kwargs = pytree.tree_map_only(Tensor, outside_inference_mode, (call.args, call.kwargs))
+    # Where somebody may differentiate the result, it stays in the graph of the operands and of the constants.
+    connected = any(t.requires_grad for t in call.tensors())
+    leaves = [t.view_as(t) if t.requires_grad else leaf_of(t) for t in call.operands]
     with torch.enable_grad():
         found = _Sorted(call.with_arguments(args, kwargs, leaves), lambda value: value.requires_grad)
     if not found.parts:
@@ -293,14 +290,18 @@ def _by_autograd(call: RecordedCall) -> Differentiated:
             tensor()
         cotangents = (g,) if len(outputs) == 1 else g
         with _named(call_name):
-            pulled = torch.autograd.grad(outputs, leaves, cotangents, retain_graph=True, allow_unused=True)
+            again = torch.is_grad_enabled()
+            pulled = torch.autograd.grad(
+                outputs, leaves, cotangents, retain_graph=True, create_graph=again, allow_unused=True
+            )
         return tuple(torch.zeros_like(t) if p is None else p for p, t in zip(pulled, leaves, strict=True))
 
-    parts = tuple(t.detach() for t in outputs)
-    return found.with_tensors(parts, tuple(t.detach() for t in found.constants)), parts, pull
+    parts = outputs if connected else tuple(t.detach() for t in outputs)
+    return found.with_tensors(parts, found.constants), parts, pull
 
 
-def _outside_inference_mode(tensor: Tensor) -> Tensor:
+def outside_inference_mode(tensor: Tensor) -> Tensor:
+    """The tensor, or a copy that has a derivative, for one that was made in inference mode."""
     return tensor.clone() if tensor.is_inference() and not torch.is_inference_mode_enabled() else tensor
 
 
@@ -326,8 +327,8 @@ class _Sorted:
         self.parts = tuple(v for v, kind in zip(leaves, self._kinds, strict=True) if kind == "part")
         self.constants = tuple(v for v, kind in zip(leaves, self._kinds, strict=True) if kind == "constant")
         lost = [v for v in self.constants if is_differentiable(v) or v.is_quantized]
-        if lost and not self.parts:
-            raise NoDerivative("its result has no derivative")
+        if (lost and not self.parts) or any(map(has_silent_derivative, self.parts)):
+            raise NoDerivativeError("its result has no derivative")
 
     def with_tensors(self, parts: tuple[Tensor, ...], constants: tuple[Tensor, ...]) -> Any:
         """The output with other tensors in it."""

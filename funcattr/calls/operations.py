@@ -252,7 +252,7 @@ def _as_called(func: Callable[..., Any], name: str) -> Operation:
 
 
 def _positional(func: Callable[..., Any], name: str, operation: Operation) -> tuple[str, ...] | None:
-    """The parameters that go by position, by the function's own names; None where neither schema nor signature tells."""
+    """The parameters that go by position, by the function's own names; None where nothing tells them."""
     if not inspect.isfunction(func):
         if not operation.parameters:
             return None
@@ -330,11 +330,12 @@ def writes(func: Known, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> lis
     parameters = func.operation.parameters
     if not (func.is_write or func.written or "out" in kwargs or "inplace" in kwargs or "inplace" in parameters):
         return []
-    given = [kwargs.get("out")]
+    given = [] if func.written else [kwargs.get("out")]
     for place, name in func.written:
-        given.append(
-            kwargs[name] if name in kwargs else args[place] if place is not None and place < len(args) else None
-        )
+        if name in kwargs:
+            given.append(kwargs[name])
+        elif place is not None and place < len(args):
+            given.append(args[place])
     if func.is_write or bound(func.operation, args, kwargs, "inplace", False) is True:
         given.append(args[0] if args else kwargs.get(_first(func.operation, kwargs)))
     return list(_tensors_of(given))

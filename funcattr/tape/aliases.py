@@ -71,6 +71,7 @@ class Aliases:
         """Let `target` stand for `value`; what shares its memory is out of date."""
         if value is target:  # dropout in eval mode gives back its input
             return
+        self.written = True
         memory = self._memories.of(target)
         if memory is None or self._memories.of(value) is not memory:  # else it is seen in another shape, as by `t_`
             self.put_out_of_date(target, value)

@@ -15,7 +15,7 @@ from .._torch import (
     unwrapped,
     version,
 )
-from ..calls.adjoints import NoDerivative, is_differentiable, ordinary_adjoint
+from ..calls.adjoints import NoDerivativeError, is_differentiable, ordinary_adjoint
 from ..calls.call import Origin, Positions, tracked_positions
 from ..calls.declarations import gives_own
 from ..calls.dense_mask import with_dense_mask
@@ -207,8 +207,11 @@ class Recorder(SiteMode):
     def _query(
         self, func: Callable[..., Any], name: str, args: tuple[Any, ...], kwargs: dict[str, Any], hidden: bool
     ) -> Any:
-        if self._aliases.written and name not in ("shape", "size", "dim", "dtype", "device", "__len__"):
-            args, kwargs = self._read_all(args), self._read_all(kwargs)
+        if self._aliases.written:
+            if name in ("shape", "size", "dim", "dtype", "device", "__len__"):
+                args = tuple([self._aliases.current(v) if isinstance(v, Tensor) else v for v in args])
+            else:
+                args, kwargs = self._read_all(args), self._read_all(kwargs)
         out = func(*args, **kwargs)
         if hidden and (isinstance(out, Tensor) or name in READS) and tracked_positions(args, kwargs, self._slots):
             raise self._hidden()
@@ -279,7 +282,8 @@ class Recorder(SiteMode):
             self._aliases.write(targets[0], detached)
             return detached
         plan = out_of_place(func, told, args, kwargs)
-        out = self._again(plan.func, told.operation, plan.args, plan.kwargs, frozen)
+        operation = Operation(told.name) if plan.on_copies else told.operation
+        out = self._again(plan.func, operation, plan.args, plan.kwargs, frozen)
         values = plan.values(out)
         if len(values) != len(targets):
             raise self._unseen(f"{told.name} writing in place into {len(targets)} tensors at once")
@@ -333,6 +337,8 @@ class Recorder(SiteMode):
     ) -> Any:
         if operation.name == "scaled_dot_product_attention":
             args, kwargs = with_dense_mask(operation, args, kwargs)
+        if operation.name in LINEAR and torch.is_autocast_enabled(self.roots[0].device.type):
+            args, kwargs, positions = self._cast(args, kwargs)
         func = linear if func is F.linear else func
         call = RecordedCall(func, refine(operation, args, kwargs), args, kwargs, positions, self.path)
         operands = call.operands if self._watch is not None else ()
@@ -343,6 +349,18 @@ class Recorder(SiteMode):
         for tensor in _tensors(out):
             self._slots.note_constant(tensor)  # such as the integers that a tensor's bytes are
         return out
+
+    def _cast(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any], Positions]:
+        """The arguments of a linear map as autocast casts them inside, so that its rule finds factors of one dtype."""
+        dtype = torch.get_autocast_dtype(self.roots[0].device.type)
+
+        def cast(tensor: Tensor) -> Tensor:
+            if not tensor.is_floating_point() or tensor.dtype in (dtype, torch.float64):
+                return tensor
+            return self._again(Tensor.to, Operation("to"), (tensor, dtype), {}, frozen=False)
+
+        args, kwargs = pytree.tree_map_only(Tensor, cast, (args, kwargs))
+        return args, kwargs, tracked_positions(args, kwargs, self._slots)
 
     def _record(self, call: RecordedCall) -> Any:
         op, operands = call.op, call.operands
@@ -364,8 +382,11 @@ class Recorder(SiteMode):
         if inside is not None and action is GRADIENT and self.rules.action(Match(inside, call.path)) is not GRADIENT:
             self.unlisted.append(f"{op} (which contains {inside}) in {call.path!r}")
         if action.kind == "unlisted":
-            self.unlisted.append(f"{op} in {call.path!r}")
-            return self._record_adjoint(call, inputs, action)
+            before = len(self.steps)
+            out = self._record_adjoint(call, inputs, action)
+            if len(self.steps) > before:  # else it gives nothing that has a derivative
+                self.unlisted.append(f"{op} in {call.path!r}")
+            return out
         if action.kind == "decompose":
             return self._decompose(call, action)
         if action.kind == "stop":
@@ -395,7 +416,7 @@ class Recorder(SiteMode):
         values = call.operands if self._keep else ()
         try:
             out, parts, pull = ordinary_adjoint(call)
-        except NoDerivative as error:
+        except NoDerivativeError as error:
             raise self._unseen(f"{call.spelling}, which torch cannot differentiate: {error}") from error
         if parts:
             step = Step(pull, inputs, self._new_slots(call, parts), call.op, call.path, action, owned=gives_own(pull))

@@ -97,7 +97,8 @@ class Slots(ByIdentity[Slot]):
         """The tensor's slot; None for a constant, and for a tensor of which nobody can tell what it is."""
         found = super().get(tensor)
         memory = self._memory(tensor) if found is None else None
-        if memory is None or memory.has_constants:
+        # `as_subclass(Tensor)` has a derivative; `nn.Parameter(t)`, and other classes as they choose, have none.
+        if memory is None or memory.has_constants or type(tensor) is not Tensor:
             return found
         where = place(tensor)
         for other, slot in reversed(memory.tracked):
