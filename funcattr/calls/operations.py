@@ -402,7 +402,10 @@ def out_of_place(func: Callable[..., Any], told: Known, args: tuple[Any, ...], k
     operation = told.operation
     if told.written:
         functional = functional_operator(func)
-        if functional is None or told.name.removesuffix("_") in DRAWS:
+        updates = [place for place, _ in told.written if place is not None]
+        # An operator with an underscore has a namesake without; one that updates statistics on the way has none.
+        alike = updates == [0] and told.name.endswith("_") if updates else True
+        if functional is None or not alike or told.name.removesuffix("_") in DRAWS:
             return OutOfPlace(_on_copies(func), args, kwargs, on_copies=True)
         by_keyword = {name for place, name in told.written if place is None}
         others = {k: v for k, v in kwargs.items() if k not in by_keyword}

@@ -19,6 +19,9 @@ from ..torch_state import is_plain_eager
 from .record import Record, Recording, independent, matching_leaves, meta, record
 from .site_leaf import SiteLeaf
 
+_TORCHS = (RuntimeError, AssertionError)
+"""What torch raises where it cannot differentiate, or trace, what the model does."""
+
 
 def plain_record(fn: Callable[..., Any], primals: tuple[Tensor, ...], how: Recording) -> Record | None:
     """A forward pass whose reverse pass is the plain gradient; None where only the tape can do it.
@@ -32,7 +35,7 @@ def plain_record(fn: Callable[..., Any], primals: tuple[Tensor, ...], how: Recor
         return _by_func_vjp(fn, primals, how.call)
     try:
         found = _by_torch(in_one_piece(fn), primals, how)
-    except RuntimeError as error:
+    except _TORCHS as error:
         if isinstance(error, FuncattrError | torch.OutOfMemoryError):
             raise
         return _by_torch_or_on_record(fn, primals, how, error)
@@ -46,7 +49,7 @@ def _by_torch(run: Callable[..., Any], primals: tuple[Tensor, ...], how: Recordi
 
 
 def _by_torch_or_on_record(
-    fn: Callable[..., Any], primals: tuple[Tensor, ...], how: Recording, error: RuntimeError
+    fn: Callable[..., Any], primals: tuple[Tensor, ...], how: Recording, error: Exception
 ) -> Record:
     """What failed with `error`, without a mode that sees every function, or else on record."""
     try:
@@ -54,13 +57,13 @@ def _by_torch_or_on_record(
         return record(fn, primals, how) if found is None else found
     except FuncattrError:
         raise
-    except RuntimeError:
+    except _TORCHS:
         pass
     try:
         return record(fn, primals, how)
     except FuncattrError as unseen:
         raise unseen from error
-    except RuntimeError:  # the model's own
+    except _TORCHS:  # the model's own
         raise error from None
 
 
