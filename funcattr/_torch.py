@@ -94,6 +94,8 @@ def has_dispatch_mode() -> bool:
 
 
 without_torch_function = torch._C.DisableTorchFunction
+without_subclass_function = torch._C.DisableTorchFunctionSubclass
+"""Turns off the torch functions of classes, and leaves the modes on."""
 
 
 def operator_name(func: Any) -> str | None:

@@ -326,8 +326,8 @@ class _Sorted:
         self._leaves = [v if kind is None else None for v, kind in zip(leaves, self._kinds, strict=True)]
         self.parts = tuple(v for v, kind in zip(leaves, self._kinds, strict=True) if kind == "part")
         self.constants = tuple(v for v, kind in zip(leaves, self._kinds, strict=True) if kind == "constant")
-        lost = [v for v in self.constants if is_differentiable(v) or v.is_quantized]
-        if (lost and not self.parts) or any(map(has_silent_derivative, self.parts)):
+        # What was compared or counted is a constant, as for autograd; these would have had a derivative.
+        if any(v.is_quantized for v in self.constants) or any(map(has_silent_derivative, self.parts)):
             raise NoDerivativeError("its result has no derivative")
 
     def with_tensors(self, parts: tuple[Tensor, ...], constants: tuple[Tensor, ...]) -> Any:

@@ -14,6 +14,7 @@ from .._torch import (
     set_grad_enabled_function,
     unwrapped,
     version,
+    without_subclass_function,
 )
 from ..calls.adjoints import NoDerivativeError, is_differentiable, ordinary_adjoint
 from ..calls.call import Origin, Positions, tracked_positions
@@ -40,6 +41,7 @@ from ..rulebook.actions import GRADIENT, Action
 from ..rulebook.rulebook import Match, Rulebook
 from ..torch_state import is_plain_eager
 from .aliases import Aliases
+from .followed import followed, has_own_functions
 from .memories import Memories
 from .pairing import Pairing
 from .recompute import Recomputing
@@ -75,7 +77,8 @@ class Recorder(SiteMode):
         self._decomposing: list[str] = []
         self.unreached: list[str] = []
         self._memories = Memories()
-        self._slots = Slots(self._memories)
+        self._followed = followed() if is_plain_eager() else None
+        self._slots = Slots(self._memories, self._followed or Tensor)
         self._linear_ran = False
         self._aliases = Aliases(self._memories)
         self._recomputing = Recomputing()
@@ -90,6 +93,8 @@ class Recorder(SiteMode):
 
     def __enter__(self) -> "Recorder":
         super().__enter__()
+        if self._followed is not None:
+            self._followed.refusals.append(self._unseen)
         if self._watch is not None:
             self._watch.start()
         return self
@@ -97,6 +102,10 @@ class Recorder(SiteMode):
     def __exit__(self, *error: Any) -> None:
         if self._watch is not None:
             self._watch.pause()
+        if self._followed is not None:
+            self._followed.refusals.pop()
+            if not self._decomposing:
+                self._slots.let_go()
         super().__exit__(*error)
 
     def __torch_function__(
@@ -106,7 +115,10 @@ class Recorder(SiteMode):
             return super().__torch_function__(func, types, args, kwargs)
         self._watch.pause()
         try:
-            return super().__torch_function__(func, types, args, kwargs)
+            if has_own_functions(types):
+                return super().__torch_function__(func, types, args, kwargs)
+            with without_subclass_function():
+                return super().__torch_function__(func, types, args, kwargs)
         finally:
             self._watch.start()
 

@@ -65,9 +65,10 @@ class Slots(ByIdentity[Slot]):
     it where nobody looked (`as_subclass`, `nn.Parameter`, another thread).
     """
 
-    def __init__(self, memories: Memories) -> None:
+    def __init__(self, memories: Memories, kind: type[Tensor] = Tensor) -> None:
         super().__init__()
         self._count = 0
+        self._kind = kind
         self._memories = memories
         self._constants = ByIdentity[bool]()
 
@@ -76,10 +77,20 @@ class Slots(ByIdentity[Slot]):
         number = self._count
         self._count += 1
         slot = self[tensor] = Slot(number, origin)
+        if type(tensor) is Tensor:
+            tensor.__class__ = self._kind
         memory = self._memories.about(tensor)
         if memory is not None:
             memory.tracked.append((place(tensor), slot))
         return number
+
+    def let_go(self) -> None:
+        """Give the tracked tensors their own class again."""
+        for reference, _ in self._entries.values():
+            tensor = reference()
+            if type(tensor) is self._kind:
+                tensor.__class__ = Tensor
+        self._kind = Tensor
 
     def note_constant(self, tensor: Tensor) -> bool:
         """A constant by the model's will, unless it has a slot; whether it shares memory with a tracked tensor."""

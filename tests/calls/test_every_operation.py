@@ -1,4 +1,4 @@
-"""Torch's own operations: for each that it differentiates, the recorded pullback is autograd's, or an error names it."""
+"""Torch's own operations: the recorded pullback of each is autograd's, or an error names it."""
 
 import itertools
 import warnings
@@ -27,6 +27,11 @@ REFUSED = {
     "sgn": ("does not depend on the input", "as sign"),
 }
 """Operations that are refused, with words of the error, and why."""
+REFUSED_SAMPLES = {
+    "nn_functional_embedding": ("embedding, which writes into an operand", "max_norm= writes into the weight"),
+    "nn_functional_embedding_bag": ("embedding_bag, which writes into an operand", "max_norm= writes into the weight"),
+}
+"""Operations of which some samples are refused, with words of the error, and why."""
 
 
 def differentiated() -> dict[str, Any]:
@@ -75,6 +80,8 @@ def by_autograd(sample: Sample) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...],
     try:
         outputs = sample.function(*(leaf.clone() for leaf in leaves))
         followed = [y for y in outputs if y.requires_grad]
+        if not followed:
+            return None
         torch.manual_seed(2)
         cotangents = [torch.randn_like(y) if y.requires_grad else torch.zeros_like(y) for y in outputs]
         seeds = [g for y, g in zip(outputs, cotangents, strict=True) if y.requires_grad]
@@ -95,7 +102,12 @@ def check(name: str, count: int | None) -> int:
         if sample is None or right is None:
             continue
         outputs, cotangents, expected = right
-        recorded, pull = funcattr.vjp(sample.function, *sample.primals, rules=RECORDED)
+        try:
+            recorded, pull = funcattr.vjp(sample.function, *sample.primals, rules=RECORDED)
+        except FuncattrError as error:
+            if name in REFUSED_SAMPLES and REFUSED_SAMPLES[name][0] in str(error):
+                continue
+            raise
         pairs = [*zip(recorded, outputs, strict=True), *zip(pull(cotangents), expected, strict=True)]
         for got, want in pairs:
             torch.testing.assert_close(dense(got), dense(want), rtol=1e-7, atol=1e-9, equal_nan=True)
