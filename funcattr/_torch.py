@@ -7,7 +7,7 @@ mended here.
 import importlib
 import warnings
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -38,12 +38,14 @@ try:
     from torch._dynamo import OptimizedModule as OptimizedModule
     from torch._dynamo import assume_constant_result as assume_constant_result
     from torch._dynamo import nonstrict_trace as nonstrict_trace
+    from torch._dynamo.exc import TorchDynamoException as TorchDynamoException
     from torch._dynamo.exc import UserError as UserError
     from torch._dynamo.symbolic_convert import InstructionTranslator
     from torch._functorch.pyfunctorch import retrieve_all_functorch_interpreters, temporarily_clear_interpreter_stack
     from torch._higher_order_ops.scan import scan as scan
     from torch._ops import HigherOrderOperator as HigherOrderOperator
-    from torch._ops import OpOverload
+    from torch._ops import OpOverload, OpOverloadPacket
+    from torch.nn.attention.bias import CausalBias as CausalBias
     from torch.nn.modules.batchnorm import _BatchNorm
     from torch.nn.modules.dropout import _DropoutNd
     from torch.nn.utils import parametrize as _parametrize
@@ -104,11 +106,52 @@ def dispatch_modes() -> list[Any]:
 
 
 without_torch_function = torch._C.DisableTorchFunction
+without_subclass_function = torch._C.DisableTorchFunctionSubclass
+"""Turns off the torch functions of classes, and leaves the modes on."""
 
 
 def operator_name(func: Any) -> str | None:
-    """The name of an overload of an operator, such as "relu" for `torch.ops.aten.relu.default`; None for others."""
-    return func._schema.name.rpartition("::")[2] if isinstance(func, OpOverload) else None
+    """The name of an operator, such as "relu" for `torch.ops.aten.relu.default`; None for other functions.
+
+    A library's own operators keep its name, "library::operator": they are none of torch's, however they are called.
+    """
+    if not is_operator(func):
+        return None
+    name = func._schema.name if isinstance(func, OpOverload) else func._qualified_op_name
+    return name.removeprefix("aten::")
+
+
+class Parameter(NamedTuple):
+    """A parameter of an operator: its name, whether it goes by keyword only, and whether its tensors are written."""
+
+    name: str
+    by_keyword: bool
+    is_written: bool
+
+
+def schemas(func: Any, name: str) -> list[list[Parameter]]:
+    """The parameters of each overload of the operator behind a function of torch's, none for functions in Python."""
+    if isinstance(func, OpOverload):
+        found = [func._schema]
+    elif isinstance(func, OpOverloadPacket):
+        found = [getattr(func, overload)._schema for overload in func.overloads()]
+    else:
+        found = torch._C._jit_get_schemas_for_operator(f"aten::{name}")
+    return [
+        [Parameter(a.name, a.kwarg_only, a.alias_info is not None and a.alias_info.is_write) for a in s.arguments]
+        for s in found
+    ]
+
+
+def is_operator(func: Any) -> bool:
+    """Whether `func` is an operator of a library, called by its own name, rather than a function of torch's."""
+    return isinstance(func, OpOverload | OpOverloadPacket)
+
+
+def functional_operator(func: Any) -> Any:
+    """The operator that gives as its result what `func`, such as `aten.add.out`, writes; None if there is none."""
+    name = operator_name(func)
+    return None if name is None or "::" in name else getattr(torch.ops.aten, name.removesuffix("_"), None)
 
 
 # --- torch.func transforms --------------------------------------------------------------------------------------------
@@ -117,6 +160,11 @@ def operator_name(func: Any) -> str | None:
 def current_level() -> int | None:
     """Depth of the innermost running transform (`vmap`, `grad`, ...), None outside of any."""
     return _functorch.maybe_current_level()
+
+
+def has_silent_derivative(value: Tensor) -> bool:
+    """Whether torch would give zeros as the derivative of `value`, with a warning: its operator has none."""
+    return value.grad_fn is not None and value.grad_fn.name() == "torch::autograd::WarnNotImplemented"
 
 
 def is_differentiated(value: Any) -> bool:
@@ -152,6 +200,69 @@ def may_scan() -> bool:
 # --- tensors and modules ----------------------------------------------------------------------------------------------
 
 
+class Place(NamedTuple):
+    """Where the values of a tensor lie in its memory; sizes and strides count values."""
+
+    offset: int
+    size: torch.Size
+    stride: tuple[int, ...]
+    dtype: torch.dtype
+
+
+_PLAIN = (Tensor, nn.Parameter)
+
+
+def memory(tensor: Tensor) -> Any:
+    """The storage that holds a tensor's values, however many transforms wrap it; None if it has none.
+
+    Its `_cdata` is one number for all tensors that share memory.
+    """
+    tensor = _innermost(tensor)
+    if type(tensor) not in _PLAIN:
+        with without_torch_function():
+            return _memory(tensor)
+    return _memory(tensor)
+
+
+def _memory(tensor: Tensor) -> Any:
+    try:
+        return tensor.untyped_storage()
+    except (NotImplementedError, RuntimeError):  # sparse tensors, and those of other layouts
+        pass
+    try:
+        values = tensor._values() if tensor.layout is torch.sparse_coo else tensor.values()
+        return values.untyped_storage()
+    except (NotImplementedError, RuntimeError):
+        return None
+
+
+class Reserved:
+    """As long as this lives, no other storage gets the number of `storage`; its memory is freed as ever."""
+
+    __slots__ = ("_free", "_number")
+
+    def __init__(self, storage: Any) -> None:
+        self._number, self._free = storage._weak_ref(), storage._free_weak_ref
+
+    def __del__(self) -> None:
+        self._free(self._number)
+
+
+def place(tensor: Tensor) -> Place:
+    """Where a tensor's values lie in its memory; a sparse tensor is told by its number of values alone."""
+    tensor = _innermost(tensor)
+    with without_torch_function():
+        if tensor.layout is not torch.strided:
+            return Place(0, (tensor._nnz(),), (1,), tensor.dtype)
+        return Place(tensor.storage_offset(), tensor.shape, tensor.stride(), tensor.dtype)
+
+
+def _innermost(tensor: Tensor) -> Tensor:
+    while _functorch.is_functorch_wrapped_tensor(tensor):
+        tensor = _functorch.get_unwrapped(tensor)
+    return tensor
+
+
 def version(tensor: Tensor) -> int:
     """How often the memory of a tensor was written; 0 for one of inference mode, which does not count."""
     return 0 if tensor.is_inference() else tensor._version
@@ -162,6 +273,16 @@ def without_memory(
 ) -> Any:
     """A tensor of a subclass that has no values, and that no running transform wraps."""
     return Tensor._make_wrapper_subclass(kind, shape, strides=strides, dtype=dtype, device=device)
+
+
+def is_mask_object(value: Any) -> bool:
+    """Whether `value` is an attention mask that only `scaled_dot_product_attention` understands."""
+    return isinstance(value, CausalBias)
+
+
+def dense_mask(mask: Any, device: torch.device) -> Tensor:
+    """The boolean mask that an object stands for."""
+    return mask._materialize(device)
 
 
 def has_hooks(module: nn.Module) -> bool:
@@ -201,16 +322,9 @@ def _computed(name: str) -> Any:
 
 
 def memory_of(tensor: Tensor) -> int | None:
-    """A number for the memory that a tensor reads and writes, None where there is none; views have that of their base.
-
-    Under a transform it is the memory of the tensor within.
-    """
-    while _functorch.is_functorch_wrapped_tensor(tensor):
-        tensor = _functorch.get_unwrapped(tensor)
-    try:
-        return tensor.untyped_storage()._cdata
-    except (NotImplementedError, RuntimeError):  # sparse tensors, and others without one storage
-        return None
+    """A number for the memory of a tensor, None where there is none; views have that of their base."""
+    storage = memory(tensor)
+    return None if storage is None else storage._cdata
 
 
 def is_plain(tensor: Tensor) -> bool:

@@ -6,16 +6,19 @@ Each runs the call and returns its output with the pullback, or None where the c
 `torch.func.vjp` does the work. Each equals `torch.func.vjp` (tests/calls/test_adjoints.py).
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from .._torch import pytree, softmax_backward
+from .._torch import has_silent_derivative, is_differentiated, pytree, softmax_backward
+from ..errors import FuncattrError, UnsupportedOperationError
+from ..torch_state import is_plain_eager
 from .declarations import giving_own
 from .kinds import LINEAR, is_linear_map, read_by_adjoint
-from .linear_map import LinearMap
+from .linear_map import CLOSED_FORMS, LinearMap
 from .recorded_call import RecordedCall
 from .saved_tensors import Saved
 
@@ -34,7 +37,7 @@ def _only_input(call: RecordedCall) -> Tensor | None:
 
 
 def _linear_map(call: RecordedCall) -> Adjoint | None:
-    if not is_linear_map(call):
+    if call.op not in CLOSED_FORMS or not is_linear_map(call):
         return None
     layer = LinearMap(call)
     weight, adjoint = Saved(layer.weight, call.path), layer.closed_form()
@@ -206,39 +209,147 @@ def is_differentiable(value: Any) -> bool:
     return isinstance(value, Tensor) and (value.is_floating_point() or value.is_complex())
 
 
-def ordinary_adjoint(call: RecordedCall) -> tuple[Any, tuple[Tensor, ...], Callable[[Any], tuple[Tensor, ...]]]:
-    """Run the call: its output, the differentiable tensors of that, and the pullback of their cotangents."""
+def leaf_of(value: Tensor) -> Tensor:
+    """A leaf of autograd's with the same value: the tensor itself is not flagged."""
+    return nn.Parameter(outside_inference_mode(value).detach())
+
+
+class NoDerivativeError(Exception):
+    """A call that runs, but of which torch has no derivative."""
+
+
+Differentiated = tuple[Any, tuple[Tensor, ...], Callable[[Any], tuple[Tensor, ...]]]
+
+
+def ordinary_adjoint(call: RecordedCall) -> Differentiated:
+    """Run the call: its output, the tensors in it that depend on the operands, and the pullback of their cotangents.
+
+    Raises NoDerivativeError where torch has none.
+    """
     # Under autocast a call changes its operands' dtype inside, where only torch's own adjoint follows.
     casts = torch.is_autocast_enabled(call.operands[0].device.type)
     closed = ADJOINTS[call.op](call) if call.op in ADJOINTS and not casts else None
     if closed is not None:
         return closed[0], (closed[0],), closed[1]
-    spec: list[pytree.TreeSpec] = []
-    plain: list[Any] = []  # what is no tensor, and cannot pass through torch.func.vjp
+    try:
+        return _by_func(call)
+    except NoDerivativeError:
+        raise
+    except Exception as error:
+        if not is_plain_eager():
+            raise
+        try:
+            return _by_autograd(call)
+        except Exception as second:
+            call.run()  # what fails without a derivative too is the model's own error
+            raise NoDerivativeError(str(second)) from error
+
+
+def _by_func(call: RecordedCall) -> Differentiated:
+    """The adjoint by `torch.func.vjp`."""
+    sorting: list[_Sorted] = []
 
     def split(*operands: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-        leaves, structure = pytree.tree_flatten(call(*operands))
-        spec[:] = [structure]
-        plain[:] = [_PART if is_differentiable(v) else _CONSTANT if isinstance(v, Tensor) else v for v in leaves]
-        tensors = [v for v in leaves if isinstance(v, Tensor)]
-        parts = tuple(v for v in tensors if is_differentiable(v))
+        sorted_output = _Sorted(call(*operands), is_differentiated)
+        sorting[:] = [sorted_output]
         # A vjp wants some output: a conversion to integers has none that it could have.
-        return parts or (operands[0].new_zeros(()),), tuple(v for v in tensors if not is_differentiable(v))
+        return sorted_output.parts or (operands[0].new_zeros(()),), sorted_output.constants
 
     found: Any = torch.func.vjp(split, *call.operands, has_aux=True)
     parts, adjoint, constants = found
-    if _PART not in plain:
-        parts = ()
-    streams = {id(_PART): iter(parts), id(_CONSTANT): iter(constants)}
-    leaves = [next(streams[id(v)]) if id(v) in streams else v for v in plain]
+    output = sorting[0].with_tensors(parts, constants)
+    if not sorting[0].parts:
+        return output, (), _nothing_arrives
     held = [Saved(tensor, call.path) for tensor in read_by_adjoint(call, parts)]
 
     def pull(g: Any) -> tuple[Tensor, ...]:
         for tensor in held:
             tensor()  # torch.func does not notice that one was written
-        return adjoint((g,) if len(parts) == 1 else g)
+        with _named(call_name):
+            return adjoint((g,) if len(parts) == 1 else g)
 
-    return pytree.tree_unflatten(leaves, spec[0]), parts, pull
+    call_name = _where(call)
+    return output, parts, pull
 
 
-_PART, _CONSTANT = object(), object()
+def _by_autograd(call: RecordedCall) -> Differentiated:
+    """The adjoint by autograd, which knows some operations that torch.func does not (custom ones, sparse layouts)."""
+    args, kwargs = pytree.tree_map_only(Tensor, outside_inference_mode, (call.args, call.kwargs))
+    # Where somebody may differentiate the result, it stays in the graph of the operands and of the constants.
+    connected = any(t.requires_grad for t in call.tensors())
+    leaves = [t.view_as(t) if t.requires_grad else leaf_of(t) for t in call.operands]
+    with torch.enable_grad():
+        found = _Sorted(call.with_arguments(args, kwargs, leaves), lambda value: value.requires_grad)
+    if not found.parts:
+        return found.with_tensors((), found.constants), (), _nothing_arrives
+    outputs, call_name = found.parts, _where(call)
+    held = [Saved(tensor, call.path) for tensor in call.saved_arguments()]
+
+    def pull(g: Any) -> tuple[Tensor, ...]:
+        for tensor in held:
+            tensor()
+        cotangents = (g,) if len(outputs) == 1 else g
+        with _named(call_name):
+            again = torch.is_grad_enabled()
+            pulled = torch.autograd.grad(
+                outputs, leaves, cotangents, retain_graph=True, create_graph=again, allow_unused=True
+            )
+        return tuple(torch.zeros_like(t) if p is None else p for p, t in zip(pulled, leaves, strict=True))
+
+    parts = outputs if connected else tuple(t.detach() for t in outputs)
+    return found.with_tensors(parts, found.constants), parts, pull
+
+
+def outside_inference_mode(tensor: Tensor) -> Tensor:
+    """The tensor, or a copy that has a derivative, for one that was made in inference mode."""
+    return tensor.clone() if tensor.is_inference() and not torch.is_inference_mode_enabled() else tensor
+
+
+def _nothing_arrives(g: Any) -> tuple[Tensor, ...]:
+    raise AssertionError("no result of the call is tracked")
+
+
+class _Sorted:
+    """The output of a call: the tensors that depend on its operands, the other tensors, and what is none.
+
+    Args:
+        output: Any structure.
+        depends: Whether a tensor depends on the operands.
+    """
+
+    def __init__(self, output: Any, depends: Callable[[Tensor], bool]) -> None:
+        leaves, self._spec = pytree.tree_flatten(output)
+        self._kinds = [
+            None if not isinstance(v, Tensor) else "part" if is_differentiable(v) and depends(v) else "constant"
+            for v in leaves
+        ]
+        self._leaves = [v if kind is None else None for v, kind in zip(leaves, self._kinds, strict=True)]
+        self.parts = tuple(v for v, kind in zip(leaves, self._kinds, strict=True) if kind == "part")
+        self.constants = tuple(v for v, kind in zip(leaves, self._kinds, strict=True) if kind == "constant")
+        # What was compared or counted is a constant, as for autograd; these would have had a derivative.
+        if any(v.is_quantized for v in self.constants) or any(map(has_silent_derivative, self.parts)):
+            raise NoDerivativeError("its result has no derivative")
+
+    def with_tensors(self, parts: tuple[Tensor, ...], constants: tuple[Tensor, ...]) -> Any:
+        """The output with other tensors in it."""
+        streams = {"part": iter(parts), "constant": iter(constants)}
+        leaves = [v if kind is None else next(streams[kind]) for v, kind in zip(self._leaves, self._kinds, strict=True)]
+        return pytree.tree_unflatten(leaves, self._spec)
+
+
+def _where(call: RecordedCall) -> str:
+    return f"in the module {call.path!r}, {call.spelling}"
+
+
+@contextmanager
+def _named(call_name: str) -> Iterator[None]:
+    """Torch's own error of a missing derivative, as one that names the call."""
+    try:
+        yield
+    except (RuntimeError, NotImplementedError) as error:
+        if isinstance(error, FuncattrError | torch.OutOfMemoryError):
+            raise
+        raise UnsupportedOperationError(
+            f"{call_name}: torch cannot differentiate this call ({str(error).splitlines()[0]}). Write that part in "
+            "other torch functions, give it a rule, or make its result a constant with detach()."
+        ) from error

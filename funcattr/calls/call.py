@@ -1,13 +1,13 @@
 """A recorded call of a torch function, as a rule sees it."""
 
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Container, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from .._torch import pytree
-from .operations import Operation, bound, spelled
+from .operations import Operation, bound, named, spelled
 
 Positions = tuple[tuple[Any, ...], ...]
 """Places among the arguments of a call: an index or a keyword each, and further keys inside of containers."""
@@ -102,7 +102,7 @@ class Call:
 
     def named(self) -> dict[str, Any]:
         """The arguments by their names in the operations table, as they are stored."""
-        return dict(zip(self._operation.parameters, self._args, strict=False)) | self._kwargs
+        return named(self._operation, self._args, self._kwargs)
 
     def run(self) -> Any:
         """The call as the model made it."""
@@ -112,6 +112,11 @@ class Call:
         """The call again, as a pure function of its tracked operands."""
         args, kwargs = replace(self._args, self._kwargs, self._positions, operands)
         return self._func(*(self._value(v) for v in args), **{name: self._value(v) for name, v in kwargs.items()})
+
+    def with_arguments(self, args: tuple[Any, ...], kwargs: dict[str, Any], operands: Sequence[Tensor]) -> Any:
+        """The call by other arguments, and other operands among them."""
+        args, kwargs = replace(args, kwargs, self._positions, tuple(operands))
+        return self._func(*args, **kwargs)
 
     def vjp(self, cotangent: Any) -> tuple[Tensor, ...]:
         """The ordinary adjoint at the operands, for rules that only change what goes in or comes out of it."""
@@ -133,8 +138,10 @@ class Call:
 
     def begins_with(self, name: str) -> bool:
         """Whether the first tracked operand is the argument called `name`."""
-        place = self._operation.parameters.index(name) if name in self._operation.parameters else None
-        return self._positions[0] in ((name,), (place,))
+        operation = self._operation
+        place = operation.parameters.index(name) if name in operation.parameters else None
+        keyword = operation.keywords[place] if operation.keywords and place is not None else name
+        return self._positions[0] in ((name,), (keyword,), (place,))
 
 
 def lookup(args: tuple[Any, ...], kwargs: Mapping[str, Any], position: tuple[Any, ...]) -> Any:

@@ -10,12 +10,15 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from ..errors import UnsupportedOperationError
 from .call import Call
 from .operations import CONVOLUTIONS
 
 _convolution_backward = torch.ops.aten.convolution_backward.default
 _BLOCK, _MOST_BLOCKS = 2**19, 64
 """Values of a weight in a block, and the most blocks."""
+CLOSED_FORMS = frozenset(CONVOLUTIONS) | {"linear", "addmm"}
+"""Operations of which some calls have an adjoint that needs no values of the input."""
 _GEOMETRY = (("output_padding", 0), ("stride", 1), ("padding", 0), ("dilation", 1), ("groups", 1))
 
 
@@ -37,9 +40,7 @@ def in_one_piece(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[s
 
 
 def running_in_one_piece(fn: Callable[..., Any]) -> Callable[..., Any]:
-    """The function, for a pass without a recorder; Dynamo, which traces no mode, is left with the function itself."""
-    if torch.compiler.is_dynamo_compiling():
-        return fn
+    """The function, for a pass without a recorder."""
 
     def run(*inputs: Tensor) -> Any:
         with InOnePiece():
@@ -82,6 +83,8 @@ class LinearMap:
             self._read_linear(call)
         elif self.op == "addmm":
             self._read_addmm(call)
+        elif self.op == "einsum" and len(call.tensors()) != 2:
+            self._read_einsum(call)
         else:
             self.weight = _other_factor(call, self.x)
             self.multiply = lambda x, weight: call.with_factors(self.x, x, self.weight, weight)
@@ -180,14 +183,33 @@ class LinearMap:
         self.multiply = torch.matmul if on_the_left else (lambda x, weight: weight @ x)
         self._closed = _addmm_adjoint if on_the_left else None
 
+    def _read_einsum(self, call: Call) -> None:
+        # The product of all constants is the other factor, 1 if there are none.
+        equation, tensors = call.argument("equation"), call.tensors()
+        if not isinstance(equation, str) or "." in equation:
+            raise _several_factors(call, len(tensors))
+        terms, _, result = equation.replace(" ", "").partition("->")
+        letters = terms.split(",")
+        if "->" not in equation:
+            every = "".join(letters)
+            result = "".join(sorted(letter for letter in set(every) if every.count(letter) == 1))
+        place = next(i for i, t in enumerate(tensors) if t is self.x)
+        own = letters.pop(place)
+        constants = [t for i, t in enumerate(tensors) if i != place]
+        kept = "".join(letter for letter in dict.fromkeys("".join(letters)) if letter in own + result)
+        self.weight = self.x.new_ones(())
+        if constants:
+            self.weight = torch.einsum(f"{','.join(letters)}->{kept}", *constants)
+        self.multiply = lambda x, weight: torch.einsum(f"{own},{kept}->{result}", x, weight)
+
 
 def _linear_adjoint(weight: Tensor, cotangent: Tensor, x: Tensor | None = None) -> Tensor:
     # In two dimensions, as `linear`.
-    return (cotangent.reshape(-1, cotangent.shape[-1]) @ weight).reshape(*cotangent.shape[:-1], weight.shape[1])
+    return (cotangent.reshape(-1, cotangent.shape[-1]) @ weight.conj()).reshape(*cotangent.shape[:-1], weight.shape[1])
 
 
 def _addmm_adjoint(weight: Tensor, cotangent: Tensor, x: Tensor | None = None) -> Tensor:
-    return cotangent @ weight.mT
+    return cotangent @ weight.mH
 
 
 def _convolution_adjoint(
@@ -206,8 +228,12 @@ def _each(value: Any, rank: int) -> list[int]:
 def _other_factor(call: Call, x: Tensor) -> Tensor:
     others = [t for t in call.tensors() if t is not x and t is not call.argument("bias")]
     if len(others) != 1:
-        raise ValueError(
-            f"a rule for linear maps at {call.op!r} in {call.path!r}: expected two factors, got {len(others) + 1}. "
-            "Give the call a rule of its own, such as rules.norm."
-        )
+        raise _several_factors(call, len(others) + 1)
     return others[0]
+
+
+def _several_factors(call: Call, count: int) -> UnsupportedOperationError:
+    return UnsupportedOperationError(
+        f"a rule for linear maps at {call.op!r} in {call.path!r}: expected two factors, got {count}. "
+        "Write it as products of two, or give the call a rule of its own, such as rules.norm."
+    )

@@ -4,7 +4,8 @@ Rulebooks speak of canonical names (`"relu"`, `"conv2d"`, `"add"`); the recorder
 function is called, which arguments it has, and whether it writes in place or returns a view.
 """
 
-from collections.abc import Callable, Mapping
+import inspect
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache, lru_cache, wraps
 from typing import Any, NamedTuple
 
@@ -12,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .._torch import operator_name
+from .._torch import functional_operator, is_operator, operator_name, schemas
 
 # name: other spellings : parameters, in the order of the positional arguments
 _ROWS = """
@@ -89,10 +90,17 @@ pad         : : input pad mode value
 
 
 class Operation(NamedTuple):
-    """A canonical operation: its name, and its parameters' names where rules may ask for them."""
+    """A canonical operation, as one function spells it.
+
+    Attributes:
+        name: Of the operation.
+        parameters: The names of the parameters that go by position, in the order of the function that was called.
+        keywords: The names by which that function itself knows them, where they differ.
+    """
 
     name: str
     parameters: tuple[str, ...] = ()
+    keywords: tuple[str, ...] = ()
 
 
 def _read_table() -> dict[str, Operation]:
@@ -144,12 +152,19 @@ QUERIES = frozenset(
 )
 """Functions whose result carries no derivative: sizes, comparisons, indices, constants of a tensor's shape."""
 
+READS = frozenset(
+    "item tolist __bool__ __int__ __float__ __index__ __complex__ __contains__ __repr__ __format__ equal allclose "
+    "is_nonzero".split()
+)
+"""Queries that give a tensor's values to Python."""
+
 TENSOR_GETTERS = frozenset("T mT H mH real imag".split())
 """Attributes that are tensors with a derivative; every other attribute is a query."""
 
 REFUSED = frozenset(
     "numpy __array__ __array_wrap__ backward register_hook register_post_accumulate_grad_hook retain_grad __set__ "
-    "grad __dlpack__ set_ resize_ resize_as_ apply_ map_ map2_ bernoulli_ __reduce_ex__ __delete__".split()
+    "grad __dlpack__ set_ resize_ resize_as_ apply_ map_ map2_ bernoulli_ __reduce_ex__ __delete__ "
+    "__cuda_array_interface__".split()
 )
 """Functions that lead out of the recorder, or that change a tensor under it."""
 
@@ -195,7 +210,7 @@ def canonical(name: str) -> Operation:
 
 
 class Known(NamedTuple):
-    """What a torch function's name tells: how it is spelled, its operation, and what kind of call it makes."""
+    """What a torch function tells of its calls: its name, its operation, and what kind of call it makes."""
 
     name: str
     operation: Operation
@@ -203,14 +218,51 @@ class Known(NamedTuple):
     """Whether its result carries no derivative."""
     is_write: bool
     """Whether it writes into its first argument."""
+    written: tuple[tuple[int | None, str], ...] = ()
+    """Places and names of the arguments that an operator writes, by its schema."""
 
 
 @lru_cache(maxsize=4096)
 def known(func: Callable[..., Any]) -> Known:
-    """What the name of a torch function tells of its calls."""
+    """What a torch function tells of its calls, by its name, and by its schema or its signature."""
     name = spelled(func)
     is_query = name in QUERIES or (is_getter(func) and name not in TENSOR_GETTERS and name not in REFUSED)
-    return Known(name, canonical(name), is_query, _writes_in_place(name))
+    written: tuple[tuple[int | None, str], ...] = ()
+    if is_operator(func):
+        (overload, *_) = schemas(func, name)
+        places = [(None if p.by_keyword else i, p.name) for i, p in enumerate(overload) if p.is_written]
+        written = tuple(places)
+    return Known(name, _as_called(func, name), is_query, not written and _writes_in_place(name), written)
+
+
+# What a parameter is called in the operations table, where schemas have another name for it.
+_TABLE_NAMES = {"self": "input", "mat2": "other", "vec": "other", "tensor": "other", "train": "training"}
+
+
+def _as_called(func: Callable[..., Any], name: str) -> Operation:
+    """The operation that a function spells, with its parameters in the function's own order."""
+    operation = canonical(name)
+    own = _positional(inspect.unwrap(func), name, operation)
+    if own is None:
+        return operation
+    rows = operation.parameters
+    special = {"indices": "input"} if operation.name == "embedding" else _TABLE_NAMES
+    names = tuple(special.get(n, n) if n not in rows else n for n in own)
+    return Operation(operation.name, names, own if own != names else ())
+
+
+def _positional(func: Callable[..., Any], name: str, operation: Operation) -> tuple[str, ...] | None:
+    """The parameters that go by position, by the function's own names; None where nothing tells them."""
+    if not inspect.isfunction(func):
+        if not operation.parameters:
+            return None
+        found = [tuple(p.name for p in overload if not p.by_keyword) for overload in schemas(func, name)]
+        # Overloads of one operator differ in what comes last (a dimension by name or by number).
+        return max((own for own in found if "Dimname" not in own), key=len, default=None)
+    kinds = inspect.signature(func).parameters.values()
+    if any(p.kind is p.VAR_POSITIONAL for p in kinds):
+        return None
+    return tuple(p.name for p in kinds if p.kind is not p.KEYWORD_ONLY and p.kind is not p.VAR_KEYWORD)
 
 
 def is_known(name: str) -> bool:
@@ -222,9 +274,21 @@ def bound(operation: Operation, args: tuple[Any, ...], kwargs: Mapping[str, Any]
     """The argument called `name`, wherever the caller put it."""
     if name in kwargs:
         return kwargs[name]
-    if name in operation.parameters and (i := operation.parameters.index(name)) < len(args):
-        return args[i]
+    if name in operation.parameters:
+        i = operation.parameters.index(name)
+        if i < len(args):
+            return args[i]
+        if operation.keywords:
+            return kwargs.get(operation.keywords[i], default)
     return default
+
+
+def named(operation: Operation, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments by their names in the operations table."""
+    if operation.keywords:
+        names = dict(zip(operation.keywords, operation.parameters, strict=True))
+        kwargs = {names.get(key, key): value for key, value in kwargs.items()}
+    return dict(zip(operation.parameters, args, strict=False)) | dict(kwargs)
 
 
 def refine(operation: Operation, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Operation:
@@ -261,15 +325,34 @@ def _is_zero(value: Any) -> bool:
     return not isinstance(value, Tensor) and value is not None and value == 0
 
 
-def writes(func: Known, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor | None:
-    """The tensor that this call writes into, None for a call without such an effect."""
-    if "out" in kwargs and isinstance(kwargs["out"], Tensor):
-        return kwargs["out"]
-    may_write = func.is_write or "inplace" in kwargs or "inplace" in func.operation.parameters
-    if may_write and (func.is_write or bound(func.operation, args, kwargs, "inplace", False) is True):
-        target = args[0] if args else kwargs.get("input")
-        return target if isinstance(target, Tensor) else None
-    return None
+def writes(func: Known, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Tensor]:
+    """The tensors that this call writes into, none for a call without such an effect."""
+    parameters = func.operation.parameters
+    if not (func.is_write or func.written or "out" in kwargs or "inplace" in kwargs or "inplace" in parameters):
+        return []
+    given = [] if func.written else [kwargs.get("out")]
+    for place, name in func.written:
+        if name in kwargs:
+            given.append(kwargs[name])
+        elif place is not None and place < len(args):
+            given.append(args[place])
+    if func.is_write or bound(func.operation, args, kwargs, "inplace", False) is True:
+        given.append(args[0] if args else kwargs.get(_first(func.operation, kwargs)))
+    return list(_tensors_of(given))
+
+
+def _first(operation: Operation, kwargs: Mapping[str, Any]) -> str:
+    """The keyword by which a call without positional arguments gives its first one."""
+    first = (operation.keywords or operation.parameters or ("input",))[0]
+    return first if first in kwargs else "input" if "input" in kwargs else "self"
+
+
+def _tensors_of(values: Any) -> Iterator[Tensor]:
+    for value in values:
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, list | tuple):
+            yield from _tensors_of(value)
 
 
 def draws_at_random(func: Known, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
@@ -290,14 +373,50 @@ def _is_in_place_name(name: str) -> bool:
     return name.endswith("_") and not name.endswith("__") and name not in _NOT_WRITES
 
 
-def out_of_place(
-    func: Callable[..., Any], name: str, operation: Operation, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
+class OutOfPlace(NamedTuple):
+    """A call without its in-place effect.
+
+    Attributes:
+        func, args, kwargs: The call.
+        on_copies: Whether it gives the written copies, as a list, beside its result.
+        into: Whether the call names where its result goes, as by `out=`.
+    """
+
+    func: Callable[..., Any]
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    on_copies: bool = False
+    into: bool = False
+
+    def values(self, out: Any) -> list[Tensor]:
+        """What the written names stand for after the call, which gave `out`."""
+        return list(_tensors_of(out[0] if self.on_copies else [out]))
+
+    def result(self, out: Any) -> Any:
+        """What the call itself would have returned."""
+        return out[1] if self.on_copies else out
+
+
+def out_of_place(func: Callable[..., Any], told: Known, args: tuple[Any, ...], kwargs: dict[str, Any]) -> OutOfPlace:
     """The same call without its in-place effect."""
+    operation = told.operation
+    if told.written:
+        functional = functional_operator(func)
+        updates = [place for place, _ in told.written if place is not None]
+        # An operator with an underscore has a namesake without; one that updates statistics on the way has none.
+        alike = updates == [0] and told.name.endswith("_") if updates else True
+        if functional is None or not alike or told.name.removesuffix("_") in DRAWS:
+            return OutOfPlace(_on_copies(func), args, kwargs, on_copies=True)
+        by_keyword = {name for place, name in told.written if place is None}
+        others = {k: v for k, v in kwargs.items() if k not in by_keyword}
+        return OutOfPlace(functional, args, others, into=bool(by_keyword))
+    into = "out" in kwargs
     kwargs = {k: v for k, v in kwargs.items() if k not in ("out", "inplace")}
     if "inplace" in operation.parameters and len(args) > operation.parameters.index("inplace"):
         args = args[: operation.parameters.index("inplace")]
-    return _functional(func, name), args, kwargs
+    if not args and told.is_write:
+        args = (kwargs.pop(_first(operation, kwargs)),)
+    return OutOfPlace(_functional(func, told.name), args, kwargs, into=into)
 
 
 @cache
@@ -305,7 +424,7 @@ def _functional(func: Callable[..., Any], name: str) -> Callable[..., Any]:
     base = _AUGMENTED.get(name, name[:-1] if _is_in_place_name(name) else name)
     if base == name and name != "__setitem__":
         return func
-    for home in () if name == "__setitem__" else (Tensor, torch, F):
+    for home in () if name == "__setitem__" or base in DRAWS else (Tensor, torch, F):
         if hasattr(home, base):
             return _keep_dtype(getattr(home, base))
     return _on_a_copy(func)
@@ -315,8 +434,10 @@ def _keep_dtype(func: Callable[..., Any]) -> Callable[..., Any]:
     """An in-place call keeps the dtype of what it writes into."""
 
     @wraps(func)
-    def same_dtype(target: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    def same_dtype(target: Any, *args: Any, **kwargs: Any) -> Any:
         out = func(target, *args, **kwargs)
+        if not isinstance(target, Tensor):
+            return [new.to(old.dtype) for new, old in zip(out, target, strict=True)]
         return out if out.dtype == target.dtype else out.to(target.dtype)
 
     return same_dtype
@@ -331,3 +452,25 @@ def _on_a_copy(func: Callable[..., Any]) -> Callable[..., Any]:
         return copy
 
     return on_a_copy
+
+
+@cache
+def _on_copies(func: Callable[..., Any]) -> Callable[..., Any]:
+    """An operator that writes into some of its arguments, on copies of them: gives the copies, and its result."""
+    written = known(func).written
+
+    @wraps(func)
+    def on_copies(*args: Any, **kwargs: Any) -> Any:
+        new_args, new_kwargs, copies = list(args), dict(kwargs), []
+        for place, name in written:
+            given: Any = new_kwargs if name in new_kwargs else new_args
+            key: Any = name if name in new_kwargs else place
+            if given is new_args and (place is None or place >= len(args)):
+                continue
+            value = given[key]
+            given[key] = [v.clone() for v in value] if isinstance(value, list | tuple) else value.clone()
+            copies.append(given[key])
+        out = func(*new_args, **new_kwargs)
+        return copies, out
+
+    return on_copies

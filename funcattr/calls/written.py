@@ -6,7 +6,6 @@ from typing import Any
 
 from torch import Tensor
 
-from .._torch import pytree
 from .operations import bound, known, writes
 
 _STATISTICS: Mapping[str, tuple[str, bool]] = {
@@ -26,19 +25,15 @@ def may_write(func: Callable[..., Any]) -> bool:
     told = known(func)
     name = told.operation.name
     by_name = name in _STATISTICS or name in _TABLES or told.name in _HANDING_OUT
-    return told.is_write or by_name or "inplace" in told.operation.parameters
+    return told.is_write or bool(told.written) or by_name or "inplace" in told.operation.parameters
 
 
 def written(func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Iterator[Tensor]:
     """The tensors that a call writes into."""
     told = known(func)
     name = told.operation.name
-    if "out" in kwargs:
-        yield from (t for t in pytree.tree_leaves(kwargs["out"]) if isinstance(t, Tensor))
-    target = writes(told, args, kwargs)
-    if target is not None:
-        yield target
-    elif told.name in _HANDING_OUT:
+    yield from writes(told, args, kwargs)
+    if told.name in _HANDING_OUT:
         yield args[0]
     elif name in _STATISTICS and bound(told.operation, args, kwargs, *_STATISTICS[name]):
         statistics = (bound(told.operation, args, kwargs, name, None) for name in ("running_mean", "running_var"))

@@ -7,6 +7,7 @@ about to write there, that memory is copied, and the call's names stand for the 
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
@@ -55,6 +56,8 @@ class Guard(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
+        if torch.compiler.is_dynamo_compiling():  # a part of the model that compiles itself, such as torch.cond
+            return func(*args, **kwargs)
         meets_none = self._users.keys().isdisjoint
         if not meets_none(map(id, args)) or (kwargs and not meets_none(map(id, kwargs.values()))):
             raise self._foreign((*args, *kwargs.values()))

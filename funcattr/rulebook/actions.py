@@ -11,9 +11,13 @@ from ..calls.recorded_call import RecordedCall
 
 
 def apply_rule(
-    rule: Rule, call: RecordedCall, shapes: tuple[torch.Size, ...], caller: str, cotangent: Any
+    rule: Rule, call: RecordedCall, forms: tuple[tuple[torch.Size, torch.dtype], ...], caller: str, cotangent: Any
 ) -> tuple[Tensor, ...]:
-    """The cotangents that a rule gives, one for each operand (None where nothing flows), checked for their shapes."""
+    """The cotangents that a rule gives, one for each operand (None where nothing flows), checked for their shapes.
+
+    Each has its operand's dtype, which under autocast is not always the output's.
+    """
+    shapes = tuple([shape for shape, _ in forms])
     result = rule(call.settled(), cotangent)
     if result is None:
         raise ValueError(
@@ -28,7 +32,12 @@ def apply_rule(
             f"{caller}(rules=...): the rule for {call.op!r} in {call.path!r} returned cotangents of shapes {got}, "
             f"expected one for each operand: {[tuple(s) for s in shapes]} (None where nothing flows)."
         )
-    return result
+    return tuple([_of_dtype(r, dtype) for r, (_, dtype) in zip(result, forms, strict=True)])
+
+
+def _of_dtype(value: Any, dtype: torch.dtype) -> Any:
+    alike = value is None or value.dtype == dtype or not (value.is_floating_point() and dtype.is_floating_point)
+    return value if alike else value.to(dtype)
 
 
 class Action(NamedTuple):

@@ -5,41 +5,114 @@ where nobody can ask for one (`tests/benchmarks/shortcuts.py` measures what it s
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from .._torch import is_differentiated, pytree
+from ..calls.adjoints import leaf_of
 from ..calls.linear_map import running_in_one_piece
-from .record import Record, Recording, independent, matching_leaves, meta
-from .site_leaf import SiteLeaf, leaf_of
+from ..errors import FuncattrError, UnsupportedOperationError
+from ..torch_state import is_plain_eager
+from .record import Record, Recording, independent, matching_leaves, meta, record
+from .site_leaf import SiteLeaf
+
+_TORCHS = (RuntimeError, AssertionError)
+"""What torch raises where it cannot differentiate, or trace, what the model does."""
 
 
 def plain_record(fn: Callable[..., Any], primals: tuple[Tensor, ...], how: Recording) -> Record | None:
     """A forward pass whose reverse pass is the plain gradient; None where only the tape can do it.
 
-    That is at a site, where the result may be differentiated, or the model writes into the site's value.
+    That is at a site, where the result may be differentiated, or the model writes into the site's value; and where
+    torch cannot differentiate what it runs, such as a write into a value that the derivative needs.
     """
-    fn = fn if how.whole else running_in_one_piece(fn)
+    if how.root is not None and not how.final:
+        return None
+    if torch.compiler.is_dynamo_compiling():
+        return _by_func_vjp(fn, primals, how.call)
+    try:
+        found = _by_torch(fn if how.whole else running_in_one_piece(fn), primals, how)
+    except _TORCHS as error:
+        if isinstance(error, FuncattrError | torch.OutOfMemoryError):
+            raise
+        return _by_torch_or_on_record(fn, primals, how, error)
+    return None if found is None else found._replace(pull=partial(_pull_or_record_again, found, fn, primals, how))
+
+
+def _by_torch(run: Callable[..., Any], primals: tuple[Tensor, ...], how: Recording) -> Record | None:
     if how.root is not None:
-        return _by_autograd_from_site(fn, primals, how.call, how.root, how.sites) if how.final else None
-    return (_by_autograd if how.final else _by_func_vjp)(fn, primals, how.call)
+        return _by_autograd_from_site(run, primals, how.call, how.root, how.sites)
+    return (_by_autograd if how.final else _by_func_vjp)(run, primals, how.call)
 
 
-def _by_autograd(fn: Callable[..., Any], primals: tuple[Tensor, ...], call: str) -> Record:
+def _by_torch_or_on_record(
+    fn: Callable[..., Any], primals: tuple[Tensor, ...], how: Recording, error: Exception
+) -> Record:
+    """What failed with `error`, without a mode that sees every function, or else on record."""
+    try:
+        found = _by_torch(fn, primals, how)
+        return record(fn, primals, how) if found is None else found
+    except FuncattrError:
+        raise
+    except _TORCHS:
+        pass
+    try:
+        return record(fn, primals, how)
+    except FuncattrError as unseen:
+        raise unseen from error
+    except _TORCHS:  # the model's own
+        raise error from None
+
+
+def _pull_or_record_again(
+    found: Record,
+    fn: Callable[..., Any],
+    primals: tuple[Tensor, ...],
+    how: Recording,
+    cotangent: Any,
+    release: bool = False,
+    **options: Any,
+) -> tuple[Tensor, ...]:
+    try:
+        return found.pull(cotangent, release=release, **options)
+    except RuntimeError as error:
+        if isinstance(error, FuncattrError | torch.OutOfMemoryError):
+            raise
+        try:
+            again = record(fn, primals, how)
+        except FuncattrError as unseen:
+            raise unseen from error
+        if is_plain_eager() and not _equal(found.output, again.output):
+            raise UnsupportedOperationError(
+                f"{how.call}: torch cannot differentiate the model ({str(error).splitlines()[0]}), and a second pass, "
+                "on record, gave another output: it draws at random, or keeps a state. Write that part out of place."
+            ) from error
+        return again.pull(cotangent, release=release, **options)
+
+
+def _equal(one: Any, other: Any) -> bool:
+    pairs = zip(pytree.tree_leaves(one), pytree.tree_leaves(other), strict=True)
+    return all(
+        torch.allclose(a, b, rtol=1e-4, atol=1e-6, equal_nan=True) if isinstance(a, Tensor) else True for a, b in pairs
+    )
+
+
+def _by_autograd(run: Callable[..., Any], primals: tuple[Tensor, ...], call: str) -> Record:
     inputs = [leaf_of(p) for p in primals]
     with torch.enable_grad():
-        output = fn(*(x.clone() for x in inputs))
+        output = run(*(x.clone() for x in inputs))
     return _pulled_by_autograd(call, output, inputs, primals, None)
 
 
 def _by_autograd_from_site(
-    fn: Callable[..., Any], primals: tuple[Tensor, ...], call: str, root: str, sites: tuple[str, ...]
+    run: Callable[..., Any], primals: tuple[Tensor, ...], call: str, root: str, sites: tuple[str, ...]
 ) -> Record | None:
     mode = SiteLeaf(root, call)
     with torch.enable_grad(), mode:
-        output = fn(*(p.clone() for p in primals))
+        output = run(*(p.clone() for p in primals))
     mode.require(f"{call}(layer={root!r})", (root,), sites)
     if mode.is_written():
         return None
@@ -66,10 +139,10 @@ def _pulled_by_autograd(
     return Record(pytree.tree_map_only(Tensor, torch.detach, output), roots, pull)
 
 
-def _by_func_vjp(fn: Callable[..., Any], primals: tuple[Tensor, ...], call: str) -> Record:
+def _by_func_vjp(run: Callable[..., Any], primals: tuple[Tensor, ...], call: str) -> Record:
     def checked(*inputs: Tensor) -> Any:
         # Copies, so that a model which writes into its input reaches neither a leaf nor the user's tensor.
-        output = fn(*(x.clone() for x in inputs))
+        output = run(*(x.clone() for x in inputs))
         # Dynamo cannot trace the question, and has no need: it is asked when the model runs eagerly.
         if not torch.compiler.is_dynamo_compiling() and not any(map(is_differentiated, pytree.tree_leaves(output))):
             raise independent(call, None)

@@ -6,10 +6,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .._torch import pytree
+from .._torch import TorchDynamoException, pytree
 from ..calls.adjoints import is_differentiable
-from ..errors import UntrackedPathError
+from ..errors import FuncattrError, UnsupportedOperationError, UntrackedPathError
 from ..rulebook.rulebook import Rulebook
+from ..torch_state import is_plain_eager
 from .pairing import Pairing
 from .recorder import Recorder
 from .step import Step
@@ -77,8 +78,21 @@ def record(fn: Callable[..., Any], primals: tuple[Tensor, ...], how: Recording) 
     recorder = Recorder(how.rules, root, call, how.marks, how.keep, how.pairing)
     # Constants of the call are copied, so that a model which writes into its input never reaches the user's tensor.
     inputs = recorder.track(primals) if root is None else tuple(p.clone() for p in primals)
-    with torch.enable_grad(), recorder:
-        output = fn(*inputs)
+    try:
+        with torch.enable_grad(), recorder:
+            output = fn(*inputs)
+    except RuntimeError as error:
+        if isinstance(error, TorchDynamoException):
+            raise UnsupportedOperationError(
+                f"{call}: in the module {recorder.path!r}, cannot see through a part that compiles itself (torch.cond, "
+                "flex_attention, torch.compile). Write it in plain torch functions: an if, a softmax by name."
+            ) from error
+        if isinstance(error, FuncattrError | torch.OutOfMemoryError) or not _runs(fn, primals):
+            raise
+        raise UnsupportedOperationError(
+            f"{call}: in the module {recorder.path!r}, the model runs, but not on record: "
+            f"{str(error).strip().splitlines()[0]}. Write that part in plain torch functions."
+        ) from error
     if root is not None:
         recorder.require(f"{call}(layer={root!r})", (root,), how.sites)
     recorder.require(call, how.marks, how.sites)
@@ -105,6 +119,18 @@ def record(fn: Callable[..., Any], primals: tuple[Tensor, ...], how: Recording) 
     leaves_meta = [meta(leaf) for leaf in leaves]
     roots_meta = [meta(r) for r in recorder.roots]
     return Record(output, recorder.roots, pull, frozenset(recorder.activations), steps)
+
+
+def _runs(fn: Callable[..., Any], primals: tuple[Tensor, ...]) -> bool:
+    """Whether the function runs by itself, so that an error on record is not its own."""
+    if not is_plain_eager():
+        return False
+    try:
+        with torch.no_grad():
+            fn(*(p.clone() for p in primals))
+    except Exception:
+        return False
+    return True
 
 
 def meta(value: Any) -> tuple[Any, Any, Any]:

@@ -7,13 +7,33 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .._torch import HigherOrderOperator, current_level, pytree, set_grad_enabled_function, unwrapped
-from ..calls.adjoints import is_differentiable, ordinary_adjoint
+from .._torch import (
+    HigherOrderOperator,
+    current_level,
+    pytree,
+    set_grad_enabled_function,
+    unwrapped,
+    version,
+    without_subclass_function,
+)
+from ..calls.adjoints import NoDerivativeError, is_differentiable, ordinary_adjoint
 from ..calls.call import Origin, Positions, tracked_positions
 from ..calls.declarations import gives_own
+from ..calls.dense_mask import with_dense_mask
 from ..calls.kinds import LINEAR, is_linear_map, origin
 from ..calls.linear_map import linear
-from ..calls.operations import ACTIVATIONS, CONTAINS, REFUSED, Known, known, out_of_place, refine, writes
+from ..calls.operations import (
+    ACTIVATIONS,
+    CONTAINS,
+    READS,
+    REFUSED,
+    Known,
+    Operation,
+    known,
+    out_of_place,
+    refine,
+    writes,
+)
 from ..calls.recorded_call import RecordedCall
 from ..errors import UnsupportedOperationError
 from ..model.sites import SiteMode
@@ -21,6 +41,8 @@ from ..rulebook.actions import GRADIENT, Action
 from ..rulebook.rulebook import Match, Rulebook
 from ..torch_state import is_plain_eager
 from .aliases import Aliases
+from .followed import followed, has_own_functions
+from .memories import Memories
 from .pairing import Pairing
 from .recompute import Recomputing
 from .rewrites.resolve import check_required, resolve
@@ -54,12 +76,16 @@ class Recorder(SiteMode):
         self.operations: set[str] = set()
         self._decomposing: list[str] = []
         self.unreached: list[str] = []
-        self._slots = Slots()
+        self._memories = Memories()
+        self._followed = followed() if is_plain_eager() else None
+        self._slots = Slots(self._memories, self._followed or Tensor)
         self._linear_ran = False
-        self._aliases = Aliases()
+        self._aliases = Aliases(self._memories)
         self._recomputing = Recomputing()
         self._outer_grad = torch.is_grad_enabled()
         self._model_grad = True
+        self._hidden_grad: bool | None = None
+        self._outer_inference = torch.is_inference_mode_enabled()
         self._level = current_level()
         self._watch = UnseenOperations(self._slots) if is_plain_eager() else None
 
@@ -67,6 +93,8 @@ class Recorder(SiteMode):
 
     def __enter__(self) -> "Recorder":
         super().__enter__()
+        if self._followed is not None:
+            self._followed.refusals.append(self._unseen)
         if self._watch is not None:
             self._watch.start()
         return self
@@ -74,6 +102,10 @@ class Recorder(SiteMode):
     def __exit__(self, *error: Any) -> None:
         if self._watch is not None:
             self._watch.pause()
+        if self._followed is not None:
+            self._followed.refusals.pop()
+            if not self._decomposing:
+                self._slots.let_go()
         super().__exit__(*error)
 
     def __torch_function__(
@@ -83,15 +115,21 @@ class Recorder(SiteMode):
             return super().__torch_function__(func, types, args, kwargs)
         self._watch.pause()
         try:
-            return super().__torch_function__(func, types, args, kwargs)
+            if has_own_functions(types):
+                return super().__torch_function__(func, types, args, kwargs)
+            with without_subclass_function():
+                return super().__torch_function__(func, types, args, kwargs)
         finally:
             self._watch.start()
 
     # --- roots, sites and the output -------------------------------------------------------------------------
 
     def track(self, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """Begin at `tensors`: fresh names of them, which the model is then given."""
-        self.roots = tuple(t.view_as(t) for t in tensors)
+        """Begin at `tensors`: copies of them, which the model is then given.
+
+        With memory of their own: whatever shares it depends on them, and what shares memory with `tensors` does not.
+        """
+        self.roots = tuple(t.clone() for t in tensors)
         start = Origin(after_linear=self._linear_ran)
         self.root_slots = tuple(self._slots.new(t, start) for t in self.roots)
         return self.roots
@@ -102,7 +140,7 @@ class Recorder(SiteMode):
         if name == self.root:
             before = leaves[place]
             (leaves[place],) = self.track((before,))
-            self._aliases.add_views(before, [leaves[place]])
+            self._memories.pair(before, leaves[place])
         else:
             leaves[place] = self._mark(leaves[place], name)
         return pytree.tree_unflatten(leaves, spec)
@@ -120,8 +158,12 @@ class Recorder(SiteMode):
 
     def slot(self, tensor: Any) -> int | None:
         """The slot of a tracked tensor, None for a constant."""
-        found = self._slots.get(tensor) if isinstance(tensor, Tensor) else None
-        return None if found is None else found.number
+        if not isinstance(tensor, Tensor) or tensor not in self._slots:
+            return None
+        found = self._slots.get(tensor)
+        if found is None:
+            raise self._unseen("what made a tensor that shares memory with a tracked value")
+        return found.number
 
     def finish(self, output: Any, strict: bool = True) -> Any:
         """The output with in-place writes resolved; raises what the forward pass has collected."""
@@ -146,67 +188,202 @@ class Recorder(SiteMode):
     # --- one torch function ----------------------------------------------------------------------------------
 
     def call(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        grad = torch.is_grad_enabled()
         if func is set_grad_enabled_function:
-            self._model_grad = bool(args[0])
-            return func(*args, **kwargs)
+            return self._set_grad(func, args, kwargs, grad)
+        hidden = (self._hidden_grad is not None or (not grad and self._model_grad)) and self._is_hidden(grad)
         told = known(func)
         if told.is_query:
-            return self._query(func, told.name, args, kwargs)
+            return self._query(func, told.name, args, kwargs, hidden)
         if self._aliases.written:
-            if told.name == "__setitem__":
-                self._aliases.refresh(*args)
-            args, kwargs = self._read_all(args), self._read_all(kwargs)
+            args, kwargs = self._read_arguments(told.name, args, kwargs)
         self._raise_unseen()
         positions = tracked_positions(args, kwargs, self._slots)
-        grad = torch.is_grad_enabled()
-        if positions and not grad and self._model_grad:
-            raise self._unseen("an autograd Function (its own backward would be ignored)")
+        if positions and hidden:
+            raise self._hidden()
         if current_level() != self._level:
             self._check_level(positions, args, kwargs)
+        frozen = not self._model_grad or (not grad and self._in_inference_mode())
         if grad == self._outer_grad:
-            return self._run(func, told, args, kwargs, positions)
+            return self._run(func, told, args, kwargs, positions, frozen)
         with torch.set_grad_enabled(self._outer_grad):
-            return self._run(func, told, args, kwargs, positions)
+            return self._run(func, told, args, kwargs, positions, frozen)
 
-    def _query(self, func: Callable[..., Any], name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if self._aliases.written and name not in ("shape", "size", "dim", "dtype", "device", "__len__"):
-            args, kwargs = self._read_all(args), self._read_all(kwargs)
+    def _read_arguments(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if name != "__setitem__":
+            return self._read_all(args), self._read_all(kwargs)
+        target, *given = args
+        index, value = self._read_all(given)
+        return (self._aliases.read_around(target, index, self.caller, self.path), index, value), kwargs
+
+    def _query(
+        self, func: Callable[..., Any], name: str, args: tuple[Any, ...], kwargs: dict[str, Any], hidden: bool
+    ) -> Any:
+        if self._aliases.written:
+            if name in ("shape", "size", "dim", "dtype", "device", "__len__"):
+                args = tuple([self._aliases.current(v) if isinstance(v, Tensor) else v for v in args])
+            else:
+                args, kwargs = self._read_all(args), self._read_all(kwargs)
         out = func(*args, **kwargs)
-        # A detached tensor is a constant that shares memory, so a write into it must be noticed.
-        return self._aliases.note(name, args, out) if name in ("detach", "data") else out
+        if hidden and (isinstance(out, Tensor) or name in READS) and tracked_positions(args, kwargs, self._slots):
+            raise self._hidden()
+        if name in ("detach", "data"):
+            self._slots.note_constant(out)
+        return out
+
+    # --- autograd on and off -----------------------------------------------------------------------------------
+
+    def _set_grad(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], grad: bool) -> Any:
+        if self._is_hidden(grad):
+            self._hidden_grad = bool(args[0])
+        else:
+            self._model_grad = bool(args[0])
+        return func(*args, **kwargs)
+
+    def _is_hidden(self, grad: bool) -> bool:
+        """Whether autograd is switched by something that no mode sees, as it is inside of an autograd Function.
+
+        What is switched there holds until that is left, which shows in autograd being on again.
+        """
+        if self._hidden_grad is not None and (self._hidden_grad or not grad):
+            return True
+        self._hidden_grad = None
+        return not grad and self._model_grad and not self._in_inference_mode()
+
+    def _in_inference_mode(self) -> bool:
+        """Whether the model has entered inference mode, which makes constants as no_grad does."""
+        return torch.is_inference_mode_enabled() and not self._outer_inference
 
     def _run(
-        self, func: Callable[..., Any], told: Known, args: tuple[Any, ...], kwargs: dict[str, Any], positions: Positions
+        self,
+        func: Callable[..., Any],
+        told: Known,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        positions: Positions,
+        frozen: bool,
     ) -> Any:
-        name, operation = told.name, told.operation
-        if positions and (name in REFUSED or isinstance(func, HigherOrderOperator)):
-            raise self._unseen(name)
-        target = writes(told, args, kwargs)
-        if target is not None and not self._model_grad and self.slot(target) is not None:
-            raise self._unseen(f"{name} writing in place into a tracked value under no_grad")
-        constant = not positions or not self._model_grad
-        if target is not None and (
-            not constant or self.slot(target) is not None or self._aliases.is_known_view(target)
-        ):
-            func, args, kwargs = out_of_place(func, name, operation, args, kwargs)
-            positions = tracked_positions(args, kwargs, self._slots)
-        elif constant:
-            self._linear_ran = self._linear_ran or operation.name in LINEAR
-            out = func(*args, **kwargs)
-            return self._aliases.note(name, args, out)
+        if positions and (told.name in REFUSED or isinstance(func, HigherOrderOperator)):
+            raise self._unseen(told.name)
+        if positions and told.name == "requires_grad_":
+            return args[0]  # it has a derivative as it is
+        targets = writes(told, args, kwargs)
+        constant = frozen or not positions
+        if targets and (not constant or any(self._memories.of(t) is not None for t in targets)):
+            return self._run_out_of_place(func, told, args, kwargs, targets, frozen)
         if constant:
-            out = func(*args, **kwargs)
-        else:
-            func = linear if func is F.linear else func
-            out = self._record(RecordedCall(func, refine(operation, args, kwargs), args, kwargs, positions, self.path))
-        if target is not None:
-            return self._rename(name, target, args, out)
-        return self._aliases.note(name, args, out)
+            self._linear_ran = self._linear_ran or told.operation.name in LINEAR
+            return self._constant(told.name, func(*args, **kwargs), args, kwargs)
+        return self._recorded(func, told.operation, args, kwargs, positions)
+
+    def _run_out_of_place(
+        self,
+        func: Callable[..., Any],
+        told: Known,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        targets: list[Tensor],
+        frozen: bool,
+    ) -> Any:
+        """Run a call without its in-place effect, and let the written names stand for what it gives."""
+        if frozen and any(t in self._slots for t in targets):
+            raise self._unseen(f"{told.name} writing in place into a tracked value under no_grad")
+        if told.name == "detach_":
+            detached = targets[0].detach()
+            self._slots.note_constant(detached)
+            self._aliases.write(targets[0], detached)
+            return detached
+        plan = out_of_place(func, told, args, kwargs)
+        operation = Operation(told.name) if plan.on_copies else told.operation
+        out = self._again(plan.func, operation, plan.args, plan.kwargs, frozen)
+        values = plan.values(out)
+        if len(values) != len(targets):
+            raise self._unseen(f"{told.name} writing in place into {len(targets)} tensors at once")
+        if plan.into:
+            values = [self._fitted(*pair, plan.args, frozen) for pair in zip(targets, values, strict=True)]
+        for target, value in zip(targets, values, strict=True):
+            self._aliases.write(target, value)
+        if told.name == "__setitem__":
+            return None
+        return values[0] if plan.into and isinstance(out, Tensor) else plan.result(out)
+
+    def _fitted(self, target: Tensor, value: Tensor, args: tuple[Any, ...], frozen: bool) -> Tensor:
+        """The value that `out=target` gets: of its dtype, in memory of its own."""
+        if value.dtype != target.dtype:
+            value = self._again(Tensor.to, Operation("to"), (value, target.dtype), {}, frozen)
+        memory = self._memories.about(value)
+        if any(self._memories.of(t) is memory for t in _tensors(args)):
+            value = self._again(torch.clone, Operation("clone"), (value,), {}, frozen)
+        return value
+
+    def _again(
+        self,
+        func: Callable[..., Any],
+        operation: Operation,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        frozen: bool,
+    ) -> Any:
+        positions = tracked_positions(args, kwargs, self._slots)
+        if frozen or not positions:
+            return func(*args, **kwargs)
+        return self._recorded(func, operation, args, kwargs, positions)
+
+    def _constant(self, name: str, out: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """The result of a call that makes constants; those that share memory with tracked values are noted."""
+        for tensor in _tensors(out):
+            if not self._slots.note_constant(tensor):
+                continue
+            memory = self._memories.of(tensor)
+            if not any(self._memories.of(t) is memory for t in _tensors((args, kwargs))):
+                raise self._unseen(f"{name}, which makes a tensor in the memory of a tracked one")
+        return out
+
+    def _recorded(
+        self,
+        func: Callable[..., Any],
+        operation: Operation,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        positions: Positions,
+    ) -> Any:
+        if operation.name == "scaled_dot_product_attention":
+            args, kwargs = with_dense_mask(operation, args, kwargs)
+        if operation.name in LINEAR and torch.is_autocast_enabled(self.roots[0].device.type):
+            args, kwargs, positions = self._cast(args, kwargs)
+        func = linear if func is F.linear else func
+        call = RecordedCall(func, refine(operation, args, kwargs), args, kwargs, positions, self.path)
+        operands = call.operands if self._watch is not None else ()
+        before = [version(t) for t in operands]
+        out = self._record(call)
+        if [version(t) for t in operands] != before:
+            raise self._unseen(f"{call.spelling}, which writes into an operand though neither name nor schema says so")
+        for tensor in _tensors(out):
+            self._slots.note_constant(tensor)  # such as the integers that a tensor's bytes are
+        return out
+
+    def _cast(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any], Positions]:
+        """The arguments of a linear map as autocast casts them inside, so that its rule finds factors of one dtype."""
+        dtype = torch.get_autocast_dtype(self.roots[0].device.type)
+
+        def cast(tensor: Tensor) -> Tensor:
+            if not tensor.is_floating_point() or tensor.dtype in (dtype, torch.float64):
+                return tensor
+            return self._again(Tensor.to, Operation("to"), (tensor, dtype), {}, frozen=False)
+
+        args, kwargs = pytree.tree_map_only(Tensor, cast, (args, kwargs))
+        return args, kwargs, tracked_positions(args, kwargs, self._slots)
 
     def _record(self, call: RecordedCall) -> Any:
         op, operands = call.op, call.operands
         self.operations.add(op)
-        slots = [self._slots[t] for t in operands]
+        found = [self._slots.get(t) for t in operands]
+        slots = [slot for slot in found if slot is not None]
+        if len(slots) != len(found):
+            raise self._unseen(
+                f"what made an argument of {call.spelling}: it shares memory with a tracked value, and was made where "
+                "nobody looked (as_subclass, nn.Parameter, a C++ extension, another thread)"
+            )
         inputs, call.origins = tuple([s.number for s in slots]), tuple([s.origin for s in slots])
         if self._pairing is not None:
             self._pairing.meet(call, inputs)
@@ -217,13 +394,16 @@ class Recorder(SiteMode):
         if inside is not None and action is GRADIENT and self.rules.action(Match(inside, call.path)) is not GRADIENT:
             self.unlisted.append(f"{op} (which contains {inside}) in {call.path!r}")
         if action.kind == "unlisted":
-            self.unlisted.append(f"{op} in {call.path!r}")
-            return self._record_adjoint(call, inputs, action)
+            before = len(self.steps)
+            out = self._record_adjoint(call, inputs, action)
+            if len(self.steps) > before:  # else it gives nothing that has a derivative
+                self.unlisted.append(f"{op} in {call.path!r}")
+            return out
         if action.kind == "decompose":
             return self._decompose(call, action)
         if action.kind == "stop":
             self.steps.append(Step(_nothing, (), (), op, call.path, action))
-            return call.run()
+            return pytree.tree_map_only(Tensor, torch.detach, call.run())
         if_last = self.rules.action(match._replace(last=True)) if linear else action
         if action is if_last and action.kind == "gradient":
             return self._record_adjoint(call, inputs, action)
@@ -246,7 +426,10 @@ class Recorder(SiteMode):
 
     def _record_adjoint(self, call: RecordedCall, inputs: tuple[int, ...], action: Action) -> Any:
         values = call.operands if self._keep else ()
-        out, parts, pull = ordinary_adjoint(call)
+        try:
+            out, parts, pull = ordinary_adjoint(call)
+        except NoDerivativeError as error:
+            raise self._unseen(f"{call.spelling}, which torch cannot differentiate: {error}") from error
         if parts:
             step = Step(pull, inputs, self._new_slots(call, parts), call.op, call.path, action, owned=gives_own(pull))
             self.steps.append(step._replace(values=Values(values, parts)) if self._keep else step)
@@ -280,12 +463,6 @@ class Recorder(SiteMode):
         new = self._slots.new
         return tuple([OutputSlot(new(t, origin(call, t)), t.shape, t.dtype, t.device) for t in outputs])
 
-    def _rename(self, name: str, target: Tensor, args: tuple[Any, ...], out: Any) -> Any:
-        """Let the written name stand for the new value; `x[i] = v` returns nothing, as the original."""
-        value = pytree.tree_leaves(out)[0]
-        self._aliases.write(target, value)
-        return None if name == "__setitem__" else out
-
     def _read(self, tensor: Tensor) -> Tensor:
         return self._aliases.read(tensor, self.caller, self.path)
 
@@ -301,6 +478,12 @@ class Recorder(SiteMode):
         if self._watch is not None and self._watch.unseen is not None:
             raise self._unseen(self._watch.unseen)
 
+    def _hidden(self) -> UnsupportedOperationError:
+        return self._unseen(
+            "an autograd Function (its own backward would be ignored), or reentrant checkpointing, which is one "
+            "(use_reentrant=False can be seen through)"
+        )
+
     def _unseen(self, what: str) -> UnsupportedOperationError:
         return UnsupportedOperationError(
             f"{self.caller}: in the module {self.path!r}, cannot see through {what}. "
@@ -311,6 +494,13 @@ class Recorder(SiteMode):
     def activations(self) -> set[str]:
         """The nonlinearities that were met on the way from the root."""
         return self.operations & ACTIVATIONS
+
+
+def _tensors(value: Any) -> list[Tensor]:
+    """The tensors in the arguments or the result of a call."""
+    if isinstance(value, Tensor):
+        return [value]
+    return [] if value is None else [leaf for leaf in pytree.tree_leaves(value) if isinstance(leaf, Tensor)]
 
 
 def _nothing(cotangent: Any) -> tuple[Any, ...]:

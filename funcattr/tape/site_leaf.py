@@ -2,17 +2,12 @@
 
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from .._torch import pytree
 from .._torch import version as tensor_version
-from ..calls.adjoints import is_differentiable
+from ..calls.adjoints import is_differentiable, leaf_of
 from ..model.sites import SiteMode
-
-
-def leaf_of(value: Tensor) -> Tensor:
-    """A leaf of its own with the same value: the user's tensor is not flagged."""
-    return nn.Parameter(value.detach())
 
 
 def only_tensor(value: Any, call: str, name: str) -> tuple[list[Any], pytree.TreeSpec, int]:

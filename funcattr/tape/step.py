@@ -73,7 +73,7 @@ def pull_of(action: Action, call: RecordedCall, caller: str) -> tuple[Pull, bool
     if action.function is None:
         return lambda g: call.settled().vjp(g), False
     # No reference to the recorder in the pullback, or the two would keep each other until a garbage collection.
-    shapes = tuple([shape for shape, _ in call.forms])
+    forms = tuple(call.forms)
     keeps = needs_operands(action.function) or call.compared
     if not keeps:
         call.drop_inputs()
@@ -81,4 +81,4 @@ def pull_of(action: Action, call: RecordedCall, caller: str) -> tuple[Pull, bool
         call.drop_output()
         if not keeps:
             call.unwatch()
-    return partial(apply_rule, action.function, call, shapes, caller), gives_own(action.function)
+    return partial(apply_rule, action.function, call, forms, caller), gives_own(action.function)

@@ -5,7 +5,9 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 from torch import Tensor
 
+from .._torch import place
 from ..calls.call import Origin
+from .memories import Memories, Memory
 
 V = TypeVar("V")
 
@@ -57,15 +59,68 @@ class Slot(NamedTuple):
 
 
 class Slots(ByIdentity[Slot]):
-    """A number and an `Origin` for each tracked tensor."""
+    """A number and an `Origin` for each tracked tensor.
 
-    def __init__(self) -> None:
+    A tensor that shares memory with a tracked one is tracked too, unless it is known to be a constant: something made
+    it where nobody looked (`as_subclass`, `nn.Parameter`, another thread).
+    """
+
+    def __init__(self, memories: Memories, kind: type[Tensor] = Tensor) -> None:
         super().__init__()
         self._count = 0
+        self._kind = kind
+        self._memories = memories
+        self._constants = ByIdentity[bool]()
 
     def new(self, tensor: Tensor, origin: Origin) -> int:
         """A fresh slot; the tensor's earlier one, if it had one, is left to the steps that know it."""
         number = self._count
         self._count += 1
-        self[tensor] = Slot(number, origin)
+        slot = self[tensor] = Slot(number, origin)
+        if type(tensor) is Tensor:
+            tensor.__class__ = self._kind
+        memory = self._memories.about(tensor)
+        if memory is not None:
+            memory.tracked.append((place(tensor), slot))
         return number
+
+    def let_go(self) -> None:
+        """Give the tracked tensors their own class again."""
+        for reference, _ in self._entries.values():
+            tensor = reference()
+            if type(tensor) is self._kind:
+                tensor.__class__ = Tensor
+        self._kind = Tensor
+
+    def note_constant(self, tensor: Tensor) -> bool:
+        """A constant by the model's will, unless it has a slot; whether it shares memory with a tracked tensor."""
+        memory = None if super().get(tensor) is not None else self._memories.of(tensor)
+        if memory is None:
+            return False
+        memory.has_constants = True
+        self._constants[tensor] = True
+        return True
+
+    def __contains__(self, tensor: Tensor) -> bool:
+        return super().get(tensor) is not None or self._memory(tensor) is not None
+
+    def get(self, tensor: Tensor) -> Slot | None:
+        """The tensor's slot; None for a constant, and for a tensor of which nobody can tell what it is."""
+        found = super().get(tensor)
+        memory = self._memory(tensor) if found is None else None
+        # `as_subclass(Tensor)` has a derivative; `nn.Parameter(t)`, and other classes as they choose, have none.
+        if memory is None or memory.has_constants or type(tensor) is not Tensor:
+            return found
+        where = place(tensor)
+        for other, slot in reversed(memory.tracked):
+            if other == where:
+                self[tensor] = slot
+                return slot
+        return None
+
+    def _memory(self, tensor: Tensor) -> Memory | None:
+        """The memory of a tensor that is no known constant, if something is tracked there."""
+        memory = self._memories.of(tensor)
+        if memory is None or not memory.tracked or tensor in self._constants:
+            return None
+        return memory

@@ -29,10 +29,10 @@ class UnseenOperations(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
         tensors = (t for t in pytree.tree_leaves((args, kwargs)) if isinstance(t, Tensor))
-        if self.unseen is None and any(t in self._tracked for t in tensors):
-            # An exception would not survive TorchScript's interpreter, so the recorder asks and raises.
-            self.unseen = f"{func} called from outside of Python, as in a scripted function or a C++ extension"
         with without_torch_function():  # the recorder has not seen this call, and shall not see it from here
+            if self.unseen is None and any(t in self._tracked for t in tensors):
+                # An exception would not survive TorchScript's interpreter, so the recorder asks and raises.
+                self.unseen = f"{func} called from outside of Python, as in a scripted function or a C++ extension"
             return func(*args, **(kwargs or {}))
 
     def start(self) -> None:

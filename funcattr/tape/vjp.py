@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..calls.adjoints import outside_inference_mode
 from ..model.functional import functionalize
 from ..rules.composites import PLAIN, Rules, rulebook_of
 from .plain_gradient import plain_record
@@ -15,6 +16,7 @@ from .record import Record, Recording, check_primals, record
 def recorded(fn: Callable[..., Any], primals: tuple[Tensor, ...], how: Recording) -> Record:
     """Run `fn(*primals)` once and keep what the reverse pass to the root needs, on a tape or without one."""
     check_primals(how.call, primals, how.root)
+    primals = tuple(map(outside_inference_mode, primals))
     found = plain_record(fn, primals, how) if how.is_plain else None
     return record(fn, primals, how) if found is None else found
 

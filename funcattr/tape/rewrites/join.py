@@ -17,8 +17,8 @@ def joined_by(linear: Step, activation: Step, caller: str) -> Step | None:
         return None
     if {activation.call.operands[0].shape, activation.outputs[0].shape} != {linear.call.output.shape}:
         return None
-    shapes = tuple(t.shape for t in linear.call.operands)
-    pull = partial(apply_rule, partial(_both, together, activation.call), linear.call, shapes, caller)
+    forms = tuple(linear.call.forms)
+    pull = partial(apply_rule, partial(_both, together, activation.call), linear.call, forms, caller)
     return linear._replace(pull=pull, note=f"with {activation.op} of {activation.path or 'the model'}")
 
 

@@ -1,0 +1,114 @@
+"""Which tensors share memory, told by their storages, and where a storage is out of date.
+
+A write that runs out of place leaves the memory as it was. So every tensor that lies where the write would have gone is
+out of date, whatever function made it.
+"""
+
+import weakref
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from .._torch import Place, Reserved, memory, place
+
+_MOST_BYTES = 2**28
+"""The longest piece of memory that is looked at byte by byte."""
+
+
+class Memory:
+    """One storage.
+
+    Attributes:
+        tracked: What was tracked in it, by its place, in the order of the pass.
+        has_constants: Whether some tensors in it are constants by the model's will, as by `detach`.
+        written: The places that are out of date, and what the written names stand for since.
+        twins: Other storages that hold the same values, and where.
+    """
+
+    __slots__ = ("_reserved", "has_constants", "tracked", "twins", "written")
+
+    def __init__(self, storage: Any) -> None:
+        self._reserved = Reserved(storage)
+        self.tracked: list[tuple[Place, Any]] = []
+        self.has_constants = False
+        self.written: list[tuple[Place, weakref.ref[Tensor]]] = []
+        self.twins: list[tuple[Memory, Place]] = []
+
+    def write(self, where: Place, value: Tensor) -> None:
+        """From now on `where` is out of date, and the written name stands for `value`."""
+        reference = weakref.ref(value)
+        self.written.append((where, reference))
+        for twin, there in self.twins:
+            twin.written.append((there, reference))
+
+    def is_stale(self, where: Place, except_for: Place | None = None) -> bool:
+        """Whether something at `where` is out of date, other than exactly what lies at `except_for`."""
+        return any(overlap(where, other) for other, _ in self.written if other != except_for)
+
+
+class Memories:
+    """The storages of tracked values, and of those that were written out of place."""
+
+    def __init__(self) -> None:
+        self._by_number: dict[int, Memory] = {}
+
+    def of(self, tensor: Tensor) -> Memory | None:
+        """What is known of a tensor's memory; None for nothing."""
+        storage = memory(tensor)
+        return None if storage is None else self._by_number.get(storage._cdata)
+
+    def about(self, tensor: Tensor) -> Memory | None:
+        """What is known of a tensor's memory, from now on; None for a tensor that has none."""
+        storage = memory(tensor)
+        if storage is None:
+            return None
+        number = storage._cdata
+        found = self._by_number.get(number)
+        if found is None:
+            found = self._by_number[number] = Memory(storage)
+        return found
+
+    def pair(self, one: Tensor, other: Tensor) -> None:
+        """Two tensors hold the same values, and a write into either puts the other out of date."""
+        first, second = self.about(one), self.about(other)
+        if first is not None and second is not None:
+            first.twins.append((second, place(other)))
+            second.twins.append((first, place(one)))
+
+
+def overlap(one: Place, other: Place) -> bool:
+    """Whether two places in one storage share a byte; true where that cannot be told."""
+    if one == other:
+        return True
+    spans = [_span(one), _span(other)]
+    if None in spans:
+        return True
+    (start, end), (other_start, other_end) = spans
+    if end <= other_start or other_end <= start:
+        return False
+    first, last = min(start, other_start), max(end, other_end)
+    if last - first > _MOST_BYTES:
+        return True
+    return bool((_bytes(one, first, last) & _bytes(other, first, last)).any())
+
+
+def _span(where: Place) -> tuple[int, int] | None:
+    """The first byte and the one behind the last; None for sizes that are symbols."""
+    if not all(type(n) is int for n in (where.offset, *where.size, *where.stride)):
+        return None
+    width = where.dtype.itemsize
+    if 0 in where.size:
+        return 0, 0
+    last = where.offset + sum((n - 1) * step for n, step in zip(where.size, where.stride, strict=True))
+    return where.offset * width, (last + 1) * width
+
+
+def _bytes(where: Place, first: int, last: int) -> Any:
+    """Which of the bytes from `first` to `last` a place has."""
+    width = where.dtype.itemsize
+    marks = np.zeros(last - first, dtype=bool)
+    shape, strides = (*where.size, width), (*(step * width for step in where.stride), 1)
+    part = np.lib.stride_tricks.as_strided(marks[where.offset * width - first :], shape, strides)
+    part[...] = True
+    return marks
