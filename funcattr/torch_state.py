@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from ._torch import current_level, has_dispatch_mode
+from ._torch import current_level, has_dispatch_mode, is_wrapped
 
 
 def is_plain_eager() -> bool:
@@ -11,6 +11,13 @@ def is_plain_eager() -> bool:
     if torch.compiler.is_compiling():
         return False
     return current_level() is None and not has_dispatch_mode()
+
+
+def can_look_at(tensor: Tensor) -> bool:
+    """Whether the values of a tensor may be read, also beside a transform that does not wrap it."""
+    if torch.compiler.is_compiling() or has_dispatch_mode() or is_wrapped(tensor):
+        return False
+    return not (tensor.is_cuda and torch.cuda.is_current_stream_capturing())
 
 
 def derivative_is_final(*values: object) -> bool:

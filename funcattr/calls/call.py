@@ -131,6 +131,12 @@ class Call:
         """Whether the only tracked operand is the argument called `name`."""
         return len(self._positions) == 1 and self.begins_with(name)
 
+    def tracked_names(self) -> tuple[str, ...]:
+        """The names of the tracked arguments in the operations table."""
+        names = self._operation.parameters
+        keys = [position[0] for position in self._positions]
+        return tuple([k if isinstance(k, str) else names[k] for k in keys if isinstance(k, str) or k < len(names)])
+
     def begins_with(self, name: str) -> bool:
         """Whether the first tracked operand is the argument called `name`."""
         place = self._operation.parameters.index(name) if name in self._operation.parameters else None

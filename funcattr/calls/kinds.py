@@ -101,7 +101,11 @@ def read_by_adjoint(call: RecordedCall, results: tuple[Tensor, ...]) -> list[Ten
 
 
 GATES = _ops("sigmoid hardsigmoid")
-"""Operations that compute a gate, a factor between 0 and 1 by which a signal passes; 1 - gate is one too."""
+"""Operations that compute a gate, a factor between 0 and 1 by which a signal passes.
+
+Their multiples and differences with constants are gates too (2 g, 1 - g), and so is a rectifier that is bounded on both
+sides, of a shifted value: relu6(z + 3) / 6 is the hard sigmoid.
+"""
 _NONNEGATIVE = _ops("relu sigmoid hardsigmoid softmax exp exp2 square abs")
 _KEEPS_SIGN = (
     VIEWS
@@ -110,16 +114,41 @@ _KEEPS_SIGN = (
     | _ops("dropout dropout1d dropout2d dropout3d mean sum amax amin relu pixel_shuffle pixel_unshuffle roll clone")
 )
 _LOOKED_THROUGH = GROUPS["selection"] | GROUPS["dropout"]
+_SHIFTS = _ops("add sub rsub")
+_SCALES = _ops("mul div neg")
+_SHIFTED = "shift"
+"""Stands for a value that a constant was added to, in an `Origin`."""
 
 
 def origin(call: Call, result: Tensor) -> Origin:
     """The origin of a call's result."""
     op, origins = call.op, call.origins
-    is_complement = op == "rsub" and origins[0].op in GATES
-    source = origins[0].op if op in _LOOKED_THROUGH or is_complement else op
+    source = _source(call, origins[0].op) if len(origins) == 1 else origins[0].op if op in _LOOKED_THROUGH else op
     nonnegative = not result.is_complex() and (op in _NONNEGATIVE or _keeps_sign(call))
     after_linear = is_linear_map(call) or any(o.after_linear for o in origins)
     return Origin(source, nonnegative, after_linear)
+
+
+def _source(call: Call, before: str) -> str:
+    """The operation that the result of a call with one tracked operand comes from, whose own origin is `before`."""
+    op = call.op
+    if op in _LOOKED_THROUGH:
+        return before
+    if op in _SHIFTS:
+        return before if before in GATES or before == "exp" else _SHIFTED if _by_a_number(call) else op
+    if op in _SCALES:
+        return before if before in GATES or before == _SHIFTED else op
+    return "hardsigmoid" if before == _SHIFTED and op == "relu" and _is_bounded(call) else op
+
+
+def _by_a_number(call: Call) -> bool:
+    """Whether the other argument is the same everywhere, as in a function; a bias is not."""
+    return all(not isinstance(v, Tensor) or v.numel() == 1 for v in call.args if v is not call.operands[0])
+
+
+def _is_bounded(call: Call) -> bool:
+    """Whether a relu is bounded above too."""
+    return call.spelling.rstrip("_") in ("relu6", "hardtanh") or call.argument("max") is not None
 
 
 def _keeps_sign(call: Call) -> bool:

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .._torch import operator_name
+from ..torch_state import can_look_at
 
 # name: other spellings : parameters, in the order of the positional arguments
 _ROWS = """
@@ -85,6 +86,17 @@ einsum      : : equation
 cat         : concat concatenate : tensors dim
 stack       : : tensors dim
 pad         : : input pad mode value
+pow_by_a_tensor : : input exponent
+scatter_mean : : input dim index src reduce
+scatter_reduce_prod : : input dim index src reduce
+where       : : condition input other
+masked_fill : : input mask value
+maximum     : fmax : input other
+index_put   : : input indices values accumulate
+put         : : input index source accumulate
+scatter     : : input dim index src reduce value
+scatter_reduce : : input dim index src reduce include_self
+index_reduce : : input dim index source reduce include_self
 """
 
 
@@ -227,25 +239,73 @@ def bound(operation: Operation, args: tuple[Any, ...], kwargs: Mapping[str, Any]
     return default
 
 
-def refine(operation: Operation, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Operation:
-    """Tell a call for what it is: `clamp(min=0)`, `hardtanh(0, b)`, `threshold(0, 0)` and relu6 are relu.
+def refine(
+    operation: Operation, args: tuple[Any, ...], kwargs: Mapping[str, Any], positions: tuple[Any, ...] = ()
+) -> Operation:
+    """Tell a call for what it is, where its name does not; `positions` are those of its tracked operands.
 
-    A negative power is a reciprocal.
+    `clamp(min=0)`, `hardtanh(0, b)`, `threshold(0, 0)`, relu6 and `maximum(x, 0)` are relu. A negative power is a
+    reciprocal, and so is a constant over x. What adds up in place (`index_put(accumulate=True)`, ...) is a sum.
 
     The operation keeps its own parameters, so that a rule finds an upper bound under its name (`max`, `max_val`).
     """
-    if operation.name == "pow":
-        exponent = bound(operation, args, kwargs, "exponent", None)
-        return Operation("reciprocal") if isinstance(exponent, int | float) and exponent < 0 else operation
-    floors = _RECTIFIERS.get(operation.name)
-    if floors is None:
-        return operation
+    refined = _REFINED.get(operation.name)
+    return operation if refined is None else Operation(refined(operation, args, kwargs, positions), operation.parameters)
+
+
+def _refined_power(operation: Operation, args: tuple[Any, ...], kwargs: Mapping[str, Any], positions: Any) -> str:
+    exponent = bound(operation, args, kwargs, "exponent", None)
+    if not isinstance(exponent, Tensor):
+        return "reciprocal" if isinstance(exponent, int | float) and exponent < 0 else "pow"
+    base = bound(operation, args, kwargs, "input", None)
+    if len(positions) != 1 or is_argument(positions[0], operation, "exponent"):
+        return "rpow" if not isinstance(base, Tensor) or len(positions) == 1 else "pow"
+    if not can_look_at(exponent):
+        return "pow_by_a_tensor"
+    return "reciprocal" if bool((exponent < 0).all()) else "pow"
+
+
+def _refined_quotient(operation: Operation, args: tuple[Any, ...], kwargs: Mapping[str, Any], positions: Any) -> str:
+    rounded = bound(operation, args, kwargs, "rounding_mode", None) is not None
+    return "rdiv" if not rounded and len(positions) == 1 and is_argument(positions[0], operation, "other") else "div"
+
+
+def is_argument(position: Any, operation: Operation, name: str) -> bool:
+    """Whether the position of an operand is that of the argument called `name`."""
+    place = operation.parameters.index(name) if name in operation.parameters else None
+    return position in ((name,), (place,))
+
+
+def _refined_rectifier(operation: Operation, args: tuple[Any, ...], kwargs: Mapping[str, Any], positions: Any) -> str:
+    floors = _RECTIFIERS[operation.name]
     values = [bound(operation, args, kwargs, name, default) for name, default in floors]
     upper = bound(operation, args, kwargs, "max", None)
-    if isinstance(upper, Tensor) or not all(_is_zero(value) for value in values):
-        return operation
-    return Operation("relu", operation.parameters)
+    is_relu = not isinstance(upper, Tensor) and all(is_zero(value) for value in values)
+    return "relu" if is_relu else operation.name
 
+
+def _refined_maximum(operation: Operation, args: tuple[Any, ...], kwargs: Mapping[str, Any], positions: Any) -> str:
+    if len(positions) != 1:
+        return operation.name
+    values = [*args, *kwargs.values()]
+    if len(values) != 2 or not all(isinstance(v, Tensor) for v in values):
+        return operation.name
+    tracked = values[0] if positions[0] in ((0,), ("input",)) else values[1]
+    floor = values[1] if tracked is values[0] else values[0]
+    fits = floor.ndim <= tracked.ndim and all(n in (1, m) for n, m in zip(floor.shape[::-1], tracked.shape[::-1]))
+    return "relu" if fits and is_zero(floor) else operation.name
+
+
+def _refined_accumulation(
+    operation: Operation, args: tuple[Any, ...], kwargs: Mapping[str, Any], positions: Any
+) -> str:
+    if operation.name in ("index_put", "put"):
+        return "scatter_add" if bound(operation, args, kwargs, "accumulate", False) else operation.name
+    reduction = bound(operation, args, kwargs, "reduce", None)
+    return operation.name if reduction is None else _REDUCTIONS.get(reduction, f"{operation.name}_{reduction}")
+
+
+_REDUCTIONS = {"add": "scatter_add", "sum": "scatter_add", "mean": "scatter_mean", "amax": "amax", "amin": "amin"}
 
 # Operations that are a relu where these parameters are zero.
 _RECTIFIERS: Mapping[str, tuple[tuple[str, float | None], ...]] = {
@@ -256,9 +316,20 @@ _RECTIFIERS: Mapping[str, tuple[tuple[str, float | None], ...]] = {
     "threshold": (("threshold", None), ("value", None)),
 }
 
+_REFINED: Mapping[str, Callable[..., str]] = {
+    "pow": _refined_power,
+    "div": _refined_quotient,
+    **dict.fromkeys(_RECTIFIERS, _refined_rectifier),
+    **dict.fromkeys(("maximum", "max"), _refined_maximum),
+    **dict.fromkeys(("index_put", "put", "scatter", "scatter_reduce", "index_reduce"), _refined_accumulation),
+}
 
-def _is_zero(value: Any) -> bool:
-    return not isinstance(value, Tensor) and value is not None and value == 0
+
+def is_zero(value: Any) -> bool:
+    """Whether an argument is known to be zero."""
+    if isinstance(value, Tensor):
+        return can_look_at(value) and not bool(value.any())
+    return value is not None and value == 0
 
 
 def writes(func: Known, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor | None:

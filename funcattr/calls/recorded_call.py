@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .._torch import version
-from .call import Call, Origin, replace
+from .call import Call, Origin, lookup, replace
 from .operations import draws_at_random, known
 from .saved_tensors import Deferred, written
 
@@ -87,6 +87,12 @@ class RecordedCall(Call):
         return call
 
     # --- letting go, and computing again -------------------------------------------------------------------------
+
+    @property
+    def is_complex(self) -> bool:
+        """Whether the output or an operand is a complex tensor."""
+        values = (self._output, *(lookup(self._args, self._kwargs, p) for p in self._positions))
+        return any(isinstance(v, Tensor) and v.is_complex() for v in values)
 
     @property
     def can_run_again(self) -> bool:

@@ -15,7 +15,14 @@ Space = Literal["gradient", "relevance", "multiplier"]
 
 
 class Match(NamedTuple):
-    """The properties of a call that decide its row: operation, module, whether it is a linear map, and its place."""
+    """The properties of a call that decide its row.
+
+    Attributes:
+        op, path, module: What was called, and where.
+        linear: Whether it is a linear map of its only tracked operand.
+        first, last: Whether it is the first, or the last linear map.
+        tracked: Names of the tracked arguments, where some row asks for them.
+    """
 
     op: str
     path: str = ""
@@ -23,6 +30,7 @@ class Match(NamedTuple):
     linear: bool = False
     first: bool = False
     last: bool = False
+    tracked: tuple[str, ...] = ()
 
 
 class Entry(NamedTuple):
@@ -37,6 +45,7 @@ class Entry(NamedTuple):
         position: "first": linear maps with no linear map between the input and them; "last": linear maps with none
             between them and the output. By data flow, whatever the order of registration.
         required: Whether a pass without such a call is an error.
+        tracked: Name of an argument that depends on the root; "bias" is for a linear layer whose bias does.
     """
 
     op: Any
@@ -45,12 +54,15 @@ class Entry(NamedTuple):
     module: type | None = None
     position: Literal["first", "last"] | None = None
     required: bool = False
+    tracked: str | None = None
 
     def matches(self, call: Match) -> bool:
         """Whether a call gets this row's action."""
         if self.op not in (call.op, "*") and not (self.op in GROUPS and in_group(self.op, call.op, call.linear)):
             return False
         if self.position is not None and not (call.first if self.position == "first" else call.last):
+            return False
+        if self.tracked is not None and self.tracked not in call.tracked:
             return False
         if self.module is not None and not issubclass(call.module, self.module):
             return False
@@ -60,7 +72,8 @@ class Entry(NamedTuple):
     def where(self) -> str:
         """The conditions beside the operation, for printing."""
         kind = self.module.__name__ if self.module else ""
-        return " ".join(part for part in (self.position, self.path if self.path != "*" else "", kind) if part)
+        tracked = f"tracked {self.tracked}" if self.tracked else ""
+        return " ".join(part for part in (self.position, self.path if self.path != "*" else "", kind, tracked) if part)
 
 
 class Rulebook:
@@ -102,6 +115,8 @@ class Rulebook:
         self.space: Space = space
         self.name, self.expects = name, tuple(expects)
         self._found: dict[Match, Action] = {}
+        asking = (e.op for e in self.entries if e.tracked is not None)
+        self.asks_what_is_tracked = frozenset(op for name in asking for op in GROUPS.get(name, (name,)))
 
     @property
     def is_resolved_late(self) -> bool:

@@ -13,14 +13,16 @@ from ..calls.call import Origin, Positions, tracked_positions
 from ..calls.declarations import gives_own
 from ..calls.kinds import LINEAR, is_linear_map, origin
 from ..calls.linear_map import linear
-from ..calls.operations import ACTIVATIONS, CONTAINS, REFUSED, Known, known, out_of_place, refine, writes
+from ..calls.operations import ACTIVATIONS, CONTAINS, REFUSED, Known, Operation
+from ..calls.operations import canonical, known, out_of_place, refine, writes
 from ..calls.recorded_call import RecordedCall
-from ..errors import UnsupportedOperationError
+from ..errors import UnsupportedOperationError, warn
 from ..model.sites import SiteMode
 from ..rulebook.actions import GRADIENT, Action
 from ..rulebook.rulebook import Match, Rulebook
-from ..torch_state import is_plain_eager
+from ..torch_state import can_look_at, is_plain_eager
 from .aliases import Aliases
+from .masks import Masks
 from .pairing import Pairing
 from .recompute import Recomputing
 from .rewrites.resolve import check_required, resolve
@@ -57,6 +59,8 @@ class Recorder(SiteMode):
         self._slots = Slots()
         self._linear_ran = False
         self._aliases = Aliases()
+        self._masks = Masks(self.slot)
+        self._suspects: list[str] = []
         self._recomputing = Recomputing()
         self._outer_grad = torch.is_grad_enabled()
         self._model_grad = True
@@ -134,6 +138,11 @@ class Recorder(SiteMode):
             resolve(self.steps, set(slots) - {None}, self.caller)
         if not strict:
             return output
+        if self._suspects:
+            warn(
+                f"{self.caller}: {', '.join(dict.fromkeys(self._suspects))} may be a relu in another spelling, which "
+                f"the {self.rules.name} rule does not meet: it keeps its ordinary adjoint. Write torch.relu there."
+            )
         check_required(self.rules, self.steps, self.caller)
         if self.unlisted:
             calls = "\n  ".join(dict.fromkeys(self.unlisted))
@@ -172,6 +181,7 @@ class Recorder(SiteMode):
         if self._aliases.written and name not in ("shape", "size", "dim", "dtype", "device", "__len__"):
             args, kwargs = self._read_all(args), self._read_all(kwargs)
         out = func(*args, **kwargs)
+        self._masks.compared(name, args, out)
         # A detached tensor is a constant that shares memory, so a write into it must be noticed.
         return self._aliases.note(name, args, out) if name in ("detach", "data") else out
 
@@ -193,15 +203,37 @@ class Recorder(SiteMode):
         elif constant:
             self._linear_ran = self._linear_ran or operation.name in LINEAR
             out = func(*args, **kwargs)
+            if self._masks.any:
+                self._masks.carried(name, args, out)
             return self._aliases.note(name, args, out)
         if constant:
             out = func(*args, **kwargs)
         else:
             func = linear if func is F.linear else func
-            out = self._record(RecordedCall(func, refine(operation, args, kwargs), args, kwargs, positions, self.path))
+            out = self._record(self._told(func, operation, args, kwargs, positions))
         if target is not None:
             return self._rename(name, target, args, out)
         return self._aliases.note(name, args, out)
+
+    def _told(
+        self, func: Callable[..., Any], operation: Operation, args: Any, kwargs: dict[str, Any], positions: Positions
+    ) -> RecordedCall:
+        """The call for what it is, by its arguments and by the masks among them."""
+        if self._masks.any:
+            rectified = self._masks.rectifies(operation, args, kwargs, positions)
+            if rectified is not None:
+                return RecordedCall(F.relu, canonical("relu"), (rectified,), {}, ((0,),), self.path)
+        refined = refine(operation, args, kwargs, positions)
+        if self.rules.expects and refined.name != "relu" and self._may_rectify(operation.name, args, kwargs):
+            self._suspects.append(f"{operation.name} in {self.path!r}")
+        return RecordedCall(func, refined, args, kwargs, positions, self.path)
+
+    def _may_rectify(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+        """Whether a call may be a relu that cannot be told from its arguments."""
+        if self._masks.any and self._masks.decide(args, kwargs):
+            return True
+        bounds = (v for v in (*args, *kwargs.values()) if isinstance(v, Tensor) and v not in self._slots)
+        return name in ("clamp", "clamp_min", "maximum", "max") and not all(map(can_look_at, bounds))
 
     def _record(self, call: RecordedCall) -> Any:
         op, operands = call.op, call.operands
@@ -211,7 +243,9 @@ class Recorder(SiteMode):
         if self._pairing is not None:
             self._pairing.meet(call, inputs)
         linear = op in LINEAR and is_linear_map(call)
-        match = Match(op, call.path, self.module, linear, linear and not call.origins[0].after_linear)
+        tracked = call.tracked_names() if op in self.rules.asks_what_is_tracked else ()
+        is_first = linear and not call.origins[0].after_linear
+        match = Match(op, call.path, self.module, linear, is_first, tracked=tracked)
         action = self.rules.action(match)
         inside = CONTAINS.get(op)
         if inside is not None and action is GRADIENT and self.rules.action(Match(inside, call.path)) is not GRADIENT:
