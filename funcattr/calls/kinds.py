@@ -31,7 +31,7 @@ GROUPS: Mapping[str, frozenset[str]] = {
     # Each output value depends on one value of the input.
     "activation": ACTIVATIONS
     | _ops("pow rpow square exp exp2 expm1 log log2 log10 log1p log_softmax sin cos tan asin acos atan sinh cosh")
-    | _ops("asinh acosh atanh erf erfc sqrt abs neg clamp clamp_min clamp_max nan_to_num sinc"),
+    | _ops("asinh acosh atanh erf erfc sqrt abs neg clamp clamp_min clamp_max nan_to_num sinc function"),
     "dropout": DROPOUTS,
     # Linear in all tracked operands together.
     "summation": _ops("add sub rsub mean sum nanmean nansum cumsum index_add scatter_add interpolate upsample")
@@ -56,6 +56,16 @@ GROUPS: Mapping[str, frozenset[str]] = {
     | _ops("linalg_matrix_norm vector_norm matrix_norm frobenius_norm"),
 }
 """Group name -> operations."""
+
+
+FUNCTION = "function"
+"""The operation of several elementwise calls that are one function of one value, such as gelu written out."""
+ELEMENTWISE = (
+    GROUPS["activation"] - _ops("log_softmax glu rrelu")
+    | _ops("add sub rsub mul div maximum minimum max min where masked_fill rdiv reciprocal rsqrt")
+    | _ops("to type type_as float double half bfloat16 clone contiguous")
+)
+"""Operations each of whose values depends on one value of each operand, of those that are no linear map or norm."""
 
 
 def in_group(group: str, op: str, linear: bool) -> bool:
@@ -113,17 +123,18 @@ _KEEPS_SIGN = (
     | GROUPS["average_pool"]
     | _ops("dropout dropout1d dropout2d dropout3d mean sum amax amin relu pixel_shuffle pixel_unshuffle roll clone")
 )
-_LOOKED_THROUGH = GROUPS["selection"] | GROUPS["dropout"]
+LOOKED_THROUGH = GROUPS["selection"] | GROUPS["dropout"]
+"""Operations whose results have the origin of what they move."""
 _SHIFTS = _ops("add sub rsub")
 _SCALES = _ops("mul div neg")
-_SHIFTED = "shift"
-"""Stands for a value that a constant was added to, in an `Origin`."""
+_SHIFTED, _LOGISTIC = "shift", "shift of exp"
+"""Stand for a value that a constant was added to, in an `Origin`."""
 
 
 def origin(call: Call, result: Tensor) -> Origin:
     """The origin of a call's result."""
     op, origins = call.op, call.origins
-    source = _source(call, origins[0].op) if len(origins) == 1 else origins[0].op if op in _LOOKED_THROUGH else op
+    source = _source(call, origins[0].op) if len(origins) == 1 else origins[0].op if op in LOOKED_THROUGH else op
     nonnegative = not result.is_complex() and (op in _NONNEGATIVE or _keeps_sign(call))
     after_linear = is_linear_map(call) or any(o.after_linear for o in origins)
     return Origin(source, nonnegative, after_linear)
@@ -132,13 +143,25 @@ def origin(call: Call, result: Tensor) -> Origin:
 def _source(call: Call, before: str) -> str:
     """The operation that the result of a call with one tracked operand comes from, whose own origin is `before`."""
     op = call.op
-    if op in _LOOKED_THROUGH:
+    if op in LOOKED_THROUGH:
         return before
     if op in _SHIFTS:
-        return before if before in GATES or before == "exp" else _SHIFTED if _by_a_number(call) else op
+        if before in GATES or before in ("exp", _LOGISTIC):
+            return _LOGISTIC if before == "exp" else before
+        if not _by_a_number(call):
+            return op
+        return "sigmoid" if before in ("tanh", "erf") else _SHIFTED
     if op in _SCALES:
-        return before if before in GATES or before == _SHIFTED else op
+        return before if before in GATES or before in ("tanh", "erf", _SHIFTED) else op
     return "hardsigmoid" if before == _SHIFTED and op == "relu" and _is_bounded(call) else op
+
+
+def retold(call: Call) -> str:
+    """The operation of a call, by where its operand comes from: 1 / (1 + exp(-x)) is a sigmoid, and no scale."""
+    source = call.origins[0].op
+    if call.op not in ("rdiv", "reciprocal") or source not in ("exp", _LOGISTIC):
+        return call.op
+    return "exp" if source == "exp" else "sigmoid"
 
 
 def _by_a_number(call: Call) -> bool:

@@ -39,6 +39,7 @@ softplus    : : input beta threshold
 logsigmoid  : log_sigmoid : input
 prelu       : : input weight
 glu         : : input dim
+function    : : input
 dropout     : feature_dropout : input p training inplace
 dropout1d   : : input p training inplace
 dropout2d   : : input p training inplace

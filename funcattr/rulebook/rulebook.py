@@ -6,7 +6,8 @@ from fnmatch import fnmatchcase
 from typing import Any, Literal, NamedTuple, get_args
 
 from .._torch import pytree
-from ..calls.kinds import GROUPS, in_group
+from ..calls.declarations import needs_operands, needs_output
+from ..calls.kinds import FUNCTION, GROUPS, in_group
 from ..calls.operations import OPERATIONS, canonical, is_known, refine, spelled
 from ..text_tables import table
 from .actions import GRADIENT, UNLISTED, Action
@@ -115,6 +116,9 @@ class Rulebook:
         self.space: Space = space
         self.name, self.expects = name, tuple(expects)
         self._found: dict[Match, Action] = {}
+        for_functions = [e.action for e in self.entries if e.op in ("*", FUNCTION) or FUNCTION in GROUPS.get(e.op, ())]
+        self.takes_functions = any(action.kind in ("rule", "join") for action in for_functions)
+        self.functions_need_values = any(map(_needs_values, for_functions))
         asking = (e.op for e in self.entries if e.tracked is not None)
         self.asks_what_is_tracked = frozenset(op for name in asking for op in GROUPS.get(name, (name,)))
 
@@ -165,6 +169,11 @@ def _entries(rules: Any) -> tuple[Entry, ...]:
     if isinstance(rules, tuple) and all(isinstance(row, Entry) for row in rules):
         return tuple(map(_entry, rules))
     raise TypeError(f"Rulebook(rules=...): expected a dict or a tuple of Entry, got {type(rules).__name__}: {rules!r}.")
+
+
+def _needs_values(action: Action) -> bool:
+    rule = action.function
+    return rule is not None and (action.kind == "join" or needs_operands(rule) or needs_output(rule))
 
 
 def _entry(row: Entry) -> Entry:

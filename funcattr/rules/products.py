@@ -8,7 +8,7 @@ from torch import Tensor
 from ..calls.adjoints import sum_to
 from ..calls.call import Call
 from ..calls.declarations import forms_only
-from ..calls.kinds import GATES
+from ..calls.kinds import FUNCTION, GATES
 from ..calls.operations import ACTIVATIONS
 from ..errors import UnsupportedOperationError
 from .linear import check_eps
@@ -89,7 +89,7 @@ def shares(call: Call, gates: frozenset[str] = GATES) -> list[float]:
 def ungated_shares(call: Call) -> list[float]:
     """As `shares`, where without a sigmoid a factor out of any other activation is the gate."""
     found = shares(call)
-    return found if 0.0 in found else shares(call, ACTIVATIONS)
+    return found if 0.0 in found else shares(call, ACTIVATIONS | {FUNCTION})
 
 
 def numerator_shares(call: Call) -> list[float]:

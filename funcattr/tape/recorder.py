@@ -11,7 +11,7 @@ from .._torch import HigherOrderOperator, current_level, pytree, set_grad_enable
 from ..calls.adjoints import is_differentiable, ordinary_adjoint
 from ..calls.call import Origin, Positions, tracked_positions
 from ..calls.declarations import gives_own
-from ..calls.kinds import LINEAR, is_linear_map, origin
+from ..calls.kinds import ELEMENTWISE, LINEAR, is_linear_map, origin, retold
 from ..calls.linear_map import linear
 from ..calls.operations import ACTIVATIONS, CONTAINS, REFUSED, Known, Operation
 from ..calls.operations import canonical, known, out_of_place, refine, writes
@@ -25,6 +25,8 @@ from .aliases import Aliases
 from .masks import Masks
 from .pairing import Pairing
 from .recompute import Recomputing
+from .rewrites.functions import Part, join_functions
+from .rewrites.softmax import EXTREMA, MEMBERS, join_softmax
 from .rewrites.resolve import check_required, resolve
 from .site_leaf import only_tensor
 from .step import OutputSlot, Step, Values, pull_of
@@ -60,6 +62,7 @@ class Recorder(SiteMode):
         self._linear_ran = False
         self._aliases = Aliases()
         self._masks = Masks(self.slot)
+        self._parts: dict[int, Part] = {}
         self._suspects: list[str] = []
         self._recomputing = Recomputing()
         self._outer_grad = torch.is_grad_enabled()
@@ -132,8 +135,14 @@ class Recorder(SiteMode):
         self._raise_unseen()
         output = pytree.tree_map_only(Tensor, self._read, output)
         slots = tuple(self.slot(leaf) for leaf in pytree.tree_leaves(output))
+        is_baseline = self._pairing is not None and not self._pairing.closed
         if self._pairing is not None:
             self._pairing.end(slots)
+        if self.rules.takes_functions and not is_baseline:
+            roots = dict(zip(self.root_slots, self.roots, strict=True))
+            join_softmax(self.steps, self.rules, roots, self._parts, set(slots), self.caller)
+            join_functions(self.steps, self.rules, roots, self._parts, set(slots), self.caller)
+        self._parts.clear()
         if self.rules.is_resolved_late:
             resolve(self.steps, set(slots) - {None}, self.caller)
         if not strict:
@@ -236,10 +245,13 @@ class Recorder(SiteMode):
         return name in ("clamp", "clamp_min", "maximum", "max") and not all(map(can_look_at, bounds))
 
     def _record(self, call: RecordedCall) -> Any:
-        op, operands = call.op, call.operands
-        self.operations.add(op)
+        operands = call.operands
         slots = [self._slots[t] for t in operands]
         inputs, call.origins = tuple([s.number for s in slots]), tuple([s.origin for s in slots])
+        op = retold(call)
+        if op != call.op:
+            call.retell(op)
+        self.operations.add(op)
         if self._pairing is not None:
             self._pairing.meet(call, inputs)
         linear = op in LINEAR and is_linear_map(call)
@@ -259,9 +271,22 @@ class Recorder(SiteMode):
             self.steps.append(Step(_nothing, (), (), op, call.path, action))
             return call.run()
         if_last = self.rules.action(match._replace(last=True)) if linear else action
+        part = Part.of(call, self.rules.functions_need_values or op == "exp") if self._is_part(call) else None
         if action is if_last and action.kind == "gradient":
-            return self._record_adjoint(call, inputs, action)
-        return self._record_rule(call, inputs, action, if_last)
+            out = self._record_adjoint(call, inputs, action)
+        else:
+            out = self._record_rule(call, inputs, action, if_last)
+        if part is not None and len(self.steps[-1].outputs) == 1:
+            self._parts[self.steps[-1].outputs[0].slot] = part
+        return out
+
+    def _is_part(self, call: RecordedCall) -> bool:
+        """Whether a call may be part of an activation or a softmax that is written out."""
+        if not self.rules.takes_functions:
+            return False
+        if call.op in ELEMENTWISE or call.op in EXTREMA:
+            return True
+        return call.op in MEMBERS and ("exp" in self.operations or call.origins[0].op in EXTREMA)
 
     def _decompose(self, call: RecordedCall, action: Action) -> Any:
         if call.op in self._decomposing:
