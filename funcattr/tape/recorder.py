@@ -13,7 +13,7 @@ from ..calls.call import Origin, Positions, tracked_positions
 from ..calls.declarations import gives_own
 from ..calls.kinds import ELEMENTWISE, LINEAR, is_linear_map, origin, retold
 from ..calls.linear_map import linear
-from ..calls.operations import ACTIVATIONS, CONTAINS, REFUSED, Known, Operation
+from ..calls.operations import ACTIVATIONS, CONTAINS, CONVOLUTIONS, REFUSED, Known, Operation
 from ..calls.operations import canonical, known, out_of_place, refine, writes
 from ..calls.recorded_call import RecordedCall
 from ..errors import UnsupportedOperationError, warn
@@ -30,7 +30,7 @@ from .rewrites.softmax import EXTREMA, MEMBERS, join_softmax
 from .rewrites.resolve import check_required, resolve
 from .site_leaf import only_tensor
 from .step import OutputSlot, Step, Values, pull_of
-from .tracked import Slots
+from .tracked import ByIdentity, Slots
 from .unseen_operations import UnseenOperations
 
 
@@ -63,6 +63,8 @@ class Recorder(SiteMode):
         self._aliases = Aliases()
         self._masks = Masks(self.slot)
         self._parts: dict[int, Part] = {}
+        self._maps = ByIdentity[bool]()
+        self._root_of_a_map: str | None = None
         self._suspects: list[str] = []
         self._recomputing = Recomputing()
         self._outer_grad = torch.is_grad_enabled()
@@ -108,6 +110,7 @@ class Recorder(SiteMode):
         leaves, spec, place = only_tensor(value, self.caller, name)
         if name == self.root:
             before = leaves[place]
+            self._root_of_a_map = name if before in self._maps else None
             (leaves[place],) = self.track((before,))
             self._aliases.add_views(before, [leaves[place]])
         else:
@@ -138,13 +141,13 @@ class Recorder(SiteMode):
         is_baseline = self._pairing is not None and not self._pairing.closed
         if self._pairing is not None:
             self._pairing.end(slots)
+        roots = dict(zip(self.root_slots, self.roots, strict=True))
         if self.rules.takes_functions and not is_baseline:
-            roots = dict(zip(self.root_slots, self.roots, strict=True))
             join_softmax(self.steps, self.rules, roots, self._parts, set(slots), self.caller)
             join_functions(self.steps, self.rules, roots, self._parts, set(slots), self.caller)
         self._parts.clear()
         if self.rules.is_resolved_late:
-            resolve(self.steps, set(slots) - {None}, self.caller)
+            resolve(self.steps, roots, set(slots) - {None}, self.caller, self._root_of_a_map)
         if not strict:
             return output
         if self._suspects:
@@ -212,6 +215,8 @@ class Recorder(SiteMode):
         elif constant:
             self._linear_ran = self._linear_ran or operation.name in LINEAR
             out = func(*args, **kwargs)
+            if self.root is not None and operation.name in LINEAR:
+                self._note_map(operation.name, out)
             if self._masks.any:
                 self._masks.carried(name, args, out)
             return self._aliases.note(name, args, out)
@@ -223,6 +228,13 @@ class Recorder(SiteMode):
         if target is not None:
             return self._rename(name, target, args, out)
         return self._aliases.note(name, args, out)
+
+    def _note_map(self, op: str, out: Any) -> None:
+        """Remember the result of a linear map before the root, if a batch norm could be folded into the map."""
+        rank = CONVOLUTIONS[op][0] + 2 if op in CONVOLUTIONS else 2
+        action = self.rules.action(Match(op, self.path, self.module, linear=True))
+        if isinstance(out, Tensor) and out.ndim == rank and action.kind == "rule" and (op == "linear" or rank > 2):
+            self._maps[out] = True
 
     def _told(
         self, func: Callable[..., Any], operation: Operation, args: Any, kwargs: dict[str, Any], positions: Positions
