@@ -19,8 +19,13 @@ def _ops(names: str) -> frozenset[str]:
     return frozenset(names.split())
 
 
+FOURIER = "fft fft2 fftn hfft hfft2 hfftn rfft rfft2 rfftn ifft ifft2 ifftn ihfft ihfft2 ihfftn irfft irfft2 irfftn"
+COPIES = (
+    "expand diagonal alias as_strided narrow view permute squeeze transpose t unbind unsqueeze unfold split "
+    "split_with_sizes detach select slice"
+)
 _CONVOLUTIONS = frozenset(CONVOLUTIONS)
-_DENSE = _ops("linear addmm matmul einsum tensordot inner")
+_DENSE = _ops("linear addmm matmul rmatmul einsum tensordot inner cross linalg_cross vdot linalg_vecdot")
 LINEAR: frozenset[str] = _CONVOLUTIONS | _DENSE
 """Operations that are linear maps of their tracked operand where the other factor is a constant."""
 _ONE_FACTOR: Mapping[str, frozenset[str]] = {"linear_map": LINEAR, "convolution": _CONVOLUTIONS, "dense": _DENSE}
@@ -31,13 +36,21 @@ GROUPS: Mapping[str, frozenset[str]] = {
     # Each output value depends on one value of the input.
     "activation": ACTIVATIONS
     | _ops("pow rpow square exp exp2 expm1 log log2 log10 log1p log_softmax sin cos tan asin acos atan sinh cosh")
-    | _ops("asinh acosh atanh erf erfc sqrt abs neg clamp clamp_min clamp_max nan_to_num sinc function"),
+    | _ops("asinh acosh atanh erf erfc sqrt abs neg clamp clamp_min clamp_max nan_to_num sinc function")
+    | _ops("erfinv erfcx ndtr ndtri log_ndtr logit entr i0 i0e i1 i1e lgamma digamma polygamma mvlgamma angle")
+    | _ops("deg2rad rad2deg frac fmod remainder rmod floor ceil round trunc copysign ldexp xlogy xlog1py atan2")
+    | _ops("logaddexp logaddexp2 nextafter positive"),
     "dropout": DROPOUTS,
     # Linear in all tracked operands together.
-    "summation": _ops("add sub rsub mean sum nanmean nansum cumsum index_add scatter_add interpolate upsample")
-    | _ops("fold"),
+    "summation": _ops("add sub rsub mean sum nanmean nansum cumsum index_add scatter_add scatter_mean interpolate")
+    | _ops("upsample fold sum_to_size trace diff trapz trapezoid cumulative_trapezoid einsum_of_one segment_reduce")
+    | _ops("grid_sample _upsample_bilinear2d_aa embedding_bag nll_loss cholesky_solve lu_solve native_dropout_backward")
+    | _ops("_softmax_backward_data _unsafe_masked_index_put_accumulate linalg_solve_triangular linalg_solve")
+    | _ops("conj conj_physical stft istft " + " ".join(f"fft_{f}" for f in FOURIER.split())),
     "average_pool": AVERAGE_POOLS,
-    "max_pool": MAX_POOLS | _ops("max min amax amin maximum minimum fmax fmin median nanmedian cummax cummin"),
+    "max_pool": MAX_POOLS
+    | _ops("max min amax amin maximum minimum fmax fmin median nanmedian cummax cummin aminmax mode quantile")
+    | _ops("nanquantile fractional_max_pool2d fractional_max_pool3d"),
     # Values are moved, copied or left out; the adjoint keeps the books.
     "selection": VIEWS - _ops("dropout")
     | _ops(
@@ -50,7 +63,11 @@ GROUPS: Mapping[str, frozenset[str]] = {
         "scatter index_put put select_scatter slice_scatter diagonal_scatter topk sort msort kthvalue tril triu diag"
     )
     | _ops("diag_embed pixel_shuffle pixel_unshuffle channel_shuffle column_stack meshgrid copy __setitem__ fill zero")
-    | _ops("unsafe_chunk unsafe_split swapaxes block_diag cartesian_prod combinations as_tensor requires_grad"),
+    | _ops("unsafe_chunk unsafe_split swapaxes block_diag cartesian_prod combinations as_tensor requires_grad")
+    | _ops("resolve_conj resolve_neg constant_pad_nd diagflat linalg_diagonal adjoint slice embedding lu_unpack")
+    | _ops("max_unpool1d max_unpool2d max_unpool3d max_pool2d_with_indices_backward as_strided_scatter complex")
+    | _ops("cfloat cdouble chalf fft_fftshift fft_ifftshift _unsafe_masked_index _chunk_cat")
+    | _ops(" ".join(f"{f}_copy" for f in COPIES.split())),
     # Constants of the reverse pass: the scale of a normalisation written by hand.
     "statistic": _ops("rsqrt reciprocal rdiv var std var_mean std_mean norm linalg_norm linalg_vector_norm")
     | _ops("linalg_matrix_norm vector_norm matrix_norm frobenius_norm"),
@@ -78,6 +95,8 @@ def in_group(group: str, op: str, linear: bool) -> bool:
 def is_linear_map(call: Call) -> bool:
     """Whether the call is linear in its only tracked operand: a factor, not the bias, nor a convolution's weight."""
     if call.op not in LINEAR or len(call.operands) != 1:
+        return False
+    if call.op == "einsum" and len(call.tensors()) != 2:  # of other numbers of factors, none is the weight
         return False
     if call.op in _CONVOLUTIONS:
         return call.operands[0] is call.argument("input")

@@ -54,6 +54,8 @@ conv_transpose1d : : input weight bias stride padding output_padding groups dila
 conv_transpose2d : : input weight bias stride padding output_padding groups dilation
 conv_transpose3d : : input weight bias stride padding output_padding groups dilation
 matmul      : mm bmm mv dot __matmul__ linalg_matmul : input other
+rmatmul     : __rmatmul__ : input other
+rmod        : __rmod__ : input other
 addmm       : : input mat1 mat2
 add         : __add__ __radd__ __iadd__ : input other
 sub         : subtract __sub__ __isub__ : input other
@@ -84,12 +86,30 @@ normalize   : : input p dim eps
 local_response_norm : : input size alpha beta k
 embedding   : : input weight
 einsum      : : equation
+einsum_of_one : : equation
 cat         : concat concatenate : tensors dim
 stack       : : tensors dim
 pad         : : input pad mode value
 pow_by_a_tensor : : input exponent
 scatter_mean : : input dim index src reduce
 scatter_reduce_prod : : input dim index src reduce
+grid_sample : grid_sampler grid_sampler_2d grid_sampler_3d : input grid
+cholesky_solve : : input input2
+lu_solve    : : input LU_data LU_pivots
+linalg_lu_solve : : LU pivots B
+linalg_solve : : A B
+linalg_solve_triangular : : A B
+embedding_bag : : input weight
+fmod        : __mod__ : input other
+remainder   : : input other
+atan2       : arctan2 : input other
+copysign    : : input other
+ldexp       : : input other
+xlogy       : : input other
+xlog1py     : : input other
+logaddexp   : : input other
+logaddexp2  : : input other
+linalg_vecdot : vecdot : input other
 where       : : condition input other
 masked_fill : : input mask value
 maximum     : fmax : input other
@@ -317,9 +337,16 @@ _RECTIFIERS: Mapping[str, tuple[tuple[str, float | None], ...]] = {
     "threshold": (("threshold", None), ("value", None)),
 }
 
+def _refined_einsum(operation: Operation, args: tuple[Any, ...], kwargs: Mapping[str, Any], positions: Any) -> str:
+    values = [*args[1:], *kwargs.values()]
+    factors = [v for given in values for v in (given if isinstance(given, list | tuple) else [given])]
+    return "einsum_of_one" if sum(isinstance(v, Tensor) for v in factors) == 1 else "einsum"
+
+
 _REFINED: Mapping[str, Callable[..., str]] = {
     "pow": _refined_power,
     "div": _refined_quotient,
+    "einsum": _refined_einsum,
     **dict.fromkeys(_RECTIFIERS, _refined_rectifier),
     **dict.fromkeys(("maximum", "max"), _refined_maximum),
     **dict.fromkeys(("index_put", "put", "scatter", "scatter_reduce", "index_reduce"), _refined_accumulation),

@@ -46,7 +46,7 @@ class Entry(NamedTuple):
         position: "first": linear maps with no linear map between the input and them; "last": linear maps with none
             between them and the output. By data flow, whatever the order of registration.
         required: Whether a pass without such a call is an error.
-        tracked: Name of an argument that depends on the root; "bias" is for a linear layer whose bias does.
+        tracked: Name of an argument that depends on the root ("bias": a linear layer whose bias does), or several.
     """
 
     op: Any
@@ -55,7 +55,7 @@ class Entry(NamedTuple):
     module: type | None = None
     position: Literal["first", "last"] | None = None
     required: bool = False
-    tracked: str | None = None
+    tracked: str | tuple[str, ...] | None = None
 
     def matches(self, call: Match) -> bool:
         """Whether a call gets this row's action."""
@@ -63,17 +63,21 @@ class Entry(NamedTuple):
             return False
         if self.position is not None and not (call.first if self.position == "first" else call.last):
             return False
-        if self.tracked is not None and self.tracked not in call.tracked:
+        if self.tracked is not None and not set(self._asked).issubset(call.tracked):
             return False
         if self.module is not None and not issubclass(call.module, self.module):
             return False
         return self.path == "*" or fnmatchcase(call.path, self.path)
 
     @property
+    def _asked(self) -> tuple[str, ...]:
+        return (self.tracked,) if isinstance(self.tracked, str) else self.tracked or ()
+
+    @property
     def where(self) -> str:
         """The conditions beside the operation, for printing."""
         kind = self.module.__name__ if self.module else ""
-        tracked = f"tracked {self.tracked}" if self.tracked else ""
+        tracked = f"tracked {', '.join(self._asked)}" if self.tracked else ""
         return " ".join(part for part in (self.position, self.path if self.path != "*" else "", kind, tracked) if part)
 
 
@@ -116,7 +120,7 @@ class Rulebook:
         self.space: Space = space
         self.name, self.expects = name, tuple(expects)
         self._found: dict[Match, Action] = {}
-        for_functions = [e.action for e in self.entries if e.op in ("*", FUNCTION) or FUNCTION in GROUPS.get(e.op, ())]
+        for_functions = [e.action for e in self.entries if e.op == FUNCTION or FUNCTION in GROUPS.get(e.op, ())]
         self.takes_functions = any(action.kind in ("rule", "join") for action in for_functions)
         self.functions_need_values = any(map(_needs_values, for_functions))
         asking = (e.op for e in self.entries if e.tracked is not None)
@@ -138,6 +142,13 @@ class Rulebook:
         if call not in self._found:
             self._found[call] = next((e.action for e in self.entries if e.matches(call)), self._default)
         return self._found[call]
+
+    def function_action(self, path: str) -> Action | None:
+        """The rule for several elementwise calls that are one function; None where each of them has its own."""
+        match = Match(FUNCTION, path)
+        row = next((e for e in self.entries if e.matches(match)), None)
+        # A row for all operations means each call that there is.
+        return None if row is None or row.op == "*" or row.action.kind not in ("rule", "join") else row.action
 
     @property
     def _default(self) -> Action:

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..calls.operations import CONVOLUTIONS
-from ..rulebook.actions import decompose
+from ..rulebook.actions import UNLISTED, decompose
 from ..rulebook.rulebook import Entry
 
 
@@ -120,3 +120,16 @@ ENTRIES = (
     Entry("linalg_multi_dot", decompose(multi_dot)),
 )
 """Rows of every rulebook."""
+
+_TWO_VALUES = ("fmod", "remainder", "atan2", "copysign", "ldexp", "xlogy", "xlog1py", "logaddexp", "logaddexp2")
+NOT_LINEAR = (
+    # Linear in one argument alone.
+    Entry("grid_sample", UNLISTED, tracked="grid"),
+    Entry("cholesky_solve", UNLISTED, tracked="input2"),
+    Entry("lu_solve", UNLISTED, tracked="LU_data"),
+    Entry("linalg_solve", UNLISTED, tracked="A"),
+    Entry("linalg_solve_triangular", UNLISTED, tracked="A"),
+    # Functions of one value, where the other is a constant.
+    *(Entry(name, UNLISTED, tracked=("input", "other")) for name in _TWO_VALUES),
+)
+"""Rows of every rulebook: calls that are in a group by what they do to one argument, and have another tracked."""

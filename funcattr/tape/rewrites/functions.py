@@ -16,7 +16,7 @@ from ...calls.declarations import needs_operands, needs_output
 from ...calls.kinds import ELEMENTWISE, FUNCTION, LOOKED_THROUGH
 from ...calls.operations import Operation
 from ...calls.recorded_call import RecordedCall
-from ...rulebook.rulebook import Match, Rulebook
+from ...rulebook.rulebook import Rulebook
 from ..step import OutputSlot, Step, Values
 
 
@@ -190,8 +190,8 @@ def _as_function(
 ) -> Step | None:
     """The last step of a region with the rule for all of them; None if the rulebook has none."""
     last = steps[region.steps[-1]]
-    action = rules.action(Match(FUNCTION, last.path))
-    if action.kind not in ("rule", "join") or action.function is None:
+    action = rules.function_action(last.path)
+    if action is None or action.function is None:
         return None
     slot, form = last.outputs[0].slot, forms[region.source]
     if action.kind == "join" or needs_operands(action.function) or needs_output(action.function):

@@ -31,6 +31,7 @@ SMOOTH: dict[str, Function] = {
     **{n: getattr(torch, n) for n in ("erf", "erfc", "sinc")},
     "gelu, tanh": lambda x: F.gelu(x, approximate="tanh"),
     "pow": lambda x: x**3,
+    "function, gelu": lambda x: 0.5 * x * (1 + torch.erf(x / 2**0.5)),
     "rpow": lambda x: 2**x,
 }
 KINKED: dict[str, Function] = {
