@@ -110,7 +110,12 @@ def pulled(sample: Sample, book: Rulebook, baseline: Tensors | None = None) -> t
         how = how._replace(pairing=Pairing("operation"))
         recorded(sample.function, baseline, how)
     record = recorded(sample.function, sample.inputs, how)
-    return record.output, record.pull(tuple(torch.ones_like(y) for y in record.output))
+    return record.output, record.pull(tuple(map(ones, record.output)))
+
+
+def ones(y: Tensor) -> Tensor:
+    """The cotangent of the sum of all real numbers in a tensor."""
+    return torch.complex(torch.ones_like(y.real), torch.ones_like(y.real)) if y.is_complex() else torch.ones_like(y)
 
 
 def near(sample: Sample) -> Tensors:

@@ -44,7 +44,7 @@ GROUPS: Mapping[str, frozenset[str]] = {
     # Linear in all tracked operands together.
     "summation": _ops("add sub rsub mean sum nanmean nansum cumsum index_add scatter_add scatter_mean interpolate")
     | _ops("upsample fold sum_to_size trace diff trapz trapezoid cumulative_trapezoid einsum_of_one segment_reduce")
-    | _ops("grid_sample _upsample_bilinear2d_aa embedding_bag nll_loss cholesky_solve lu_solve native_dropout_backward")
+    | _ops("grid_sample _upsample_bilinear2d_aa nll_loss cholesky_solve lu_solve native_dropout_backward")
     | _ops("_softmax_backward_data _unsafe_masked_index_put_accumulate linalg_solve_triangular linalg_solve")
     | _ops("conj conj_physical stft istft " + " ".join(f"fft_{f}" for f in FOURIER.split())),
     "average_pool": AVERAGE_POOLS,
@@ -64,8 +64,8 @@ GROUPS: Mapping[str, frozenset[str]] = {
     )
     | _ops("diag_embed pixel_shuffle pixel_unshuffle channel_shuffle column_stack meshgrid copy __setitem__ fill zero")
     | _ops("unsafe_chunk unsafe_split swapaxes block_diag cartesian_prod combinations as_tensor requires_grad")
-    | _ops("resolve_conj resolve_neg constant_pad_nd diagflat linalg_diagonal adjoint slice embedding lu_unpack")
-    | _ops("max_unpool1d max_unpool2d max_unpool3d max_pool2d_with_indices_backward as_strided_scatter complex")
+    | _ops("resolve_conj resolve_neg constant_pad_nd diagflat linalg_diagonal adjoint slice lu_unpack")
+    | _ops("max_unpool1d max_unpool2d max_unpool3d max_pool2d_with_indices_backward complex")
     | _ops("cfloat cdouble chalf fft_fftshift fft_ifftshift _unsafe_masked_index _chunk_cat")
     | _ops(" ".join(f"{f}_copy" for f in COPIES.split())),
     # Constants of the reverse pass: the scale of a normalisation written by hand.

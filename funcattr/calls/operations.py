@@ -54,6 +54,7 @@ conv_transpose1d : : input weight bias stride padding output_padding groups dila
 conv_transpose2d : : input weight bias stride padding output_padding groups dilation
 conv_transpose3d : : input weight bias stride padding output_padding groups dilation
 matmul      : mm bmm mv dot __matmul__ linalg_matmul : input other
+rounded_div : : input other rounding_mode
 rmatmul     : __rmatmul__ : input other
 rmod        : __rmod__ : input other
 addmm       : : input mat1 mat2
@@ -271,7 +272,9 @@ def refine(
     The operation keeps its own parameters, so that a rule finds an upper bound under its name (`max`, `max_val`).
     """
     refined = _REFINED.get(operation.name)
-    return operation if refined is None else Operation(refined(operation, args, kwargs, positions), operation.parameters)
+    return (
+        operation if refined is None else Operation(refined(operation, args, kwargs, positions), operation.parameters)
+    )
 
 
 def _refined_power(operation: Operation, args: tuple[Any, ...], kwargs: Mapping[str, Any], positions: Any) -> str:
@@ -287,8 +290,9 @@ def _refined_power(operation: Operation, args: tuple[Any, ...], kwargs: Mapping[
 
 
 def _refined_quotient(operation: Operation, args: tuple[Any, ...], kwargs: Mapping[str, Any], positions: Any) -> str:
-    rounded = bound(operation, args, kwargs, "rounding_mode", None) is not None
-    return "rdiv" if not rounded and len(positions) == 1 and is_argument(positions[0], operation, "other") else "div"
+    if bound(operation, args, kwargs, "rounding_mode", None) is not None:
+        return "rounded_div"
+    return "rdiv" if len(positions) == 1 and is_argument(positions[0], operation, "other") else "div"
 
 
 def is_argument(position: Any, operation: Operation, name: str) -> bool:
@@ -336,6 +340,7 @@ _RECTIFIERS: Mapping[str, tuple[tuple[str, float | None], ...]] = {
     "clamp_min": (("min", None),),
     "threshold": (("threshold", None), ("value", None)),
 }
+
 
 def _refined_einsum(operation: Operation, args: tuple[Any, ...], kwargs: Mapping[str, Any], positions: Any) -> str:
     values = [*args[1:], *kwargs.values()]

@@ -11,12 +11,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..calls.operations import CONVOLUTIONS
+from ..errors import UnsupportedOperationError
 from ..rulebook.actions import UNLISTED, decompose
 from ..rulebook.rulebook import Entry
 
 
 def linear(input: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """x W^T, and then + b."""
+    """X W^T, and then + b."""
     return F.linear(input, weight) + bias
 
 
@@ -66,6 +67,12 @@ def addcdiv(input: Tensor, tensor1: Tensor, tensor2: Tensor, *, value: float = 1
     return _sum(input, tensor1 / tensor2, 1, value)
 
 
+def rounded_div(input: Tensor, other: Tensor, *, rounding_mode: str) -> Tensor:
+    """x / y, and then rounded"""
+    whole = input / other
+    return whole.floor() if rounding_mode == "floor" else whole.trunc()
+
+
 def lerp(input: Tensor, end: Tensor, weight: Tensor | float) -> Tensor:
     """(1 - w) * input + w * end"""
     return input * (1 - weight) + end * weight
@@ -81,7 +88,9 @@ def kron(input: Tensor, other: Tensor) -> Tensor:
     rank = max(input.ndim, other.ndim)
     a = input.reshape(*[1] * (rank - input.ndim), *input.shape)
     b = other.reshape(*[1] * (rank - other.ndim), *other.shape)
-    pairs = a.reshape([n for size in a.shape for n in (size, 1)]) * b.reshape([n for size in b.shape for n in (1, size)])
+    pairs = a.reshape([n for size in a.shape for n in (size, 1)]) * b.reshape(
+        [n for size in b.shape for n in (1, size)]
+    )
     return pairs.reshape([m * n for m, n in zip(a.shape, b.shape, strict=True)])
 
 
@@ -89,6 +98,15 @@ def bilinear(input1: Tensor, input2: Tensor, weight: Tensor, bias: Tensor | None
     """x^T W y + b"""
     product = torch.einsum("...i,oij,...j->...o", input1, weight, input2)
     return product if bias is None else product + bias
+
+
+def embedding(
+    input: Tensor, weight: Tensor, padding_idx: Any = None, max_norm: float | None = None, *options: Any, **named: Any
+) -> Tensor:
+    """Rows of a matrix; padding and frequencies change its gradient only, which is no derivative then."""
+    if max_norm is not None:
+        raise UnsupportedOperationError("embedding(max_norm=...): it rewrites the weight, and has no rule.")
+    return weight[input]
 
 
 def multi_dot(tensors: Any) -> Tensor:
@@ -115,7 +133,11 @@ ENTRIES = (
     Entry("addmm", decompose(addmm), tracked="input"),
     *(Entry(name, decompose(convolution(name)), tracked="bias") for name in CONVOLUTIONS),
     *(Entry(function.__name__, decompose(function)) for function in (baddbmm, addbmm, addmv, addr, addcmul, addcdiv)),
-    *(Entry(function.__name__, decompose(function)) for function in (lerp, outer, kron, bilinear, chain_matmul)),
+    *(
+        Entry(function.__name__, decompose(function))
+        for function in (rounded_div, lerp, outer, kron, bilinear, chain_matmul)
+    ),
+    Entry("embedding", decompose(embedding)),
     Entry("ger", decompose(outer)),
     Entry("linalg_multi_dot", decompose(multi_dot)),
 )

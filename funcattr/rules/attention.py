@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..errors import UnsupportedOperationError
+
 
 def scaled_dot_product_attention(
     query: Tensor,
@@ -69,7 +71,9 @@ def multi_head_attention_forward(
 ) -> tuple[Tensor, Tensor | None]:
     """`nn.MultiheadAttention` in plain operations. [L, N, E] -> [L, N, E], and the weights [N, L, S] if needed."""
     if static_k is not None or static_v is not None:
-        raise NotImplementedError("multi_head_attention_forward(static_k=..., static_v=...): no rule. Pass key, value.")
+        raise UnsupportedOperationError(
+            "multi_head_attention_forward(static_k=..., static_v=...): no rule. Pass key, value."
+        )
     unbatched = query.ndim == 2
     if unbatched:
         query, key, value = query.unsqueeze(1), key.unsqueeze(1), value.unsqueeze(1)
@@ -97,8 +101,8 @@ def multi_head_attention_forward(
             dead = (mask == -math.inf).all(-1, keepdim=True)
             mask = mask.masked_fill(dead, 0.0)
         scores = scores + mask
-    attention = scores.softmax(-1)
-    mixed = F.dropout(attention, dropout_p, training) @ v
+    attention = F.dropout(scores.softmax(-1), dropout_p, training)
+    mixed = attention @ v
     mixed = mixed if dead is None else mixed.masked_fill(dead, 0.0)
     out = F.linear(mixed.permute(2, 0, 1, 3).reshape(length, batch, -1), out_proj_weight, out_proj_bias)
     shown = (attention.mean(1) if average_attn_weights else attention) if need_weights else None

@@ -38,7 +38,6 @@ _BOTH = (
 )
 
 
-
 def _relevance(eps: float) -> tuple[Entry, ...]:
     """The rows of a relevance rulebook beside its linear maps."""
     return (

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..errors import UnsupportedOperationError
 from ..rulebook.actions import decompose
 from ..rulebook.rulebook import Entry
 from .statistics import vector_norm
@@ -34,7 +35,7 @@ def pdist(input: Tensor, p: float = 2) -> Tensor:
 
 
 def cosine_similarity(x1: Tensor, x2: Tensor, dim: int = 1, eps: float = 1e-8) -> Tensor:
-    """x . y / (|x| |y|)"""
+    """X . y / (|x| |y|)"""
     x1, x2 = torch.broadcast_tensors(x1, x2)
     scales = (vector_norm(x, 2, dim, keepdim=True).clamp_min(eps) for x in (x1, x2))
     a, b = (x / scale for x, scale in zip((x1, x2), scales, strict=True))
@@ -47,7 +48,7 @@ def hypot(input: Tensor, other: Tensor) -> Tensor:
 
 
 def polar(abs: Tensor, angle: Tensor) -> Tensor:
-    """r (cos a + i sin a)"""
+    """R (cos a + i sin a)"""
     return torch.complex(abs * angle.cos(), abs * angle.sin())
 
 
@@ -67,7 +68,9 @@ def l1_loss(input: Tensor, target: Tensor, *options: Any, **named: Any) -> Tenso
     return _reduced((input - target).abs(), *options, **named)
 
 
-def huber_loss(input: Tensor, target: Tensor, reduction: str = "mean", delta: float = 1.0, weight: Any = None) -> Tensor:
+def huber_loss(
+    input: Tensor, target: Tensor, reduction: str = "mean", delta: float = 1.0, weight: Any = None
+) -> Tensor:
     """d^2 / 2 for |d| < delta, else delta (|d| - delta / 2), with d = x - t"""
     gap = (input - target).abs()
     small = gap.clamp(max=delta)
@@ -116,7 +119,9 @@ def cross_entropy(
 ) -> Tensor:
     """The negative log-likelihood of a log-softmax."""
     if target.is_floating_point() or label_smoothing:
-        raise NotImplementedError("cross_entropy(label_smoothing=..., probabilities): no rule. Write the sum out.")
+        raise UnsupportedOperationError(
+            "cross_entropy(label_smoothing=..., probabilities): no rule. Write the sum out."
+        )
     logs = input.log_softmax(0 if input.ndim == 1 else 1)
     return F.nll_loss(logs, target, weight, size_average, ignore_index, reduce, reduction)
 
@@ -129,7 +134,7 @@ def kl_div(
     reduction: str = "mean",
     log_target: bool = False,
 ) -> Tensor:
-    """t (log t - x)"""
+    """T (log t - x)"""
     each = target.exp() * (target - input) if log_target else torch.xlogy(target, target) - target * input
     if reduction == "batchmean":
         return each.sum() / len(each)

@@ -15,7 +15,7 @@ def stabilized(z: Tensor, eps: float = 1e-6, own: bool = False) -> Tensor:
     It takes the place of z if that is `own`, a tensor that nobody else reads.
     """
     if z.is_complex():
-        return torch.view_as_complex(stabilized(torch.view_as_real(z), eps))
+        return torch.view_as_complex(stabilized(torch.view_as_real(z.resolve_conj()), eps))
     eps = max(eps, torch.finfo(z.dtype).tiny)
     # A sum of terms that cancel is +0, so the sign bit tells what z >= 0 would, in one pass instead of three.
     # The sign has no derivative; without one to keep, the addition need not allocate.

@@ -1,4 +1,4 @@
-"""Masks that a model computes from its values: a relu may be written as `x * (x > 0)`, `where(x > 0, x, 0)`, `x[x < 0] = 0`.
+"""Masks that a model computes from its values: `x * (x > 0)`, `where(x > 0, x, 0)` and `x[x < 0] = 0` are a relu.
 
 A comparison is a constant of the reverse pass, so only its data flow tells what multiplying by it means.
 """

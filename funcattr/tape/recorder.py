@@ -13,8 +13,19 @@ from ..calls.call import Origin, Positions, tracked_positions
 from ..calls.declarations import gives_own
 from ..calls.kinds import ELEMENTWISE, LINEAR, is_linear_map, origin, retold
 from ..calls.linear_map import linear
-from ..calls.operations import ACTIVATIONS, CONTAINS, CONVOLUTIONS, REFUSED, Known, Operation
-from ..calls.operations import canonical, known, out_of_place, refine, writes
+from ..calls.operations import (
+    ACTIVATIONS,
+    CONTAINS,
+    CONVOLUTIONS,
+    REFUSED,
+    Known,
+    Operation,
+    canonical,
+    known,
+    out_of_place,
+    refine,
+    writes,
+)
 from ..calls.recorded_call import RecordedCall
 from ..errors import UnsupportedOperationError, warn
 from ..model.sites import SiteMode
@@ -26,8 +37,8 @@ from .masks import Masks
 from .pairing import Pairing
 from .recompute import Recomputing
 from .rewrites.functions import Part, join_functions
-from .rewrites.softmax import EXTREMA, MEMBERS, join_softmax
 from .rewrites.resolve import check_required, resolve
+from .rewrites.softmax import EXTREMA, MEMBERS, join_softmax
 from .site_leaf import only_tensor
 from .step import OutputSlot, Step, Values, pull_of
 from .tracked import ByIdentity, Slots

@@ -82,8 +82,6 @@ def bilinear(call: Call, m: Tensor) -> tuple[Tensor, ...]:
 
 def quotient_slope(call: Call, m: Tensor) -> tuple[Tensor, ...]:
     """Quotient a / b, tracked in either or both: d(a / b) = da mean(1 / b) - a- db / (b b')."""
-    if call.argument("rounding_mode") is not None:
-        raise no_multiplier(call, "a rounded quotient")
     a, b = call.argument("input"), call.argument("other")
     a0, b0 = partner(call).argument("input"), partner(call).argument("other")
     if len(call.operands) == 1 and call.operands[0] is a:

@@ -43,7 +43,9 @@ class Part(NamedTuple):
         operands = call.operands
         args, kwargs = replace(args, kwargs, positions, (None,) * len(positions))
         only = operands[0] if hold and len(operands) == 1 else None
-        return Part(func, args, kwargs, positions, only, None if call.baseline is None else Part.of(call.baseline, hold))
+        return Part(
+            func, args, kwargs, positions, only, None if call.baseline is None else Part.of(call.baseline, hold)
+        )
 
     def __call__(self, *operands: Tensor) -> Any:
         args, kwargs = replace(self.args, self.kwargs, self.positions, operands)
@@ -89,7 +91,9 @@ class Function:
 
     def call(self, path: str, op: str = FUNCTION) -> RecordedCall:
         """A call of the function; its constants are arguments, so that a write into one is noticed."""
-        made = RecordedCall(self, Operation(op, ("input",)), (self.operand, *self.constants), {}, ((0,),), path, (Origin(),))
+        made = RecordedCall(
+            self, Operation(op, ("input",)), (self.operand, *self.constants), {}, ((0,),), path, (Origin(),)
+        )
         made.watch()
         made.drop_output()
         if self.baseline is not None:
@@ -201,7 +205,9 @@ def _as_function(
         known[slot], call = found, found.call(last.path)
     else:
         form_only = torch.empty(form.shape, dtype=form.dtype, device="meta")
-        call = RecordedCall(last.pull, Operation(FUNCTION, ("input",)), (form_only,), {}, ((0,),), last.path, (Origin(),))
+        call = RecordedCall(
+            last.pull, Operation(FUNCTION, ("input",)), (form_only,), {}, ((0,),), last.path, (Origin(),)
+        )
     step = last._replace(inputs=(region.source,), op=FUNCTION, action=action, call=call, if_last=None)
     step = step._replace(values=values_of(steps, region, last))
     return step if action.kind == "join" else step.ruled(action, call, caller)

@@ -67,9 +67,7 @@ def _settle_alone(steps: list[Step], i: int, caller: str) -> None:
     steps[i] = step.ruled(Action("rule", step.action.function), step.call, caller)
 
 
-def only_source(
-    steps: list[Step], i: int, forms: Forms, readers: Counter[int], outputs: set[int | None]
-) -> int | None:
+def only_source(steps: list[Step], i: int, forms: Forms, readers: Counter[int], outputs: set[int | None]) -> int | None:
     """The slot that step `i` alone reads, past identities; None if others read it too."""
     while True:
         source, *others = steps[i].inputs
@@ -82,7 +80,9 @@ def only_source(
 
 
 _KEEPING = frozenset("contiguous clone alias to type type_as float double half bfloat16 cpu cuda positive".split())
-_RESHAPING = frozenset("view view_as reshape reshape_as flatten unflatten expand expand_as broadcast_to squeeze".split())
+_RESHAPING = frozenset(
+    "view view_as reshape reshape_as flatten unflatten expand expand_as broadcast_to squeeze".split()
+)
 
 
 def _is_identity(step: Step, forms: Forms) -> bool:

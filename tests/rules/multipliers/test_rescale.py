@@ -142,7 +142,6 @@ def test_a_square_root_of_nothing_has_the_slope_zero() -> None:
         (lambda a, b: a**b, "no multiplier of pow of 2 tracked operands"),
         (lambda a, b: torch.clamp(a, min=b), "no multiplier of clamp of 2 tracked operands"),
         (lambda a, b: torch.einsum("ni,nj,nj->n", a, b, b), "no multiplier of an einsum of 3 tracked factors"),
-        (lambda a, b: torch.div(a, b, rounding_mode="floor"), "no multiplier of a rounded quotient"),
     ],
 )
 def test_what_has_no_multiplier_is_refused(f: Function, message: str) -> None:
