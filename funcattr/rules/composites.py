@@ -12,8 +12,8 @@ from typing import Any, Literal
 from ..calls.operations import NORMALIZATIONS, RECURRENT
 from ..rulebook.actions import GRADIENT, STOP, decompose, fold
 from ..rulebook.rulebook import Entry, Rulebook, Space
-from . import addends, attention, distances, gradient_space, recurrent
-from .addends import NOT_LINEAR
+from . import attention, decompositions, distances, gradient_space, recurrent
+from .decompositions import NOT_LINEAR
 from .excitation import winning_probability
 from .first_layer import flat, z_box
 from .linear import alpha_beta, epsilon, gamma, z_plus
@@ -29,7 +29,7 @@ _BOTH = (
         for name in ("scaled_dot_product_attention", "multi_head_attention_forward", "glu")
     ),
     *(Entry(name, decompose(getattr(recurrent, name))) for name in RECURRENT),
-    *addends.ENTRIES,
+    *decompositions.ENTRIES,
     *distances.ENTRIES,
     *NOT_LINEAR,
     Entry("statistic", STOP),

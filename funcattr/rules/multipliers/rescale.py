@@ -135,7 +135,9 @@ def softmax_slope(call: Call, m: Tensor) -> Tensor:
     """
     dim = softmax_dims(call)
     mean, share = _means(call, dim)
-    return (mean * (m - (share * m).sum(dim, keepdim=True))).to(call.operands[0].dtype)
+    for _ in range(2):  # the second time takes off the rounding of the first, which large scores would multiply
+        m = m - (share * m).sum(dim, keepdim=True)
+    return (mean * m).to(call.operands[0].dtype)
 
 
 def log_softmax_slope(call: Call, m: Tensor) -> Tensor:

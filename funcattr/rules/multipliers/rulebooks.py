@@ -5,7 +5,7 @@ from typing import Literal
 from ...calls.operations import MAX_POOLS, NORMALIZATIONS, RECURRENT
 from ...rulebook.actions import GRADIENT, UNLISTED, decompose, fold, join
 from ...rulebook.rulebook import Entry, Rulebook
-from .. import addends, attention, distances, recurrent, statistics
+from .. import attention, decompositions, distances, recurrent, statistics
 from .norms import norm_slope
 from .rescale import (
     bilinear,
@@ -26,9 +26,9 @@ _ATTENTION = ("scaled_dot_product_attention", "multi_head_attention_forward", "g
 DEEP_LIFT = (
     *(Entry(name, decompose(getattr(attention, name))) for name in _ATTENTION),
     *(Entry(name, decompose(getattr(recurrent, name))) for name in RECURRENT),
-    *addends.ENTRIES,
+    *decompositions.ENTRIES,
     *distances.ENTRIES,
-    *addends.NOT_LINEAR,
+    *decompositions.NOT_LINEAR,
     *(Entry(name, decompose(getattr(statistics, name))) for name in ("var", "std", "norm", "normalize")),
     Entry("linalg_vector_norm", decompose(statistics.vector_norm)),
     Entry("local_response_norm", decompose(statistics.local_response_norm)),

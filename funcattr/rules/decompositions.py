@@ -1,6 +1,6 @@
-"""Products with something added to them, as a product and a sum: `decompose` these in a rulebook.
+"""Operations in simpler ones, each of which has its rule: `decompose` these in a rulebook.
 
-What is added and depends on the input is a term of the sum, and no factor of the product.
+What is added to a product and depends on the input is a term of the sum, and no factor of the product.
 """
 
 from collections.abc import Callable
@@ -68,7 +68,7 @@ def addcdiv(input: Tensor, tensor1: Tensor, tensor2: Tensor, *, value: float = 1
 
 
 def rounded_div(input: Tensor, other: Tensor, *, rounding_mode: str) -> Tensor:
-    """x / y, and then rounded"""
+    """Quotient x / y, and then rounded."""
     whole = input / other
     return whole.floor() if rounding_mode == "floor" else whole.trunc()
 
