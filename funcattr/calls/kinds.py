@@ -38,7 +38,7 @@ GROUPS: Mapping[str, frozenset[str]] = {
     | _ops("pow rpow square exp exp2 expm1 log log2 log10 log1p log_softmax sin cos tan asin acos atan sinh cosh")
     | _ops("asinh acosh atanh erf erfc sqrt abs neg clamp clamp_min clamp_max nan_to_num sinc function")
     | _ops("erfinv erfcx ndtr ndtri log_ndtr logit entr i0 i0e i1 i1e lgamma digamma polygamma mvlgamma angle")
-    | _ops("deg2rad rad2deg frac fmod remainder rmod floor ceil round trunc copysign ldexp xlogy xlog1py atan2")
+    | _ops("deg2rad rad2deg frac fmod remainder floor ceil round trunc copysign ldexp xlogy xlog1py atan2")
     | _ops("logaddexp logaddexp2 nextafter positive"),
     "dropout": DROPOUTS,
     # Linear in all tracked operands together.

@@ -56,7 +56,6 @@ conv_transpose3d : : input weight bias stride padding output_padding groups dila
 matmul      : mm bmm mv dot __matmul__ linalg_matmul : input other
 rounded_div : : input other rounding_mode
 rmatmul     : __rmatmul__ : input other
-rmod        : __rmod__ : input other
 addmm       : : input mat1 mat2
 add         : __add__ __radd__ __iadd__ : input other
 sub         : subtract __sub__ __isub__ : input other
@@ -165,6 +164,9 @@ VIEWS = frozenset(
     "atleast_2d atleast_3d detach data dropout cpu cuda".split()
 )
 """Functions whose result may share memory with an operand."""
+
+LIKE = frozenset("to type_as view_as reshape_as expand_as".split())
+"""Functions that take a shape or a dtype of their second argument, and none of its values."""
 
 QUERIES = frozenset(
     "size dim ndimension numel nelement stride storage_offset is_contiguous is_floating_point is_complex get_device "

@@ -74,6 +74,9 @@ def signal_takes_all(call: Call, relevance: Tensor) -> tuple[Tensor | None, ...]
 @forms_only
 def quotient(call: Call, relevance: Tensor) -> tuple[Tensor | None, ...]:
     """Quotient a / b: the numerator takes all, the denominator is a scale."""
+    if relevance.is_complex() and call.begins_with("input"):
+        flow = over_stabilized(relevance, call.output, 1e-6)
+        return contributed(call.operands[0], call.vjp(flow)[0]), *[None] * (len(call.forms) - 1)
     return tuple(_given(call, relevance, numerator_shares(call)))
 
 

@@ -17,6 +17,7 @@ from ..calls.operations import (
     ACTIVATIONS,
     CONTAINS,
     CONVOLUTIONS,
+    LIKE,
     REFUSED,
     Known,
     Operation,
@@ -190,6 +191,8 @@ class Recorder(SiteMode):
             args, kwargs = self._read_all(args), self._read_all(kwargs)
         self._raise_unseen()
         positions = tracked_positions(args, kwargs, self._slots)
+        if told.name in LIKE:
+            positions = tuple([p for p in positions if p == (0,)])
         grad = torch.is_grad_enabled()
         if positions and not grad and self._model_grad:
             raise self._unseen("an autograd Function (its own backward would be ignored)")

@@ -48,10 +48,24 @@ def rescale(call: Call, m: Tensor) -> Tensor:
     References:
         Equation 9.
     """
+    if _only_operand(call).is_complex():
+        return _complex_slope(call, m)
     (x, y), (x0, y0) = ((_only_operand(c).expand_as(c.output), c.output) for c in (call, partner(call)))
     derivative = torch.func.vjp(call, x)[1](torch.ones_like(y))[0]
     slope = secant(y - y0, difference(x, x0), derivative, x.abs(), y.abs())
     return sum_to(m * slope, call.operands[0].shape, call.operands[0].dtype)
+
+
+def _complex_slope(call: Call, m: Tensor) -> Tensor:
+    """The slope of |x|, Re (x + x')* dx / (|x| + |x'|); what is linear has its own adjoint, and nothing else has one."""
+    if call.op in ("neg", "positive"):
+        return call.vjp(m)[0]
+    if call.op != "abs":
+        raise no_multiplier(call, f"{call.op} of complex numbers, which mixes their parts")
+    total = call.output + partner(call).output
+    is_zero = total == 0
+    slope = torch.where(is_zero, 0, 1 / torch.where(is_zero, 1, total))
+    return m * slope * (call.operands[0] + partner(call).operands[0])
 
 
 def _only_operand(call: Call) -> Tensor:
@@ -86,6 +100,8 @@ def quotient_slope(call: Call, m: Tensor) -> tuple[Tensor, ...]:
     a0, b0 = partner(call).argument("input"), partner(call).argument("other")
     if len(call.operands) == 1 and call.operands[0] is a:
         return call.vjp(m)
+    if m.is_complex() or any(t.is_complex() for t in call.operands):
+        raise no_multiplier(call, "a quotient by complex numbers")
     backs = [m * (1 / b + 1 / b0) / 2, -m * ((a + a0) / 2 / b / b0)]
     if call.operands[0] is not a:
         backs.reverse()
