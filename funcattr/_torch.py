@@ -174,6 +174,11 @@ def is_differentiated(value: Any) -> bool:
     return _functorch.maybe_get_level(value) == current_level() and value.requires_grad
 
 
+def is_wrapped(tensor: Tensor) -> bool:
+    """Whether a transform wraps the tensor, so that its values are not to be seen."""
+    return _functorch.is_functorch_wrapped_tensor(tensor)
+
+
 def unwrapped(tensor: Tensor) -> list[Tensor]:
     """The tensors under `tensor`, one for each transform that wraps it."""
     layers: list[Tensor] = []

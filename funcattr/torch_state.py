@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from ._torch import current_level, dispatch_modes, has_dispatch_mode
+from ._torch import current_level, dispatch_modes, has_dispatch_mode, is_wrapped
 
 
 def is_plain_eager() -> bool:
@@ -16,6 +16,13 @@ def is_plain_eager() -> bool:
 def is_traced() -> bool:
     """Whether operations are being noted for later, as by `torch.compile`, `make_fx` and fake tensors."""
     return torch.compiler.is_compiling() or not all(getattr(mode, "only_looks", False) for mode in dispatch_modes())
+
+
+def can_look_at(tensor: Tensor) -> bool:
+    """Whether the values of a tensor may be read, also beside a transform that does not wrap it."""
+    if torch.compiler.is_compiling() or has_dispatch_mode() or is_wrapped(tensor):
+        return False
+    return not (tensor.is_cuda and torch.cuda.is_current_stream_capturing())
 
 
 def derivative_is_final(*values: object) -> bool:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from .._torch import pytree
-from .operations import Operation, bound, named, spelled
+from .operations import Operation, bound, is_argument, named, spelled
 
 Positions = tuple[tuple[Any, ...], ...]
 """Places among the arguments of a call: an index or a keyword each, and further keys inside of containers."""
@@ -136,12 +136,18 @@ class Call:
         """Whether the only tracked operand is the argument called `name`."""
         return len(self._positions) == 1 and self.begins_with(name)
 
+    def tracked_names(self) -> tuple[str, ...]:
+        """The names of the tracked arguments in the operations table."""
+        names, keywords = self._operation.parameters, self._operation.keywords
+        own = dict(zip(keywords, names, strict=False))
+        keys = [position[0] for position in self._positions]
+        return tuple(
+            [own.get(k, k) if isinstance(k, str) else names[k] for k in keys if isinstance(k, str) or k < len(names)]
+        )
+
     def begins_with(self, name: str) -> bool:
         """Whether the first tracked operand is the argument called `name`."""
-        operation = self._operation
-        place = operation.parameters.index(name) if name in operation.parameters else None
-        keyword = operation.keywords[place] if operation.keywords and place is not None else name
-        return self._positions[0] in ((name,), (keyword,), (place,))
+        return is_argument(self._positions[0], self._operation, name)
 
 
 def lookup(args: tuple[Any, ...], kwargs: Mapping[str, Any], position: tuple[Any, ...]) -> Any:

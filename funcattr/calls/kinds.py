@@ -19,8 +19,13 @@ def _ops(names: str) -> frozenset[str]:
     return frozenset(names.split())
 
 
+FOURIER = "fft fft2 fftn hfft hfft2 hfftn rfft rfft2 rfftn ifft ifft2 ifftn ihfft ihfft2 ihfftn irfft irfft2 irfftn"
+COPIES = (
+    "expand diagonal alias as_strided narrow view permute squeeze transpose t unbind unsqueeze unfold split "
+    "split_with_sizes detach select slice"
+)
 _CONVOLUTIONS = frozenset(CONVOLUTIONS)
-_DENSE = _ops("linear addmm matmul einsum tensordot inner")
+_DENSE = _ops("linear addmm matmul rmatmul einsum tensordot inner cross linalg_cross vdot linalg_vecdot")
 LINEAR: frozenset[str] = _CONVOLUTIONS | _DENSE
 """Operations that are linear maps of their tracked operand where the other factor is a constant."""
 _ONE_FACTOR: Mapping[str, frozenset[str]] = {"linear_map": LINEAR, "convolution": _CONVOLUTIONS, "dense": _DENSE}
@@ -31,13 +36,21 @@ GROUPS: Mapping[str, frozenset[str]] = {
     # Each output value depends on one value of the input.
     "activation": ACTIVATIONS
     | _ops("pow rpow square exp exp2 expm1 log log2 log10 log1p log_softmax sin cos tan asin acos atan sinh cosh")
-    | _ops("asinh acosh atanh erf erfc sqrt abs neg clamp clamp_min clamp_max nan_to_num sinc"),
+    | _ops("asinh acosh atanh erf erfc sqrt abs neg clamp clamp_min clamp_max nan_to_num sinc function")
+    | _ops("erfinv erfcx ndtr ndtri log_ndtr logit entr i0 i0e i1 i1e lgamma digamma polygamma mvlgamma angle")
+    | _ops("deg2rad rad2deg frac fmod remainder floor ceil round trunc copysign ldexp xlogy xlog1py atan2")
+    | _ops("logaddexp logaddexp2 nextafter positive"),
     "dropout": DROPOUTS,
     # Linear in all tracked operands together.
-    "summation": _ops("add sub rsub mean sum nanmean nansum cumsum index_add scatter_add interpolate upsample")
-    | _ops("fold"),
+    "summation": _ops("add sub rsub mean sum nanmean nansum cumsum index_add scatter_add scatter_mean interpolate")
+    | _ops("upsample fold sum_to_size trace diff trapz trapezoid cumulative_trapezoid einsum_of_one segment_reduce")
+    | _ops("grid_sample _upsample_bilinear2d_aa nll_loss cholesky_solve lu_solve native_dropout_backward")
+    | _ops("_softmax_backward_data _unsafe_masked_index_put_accumulate linalg_solve_triangular linalg_solve")
+    | _ops("conj conj_physical stft istft " + " ".join(f"fft_{f}" for f in FOURIER.split())),
     "average_pool": AVERAGE_POOLS,
-    "max_pool": MAX_POOLS | _ops("max min amax amin maximum minimum fmax fmin median nanmedian cummax cummin"),
+    "max_pool": MAX_POOLS
+    | _ops("max min amax amin maximum minimum fmax fmin median nanmedian cummax cummin aminmax mode quantile")
+    | _ops("nanquantile fractional_max_pool2d fractional_max_pool3d"),
     # Values are moved, copied or left out; the adjoint keeps the books.
     "selection": VIEWS - _ops("dropout")
     | _ops(
@@ -50,12 +63,26 @@ GROUPS: Mapping[str, frozenset[str]] = {
         "scatter index_put put select_scatter slice_scatter diagonal_scatter topk sort msort kthvalue tril triu diag"
     )
     | _ops("diag_embed pixel_shuffle pixel_unshuffle channel_shuffle column_stack meshgrid copy __setitem__ fill zero")
-    | _ops("unsafe_chunk unsafe_split swapaxes block_diag cartesian_prod combinations as_tensor requires_grad"),
+    | _ops("unsafe_chunk unsafe_split swapaxes block_diag cartesian_prod combinations as_tensor requires_grad")
+    | _ops("resolve_conj resolve_neg constant_pad_nd diagflat linalg_diagonal adjoint slice lu_unpack")
+    | _ops("max_unpool1d max_unpool2d max_unpool3d max_pool2d_with_indices_backward complex")
+    | _ops("cfloat cdouble chalf fft_fftshift fft_ifftshift _unsafe_masked_index _chunk_cat")
+    | _ops(" ".join(f"{f}_copy" for f in COPIES.split())),
     # Constants of the reverse pass: the scale of a normalisation written by hand.
     "statistic": _ops("rsqrt reciprocal rdiv var std var_mean std_mean norm linalg_norm linalg_vector_norm")
     | _ops("linalg_matrix_norm vector_norm matrix_norm frobenius_norm"),
 }
 """Group name -> operations."""
+
+
+FUNCTION = "function"
+"""The operation of several elementwise calls that are one function of one value, such as gelu written out."""
+ELEMENTWISE = (
+    GROUPS["activation"] - _ops("log_softmax glu rrelu")
+    | _ops("add sub rsub mul div maximum minimum max min where masked_fill rdiv reciprocal rsqrt")
+    | _ops("to type type_as float double half bfloat16 clone contiguous")
+)
+"""Operations each of whose values depends on one value of each operand, of those that are no linear map or norm."""
 
 
 def in_group(group: str, op: str, linear: bool) -> bool:
@@ -68,6 +95,8 @@ def in_group(group: str, op: str, linear: bool) -> bool:
 def is_linear_map(call: Call) -> bool:
     """Whether the call is linear in its only tracked operand: a factor, not the bias, nor a convolution's weight."""
     if call.op not in LINEAR or len(call.operands) != 1:
+        return False
+    if call.op == "einsum" and len(call.tensors()) != 2:  # of other numbers of factors, none is the weight
         return False
     if call.op in _CONVOLUTIONS:
         return call.operands[0] is call.argument("input")
@@ -101,7 +130,11 @@ def read_by_adjoint(call: RecordedCall, results: tuple[Tensor, ...]) -> list[Ten
 
 
 GATES = _ops("sigmoid hardsigmoid")
-"""Operations that compute a gate, a factor between 0 and 1 by which a signal passes; 1 - gate is one too."""
+"""Operations that compute a gate, a factor between 0 and 1 by which a signal passes.
+
+Their multiples and differences with constants are gates too (2 g, 1 - g), and so is a rectifier that is bounded on both
+sides, of a shifted value: relu6(z + 3) / 6 is the hard sigmoid.
+"""
 _NONNEGATIVE = _ops("relu sigmoid hardsigmoid softmax exp exp2 square abs")
 _KEEPS_SIGN = (
     VIEWS
@@ -109,17 +142,55 @@ _KEEPS_SIGN = (
     | GROUPS["average_pool"]
     | _ops("dropout dropout1d dropout2d dropout3d mean sum amax amin relu pixel_shuffle pixel_unshuffle roll clone")
 )
-_LOOKED_THROUGH = GROUPS["selection"] | GROUPS["dropout"]
+LOOKED_THROUGH = GROUPS["selection"] | GROUPS["dropout"]
+"""Operations whose results have the origin of what they move."""
+_SHIFTS = _ops("add sub rsub")
+_SCALES = _ops("mul div neg")
+_SHIFTED, _LOGISTIC = "shift", "shift of exp"
+"""Stand for a value that a constant was added to, in an `Origin`."""
 
 
 def origin(call: Call, result: Tensor) -> Origin:
     """The origin of a call's result."""
     op, origins = call.op, call.origins
-    is_complement = op == "rsub" and origins[0].op in GATES
-    source = origins[0].op if op in _LOOKED_THROUGH or is_complement else op
+    source = _source(call, origins[0].op) if len(origins) == 1 else origins[0].op if op in LOOKED_THROUGH else op
     nonnegative = not result.is_complex() and (op in _NONNEGATIVE or _keeps_sign(call))
     after_linear = is_linear_map(call) or any(o.after_linear for o in origins)
     return Origin(source, nonnegative, after_linear)
+
+
+def _source(call: Call, before: str) -> str:
+    """The operation that the result of a call with one tracked operand comes from, whose own origin is `before`."""
+    op = call.op
+    if op in LOOKED_THROUGH:
+        return before
+    if op in _SHIFTS:
+        if before in GATES or before in ("exp", _LOGISTIC):
+            return _LOGISTIC if before == "exp" else before
+        if not _by_a_number(call):
+            return op
+        return "sigmoid" if before in ("tanh", "erf") else _SHIFTED
+    if op in _SCALES:
+        return before if before in GATES or before in ("tanh", "erf", _SHIFTED) else op
+    return "hardsigmoid" if before == _SHIFTED and op == "relu" and _is_bounded(call) else op
+
+
+def retold(call: Call) -> str:
+    """The operation of a call, by where its operand comes from: 1 / (1 + exp(-x)) is a sigmoid, and no scale."""
+    source = call.origins[0].op
+    if call.op not in ("rdiv", "reciprocal") or source not in ("exp", _LOGISTIC):
+        return call.op
+    return "exp" if source == "exp" else "sigmoid"
+
+
+def _by_a_number(call: Call) -> bool:
+    """Whether the other argument is the same everywhere, as in a function; a bias is not."""
+    return all(not isinstance(v, Tensor) or v.numel() == 1 for v in call.args if v is not call.operands[0])
+
+
+def _is_bounded(call: Call) -> bool:
+    """Whether a relu is bounded above too."""
+    return call.spelling.rstrip("_") in ("relu6", "hardtanh") or call.argument("max") is not None
 
 
 def _keeps_sign(call: Call) -> bool:

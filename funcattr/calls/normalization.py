@@ -50,17 +50,22 @@ class Normalization:
         return value if self.weight is None else value * self.weight
 
 
+def has_constant_statistics(call: Call) -> bool:
+    """Whether a normalisation takes its statistics from its arguments, so that it is an affine map."""
+    if call.op not in ("batch_norm", "instance_norm"):
+        return False
+    by_batch = call.argument("training", False) if call.op == "batch_norm" else call.argument("use_input_stats", True)
+    return not by_batch and call.argument("running_mean") is not None and call.argument("running_var") is not None
+
+
 def scale_and_shift(call: Call) -> tuple[Tensor, Tensor] | None:
     """(s, t) of a normalisation y = s x + t by constant statistics, each [channels]; None for all others.
 
     s = w / sqrt(var + eps),  t = b - s mean
     """
-    if call.op not in ("batch_norm", "instance_norm"):
+    if not has_constant_statistics(call):
         return None
-    by_batch = call.argument("training", False) if call.op == "batch_norm" else call.argument("use_input_stats", True)
     mean, variance = call.argument("running_mean"), call.argument("running_var")
-    if mean is None or variance is None or by_batch:
-        return None
     dtype = call.forms[0][1] if call.tracks("input") else call.output.dtype  # the input's, which may be gone by now
     scale, weight = torch.rsqrt(variance + call.argument("eps", 1e-5)), call.argument("weight")
     scale = scale if weight is None else scale * weight

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .._torch import functional_operator, is_operator, operator_name, schemas
+from ..torch_state import can_look_at
 
 # name: other spellings : parameters, in the order of the positional arguments
 _ROWS = """
@@ -39,6 +40,7 @@ softplus    : : input beta threshold
 logsigmoid  : log_sigmoid : input
 prelu       : : input weight
 glu         : : input dim
+function    : : input
 dropout     : feature_dropout : input p training inplace
 dropout1d   : : input p training inplace
 dropout2d   : : input p training inplace
@@ -53,6 +55,8 @@ conv_transpose1d : : input weight bias stride padding output_padding groups dila
 conv_transpose2d : : input weight bias stride padding output_padding groups dilation
 conv_transpose3d : : input weight bias stride padding output_padding groups dilation
 matmul      : mm bmm mv dot __matmul__ linalg_matmul : input other
+rounded_div : : input other rounding_mode
+rmatmul     : __rmatmul__ : input other
 addmm       : : input mat1 mat2
 add         : __add__ __radd__ __iadd__ : input other
 sub         : subtract __sub__ __isub__ : input other
@@ -83,9 +87,38 @@ normalize   : : input p dim eps
 local_response_norm : : input size alpha beta k
 embedding   : : input weight
 einsum      : : equation
+einsum_of_one : : equation
 cat         : concat concatenate : tensors dim
 stack       : : tensors dim
 pad         : : input pad mode value
+pow_by_a_tensor : : input exponent
+scatter_mean : : input dim index src reduce
+scatter_reduce_prod : : input dim index src reduce
+grid_sample : grid_sampler grid_sampler_2d grid_sampler_3d : input grid
+cholesky_solve : : input input2
+lu_solve    : : input LU_data LU_pivots
+linalg_lu_solve : : LU pivots B
+linalg_solve : : A B
+linalg_solve_triangular : : A B
+embedding_bag : : input weight
+fmod        : __mod__ : input other
+remainder   : : input other
+atan2       : arctan2 : input other
+copysign    : : input other
+ldexp       : : input other
+xlogy       : : input other
+xlog1py     : : input other
+logaddexp   : : input other
+logaddexp2  : : input other
+linalg_vecdot : vecdot : input other
+where       : : condition input other
+masked_fill : : input mask value
+maximum     : fmax : input other
+index_put   : : input indices values accumulate
+put         : : input index source accumulate
+scatter     : : input dim index src reduce value
+scatter_reduce : : input dim index src reduce include_self
+index_reduce : : input dim index source reduce include_self
 """
 
 
@@ -139,6 +172,9 @@ VIEWS = frozenset(
     "atleast_2d atleast_3d detach data dropout cpu cuda".split()
 )
 """Functions whose result may share memory with an operand."""
+
+LIKE = frozenset("to type_as view_as reshape_as expand_as".split())
+"""Functions that take a shape or a dtype of their second argument, and none of its values."""
 
 QUERIES = frozenset(
     "size dim ndimension numel nelement stride storage_offset is_contiguous is_floating_point is_complex get_device "
@@ -291,25 +327,75 @@ def named(operation: Operation, args: tuple[Any, ...], kwargs: Mapping[str, Any]
     return dict(zip(operation.parameters, args, strict=False)) | dict(kwargs)
 
 
-def refine(operation: Operation, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Operation:
-    """Tell a call for what it is: `clamp(min=0)`, `hardtanh(0, b)`, `threshold(0, 0)` and relu6 are relu.
+def refine(
+    operation: Operation, args: tuple[Any, ...], kwargs: Mapping[str, Any], positions: tuple[Any, ...] = ()
+) -> Operation:
+    """Tell a call for what it is, where its name does not; `positions` are those of its tracked operands.
 
-    A negative power is a reciprocal.
+    `clamp(min=0)`, `hardtanh(0, b)`, `threshold(0, 0)`, relu6 and `maximum(x, 0)` are relu. A negative power is a
+    reciprocal, and so is a constant over x. What adds up in place (`index_put(accumulate=True)`, ...) is a sum.
 
     The operation keeps its own parameters, so that a rule finds an upper bound under its name (`max`, `max_val`).
     """
-    if operation.name == "pow":
-        exponent = bound(operation, args, kwargs, "exponent", None)
-        return Operation("reciprocal") if isinstance(exponent, int | float) and exponent < 0 else operation
-    floors = _RECTIFIERS.get(operation.name)
-    if floors is None:
-        return operation
+    refined = _REFINED.get(operation.name)
+    return operation if refined is None else operation._replace(name=refined(operation, args, kwargs, positions))
+
+
+def _refined_power(operation: Operation, args: tuple[Any, ...], kwargs: Mapping[str, Any], positions: Any) -> str:
+    exponent = bound(operation, args, kwargs, "exponent", None)
+    if not isinstance(exponent, Tensor):
+        return "reciprocal" if isinstance(exponent, int | float) and exponent < 0 else "pow"
+    base = bound(operation, args, kwargs, "input", None)
+    if len(positions) != 1 or is_argument(positions[0], operation, "exponent"):
+        return "rpow" if not isinstance(base, Tensor) or len(positions) == 1 else "pow"
+    if not can_look_at(exponent):
+        return "pow_by_a_tensor"
+    return "reciprocal" if bool((exponent < 0).all()) else "pow"
+
+
+def _refined_quotient(operation: Operation, args: tuple[Any, ...], kwargs: Mapping[str, Any], positions: Any) -> str:
+    if bound(operation, args, kwargs, "rounding_mode", None) is not None:
+        return "rounded_div"
+    return "rdiv" if len(positions) == 1 and is_argument(positions[0], operation, "other") else "div"
+
+
+def is_argument(position: Any, operation: Operation, name: str) -> bool:
+    """Whether the position of an operand is that of the argument called `name`."""
+    place = operation.parameters.index(name) if name in operation.parameters else None
+    keyword = operation.keywords[place] if operation.keywords and place is not None else name
+    return position in ((name,), (keyword,), (place,))
+
+
+def _refined_rectifier(operation: Operation, args: tuple[Any, ...], kwargs: Mapping[str, Any], positions: Any) -> str:
+    floors = _RECTIFIERS[operation.name]
     values = [bound(operation, args, kwargs, name, default) for name, default in floors]
     upper = bound(operation, args, kwargs, "max", None)
-    if isinstance(upper, Tensor) or not all(_is_zero(value) for value in values):
-        return operation
-    return Operation("relu", operation.parameters)
+    is_relu = not isinstance(upper, Tensor) and all(is_zero(value) for value in values)
+    return "relu" if is_relu else operation.name
 
+
+def _refined_maximum(operation: Operation, args: tuple[Any, ...], kwargs: Mapping[str, Any], positions: Any) -> str:
+    if len(positions) != 1:
+        return operation.name
+    values = [*args, *kwargs.values()]
+    if len(values) != 2 or not all(isinstance(v, Tensor) for v in values):
+        return operation.name
+    tracked = values[0] if positions[0] in ((0,), ("input",)) else values[1]
+    floor = values[1] if tracked is values[0] else values[0]
+    fits = floor.ndim <= tracked.ndim and all(n in (1, m) for n, m in zip(floor.shape[::-1], tracked.shape[::-1]))
+    return "relu" if fits and is_zero(floor) else operation.name
+
+
+def _refined_accumulation(
+    operation: Operation, args: tuple[Any, ...], kwargs: Mapping[str, Any], positions: Any
+) -> str:
+    if operation.name in ("index_put", "put"):
+        return "scatter_add" if bound(operation, args, kwargs, "accumulate", False) else operation.name
+    reduction = bound(operation, args, kwargs, "reduce", None)
+    return operation.name if reduction is None else _REDUCTIONS.get(reduction, f"{operation.name}_{reduction}")
+
+
+_REDUCTIONS = {"add": "scatter_add", "sum": "scatter_add", "mean": "scatter_mean", "amax": "amax", "amin": "amin"}
 
 # Operations that are a relu where these parameters are zero.
 _RECTIFIERS: Mapping[str, tuple[tuple[str, float | None], ...]] = {
@@ -321,8 +407,27 @@ _RECTIFIERS: Mapping[str, tuple[tuple[str, float | None], ...]] = {
 }
 
 
-def _is_zero(value: Any) -> bool:
-    return not isinstance(value, Tensor) and value is not None and value == 0
+def _refined_einsum(operation: Operation, args: tuple[Any, ...], kwargs: Mapping[str, Any], positions: Any) -> str:
+    values = [*args[1:], *kwargs.values()]
+    factors = [v for given in values for v in (given if isinstance(given, list | tuple) else [given])]
+    return "einsum_of_one" if sum(isinstance(v, Tensor) for v in factors) == 1 else "einsum"
+
+
+_REFINED: Mapping[str, Callable[..., str]] = {
+    "pow": _refined_power,
+    "div": _refined_quotient,
+    "einsum": _refined_einsum,
+    **dict.fromkeys(_RECTIFIERS, _refined_rectifier),
+    **dict.fromkeys(("maximum", "max"), _refined_maximum),
+    **dict.fromkeys(("index_put", "put", "scatter", "scatter_reduce", "index_reduce"), _refined_accumulation),
+}
+
+
+def is_zero(value: Any) -> bool:
+    """Whether an argument is known to be zero."""
+    if isinstance(value, Tensor):
+        return can_look_at(value) and not bool(value.any())
+    return value is not None and value == 0
 
 
 def writes(func: Known, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Tensor]:

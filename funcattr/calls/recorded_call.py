@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .._torch import version
-from .call import Call, Origin, replace
+from .call import Call, Origin, Positions, lookup, replace
 from .operations import draws_at_random, known
 from .saved_tensors import Deferred, written
 
@@ -65,6 +65,14 @@ class RecordedCall(Call):
         """Shape and dtype of each operand, also where the operands are gone."""
         return self._forms or super().forms
 
+    def parts(self) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any], Positions]:
+        """The function, its arguments as they are stored, and where the operands are among them."""
+        return self._func, self._args, self._kwargs, self._positions
+
+    def retell(self, op: str) -> None:
+        """Let the call be one of the operation `op`, by which it gets its rule."""
+        self._operation = self._operation._replace(name=op)
+
     def rewritten(
         self,
         output: Any,
@@ -87,6 +95,17 @@ class RecordedCall(Call):
         return call
 
     # --- letting go, and computing again -------------------------------------------------------------------------
+
+    @property
+    def keeps_operands(self) -> bool:
+        """Whether the call has not let go of its operands."""
+        return self._kept
+
+    @property
+    def is_complex(self) -> bool:
+        """Whether the output or an operand is a complex tensor."""
+        values = (self._output, *(lookup(self._args, self._kwargs, p) for p in self._positions))
+        return any(isinstance(v, Tensor) and v.is_complex() for v in values)
 
     @property
     def can_run_again(self) -> bool:

@@ -6,7 +6,8 @@ from fnmatch import fnmatchcase
 from typing import Any, Literal, NamedTuple, get_args
 
 from .._torch import pytree
-from ..calls.kinds import GROUPS, in_group
+from ..calls.declarations import needs_operands, needs_output
+from ..calls.kinds import FUNCTION, GROUPS, in_group
 from ..calls.operations import OPERATIONS, canonical, is_known, refine, spelled
 from ..text_tables import table
 from .actions import GRADIENT, UNLISTED, Action
@@ -15,7 +16,14 @@ Space = Literal["gradient", "relevance", "multiplier"]
 
 
 class Match(NamedTuple):
-    """The properties of a call that decide its row: operation, module, whether it is a linear map, and its place."""
+    """The properties of a call that decide its row.
+
+    Attributes:
+        op, path, module: What was called, and where.
+        linear: Whether it is a linear map of its only tracked operand.
+        first, last: Whether it is the first, or the last linear map.
+        tracked: Names of the tracked arguments, where some row asks for them.
+    """
 
     op: str
     path: str = ""
@@ -23,6 +31,7 @@ class Match(NamedTuple):
     linear: bool = False
     first: bool = False
     last: bool = False
+    tracked: tuple[str, ...] = ()
 
 
 class Entry(NamedTuple):
@@ -37,6 +46,7 @@ class Entry(NamedTuple):
         position: "first": linear maps with no linear map between the input and them; "last": linear maps with none
             between them and the output. By data flow, whatever the order of registration.
         required: Whether a pass without such a call is an error.
+        tracked: Name of an argument that depends on the root ("bias": a linear layer whose bias does), or several.
     """
 
     op: Any
@@ -45,6 +55,7 @@ class Entry(NamedTuple):
     module: type | None = None
     position: Literal["first", "last"] | None = None
     required: bool = False
+    tracked: str | tuple[str, ...] | None = None
 
     def matches(self, call: Match) -> bool:
         """Whether a call gets this row's action."""
@@ -52,15 +63,22 @@ class Entry(NamedTuple):
             return False
         if self.position is not None and not (call.first if self.position == "first" else call.last):
             return False
+        if self.tracked is not None and not set(self._asked).issubset(call.tracked):
+            return False
         if self.module is not None and not issubclass(call.module, self.module):
             return False
         return self.path == "*" or fnmatchcase(call.path, self.path)
 
     @property
+    def _asked(self) -> tuple[str, ...]:
+        return (self.tracked,) if isinstance(self.tracked, str) else self.tracked or ()
+
+    @property
     def where(self) -> str:
         """The conditions beside the operation, for printing."""
         kind = self.module.__name__ if self.module else ""
-        return " ".join(part for part in (self.position, self.path if self.path != "*" else "", kind) if part)
+        tracked = f"tracked {', '.join(self._asked)}" if self.tracked else ""
+        return " ".join(part for part in (self.position, self.path if self.path != "*" else "", kind, tracked) if part)
 
 
 class Rulebook:
@@ -102,6 +120,11 @@ class Rulebook:
         self.space: Space = space
         self.name, self.expects = name, tuple(expects)
         self._found: dict[Match, Action] = {}
+        for_functions = [e.action for e in self.entries if e.op == FUNCTION or FUNCTION in GROUPS.get(e.op, ())]
+        self.takes_functions = any(action.kind in ("rule", "join") for action in for_functions)
+        self.functions_need_values = any(map(_needs_values, for_functions))
+        asking = (e.op for e in self.entries if e.tracked is not None)
+        self.asks_what_is_tracked = frozenset(op for name in asking for op in GROUPS.get(name, (name,)))
 
     @property
     def is_resolved_late(self) -> bool:
@@ -119,6 +142,13 @@ class Rulebook:
         if call not in self._found:
             self._found[call] = next((e.action for e in self.entries if e.matches(call)), self._default)
         return self._found[call]
+
+    def function_action(self, path: str) -> Action | None:
+        """The rule for several elementwise calls that are one function; None where each of them has its own."""
+        match = Match(FUNCTION, path)
+        row = next((e for e in self.entries if e.matches(match)), None)
+        # A row for all operations means each call that there is.
+        return None if row is None or row.op == "*" or row.action.kind not in ("rule", "join") else row.action
 
     @property
     def _default(self) -> Action:
@@ -150,6 +180,11 @@ def _entries(rules: Any) -> tuple[Entry, ...]:
     if isinstance(rules, tuple) and all(isinstance(row, Entry) for row in rules):
         return tuple(map(_entry, rules))
     raise TypeError(f"Rulebook(rules=...): expected a dict or a tuple of Entry, got {type(rules).__name__}: {rules!r}.")
+
+
+def _needs_values(action: Action) -> bool:
+    rule = action.function
+    return rule is not None and (action.kind == "join" or needs_operands(rule) or needs_output(rule))
 
 
 def _entry(row: Entry) -> Entry:

@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..errors import UnsupportedOperationError
+
 
 def scaled_dot_product_attention(
     query: Tensor,
@@ -28,14 +30,16 @@ def scaled_dot_product_attention(
     if is_causal:
         future = torch.ones(scores.shape[-2:], dtype=torch.bool, device=query.device).triu(1)
         scores = scores.masked_fill(future, -math.inf)
+    dead = None
     if attn_mask is not None:
-        masked = attn_mask.dtype == torch.bool
-        scores = scores.masked_fill(attn_mask.logical_not(), -math.inf) if masked else scores + attn_mask
+        is_boolean = attn_mask.dtype == torch.bool
+        # A row with nothing to attend to gets zeros, as in torch's own; opened, its softmax has a derivative.
+        dead = (attn_mask.logical_not() if is_boolean else attn_mask == -math.inf).all(-1, keepdim=True)
+        attn_mask = attn_mask.logical_or(dead) if is_boolean else attn_mask.masked_fill(dead, 0.0)
+        scores = scores.masked_fill(attn_mask.logical_not(), -math.inf) if is_boolean else scores + attn_mask
     weights = scores.softmax(-1)
-    if attn_mask is not None and attn_mask.dtype == torch.bool:
-        # A row with nothing to attend to gets zeros, as in torch's own.
-        weights = weights.masked_fill(attn_mask.any(-1, keepdim=True).logical_not(), 0.0)
-    return (weights if dropout_p == 0 else F.dropout(weights, dropout_p)) @ value
+    mixed = (weights if dropout_p == 0 else F.dropout(weights, dropout_p)) @ value
+    return mixed if dead is None else mixed.masked_fill(dead, 0.0)
 
 
 def multi_head_attention_forward(
@@ -67,7 +71,9 @@ def multi_head_attention_forward(
 ) -> tuple[Tensor, Tensor | None]:
     """`nn.MultiheadAttention` in plain operations. [L, N, E] -> [L, N, E], and the weights [N, L, S] if needed."""
     if static_k is not None or static_v is not None:
-        raise NotImplementedError("multi_head_attention_forward(static_k=..., static_v=...): no rule. Pass key, value.")
+        raise UnsupportedOperationError(
+            "multi_head_attention_forward(static_k=..., static_v=...): no rule. Pass key, value."
+        )
     unbatched = query.ndim == 2
     if unbatched:
         query, key, value = query.unsqueeze(1), key.unsqueeze(1), value.unsqueeze(1)
@@ -82,10 +88,22 @@ def multi_head_attention_forward(
     q, k, v = (t.reshape(t.shape[0], batch, num_heads, -1).permute(1, 2, 0, 3) for t in (q, k, v))  # [N, H, L, D]
     if add_zero_attn:
         k, v = (F.pad(t, (0, 0, 0, 1)) for t in (k, v))
-    mask = _mask(q, k, key_padding_mask, attn_mask)
+    if is_causal and key_padding_mask is None and not need_weights:
+        # Torch then believes the hint, and not the mask: keys that were added lie in the future.
+        future = torch.ones(length, k.shape[2], dtype=torch.bool, device=q.device).triu(1)
+        mask: Tensor | None = _additive(future, q)
+    else:
+        mask = _mask(q, k, key_padding_mask, attn_mask)
     scores = (q * (1 / math.sqrt(q.shape[-1]))) @ k.mT
-    attention = (scores if mask is None else scores + mask).softmax(-1)
-    mixed = F.dropout(attention, dropout_p, training) @ v
+    dead = None
+    if mask is not None:
+        if not need_weights:  # else a row with nothing to attend to is NaN, as in torch
+            dead = (mask == -math.inf).all(-1, keepdim=True)
+            mask = mask.masked_fill(dead, 0.0)
+        scores = scores + mask
+    attention = F.dropout(scores.softmax(-1), dropout_p, training)
+    mixed = attention @ v
+    mixed = mixed if dead is None else mixed.masked_fill(dead, 0.0)
     out = F.linear(mixed.permute(2, 0, 1, 3).reshape(length, batch, -1), out_proj_weight, out_proj_bias)
     shown = (attention.mean(1) if average_attn_weights else attention) if need_weights else None
     if unbatched:
@@ -114,12 +132,6 @@ def _additive(mask: Tensor, like: Tensor) -> Tensor:
     if mask.dtype != torch.bool:
         return mask
     return torch.zeros(mask.shape, dtype=like.dtype, device=like.device).masked_fill(mask, -math.inf)
-
-
-def baddbmm(input: Tensor, batch1: Tensor, batch2: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
-    """Beta * input + alpha * batch1 @ batch2"""
-    product = batch1 @ batch2 if alpha == 1 else alpha * (batch1 @ batch2)
-    return product if beta == 0 else (input if beta == 1 else beta * input) + product
 
 
 def glu(input: Tensor, dim: int = -1) -> Tensor:

@@ -12,7 +12,8 @@ from typing import Any, Literal
 from ..calls.operations import NORMALIZATIONS, RECURRENT
 from ..rulebook.actions import GRADIENT, STOP, decompose, fold
 from ..rulebook.rulebook import Entry, Rulebook, Space
-from . import attention, gradient_space, recurrent
+from . import attention, decompositions, distances, gradient_space, recurrent
+from .decompositions import NOT_LINEAR
 from .excitation import winning_probability
 from .first_layer import flat, z_box
 from .linear import alpha_beta, epsilon, gamma, z_plus
@@ -25,34 +26,41 @@ from .sums import norm
 _BOTH = (
     *(
         Entry(name, decompose(getattr(attention, name)))
-        for name in ("scaled_dot_product_attention", "multi_head_attention_forward")
+        for name in ("scaled_dot_product_attention", "multi_head_attention_forward", "glu")
     ),
     *(Entry(name, decompose(getattr(recurrent, name))) for name in RECURRENT),
-    Entry("baddbmm", decompose(attention.baddbmm)),
+    *decompositions.ENTRIES,
+    *distances.ENTRIES,
+    *NOT_LINEAR,
     Entry("statistic", STOP),
     Entry("max_pool", GRADIENT),
     Entry("selection", GRADIENT),
 )
 
-RELEVANCE = (
-    Entry("glu", decompose(attention.glu)),
-    Entry("activation", pass_through),
-    Entry("dropout", pass_through),
-    Entry("summation", norm),
-    Entry("average_pool", norm),
-    Entry("mul", product),
-    Entry("div", quotient),
-    Entry("contraction", uniform),
-    Entry("softmax", softmax_taylor),
-    Entry("batch_norm", fold(affine)),
-    *(Entry(name, affine) for name in NORMALIZATIONS if name != "batch_norm"),
-    *(Entry(name, pass_through) for name in ("normalize", "local_response_norm")),
-    *_BOTH,
-)
+
+def _relevance(eps: float) -> tuple[Entry, ...]:
+    """The rows of a relevance rulebook beside its linear maps."""
+    return (
+        *_BOTH,
+        Entry("activation", pass_through),
+        Entry("dropout", pass_through),
+        Entry("summation", norm(eps=eps)),
+        Entry("average_pool", norm(eps=eps)),
+        Entry("mul", product),
+        Entry("div", quotient),
+        Entry("contraction", uniform(eps=eps)),
+        Entry("softmax", softmax_taylor),
+        *(Entry(name, fold(affine(eps=eps))) for name in ("batch_norm", "instance_norm")),
+        *(Entry(name, affine(eps=eps)) for name in ("layer_norm", "group_norm", "rms_norm")),
+        *(Entry(name, pass_through) for name in ("normalize", "local_response_norm")),
+    )
+
+
+RELEVANCE = _relevance(1e-6)
 """What every relevance rulebook does beside its linear maps."""
 
 GRADIENT_SPACE = (
-    Entry("glu", decompose(attention.glu)),
+    *_BOTH,
     Entry("activation", gradient_space.ratio),
     Entry("local_response_norm", gradient_space.ratio),
     Entry("dropout", GRADIENT),
@@ -65,12 +73,11 @@ GRADIENT_SPACE = (
     Entry("softmax", GRADIENT),
     *(Entry(name, gradient_space.frozen) for name in NORMALIZATIONS),
     Entry("normalize", gradient_space.frozen),
-    *_BOTH,
 )
 """What every gradient-space rulebook of attention does."""
 
 
-def composite(name: str, *, convolution: Any, dense: Any, first: Any = None) -> Rulebook:
+def composite(name: str, *, convolution: Any, dense: Any, first: Any = None, eps: float = 1e-6) -> Rulebook:
     """A relevance rulebook from the rules of its linear maps.
 
     Args:
@@ -78,6 +85,7 @@ def composite(name: str, *, convolution: Any, dense: Any, first: Any = None) -> 
         convolution: Rule of convolutions, transposed ones too.
         dense: Rule of linear layers and products with a constant matrix.
         first: Rule of the linear maps with no other between the input and them; None: as the others.
+        eps: Stabiliser of the rules beside these, for sums, norms and products of tracked tensors.
 
     Returns:
         A `Rulebook` that raises for operations it does not know.
@@ -92,35 +100,36 @@ def composite(name: str, *, convolution: Any, dense: Any, first: Any = None) -> 
         *([] if first is None else [Entry("linear_map", first, position="first")]),
         Entry("convolution", convolution),
         Entry("dense", dense),
-        *RELEVANCE,
+        *_relevance(eps),
     )
     return Rulebook(rows, unlisted="raise", name=name, space="relevance")
 
 
 def epsilon_everywhere(*, eps: float = 1e-6) -> Rulebook:
     """The epsilon rule for every linear map (Bach et al., 2015)."""
-    return composite("epsilon", convolution=epsilon(eps=eps), dense=epsilon(eps=eps))
+    return composite("epsilon", convolution=epsilon(eps=eps), dense=epsilon(eps=eps), eps=eps)
 
 
 def epsilon_plus(*, eps: float = 1e-6) -> Rulebook:
     """z+ for convolutions, epsilon for dense layers (Kohlbrenner et al., 2020, arXiv:1910.09840)."""
-    return composite("epsilon_plus", convolution=z_plus(eps=eps), dense=epsilon(eps=eps))
+    return composite("epsilon_plus", convolution=z_plus(eps=eps), dense=epsilon(eps=eps), eps=eps)
 
 
 def epsilon_plus_flat(*, eps: float = 1e-6) -> Rulebook:
     """`epsilon_plus` with the flat rule for the first linear map (Kohlbrenner et al., 2020, arXiv:1910.09840)."""
-    return composite("epsilon_plus_flat", convolution=z_plus(eps=eps), dense=epsilon(eps=eps), first=flat(eps=eps))
+    rules = {"convolution": z_plus(eps=eps), "dense": epsilon(eps=eps), "first": flat(eps=eps)}
+    return composite("epsilon_plus_flat", **rules, eps=eps)
 
 
 def epsilon_alpha2_beta1(*, eps: float = 1e-6) -> Rulebook:
     """alpha-beta(2, 1) for convolutions, epsilon for dense layers (Kohlbrenner et al., 2020, arXiv:1910.09840)."""
-    return composite("epsilon_alpha2_beta1", convolution=alpha_beta(eps=eps), dense=epsilon(eps=eps))
+    return composite("epsilon_alpha2_beta1", convolution=alpha_beta(eps=eps), dense=epsilon(eps=eps), eps=eps)
 
 
 def epsilon_alpha2_beta1_flat(*, eps: float = 1e-6) -> Rulebook:
     """`epsilon_alpha2_beta1` with the flat rule for the first linear map."""
     rules = {"convolution": alpha_beta(eps=eps), "dense": epsilon(eps=eps), "first": flat(eps=eps)}
-    return composite("epsilon_alpha2_beta1_flat", **rules)
+    return composite("epsilon_alpha2_beta1_flat", **rules, eps=eps)
 
 
 def epsilon_gamma_box(*, low: Any = None, high: Any = None, gamma: float = 0.25, eps: float = 1e-6) -> Rulebook:
@@ -134,8 +143,8 @@ def epsilon_gamma_box(*, low: Any = None, high: Any = None, gamma: float = 0.25,
     Raises:
         ValueError: Without bounds, or if low > high.
     """
-    box = z_box(low=low, high=high, eps=eps)
-    return composite("epsilon_gamma_box", convolution=_gamma(gamma=gamma, eps=eps), dense=epsilon(eps=eps), first=box)
+    rules = {"convolution": _gamma(gamma=gamma, eps=eps), "dense": epsilon(eps=eps)}
+    return composite("epsilon_gamma_box", **rules, first=z_box(low=low, high=high, eps=eps), eps=eps)
 
 
 _gamma = gamma
@@ -144,11 +153,7 @@ _gamma = gamma
 def excitation_backprop(*, eps: float = 1e-20) -> Rulebook:
     """The marginal winning probability at every linear map (Zhang et al., 2016, arXiv:1608.00507)."""
     rule = winning_probability(eps=eps)
-    return composite("excitation_backprop", convolution=rule, dense=rule) | {
-        "summation": norm(eps=eps),
-        "average_pool": norm(eps=eps),
-        "batch_norm": pass_through,
-    }
+    return composite("excitation_backprop", convolution=rule, dense=rule, eps=eps) | {"batch_norm": pass_through}
 
 
 def guided_backprop() -> Rulebook:

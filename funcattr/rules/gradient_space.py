@@ -16,7 +16,7 @@ from ..calls.declarations import operands_only
 from ..calls.inplace import times
 from ..calls.operations import ACTIVATIONS
 from .normalization import frozen_adjoint
-from .products import factor_adjoints, numerator_shares, shares, ungated_shares
+from .products import check_homogeneous, factor_adjoints, numerator_shares, shares, ungated_shares
 from .relu import upper_bound
 
 
@@ -28,7 +28,9 @@ def ratio(call: Call, g: Tensor) -> tuple[Tensor | None, ...]:
         Achtibat et al., 2024, arXiv:2402.05602, equation 9 (identity rule).
     """
     x, others = call.operands[0], len(call.operands) - 1
-    if call.op in ("leaky_relu", "prelu", "neg") or (call.op == "relu" and upper_bound(call) is None):
+    if x.is_complex():
+        check_homogeneous(call)
+    if x.is_complex() or call.op in _HOMOGENEOUS or (call.op == "relu" and upper_bound(call) is None):
         # f(x) = f'(x) x: the ratio is the derivative.
         return call.vjp(g)[0], *[None] * others
     # An activation without parameters is the same function everywhere, so one value tells its derivative.
@@ -40,6 +42,7 @@ def ratio(call: Call, g: Tensor) -> tuple[Tensor | None, ...]:
     return sum_to(times(factor, g), x.shape, x.dtype), *[None] * others
 
 
+_HOMOGENEOUS = frozenset(["leaky_relu", "prelu", "neg"])
 _SAME_EVERYWHERE = ACTIVATIONS - {"glu", "prelu", "rrelu"}
 
 

@@ -72,6 +72,17 @@ def _softmax_leaks(call: Call, relevance: Tensor) -> dict[str, Any]:
     return {"softmax": relevance.sum() - softmax_taylor(call, relevance).sum()}
 
 
+@rule(leaks=lambda call, relevance: {"softmax": relevance.sum() - softmax_written_out(call, relevance).sum()})
+def softmax_written_out(call: Call, relevance: Tensor) -> Tensor:
+    """`softmax_taylor` of a softmax that is written out, over whatever dimensions or groups.
+
+    R_x = x J^T[R / p], and 0 where x = -infinity or p = 0
+    """
+    x, p = call.operands[0], call.output
+    back = call.vjp(torch.where(p == 0, 0, relevance / torch.where(p == 0, 1, p)))[0]
+    return torch.where((back == 0) | (x == -math.inf), 0, x * back)
+
+
 @rule(leaks=_softmax_leaks)
 def softmax_taylor(call: Call, relevance: Tensor) -> Tensor:
     """Softmax by its linear expansion at x, whose bias takes the rest of the relevance.

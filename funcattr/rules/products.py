@@ -8,26 +8,56 @@ from torch import Tensor
 from ..calls.adjoints import sum_to
 from ..calls.call import Call
 from ..calls.declarations import forms_only
-from ..calls.kinds import GATES
+from ..calls.kinds import FUNCTION, GATES
 from ..calls.operations import ACTIVATIONS
+from ..errors import UnsupportedOperationError
 from .linear import check_eps
 from .parametric import rule
-from .stabilizer import stabilized
+from .stabilizer import contributed, stabilized
+from .stabilizer import quotient as over_stabilized
 
 
 @forms_only
 def pass_through(call: Call, relevance: Tensor) -> tuple[Tensor | None, ...]:
-    """All relevance goes to the first operand: R_x = R (summed over what was broadcast)."""
+    """All relevance goes to the first operand: R_x = R (summed over what was broadcast).
+
+    Of a complex operand the two parts share it, for |x|, -x and the like; functions that mix them have no rule.
+    """
+    if call.forms[0][1].is_complex or relevance.is_complex():
+        return by_parts(call, relevance)
     return tuple(_given(call, relevance, [1.0] + [0.0] * (len(call.forms) - 1)))
+
+
+def by_parts(call: Call, relevance: Tensor) -> tuple[Tensor, ...]:
+    """A function that is homogeneous in the real and imaginary part together: R_x = x J^T[R / s(y)] of each part."""
+    check_homogeneous(call)
+    flow = over_stabilized(relevance, call.output, torch.finfo(relevance.dtype).tiny)
+    return tuple(contributed(x, back) for x, back in zip(call.operands, call.vjp(flow), strict=True))
+
+
+def check_homogeneous(call: Call) -> None:
+    """Raise for a function of complex numbers, unless f(t x) = t f(x) for real t >= 0."""
+    if call.op not in _HOMOGENEOUS:
+        raise UnsupportedOperationError(
+            f"the rule for {call.op!r} in {call.path!r}: a function of complex numbers mixes their real and imaginary "
+            "part, and has no rule. Write it in real numbers (torch.view_as_real), or give it a rule of its own."
+        )
+
+
+_HOMOGENEOUS = frozenset("abs neg conj conj_physical resolve_conj positive".split())
 
 
 @forms_only
 def product(call: Call, relevance: Tensor) -> tuple[Tensor | None, ...]:
     """Product a * b: a constant gets nothing, a gate (out of a sigmoid) leaves all to the signal; else half each.
 
+    A complex factor mixes the real and the imaginary part of the other: that is a matrix product of them (`uniform`).
+
     References:
         Arras et al., 2017, arXiv:1706.07206, section 3.2 (gates); Achtibat et al., 2024, arXiv:2402.05602, equation 14.
     """
+    if relevance.is_complex():
+        return uniform(call, relevance)
     return tuple(_given(call, relevance, shares(call)))
 
 
@@ -44,6 +74,9 @@ def signal_takes_all(call: Call, relevance: Tensor) -> tuple[Tensor | None, ...]
 @forms_only
 def quotient(call: Call, relevance: Tensor) -> tuple[Tensor | None, ...]:
     """Quotient a / b: the numerator takes all, the denominator is a scale."""
+    if relevance.is_complex() and call.begins_with("input"):
+        flow = over_stabilized(relevance, call.output, 1e-6)
+        return contributed(call.operands[0], call.vjp(flow)[0]), *[None] * (len(call.forms) - 1)
     return tuple(_given(call, relevance, numerator_shares(call)))
 
 
@@ -59,7 +92,7 @@ def shares(call: Call, gates: frozenset[str] = GATES) -> list[float]:
 def ungated_shares(call: Call) -> list[float]:
     """As `shares`, where without a sigmoid a factor out of any other activation is the gate."""
     found = shares(call)
-    return found if 0.0 in found else shares(call, ACTIVATIONS)
+    return found if 0.0 in found else shares(call, ACTIVATIONS | {FUNCTION})
 
 
 def numerator_shares(call: Call) -> list[float]:
@@ -71,7 +104,7 @@ def numerator_shares(call: Call) -> list[float]:
 def factor_adjoints(call: Call, g: Tensor) -> tuple[Tensor, ...]:
     """The ordinary adjoint of a product at its tracked factors, in closed form where that spares running it again."""
     operands, args = call.operands, call.args
-    if len(args) != 2 or call.kwargs or any(t.is_complex() for t in operands):
+    if len(args) != 2 or call.kwargs or g.is_complex() or any(t.is_complex() for t in operands):
         return call.vjp(g)
     a, b = args
     if call.op == "mul":
@@ -97,6 +130,8 @@ def _given(call: Call, relevance: Tensor, parts: list[float]) -> list[Tensor | N
 
 def _uniform_leaks(call: Call, relevance: Tensor, *, eps: float) -> dict[str, Any]:
     z = call.output
+    if z.is_complex():
+        return {}
     taken = torch.where(z == 0, 0, relevance * (1 - z / stabilized(z, eps)))
     return {"stabilizer": taken.sum(), "dead units": torch.where(z == 0, relevance, 0).sum()}
 
@@ -113,5 +148,5 @@ def uniform(call: Call, relevance: Tensor, *, eps: float = 1e-6) -> tuple[Tensor
     References:
         Achtibat et al., 2024, arXiv:2402.05602, equation 15.
     """
-    flow = relevance / (len(call.operands) * stabilized(call.output, eps))
-    return tuple(x * back for x, back in zip(call.operands, factor_adjoints(call, flow), strict=True))
+    flow = over_stabilized(relevance, call.output, eps) / len(call.operands)
+    return tuple(contributed(x, back) for x, back in zip(call.operands, factor_adjoints(call, flow), strict=True))

@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..errors import UnsupportedOperationError
+
 State = tuple[Tensor, ...]
 Cell = Callable[..., State]
 
@@ -88,7 +90,7 @@ def _simple(
 def _refuse_packed(name: str, hx: Any, params: Any) -> None:
     # Called for a packed sequence, these take its batch sizes second and the state third.
     if isinstance(params, Tensor) or isinstance(hx, Tensor) is (name == "lstm"):
-        raise NotImplementedError(
+        raise UnsupportedOperationError(
             f"{name}: a packed sequence has no rule. Pad the sequences, and explain a batch of equal lengths."
         )
 
@@ -110,7 +112,9 @@ def _layers(
     directions, each = (2 if bidirectional else 1), (4 if has_biases else 2)
     width = len(params) // (num_layers * directions)
     if width != each:
-        raise NotImplementedError("lstm(proj_size=...): projections have no rule; build the cell from linear layers.")
+        raise UnsupportedOperationError(
+            "lstm(proj_size=...): projections have no rule; build the cell from linear layers."
+        )
     finals: list[State] = []
     for layer in range(num_layers):
         outputs = []

@@ -1,4 +1,7 @@
-"""The stabiliser of a denominator: s(z) = z + eps sgn(z)."""
+"""The stabiliser of a denominator: s(z) = z + eps sgn(z).
+
+A complex number is a pair of real ones: each has a relevance of its own, divided and multiplied on its own.
+"""
 
 import torch
 from torch import Tensor
@@ -11,6 +14,8 @@ def stabilized(z: Tensor, eps: float = 1e-6, own: bool = False) -> Tensor:
 
     It takes the place of z if that is `own`, a tensor that nobody else reads.
     """
+    if z.is_complex():
+        return torch.view_as_complex(stabilized(torch.view_as_real(z.resolve_conj()), eps))
     eps = max(eps, torch.finfo(z.dtype).tiny)
     # A sum of terms that cancel is +0, so the sign bit tells what z >= 0 would, in one pass instead of three.
     # The sign has no derivative; without one to keep, the addition need not allocate.
@@ -20,4 +25,15 @@ def stabilized(z: Tensor, eps: float = 1e-6, own: bool = False) -> Tensor:
 
 def quotient(relevance: Tensor, z: Tensor, eps: float = 1e-6) -> Tensor:
     """R / s(z)"""
+    if z.is_complex():
+        parts = (torch.view_as_real(v.to(z.dtype).resolve_conj()) for v in (relevance, z))
+        return torch.view_as_complex(quotient(*parts, eps))
     return over(relevance, stabilized(z, eps))
+
+
+def contributed(x: Tensor, back: Tensor) -> Tensor:
+    """The relevance x * g of an operand."""
+    if not x.is_complex():
+        return x * (back.real if back.is_complex() else back)
+    x, back = (v.to(x.dtype).resolve_conj() for v in (x, back))
+    return torch.complex(x.real * back.real, x.imag * back.imag)

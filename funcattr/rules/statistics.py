@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..errors import UnsupportedOperationError
+
 Dims = int | tuple[int, ...] | list[int] | None
 
 
@@ -45,7 +47,7 @@ def vector_norm(
     if ord == math.inf:
         return x.abs().amax(dims, keepdim=keepdim)
     if not isinstance(ord, int | float) or ord <= 0:
-        raise NotImplementedError(f"vector_norm(ord={ord!r}): no decomposition. Give it a rule of its own.")
+        raise UnsupportedOperationError(f"vector_norm(ord={ord!r}): no decomposition. Give it a rule of its own.")
     return x.abs().pow(ord).sum(dims, keepdim=keepdim).pow(1 / ord)
 
 

@@ -10,12 +10,12 @@ from ..calls.call import Call
 from ..calls.inplace import times
 from .linear import check_eps
 from .parametric import rule
-from .stabilizer import quotient, stabilized
+from .stabilizer import contributed, quotient, stabilized
 
 
 def _signs(call: Call) -> tuple[int, ...] | None:
     """(1, 1) for a + b, (1, -1) for a - b, with both tracked or one; None for other operations."""
-    if call.op not in ("add", "sub") or len(call.args) != 2 or call.kwargs:
+    if call.op not in ("add", "sub") or len(call.args) != 2 or call.kwargs or call.output.is_complex():
         return None
     signs = (1, 1) if call.op == "add" else (1, -1)
     tracked = call.operands
@@ -26,6 +26,8 @@ def _signs(call: Call) -> tuple[int, ...] | None:
 
 def _norm_leaks(call: Call, relevance: Tensor, *, eps: float) -> dict[str, Any]:
     z = call.output
+    if z.is_complex():
+        return {}
     flow = relevance / stabilized(z, eps)
     constant = call(*(torch.zeros_like(x) for x in call.operands))
     taken = torch.where(z == 0, 0, flow * (stabilized(z, eps) - z))
@@ -50,7 +52,7 @@ def norm(call: Call, relevance: Tensor, *, eps: float = 1e-6) -> tuple[Tensor, .
     flow = quotient(relevance, call.output, eps)
     operands, signs = call.operands, _signs(call)
     if signs is None:
-        return tuple(x * back for x, back in zip(operands, call.vjp(flow), strict=True))
+        return tuple(contributed(x, back) for x, back in zip(operands, call.vjp(flow), strict=True))
     *before, (last, sign) = zip(operands, signs, strict=True)
     parts = [sum_to(flow, x.shape, x.dtype) * (x if sign > 0 else -x) for x, sign in before]
     return *parts, times(sum_to(flow, last.shape, last.dtype), last if sign > 0 else -last)

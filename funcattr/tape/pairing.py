@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from .._torch import pytree
+from ..calls.operations import LIKE
 from ..calls.recorded_call import RecordedCall
 from ..errors import UnsupportedOperationError
 from ..torch_state import is_plain_eager
@@ -91,5 +92,7 @@ def _plain(call: RecordedCall, partner: RecordedCall) -> bool:
 
 
 def _constants(call: RecordedCall) -> list[Tensor]:
+    if call.op in LIKE:
+        return []
     tracked = {id(t) for t in call.operands}
     return [t for t in call.tensors() if id(t) not in tracked]

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..calls.declarations import needs_operands
 from ..calls.kinds import LINEAR
+from ..calls.normalization import has_constant_statistics
 from ..calls.operations import CONVOLUTIONS
 from ..calls.recorded_call import RecordedCall
 from ..calls.saved_tensors import Deferred
@@ -39,7 +40,8 @@ class Recomputing:
         if call.op in LINEAR or action.kind == "fold":
             self._results[outputs[0].slot] = weakref.ref(call.output)
         if action.kind == "fold":
-            _let_go(before, call, inputs)
+            if has_constant_statistics(call):
+                _let_go(before, call, inputs)
         elif call.op == "relu" and action.function is not None and not needs_operands(action.function):
             self._relus[outputs[0].slot] = (call, self._results.get(inputs[0]) or weakref.ref(call.operands[0]))
         elif call.op == "linear" or call.op in CONVOLUTIONS:

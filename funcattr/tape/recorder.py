@@ -20,35 +20,41 @@ from ..calls.adjoints import NoDerivativeError, is_differentiable, ordinary_adjo
 from ..calls.call import Origin, Positions, tracked_positions
 from ..calls.declarations import gives_own
 from ..calls.dense_mask import with_dense_mask
-from ..calls.kinds import LINEAR, is_linear_map, origin
+from ..calls.kinds import ELEMENTWISE, LINEAR, is_linear_map, origin, retold
 from ..calls.linear_map import linear
 from ..calls.operations import (
     ACTIVATIONS,
     CONTAINS,
+    CONVOLUTIONS,
+    LIKE,
     READS,
     REFUSED,
     Known,
     Operation,
+    canonical,
     known,
     out_of_place,
     refine,
     writes,
 )
 from ..calls.recorded_call import RecordedCall
-from ..errors import UnsupportedOperationError
+from ..errors import UnsupportedOperationError, warn
 from ..model.sites import SiteMode
 from ..rulebook.actions import GRADIENT, Action
 from ..rulebook.rulebook import Match, Rulebook
-from ..torch_state import is_plain_eager
+from ..torch_state import can_look_at, is_plain_eager
 from .aliases import Aliases
 from .followed import followed, has_own_functions
+from .masks import Masks
 from .memories import Memories
 from .pairing import Pairing
 from .recompute import Recomputing
+from .rewrites.functions import Part, join_functions
 from .rewrites.resolve import check_required, resolve
+from .rewrites.softmax import EXTREMA, MEMBERS, join_softmax
 from .site_leaf import only_tensor
 from .step import OutputSlot, Step, Values, pull_of
-from .tracked import Slots
+from .tracked import ByIdentity, Slots
 from .unseen_operations import UnseenOperations
 
 
@@ -81,6 +87,11 @@ class Recorder(SiteMode):
         self._slots = Slots(self._memories, self._followed or Tensor)
         self._linear_ran = False
         self._aliases = Aliases(self._memories)
+        self._masks = Masks(self.slot)
+        self._parts: dict[int, Part] = {}
+        self._maps = ByIdentity[bool]()
+        self._root_of_a_map: str | None = None
+        self._suspects: list[str] = []
         self._recomputing = Recomputing()
         self._outer_grad = torch.is_grad_enabled()
         self._model_grad = True
@@ -139,6 +150,7 @@ class Recorder(SiteMode):
         leaves, spec, place = only_tensor(value, self.caller, name)
         if name == self.root:
             before = leaves[place]
+            self._root_of_a_map = name if before in self._maps else None
             (leaves[place],) = self.track((before,))
             self._memories.pair(before, leaves[place])
         else:
@@ -170,12 +182,23 @@ class Recorder(SiteMode):
         self._raise_unseen()
         output = pytree.tree_map_only(Tensor, self._read, output)
         slots = tuple(self.slot(leaf) for leaf in pytree.tree_leaves(output))
+        is_baseline = self._pairing is not None and not self._pairing.closed
         if self._pairing is not None:
             self._pairing.end(slots)
+        roots = dict(zip(self.root_slots, self.roots, strict=True))
+        if self.rules.takes_functions and not is_baseline:
+            join_softmax(self.steps, self.rules, roots, self._parts, set(slots), self.caller)
+            join_functions(self.steps, self.rules, roots, self._parts, set(slots), self.caller)
+        self._parts.clear()
         if self.rules.is_resolved_late:
-            resolve(self.steps, set(slots) - {None}, self.caller)
+            resolve(self.steps, roots, set(slots) - {None}, self.caller, self._root_of_a_map)
         if not strict:
             return output
+        if self._suspects:
+            warn(
+                f"{self.caller}: {', '.join(dict.fromkeys(self._suspects))} may be a relu in another spelling, which "
+                f"the {self.rules.name} rule does not meet: it keeps its ordinary adjoint. Write torch.relu there."
+            )
         check_required(self.rules, self.steps, self.caller)
         if self.unlisted:
             calls = "\n  ".join(dict.fromkeys(self.unlisted))
@@ -199,6 +222,8 @@ class Recorder(SiteMode):
             args, kwargs = self._read_arguments(told.name, args, kwargs)
         self._raise_unseen()
         positions = tracked_positions(args, kwargs, self._slots)
+        if told.name in LIKE:
+            positions = tuple([p for p in positions if p == (0,)])
         if positions and hidden:
             raise self._hidden()
         if current_level() != self._level:
@@ -227,6 +252,7 @@ class Recorder(SiteMode):
         out = func(*args, **kwargs)
         if hidden and (isinstance(out, Tensor) or name in READS) and tracked_positions(args, kwargs, self._slots):
             raise self._hidden()
+        self._masks.compared(name, args, out)
         if name in ("detach", "data"):
             self._slots.note_constant(out)
         return out
@@ -273,7 +299,12 @@ class Recorder(SiteMode):
             return self._run_out_of_place(func, told, args, kwargs, targets, frozen)
         if constant:
             self._linear_ran = self._linear_ran or told.operation.name in LINEAR
-            return self._constant(told.name, func(*args, **kwargs), args, kwargs)
+            out = func(*args, **kwargs)
+            if self.root is not None and told.operation.name in LINEAR:
+                self._note_map(told.operation.name, out)
+            if self._masks.any:
+                self._masks.carried(told.name, args, out)
+            return self._constant(told.name, out, args, kwargs)
         return self._recorded(func, told.operation, args, kwargs, positions)
 
     def _run_out_of_place(
@@ -352,7 +383,7 @@ class Recorder(SiteMode):
         if operation.name in LINEAR and torch.is_autocast_enabled(self.roots[0].device.type):
             args, kwargs, positions = self._cast(args, kwargs)
         func = linear if func is F.linear else func
-        call = RecordedCall(func, refine(operation, args, kwargs), args, kwargs, positions, self.path)
+        call = self._told(func, operation, args, kwargs, positions)
         operands = call.operands if self._watch is not None else ()
         before = [version(t) for t in operands]
         out = self._record(call)
@@ -374,9 +405,35 @@ class Recorder(SiteMode):
         args, kwargs = pytree.tree_map_only(Tensor, cast, (args, kwargs))
         return args, kwargs, tracked_positions(args, kwargs, self._slots)
 
+    def _note_map(self, op: str, out: Any) -> None:
+        """Remember the result of a linear map before the root, if a batch norm could be folded into the map."""
+        rank = CONVOLUTIONS[op][0] + 2 if op in CONVOLUTIONS else 2
+        action = self.rules.action(Match(op, self.path, self.module, linear=True))
+        if isinstance(out, Tensor) and out.ndim == rank and action.kind == "rule" and (op == "linear" or rank > 2):
+            self._maps[out] = True
+
+    def _told(
+        self, func: Callable[..., Any], operation: Operation, args: Any, kwargs: dict[str, Any], positions: Positions
+    ) -> RecordedCall:
+        """The call for what it is, by its arguments and by the masks among them."""
+        if self._masks.any:
+            rectified = self._masks.rectifies(operation, args, kwargs, positions)
+            if rectified is not None:
+                return RecordedCall(F.relu, canonical("relu"), (rectified,), {}, ((0,),), self.path)
+        refined = refine(operation, args, kwargs, positions)
+        if self.rules.expects and refined.name != "relu" and self._may_rectify(operation.name, args, kwargs):
+            self._suspects.append(f"{operation.name} in {self.path!r}")
+        return RecordedCall(func, refined, args, kwargs, positions, self.path)
+
+    def _may_rectify(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+        """Whether a call may be a relu that cannot be told from its arguments."""
+        if self._masks.any and self._masks.decide(args, kwargs):
+            return True
+        bounds = (v for v in (*args, *kwargs.values()) if isinstance(v, Tensor) and v not in self._slots)
+        return name in ("clamp", "clamp_min", "maximum", "max") and not all(map(can_look_at, bounds))
+
     def _record(self, call: RecordedCall) -> Any:
-        op, operands = call.op, call.operands
-        self.operations.add(op)
+        operands = call.operands
         found = [self._slots.get(t) for t in operands]
         slots = [slot for slot in found if slot is not None]
         if len(slots) != len(found):
@@ -385,10 +442,16 @@ class Recorder(SiteMode):
                 "nobody looked (as_subclass, nn.Parameter, a C++ extension, another thread)"
             )
         inputs, call.origins = tuple([s.number for s in slots]), tuple([s.origin for s in slots])
+        op = retold(call)
+        if op != call.op:
+            call.retell(op)
+        self.operations.add(op)
         if self._pairing is not None:
             self._pairing.meet(call, inputs)
         linear = op in LINEAR and is_linear_map(call)
-        match = Match(op, call.path, self.module, linear, linear and not call.origins[0].after_linear)
+        tracked = call.tracked_names() if op in self.rules.asks_what_is_tracked else ()
+        is_first = linear and not call.origins[0].after_linear
+        match = Match(op, call.path, self.module, linear, is_first, tracked=tracked)
         action = self.rules.action(match)
         inside = CONTAINS.get(op)
         if inside is not None and action is GRADIENT and self.rules.action(Match(inside, call.path)) is not GRADIENT:
@@ -405,9 +468,24 @@ class Recorder(SiteMode):
             self.steps.append(Step(_nothing, (), (), op, call.path, action))
             return pytree.tree_map_only(Tensor, torch.detach, call.run())
         if_last = self.rules.action(match._replace(last=True)) if linear else action
+        part = Part.of(call, self.rules.functions_need_values or op == "exp") if self._is_part(call) else None
         if action is if_last and action.kind == "gradient":
-            return self._record_adjoint(call, inputs, action)
-        return self._record_rule(call, inputs, action, if_last)
+            before = len(self.steps)
+            out = self._record_adjoint(call, inputs, action)
+            part = part if len(self.steps) > before else None  # else it gives nothing that has a derivative
+        else:
+            out = self._record_rule(call, inputs, action, if_last)
+        if part is not None and len(self.steps[-1].outputs) == 1:
+            self._parts[self.steps[-1].outputs[0].slot] = part
+        return out
+
+    def _is_part(self, call: RecordedCall) -> bool:
+        """Whether a call may be part of an activation or a softmax that is written out."""
+        if not self.rules.takes_functions:
+            return False
+        if call.op in ELEMENTWISE or call.op in EXTREMA:
+            return True
+        return call.op in MEMBERS and ("exp" in self.operations or call.origins[0].op in EXTREMA)
 
     def _decompose(self, call: RecordedCall, action: Action) -> Any:
         if call.op in self._decomposing:

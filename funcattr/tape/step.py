@@ -74,10 +74,12 @@ def pull_of(action: Action, call: RecordedCall, caller: str) -> tuple[Pull, bool
         return lambda g: call.settled().vjp(g), False
     # No reference to the recorder in the pullback, or the two would keep each other until a garbage collection.
     forms = tuple(call.forms)
-    keeps = needs_operands(action.function) or call.compared
+    # Rules that need no values need them where complex numbers mix their parts.
+    keeps_all = call.compared or call.is_complex
+    keeps = needs_operands(action.function) or keeps_all
     if not keeps:
         call.drop_inputs()
-    if not needs_output(action.function) and not call.compared and (not keeps or call.can_run_again):
+    if not needs_output(action.function) and not keeps_all and (not keeps or call.can_run_again):
         call.drop_output()
         if not keeps:
             call.unwatch()

@@ -20,6 +20,7 @@ from ..rulebook.actions import Action
 from ..rulebook.rulebook import Entry, Rulebook
 from ..tape.recorder import Recorder
 from ..tape.rewrites.fold import folded_after
+from ..tape.rewrites.functions import Forms
 from ..tape.rewrites.resolve import only_source
 from ..tape.step import Step
 from .agreement import same_numbers
@@ -106,8 +107,8 @@ def fold_batch_norm(
     )
 
 
-def _recorded(fm: FunctionalModel, inputs: Any) -> tuple[list[Step], set[int | None]]:
-    """The calls that depend on the inputs, and which of their results are outputs of the model."""
+def _recorded(fm: FunctionalModel, inputs: Any) -> tuple[list[Step], Forms, set[int | None]]:
+    """The calls that depend on the inputs, the forms of their results, and which of these are outputs of the model."""
     fm, (leaves, spec) = fm.ready(), pytree.tree_flatten(inputs)
     recorder = Recorder(_WITH_CALLS, None, "fold_batch_norm")
     found = [i for i, leaf in enumerate(leaves) if is_differentiable(leaf)]
@@ -117,18 +118,21 @@ def _recorded(fm: FunctionalModel, inputs: Any) -> tuple[list[Step], set[int | N
     with torch.enable_grad(), recorder:
         output = fm(*positional, **keyword)
     output = recorder.finish(output, strict=False)
-    return recorder.steps, {recorder.slot(leaf) for leaf in pytree.tree_leaves(output)}
+    forms = Forms(recorder.steps, dict(zip(recorder.root_slots, recorder.roots, strict=True)))
+    return recorder.steps, forms, {recorder.slot(leaf) for leaf in pytree.tree_leaves(output)}
 
 
-def _pairs(fm: FunctionalModel, steps: list[Step], outputs: set[int | None]) -> list[_Pair]:
+def _pairs(fm: FunctionalModel, steps: list[Step], forms: Forms, outputs: set[int | None]) -> list[_Pair]:
     """The batch norms that can be folded, and the tensors of the layers that they go into."""
     calls = Counter(step.path for step in steps)
     readers = Counter(slot for step in steps for slot in step.inputs)
-    makers = {out.slot: i for i, step in enumerate(steps) for out in step.outputs}
     found = []
     for i, norm in enumerate(steps):
-        before = only_source(steps, i, makers, readers, outputs) if norm.op == "batch_norm" else None
-        if before is None or not _is_alone(fm, steps[before], _LINEAR, calls) or not _is_alone(fm, norm, _NORMS, calls):
+        slot = only_source(steps, i, forms, readers, outputs) if norm.op == "batch_norm" else None
+        before = None if slot is None else forms.makers.get(slot)
+        if before is None or forms[norm.inputs[0]].dtype != steps[before].outputs[0].dtype:
+            continue
+        if not _is_alone(fm, steps[before], _LINEAR, calls) or not _is_alone(fm, norm, _NORMS, calls):
             continue
         tensors = folded_after(steps[before], norm)
         if tensors is not None:

@@ -116,7 +116,7 @@ def _column(site: str, given: list[Channels]) -> Tensor:
             f"conditional_relevance(conditions=...): expected channels of 0 or more at {site!r}, at least one, "
             "or masks for all conditions."
         )
-    longest = max(map(len, lists))
+    longest = max(1, *map(len, lists))  # a list of no channels is one of -1 alone
     return torch.tensor([channels + [-1] * (longest - len(channels)) for channels in lists])
 
 

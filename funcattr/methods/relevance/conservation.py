@@ -131,6 +131,8 @@ def _flow(step: Step, arrived: list[Tensor], results: tuple[Tensor | None, ...],
 
 
 def _total(value: Tensor | float) -> float:
+    if isinstance(value, Tensor) and value.is_complex():
+        value = torch.view_as_real(value.detach().resolve_conj())
     return float(value.detach().double().sum()) if isinstance(value, Tensor) else value
 
 

@@ -48,10 +48,24 @@ def rescale(call: Call, m: Tensor) -> Tensor:
     References:
         Equation 9.
     """
+    if _only_operand(call).is_complex():
+        return _complex_slope(call, m)
     (x, y), (x0, y0) = ((_only_operand(c).expand_as(c.output), c.output) for c in (call, partner(call)))
     derivative = torch.func.vjp(call, x)[1](torch.ones_like(y))[0]
     slope = secant(y - y0, difference(x, x0), derivative, x.abs(), y.abs())
     return sum_to(m * slope, call.operands[0].shape, call.operands[0].dtype)
+
+
+def _complex_slope(call: Call, m: Tensor) -> Tensor:
+    """The slope of |x|, Re (x + x')* dx / (|x| + |x'|); the linear has its adjoint, nothing else has one."""
+    if call.op in ("neg", "positive"):
+        return call.vjp(m)[0]
+    if call.op != "abs":
+        raise no_multiplier(call, f"{call.op} of complex numbers, which mixes their parts")
+    total = call.output + partner(call).output
+    is_zero = total == 0
+    slope = torch.where(is_zero, 0, 1 / torch.where(is_zero, 1, total))
+    return m * slope * (call.operands[0] + partner(call).operands[0])
 
 
 def _only_operand(call: Call) -> Tensor:
@@ -82,12 +96,12 @@ def bilinear(call: Call, m: Tensor) -> tuple[Tensor, ...]:
 
 def quotient_slope(call: Call, m: Tensor) -> tuple[Tensor, ...]:
     """Quotient a / b, tracked in either or both: d(a / b) = da mean(1 / b) - a- db / (b b')."""
-    if call.argument("rounding_mode") is not None:
-        raise no_multiplier(call, "a rounded quotient")
     a, b = call.argument("input"), call.argument("other")
     a0, b0 = partner(call).argument("input"), partner(call).argument("other")
     if len(call.operands) == 1 and call.operands[0] is a:
         return call.vjp(m)
+    if m.is_complex() or any(t.is_complex() for t in call.operands):
+        raise no_multiplier(call, "a quotient by complex numbers")
     backs = [m * (1 / b + 1 / b0) / 2, -m * ((a + a0) / 2 / b / b0)]
     if call.operands[0] is not a:
         backs.reverse()
@@ -137,7 +151,9 @@ def softmax_slope(call: Call, m: Tensor) -> Tensor:
     """
     dim = softmax_dims(call)
     mean, share = _means(call, dim)
-    return (mean * (m - (share * m).sum(dim, keepdim=True))).to(call.operands[0].dtype)
+    for _ in range(2):  # the second time takes off the rounding of the first, which large scores would multiply
+        m = m - (share * m).sum(dim, keepdim=True)
+    return (mean * m).to(call.operands[0].dtype)
 
 
 def log_softmax_slope(call: Call, m: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from typing import Literal
 from ...calls.operations import MAX_POOLS, NORMALIZATIONS, RECURRENT
 from ...rulebook.actions import GRADIENT, UNLISTED, decompose, fold, join
 from ...rulebook.rulebook import Entry, Rulebook
-from .. import attention, recurrent, statistics
+from .. import attention, decompositions, distances, recurrent, statistics
 from .norms import norm_slope
 from .rescale import (
     bilinear,
@@ -21,11 +21,14 @@ from .rescale import (
 )
 from .reveal_cancel import linear_multiplier
 
-_ATTENTION = ("scaled_dot_product_attention", "multi_head_attention_forward", "baddbmm", "glu")
+_ATTENTION = ("scaled_dot_product_attention", "multi_head_attention_forward", "glu")
 
 DEEP_LIFT = (
     *(Entry(name, decompose(getattr(attention, name))) for name in _ATTENTION),
     *(Entry(name, decompose(getattr(recurrent, name))) for name in RECURRENT),
+    *decompositions.ENTRIES,
+    *distances.ENTRIES,
+    *decompositions.NOT_LINEAR,
     *(Entry(name, decompose(getattr(statistics, name))) for name in ("var", "std", "norm", "normalize")),
     Entry("linalg_vector_norm", decompose(statistics.vector_norm)),
     Entry("local_response_norm", decompose(statistics.local_response_norm)),
@@ -70,7 +73,8 @@ def deep_lift_reveal_cancel(*, at: Literal["linear_map", "dense", "convolution"]
     """
     if at not in ("linear_map", "dense", "convolution"):
         raise ValueError(f"deep_lift_reveal_cancel(at={at!r}): expected 'linear_map', 'dense' or 'convolution'.")
-    revealed = {at: linear_multiplier, "activation": join(rescale), "batch_norm": fold(norm_slope)}
+    revealed = {at: linear_multiplier, "activation": join(rescale)}
+    revealed |= {name: fold(norm_slope) for name in ("batch_norm", "instance_norm")}
     # What is in the group of activations, but has a rule of its own.
     own = tuple(entry for entry in DEEP_LIFT if entry.op in ("glu", "log_softmax", "sqrt"))
     return Rulebook(DEEP_LIFT, unlisted="raise", name="deep_lift_reveal_cancel", space="multiplier") | revealed | own

@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from ...calls.linear_map import LinearMap
-from ...calls.normalization import scale_and_shift
+from ...calls.normalization import has_constant_statistics, scale_and_shift
 from ...calls.operations import CONVOLUTIONS
 from ...calls.recorded_call import RecordedCall
 from ...calls.saved_tensors import Deferred
@@ -26,7 +26,14 @@ def fold_after(before: Step, norm: Step, caller: str) -> Step | None:
         return None
     assert norm.call is not None
     weight, bias = _both_in_one(linear, *found)
-    return before.ruled(before.action, linear.rewritten(norm.call.output, weight=weight, bias=bias), caller)
+    dtype, changes = norm.call.forms[0][1], {}
+    given = linear.forms[0][1]
+    if given != dtype:  # a cast lies between, and the map that both are is one of the norm's dtype
+        x = linear.argument("input")
+        changes["input"] = Deferred(lambda: x.to(dtype), [x], linear.path)
+    call = linear.rewritten(norm.call.output, weight=weight, bias=bias, **changes)
+    made = before.ruled(before.action, call, caller)
+    return made if given == dtype else made._replace(pull=lambda g: tuple(r.to(given) for r in made.pull(g.to(dtype))))
 
 
 def folded_after(before: Step, norm: Step) -> tuple[Tensor, Tensor] | None:
@@ -78,9 +85,14 @@ def _norm(step: Step) -> tuple[Tensor, Tensor] | None:
     return scale_and_shift(step.call)
 
 
-def passed_by(norm: Step, into: Step) -> Step:
-    """What is left of a batch norm that was folded: it passes on what arrives."""
-    note = f"folded into {into.path or into.op!r}"
+def folds(norm: Step) -> bool:
+    """Whether a batch norm is an affine map, by constant statistics."""
+    return norm.call is not None and has_constant_statistics(norm.call)
+
+
+def passed_by(norm: Step, into: str) -> Step:
+    """What is left of a batch norm that was folded `into` a step or site: it passes on what arrives."""
+    note = f"folded into {into!r}"
     return norm._replace(pull=lambda g: (g,), action=Action("fold"), call=None, note=note)
 
 

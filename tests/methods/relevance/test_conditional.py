@@ -208,6 +208,14 @@ def test_compiled(book: Any, fresh_dynamo: None) -> None:
     assert_equal(compiled(x), expected)
 
 
+def test_no_channel_hands_nothing_on() -> None:
+    found = conditional(chain(), image(), 0, [{"3": []}, {"3": [0, 1]}])
+    assert_equal(found[0], torch.zeros_like(found[0]))
+    assert_equal(found[1], conditional(chain(), image(), 0, [{"3": [0, 1]}])[0])
+    assert_equal(conditional(chain(), image(), 0, [{"3": []}]), found[:1])
+    assert_equal(conditional(chain(), image(), 0, [{"3": torch.tensor([], dtype=torch.long)}]), found[:1])
+
+
 @pytest.mark.parametrize(
     ("conditions", "error", "message"),
     [
@@ -216,7 +224,6 @@ def test_compiled(book: Any, fresh_dynamo: None) -> None:
         ([{"3": 0}, {"4": 0}], ValueError, "all with the same sites"),
         ([{"3": -1}], ValueError, "expected channels of 0 or more at '3'"),
         ([{"3": C}], ValueError, "'3'"),
-        ([{"3": []}], ValueError, "'3'"),
         ([{"3": torch.ones(C)}, {"3": 0}], ValueError, "or masks for all"),
         ([{"3": torch.ones(C)}, {"3": torch.ones(2, C)}], ValueError, "the masks at '3' differ in shape"),
         ([{"3": torch.ones(C + 1)}], ValueError, "'3'"),

@@ -461,7 +461,14 @@ def noisy(x: Tensor) -> Tensor:
     return (x + 0.1 * torch.randn(x.shape, dtype=x.dtype)).sum(1)
 
 
-@pytest.mark.parametrize("model", [leaky, detached, indexed, masked, filled])
+@pytest.mark.parametrize("model", [masked, filled])
+def test_a_relu_by_a_mask_takes_another_way_at_the_baseline(model: Any) -> None:
+    baseline = torch.tensor([[-1.0, 1.0], [1.0, -1.0]], dtype=DOUBLE)
+    expected = deep_lift(lambda x: x.relu().sum(1), LEAK, baseline=baseline)
+    assert_equal(deep_lift(model, LEAK, baseline=baseline), expected)
+
+
+@pytest.mark.parametrize("model", [leaky, detached, indexed])
 def test_constants_that_depend_on_the_values_are_refused_or_make_nan(model: Any) -> None:
     message = r"^deep_lift: in the module '', the model does not do the same at the input and at its baseline: \w+ "
     baseline = torch.tensor([[-1.0, 1.0], [1.0, -1.0]], dtype=DOUBLE)

@@ -102,10 +102,10 @@ def test_spellings_of_a_linear_map_and_its_activation() -> None:
 @pytest.mark.parametrize(
     "model",
     [
-        lambda z: F.relu(z) + z,  # z is read twice
+        lambda z: F.relu(z) + z.flip(1),  # z is read twice
         lambda z: F.relu(z + 1),
-        lambda z: F.relu(z.flatten(1)),
-        lambda z: z * torch.sigmoid(z),
+        lambda z: F.relu(z.flip(1)),
+        lambda z: z * torch.sigmoid(z.flip(0)),
         lambda z: z.softmax(1),
         lambda z: z.log_softmax(1),
         lambda z: F.layer_norm(z, (4,)),
@@ -118,6 +118,24 @@ def test_an_activation_of_something_else_is_rescaled(model: Any) -> None:
         return model(F.linear(x, w))
 
     assert_equal(deep_lift(whole, x, 1, rules=REVEAL), deep_lift(whole, x, 1))
+
+
+@pytest.mark.parametrize(
+    ("written", "named"),
+    [
+        (lambda z: z * torch.sigmoid(z), F.silu),
+        (lambda z: z / (1 + torch.exp(-z)), F.silu),
+        (lambda z: z / (1 + z.abs()), F.softsign),
+        (lambda z: 0.5 * z * (1 + torch.erf(z / 2**0.5)), F.gelu),
+        (lambda z: torch.maximum(z, 0.1 * z), lambda z: F.leaky_relu(z, 0.1)),
+        (lambda z: F.relu(z.flatten(1)), F.relu),
+        (lambda z: z * (z > 0), F.relu),
+    ],
+)
+def test_an_activation_that_is_written_out_is_revealed_like_the_named_one(written: Any, named: Any) -> None:
+    x, w = uniform(3, 4), uniform(4, 4, seed=2)
+    maps = [deep_lift(lambda x, f=f: f(F.linear(x, w)), x, 1, rules=REVEAL) for f in (written, named)]
+    assert_equal(maps[0], maps[1])
 
 
 def test_at_says_which_linear_maps() -> None:

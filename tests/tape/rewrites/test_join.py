@@ -19,7 +19,7 @@ X, W = uniform(2, 3), uniform(3, 3, seed=3)
 
 def together(linear: Call, activation: Call, g: Tensor) -> Tensor:
     """The plain gradient of both, times 10, so that it shows."""
-    assert linear.output.data_ptr() == activation.operands[0].data_ptr() or linear.op == "linear"
+    assert torch.equal(linear.output, activation.operands[0])
     return 10 * linear.vjp(activation.vjp(g)[0])[0]
 
 
@@ -55,7 +55,10 @@ def scale(model: Any, book: Rulebook = BOOK, x: Tensor = X) -> float:
         (lambda x: torch.tanh(torch.tanh(x @ W)), 5),  # the second one comes after no linear map
         (lambda x: torch.tanh(x), 0.5),
         (lambda x: torch.tanh(x @ W + 1), 50),
-        (lambda x: (x @ W).reshape(2, 3).tanh(), 50),
+        (lambda x: (x @ W).reshape(2, 3).clone().tanh(), 10),  # nothing is moved
+        (lambda x: (x @ W).mT.tanh().mT, 50),
+        (lambda x: (lambda z: z.tanh() + z.sigmoid())(x @ W), 10),  # one function of one value
+        (lambda x: (lambda z: z * z.sigmoid() * z)(x @ W), 10),
         (lambda x: torch.tanh(x @ x.mT), 0.5),  # no linear map, but a product
     ],
 )
@@ -66,7 +69,7 @@ def test_an_activation_joins_the_linear_map_right_before_it(model: Any, expected
 def test_a_value_that_is_read_twice_or_returned_is_not_joined() -> None:
     def read_twice(x: Tensor) -> Tensor:
         z = x @ W
-        return z.tanh() + 0 * z
+        return z.tanh() + 0 * z.sum(1, keepdim=True)
 
     plain = funcattr.attribute(lambda x: torch.tanh(x @ W), X, (1,)).cotangent
     assert_equal(funcattr.attribute(read_twice, X, (1,), rules=BOOK).cotangent, 50 * plain)
@@ -76,7 +79,10 @@ def test_a_value_that_is_read_twice_or_returned_is_not_joined() -> None:
 
 
 def test_two_activations_of_one_linear_map_are_not_joined() -> None:
-    assert scale(lambda x: (lambda z: z.tanh() + z.sigmoid())(x @ W)) == 50
+    both = funcattr.attribute(lambda x: (lambda z: z.tanh() + z.sigmoid().mT.mT @ W)(x @ W), X, (1,), rules=BOOK)
+    tanh = funcattr.attribute(lambda x: torch.tanh(x @ W), X, (1,)).cotangent
+    sigmoid = funcattr.attribute(lambda x: torch.sigmoid(x @ W) @ W, X, (1,)).cotangent
+    assert_equal(both.cotangent, 50 * tanh + 5000 * sigmoid)
 
 
 def test_a_wider_result_is_not_joined() -> None:
