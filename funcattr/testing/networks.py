@@ -1,4 +1,4 @@
-"""Hypothesis strategies: small networks of every spelling, valid by construction, and targets.
+"""Hypothesis strategies: small networks of every spelling, valid by construction, inputs, layers and targets.
 
     @given(networks(only_relu=True, bias=False))
     def test_...(net):
@@ -8,22 +8,35 @@ A falsifying example prints as `Network(Description(...))`, an expression that b
 """
 
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from math import prod
+from typing import Any
 
 import torch
+from hypothesis import assume
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from ..zoo.seeding import settle, uniform
-from .blocks import Block as Block
-from .blocks import build
+from ..model.functional import FunctionalModel, functionalize
+from .blocks import Block, build
 from .draws import DRAWS, Map, Rules, block_lists
+from .seeding import settle, uniform
 
 KINDS = tuple(DRAWS)
 _LARGEST = {1: 9, 2: 7, 3: 4}  # sizes, so that an example takes milliseconds
 _HEADS = ("flat", "mean", "mlp", "conv")
+
+DEVICES = ("cpu", *(["cuda"] if torch.cuda.is_available() else []))
+"""Where networks are drawn: on the CPU, and on CUDA where there is one."""
+
+# What torch itself gets wrong, so that no method can be compared there. Each entry has a test that torch still does.
+KNOWN_UPSTREAM = {
+    "instance norm, strided cotangent": "On the CPU, torch's backward of instance_norm is wrong for a permuted "
+    "cotangent and a batch of one (test_upstream.py shows it against finite differences).",
+    "group norm of a permuted tensor, mapped": "torch.vmap refuses group_norm in a memory format of its own "
+    "(test_upstream.py).",
+}
 
 
 @dataclass(frozen=True)
@@ -97,7 +110,7 @@ def networks(
         only_relu: Every nonlinearity is a relu or a max-pool: the network is piecewise linear.
         bias: False removes all that is constant in the input; with `only_relu`, f(a x) = a f(x) for a > 0.
         write_views: In-place calls may write through a view of the value that they change.
-        kinds: The kinds of block to draw from, of `KINDS`.
+        kinds: The kinds of block to draw from, of `funcattr.testing.networks.KINDS`.
         max_blocks: At most so many blocks before the head.
     """
     rules = Rules(only_relu, bias, write_views, frozenset(kinds))
@@ -119,8 +132,77 @@ def _draw_head(draw: st.DrawFn, here: Map) -> Block:
     return Block("head", spatial=here.spatial, features=features, classes=classes, how=how)
 
 
-def targets(output_shape: tuple[int, int]) -> st.SearchStrategy[int | list[int] | Tensor]:
-    """Draw a class for all examples, or one for each as a list or a LongTensor. output_shape: [N, K]"""
-    batch, classes = output_shape
-    each = st.lists(st.integers(0, classes - 1), min_size=batch, max_size=batch)
-    return st.integers(0, classes - 1) | each | each.map(torch.tensor)
+def draw_comparable(data: st.DataObject, *, mapped: bool = False, **options: Any) -> Network:
+    """A network on one of the machine's devices, with nothing of `KNOWN_UPSTREAM`.
+
+    Args:
+        data: Of hypothesis.
+        mapped: Whether it will run inside `torch.vmap`.
+        options: Of `networks`.
+    """
+    net, device = data.draw(networks(**options)), data.draw(st.sampled_from(DEVICES))
+    net.model, net.x = net.model.to(device), net.x.to(device)
+    if len(net.description.blocks) > 1:
+        norms = {block.args.get("kind") for block in net.description.blocks if block.kind == "norm"}
+        assume("instance" not in norms)
+        assume("group" not in norms or not mapped)
+    return net
+
+
+def targets(output_shape: tuple[int, ...]) -> st.SearchStrategy[Any]:
+    """Draw a target of an output [N, K, ...]: for all examples or for each, in the spellings that people use.
+
+    A class for an output [N, K]; an index into the trailing dimensions for one with more.
+
+    Args:
+        output_shape: Of the model's output.
+    """
+    batch, *sizes = output_shape
+    if len(sizes) == 1:
+        each = st.lists(st.integers(0, sizes[0] - 1), min_size=batch, max_size=batch)
+        return st.integers(0, sizes[0] - 1) | each | each.map(torch.tensor)
+    index = st.tuples(*(st.integers(-size, size - 1) for size in sizes))
+    rows = st.lists(index, min_size=batch, max_size=batch)
+    return index | rows | rows.map(torch.tensor)
+
+
+def inputs(*shape: int, dtype: torch.dtype = torch.float64) -> st.SearchStrategy[Tensor]:
+    """Draw an input of a shape, with values in [-2, 2).
+
+    Args:
+        shape: [N, ...]
+        dtype: Floating point.
+    """
+    return st.integers(0, 2**16).map(lambda seed: uniform(*shape, seed=seed, dtype=dtype))
+
+
+def layers(model: Callable[..., Any] | nn.Module | FunctionalModel) -> st.SearchStrategy[str]:
+    """Draw the name of a site of a model: of a module below the root.
+
+    Args:
+        model: A module or a `FunctionalModel`.
+
+    Raises:
+        ValueError: If it has none.
+    """
+    names = [name for name in functionalize(model).sites if name]
+    if not names:
+        raise ValueError("layers(model=...): the model has no module below its root.")
+    return st.sampled_from(names)
+
+
+class Smooth(nn.Module):
+    """Relu inside smooth functions, so that every method has a derivative that is not zero. [N, 2, H, W] -> [N, 2]"""
+
+    layer = "blocks.first"
+
+    def __init__(self) -> None:
+        super().__init__()
+        blocks = OrderedDict[str, nn.Module](
+            first=nn.Conv2d(2, 4, 3, padding=1), tanh=nn.Tanh(), relu=nn.ReLU(), second=nn.Conv2d(4, 3, 3)
+        )
+        self.blocks = nn.Sequential(blocks)
+        self.head = nn.Linear(3, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.blocks(x).sigmoid().mean((2, 3))).exp()
