@@ -10,6 +10,7 @@ from ..rulebook.conditions import Conditions
 from ..rules.composites import PLAIN, Rules, rulebook_of
 from .compiled import compiled_pass
 from .forward import PassOptions, Start
+from .inputs import as_dict
 from .question import Layer, Model, Question, ask
 from .reverse import Attribution, reverse_pass
 from .targets import Target
@@ -39,7 +40,7 @@ def attribute(
 
     Args:
         model: A module, a `FunctionalModel` or a callable. It is called as `model(*x, *args, **kwargs)`.
-        x: Input [N, ...], a tuple of them, or a dict of them that go by keyword.
+        x: Input [N, ...], a tuple of them, or a mapping of them that go by keyword; as in `gradient`.
         target: What is explained; as in `gradient`.
         rules: The rulebook, its name, or a mapping from operation to rule; None is the plain gradient. For compiled
             code, make it outside of the region.
@@ -72,7 +73,7 @@ def attribute(
     """
     question = ask("attribute", model, x, target, layer=layer, output=output, args=args, kwargs=kwargs)
     book = PLAIN if rules is None else rulebook_of("attribute", rules)
-    return pulled(question, PassOptions(book, start, conditions, baseline))
+    return pulled(question, PassOptions(book, start, conditions, as_dict(baseline)))
 
 
 def pulled(question: Question, options: PassOptions | None = None) -> Attribution:

@@ -12,9 +12,10 @@ from ..batch import batch_of, inputs_of, repeated
 from ..errors import warn
 from ..model.access import values_at
 from ..model.functional import FunctionalModel, Site, as_functional
-from .targets import Target, pick_output, repeated_target, score
+from .inputs import read_inputs
+from .targets import Target, pick_output, read_target, repeated_target, score
 
-Inputs = TypeVar("Inputs", Tensor, tuple[Tensor, ...], dict[str, Tensor])
+Inputs = TypeVar("Inputs", Tensor, tuple[Tensor, ...], Mapping[str, Tensor])
 Model = Callable[..., Any] | nn.Module | FunctionalModel
 Layer = Site
 
@@ -105,9 +106,11 @@ def ask(
     args: tuple[Any, ...] = (),
     kwargs: Mapping[str, Any] | None = None,
 ) -> Question:
-    """The question of a method's arguments, checked.
+    """The question of a method's arguments, checked, in the forms that the package reads.
 
-    In compiled code its tensors are copies of their own (see `own`).
+    A mapping x becomes a dict. Beside floating-point inputs its integer and boolean tensors are constants of the call:
+    they go to the model by keyword, repeated with the examples, and no result has a part for them (see `read_inputs`).
+    The target is read as `read_target` says. In compiled code tensors are copies of their own (see `own`).
 
     Raises:
         TypeError: If the model is not callable, or an input is no tensor.
@@ -115,13 +118,15 @@ def ask(
     """
     fm = as_functional(model)
     site = None if layer is None else fm.site_name(call, layer)
+    x, constants = read_inputs(x)
     _check_devices(call, fm, inputs_of(call, x))
     if fm.training and not torch.compiler.is_dynamo_compiling():
         warn(
             f"{call}: the model is in training mode, so batch norm or dropout make its output depend on the batch "
             "or on chance. Call model.eval() first, unless this is meant."
         )
-    question = Question(call, fm, x, target, site, output, args, dict(kwargs or {}))
+    given = {**(kwargs or {}), **constants}
+    question = Question(call, fm, x, read_target(call, target), site, output, args, given)
     return question._replace(**own({name: getattr(question, name) for name in ("x", "target", "args", "kwargs")}))
 
 
@@ -131,7 +136,7 @@ def own(tree: Any) -> Any:
 
 
 def call_arguments(x: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Positional and keyword inputs of a model: a dict of inputs goes by keyword."""
+    """Positional and keyword inputs of a model: a mapping of inputs goes by keyword."""
     if isinstance(x, Mapping):
         return args, {**kwargs, **x}
     return (*(x if isinstance(x, tuple) else (x,)), *args), kwargs

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from ..._torch import pytree
+from ...attribution.inputs import read_inputs
 from ...attribution.question import Layer, call_arguments, own
-from ...attribution.targets import Target, repeated_target
+from ...attribution.targets import Target, read_target, repeated_target
 from ...batch import batch_of, merged, parted, repeated
 from ...model.access import values_at
 from ...model.functional import as_functional
@@ -47,7 +48,8 @@ def noise_tunnel(
     Args:
         method: `(x, target, **options) -> attributions`, example by example: `partial(lrp, model)`, or another tunnel
             around it (with another seed).
-        x: Input, [N, ...]; a tuple or dict of inputs, with independent noise.
+        x: Input, [N, ...]; a tuple or mapping of inputs, with independent noise. Integer tensors in a mapping get
+            none, and go to the method as they are.
         target: As in `gradient`; it goes to the method, repeated for the samples.
         kind: "smoothgrad", "smoothgrad_sq" or "vargrad".
         samples: Number of noisy copies; 5, or as many as there are in `noise`.
@@ -83,13 +85,14 @@ def noise_tunnel(
         Smilkov et al., 2017, arXiv:1706.03825 (smoothgrad); Hooker et al., 2018, arXiv:1806.10758 (its square);
         Adebayo et al., 2018, arXiv:1810.03307 (vargrad).
     """
-    examples = batch_of("noise_tunnel", x)
+    x, constants = read_inputs(x)
+    examples, target = batch_of("noise_tunnel", x), read_target("noise_tunnel", target)
     if kind not in get_args(Kind):
         raise ValueError(f"noise_tunnel(kind={kind!r}): expected one of {', '.join(map(repr, get_args(Kind)))}.")
     method, options = _unbound(method, options)
-    x, target, noise, sigma, options = own((x, target, noise, sigma, options))
+    x, constants, target, noise, sigma, options = own((x, constants, target, noise, sigma, options))
     site = None if noise_layer is None else _site(method, noise_layer)
-    noised = x if site is None else _value_at(method, x, site, options)
+    noised = x if site is None else _value_at(method, _together(x, constants), site, options)
     count = sample_count("noise_tunnel", samples, noise, noised)
     spread = spread_of("noise_tunnel", noised, sigma, relative)
     seed = seed_from("noise_tunnel", generator)
@@ -104,6 +107,7 @@ def noise_tunnel(
             copies = pytree.tree_map(torch.add, copies, added)
         else:
             run = _shifted(run, site, added)
+        copies = _together(copies, repeated(constants, examples, times))
         given = {name: _for_samples(value, index, examples, seed) for name, value in options.items()}
         return run(copies, repeated_target("noise_tunnel", target, examples, times), **given)
 
@@ -113,6 +117,11 @@ def noise_tunnel(
 
     carry: Any = loop("noise_tunnel", body, None, count, chunk, device=spread[0].device, progress=progress)[0]
     return finished(carry, kind, count, pytree.tree_leaves(noised)[0].dtype)
+
+
+def _together(x: Any, constants: dict[str, Tensor]) -> Any:
+    """The inputs with those that get no noise: integer tensors of a mapping."""
+    return {**x, **constants} if constants else x
 
 
 def _site(method: Any, layer: Layer) -> str:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..._torch import has_dispatch_mode, pytree, unwrapped
+from ...attribution.inputs import as_dict
 from ...attribution.question import Question, own
 from ...batch import merged, parted
 from ...sampling.baselines import Baseline, baseline_like, broadcasts
@@ -73,7 +74,7 @@ def feature_groups(question: Question, feature_mask: Any, baseline: Baseline, fe
         features: The number of features, where it cannot be read from the mask.
     """
     call, x, examples = question.call, question.x, question.examples
-    feature_mask = own(feature_mask)
+    feature_mask = own(as_dict(feature_mask))
     full = baseline_like(call, x, baseline)
     if feature_mask is None:
         count = question.example_size

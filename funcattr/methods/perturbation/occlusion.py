@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..._torch import pytree
+from ...attribution.inputs import as_dict
 from ...attribution.question import Inputs, Model, Question, ask
 from ...attribution.targets import Target
 from ...batch import merged, parted, repeated
@@ -153,7 +154,7 @@ def _for_each(call: str, name: str, given: Any, structure: Any) -> list[Any]:
     def is_one(part: Any) -> bool:
         return isinstance(part, tuple) and all(isinstance(size, int) for size in part)
 
-    parts, found = pytree.tree_flatten(given, is_leaf=is_one)
+    parts, found = pytree.tree_flatten(as_dict(given), is_leaf=is_one)
     if len(parts) == 1 and parts[0] is given:
         return parts * structure.num_leaves
     if found != structure:
