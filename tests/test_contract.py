@@ -14,7 +14,10 @@ from .contract import ROWS, Row, assert_equal, row
 from .drawn import on_drawn_networks
 
 every_method = pytest.mark.parametrize("row", ROWS, ids=repr)
-pytestmark = pytest.mark.filterwarnings("ignore:.*the result is the plain gradient.*")  # some nets have no relu
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*the result is the plain gradient.*"),  # some nets have no relu
+    pytest.mark.filterwarnings("ignore:.*of the relevance that was seeded.*"),  # in some all units are dead
+]
 
 
 @on_drawn_networks(data=st.data(), spatial=st.sampled_from([1, 2, 3]))

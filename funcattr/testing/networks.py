@@ -8,7 +8,7 @@ A falsifying example prints as `Network(Description(...))`, an expression that b
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -18,7 +18,9 @@ from hypothesis import assume
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from ..model.access import copied
 from ..model.functional import FunctionalModel, functionalize
+from ..model.sites import Reader
 from .blocks import Block, build
 from .draws import DRAWS, Map, Rules, block_lists
 from .seeding import settle, uniform
@@ -176,18 +178,22 @@ def inputs(*shape: int, dtype: torch.dtype = torch.float64) -> st.SearchStrategy
     return st.integers(0, 2**16).map(lambda seed: uniform(*shape, seed=seed, dtype=dtype))
 
 
-def layers(model: Callable[..., Any] | nn.Module | FunctionalModel) -> st.SearchStrategy[str]:
-    """Draw the name of a site of a model: of a module below the root.
+def layers(model: nn.Module | FunctionalModel, *inputs: Any) -> st.SearchStrategy[str]:
+    """Draw the name of a site that a call of the model passes, with a floating-point tensor there.
 
     Args:
         model: A module or a `FunctionalModel`.
+        inputs: Of the call.
 
     Raises:
-        ValueError: If it has none.
+        ValueError: If there is none below the root.
     """
-    names = [name for name in functionalize(model).sites if name]
+    fm = functionalize(model).ready()
+    with torch.no_grad(), Reader(fm.sites) as reader:
+        fm(*copied(inputs))
+    names = [name for name, v in reader.values.items() if isinstance(v, Tensor) and v.is_floating_point()]
     if not names:
-        raise ValueError("layers(model=...): the model has no module below its root.")
+        raise ValueError("layers(model=...): a call of the model passes no site below its root.")
     return st.sampled_from(names)
 
 

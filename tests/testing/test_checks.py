@@ -212,15 +212,26 @@ def test_targets_of_outputs_with_positions_are_valid(data: st.DataObject) -> Non
     assert (found != 0).flatten(1).sum(1).tolist() == [1, 1]
 
 
+class Skipping(nn.Sequential):
+    """Calls all but its last module."""
+
+    def __init__(self) -> None:
+        super().__init__(nn.Linear(3, 4), nn.Sequential(nn.ReLU(), nn.Linear(4, 2)), nn.Linear(2, 2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self[1](self[0](x))
+
+
 @settings(deadline=None)
 @given(st.data())
-def test_layers_are_sites(data: st.DataObject) -> None:
-    model = nn.Sequential(nn.Linear(3, 4), nn.Sequential(nn.ReLU(), nn.Linear(4, 2)))
-    layer = data.draw(layers(model))
+def test_layers_are_sites_that_the_call_passes(data: st.DataObject) -> None:
+    model = Skipping()
+    x = data.draw(inputs(2, 3, dtype=torch.float32))
+    layer = data.draw(layers(model, x))
     assert layer in ("0", "1", "1.0", "1.1")
-    assert funcattr.gradient(model, data.draw(inputs(2, 3, dtype=torch.float32)), 0, layer=layer).shape[0] == 2
+    assert funcattr.gradient(model, x, 0, layer=layer).shape[0] == 2
 
 
 def test_layers_of_a_model_without_any_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"layers\(model=...\): the model has no module below its root"):
-        layers(nn.Linear(3, 4))
+    with pytest.raises(ValueError, match=r"layers\(model=...\): a call of the model passes no site below its root"):
+        layers(nn.Linear(3, 4), torch.ones(1, 3))
