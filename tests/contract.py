@@ -14,6 +14,8 @@ from torch import Tensor, nn
 import funcattr
 from funcattr import FunctionalModel, Rulebook, rules
 from funcattr.sampling import draws
+from funcattr.testing import assert_equal as assert_equal
+from funcattr.testing import loop as loop
 
 from . import bottleneck_references, perturbation_references, references, sampling_references
 from .deep_lift_references import deep_lift_reference
@@ -39,6 +41,10 @@ class Row(NamedTuple):
         self, model: nn.Module | FunctionalModel | Any, x: Any, target: Any, layer: str, **options: Any
     ) -> Tensor:
         return self.method(model, x, target, **({"layer": layer} if self.at_layer else {}), **options)
+
+    def at(self, layer: str) -> Callable[..., Tensor]:
+        """The method with its layer bound: `(model, x, target) -> attributions`."""
+        return partial(self, layer=layer)
 
     def __repr__(self) -> str:
         return self.name
@@ -377,31 +383,7 @@ ROWS = (
     Row("cp_lrp", funcattr.cp_lrp, _from_input(REFERENCES["cp_lrp"]), conserves=True, rules=rules.cp_lrp()),
 )
 
-DEVICES = ("cpu", *(["cuda"] if torch.cuda.is_available() else []))
-
 
 def row(name: str) -> Row:
     """The row of that name."""
     return next(r for r in ROWS if r.name == name)
-
-
-def assert_equal(actual: Tensor, expected: Tensor, *, tolerance: float = 1e-9) -> None:
-    """Same shape and dtype, and values equal to `tolerance` of the largest expected one; NaN equals NaN.
-
-    The scale is at least 1e-3: nets here compute with numbers about 1, whose rounding is what an exact zero shows.
-    """
-    assert actual.shape == expected.shape, f"shape {tuple(actual.shape)}, expected {tuple(expected.shape)}"
-    assert actual.dtype == expected.dtype, f"dtype {actual.dtype}, expected {expected.dtype}"
-    scale = max(1e-3, expected.detach().nan_to_num().abs().max().item())
-    torch.testing.assert_close(actual / scale, expected / scale, rtol=0, atol=tolerance, equal_nan=True)
-
-
-def loop(function: Callable[..., Tensor], *batches: Any) -> Tensor:
-    """What `vmap(function)` should give: a Python loop over the first dimension of tensors (or of dicts of them)."""
-
-    def at(batch: Any, i: int) -> Any:
-        return {k: v[i] for k, v in batch.items()} if isinstance(batch, dict) else batch[i]
-
-    first = batches[0]
-    count = len(next(iter(first.values()))) if isinstance(first, dict) else len(first)
-    return torch.stack([function(*(at(b, i) for b in batches)) for i in range(count)])

@@ -61,10 +61,21 @@ def test_targets_for_all_examples_stay_as_they_are() -> None:
         assert repeated_target("f", target, 2, 3) is target or repeated_target("f", target, 2, 3) == target
 
 
-@pytest.mark.parametrize("target", [[0, 1, 2], [1], torch.tensor([0, 1, 2]), (torch.tensor([0]), 1), pointing([0])])
+@pytest.mark.parametrize(
+    "target",
+    [
+        [0, 1, 2],
+        [1],
+        [(0, 1)],
+        torch.tensor([0, 1, 2]),
+        torch.zeros(3, 2).long(),
+        (torch.tensor([0]), 1),
+        pointing([0]),
+    ],
+)
 def test_targets_of_other_batches_are_refused(target: Any) -> None:
     with pytest.raises(
-        ValueError, match=r"^f\(target=\.\.\.\): expected one class per example, shape \[2\], got shape"
+        ValueError, match=r"^f\(target=\.\.\.\): expected one class or index per example, 2 of them, got"
     ):
         repeated_target("f", target, 2, 3)
 

@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from funcattr import deep_lift, distribution
+from funcattr.testing.seeding import settle, uniform
 
 from .contract import assert_equal
-from .zoo.seeding import settle, uniform
 
 captum: Any = pytest.importorskip("captum.attr")
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # that it sets hooks and gradients

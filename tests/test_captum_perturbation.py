@@ -16,10 +16,10 @@ from funcattr.methods.perturbation.kernel_shap import kernel_shap
 from funcattr.methods.perturbation.lime import lime
 from funcattr.methods.perturbation.occlusion import occlusion
 from funcattr.methods.perturbation.shapley_sampling import shapley_sampling
+from funcattr.testing.seeding import settle, uniform
 
 from . import perturbation_references as references
 from .contract import assert_equal as equal
-from .zoo.seeding import settle, uniform
 
 captum: Any = pytest.importorskip("captum.attr", reason="captum is not installed (it is in the extra 'bench')")
 

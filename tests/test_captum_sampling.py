@@ -15,9 +15,9 @@ from torch import Tensor, nn
 import funcattr
 from funcattr import distribution, gradient, integrated_gradients, noise_tunnel
 from funcattr.metrics import completeness
+from funcattr.testing.seeding import settle, uniform
 
 from .contract import assert_equal
-from .zoo.seeding import settle, uniform
 
 captum: Any = pytest.importorskip("captum.attr", reason="captum is not installed (it is in the extra 'bench')")
 

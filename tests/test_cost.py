@@ -12,9 +12,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import funcattr
 from funcattr import Rulebook, rules
+from funcattr.testing.seeding import settle, uniform
 
 from .zoo.classic import VGG, BasicBlock, ResNet
-from .zoo.seeding import settle, uniform
 from .zoo.transformers import VisionTransformer
 
 aten: Any = torch.ops.aten

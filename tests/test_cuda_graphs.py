@@ -9,10 +9,10 @@ from torch import Tensor
 from torch._dynamo.utils import counters
 
 import funcattr
+from funcattr.testing.seeding import uniform
 
 from .contract import assert_equal
 from .zoo import case
-from .zoo.seeding import uniform
 
 METHODS: dict[str, Callable[..., Tensor]] = {
     "gradient": funcattr.gradient,

@@ -10,11 +10,11 @@ from torch._dynamo.testing import CompileCounterWithBackend
 
 import funcattr
 from funcattr import FunctionalModel
+from funcattr.testing.seeding import uniform
 
 from .contract import assert_equal
 from .sweeps import sweep
 from .zoo import case
-from .zoo.seeding import uniform
 
 METHODS: dict[str, Callable[[FunctionalModel, Tensor, str], Tensor]] = {
     "gradient": lambda fm, x, layer: funcattr.gradient(fm, x, 2),

@@ -16,11 +16,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import funcattr
 from funcattr import FunctionalModel, Rulebook, rules
 from funcattr import torch_state as levels
+from funcattr.testing.seeding import settle, uniform
 
 from .meters import Graphs, Meter, graphs, held_after, metered
 from .sweeps import sweep
 from .zoo.classic import VGG, BasicBlock, ResNet
-from .zoo.seeding import settle, uniform
 from .zoo.transformers import VisionTransformer
 
 # --- what is measured ------------------------------------------------------------------------------------------------

@@ -6,10 +6,11 @@ import pytest
 import torch
 from torch import nn
 
+from funcattr.testing.seeding import uniform
+
 from .sweeps import sweep
 from .zoo import CASES, Case, case
 from .zoo.large import resnet50, vgg16, vit_b_16
-from .zoo.seeding import uniform
 
 
 @pytest.fixture(params=CASES, ids=repr)

@@ -21,12 +21,12 @@ from funcattr.methods.perturbation.occlusion import occlusion
 from funcattr.methods.perturbation.rise import rise, rise_masks
 from funcattr.methods.perturbation.shapley_sampling import shapley_sampling
 from funcattr.sampling import draws
+from funcattr.testing.networks import Smooth
+from funcattr.testing.seeding import settle, uniform
 
 from . import perturbation_references as references
 from .contract import assert_equal, loop
-from .drawn import Smooth
 from .sweeps import sweep
-from .zoo.seeding import settle, uniform
 
 FEATURES = 4
 MASK = (torch.arange(32) * 7 % FEATURES).reshape(1, 2, 4, 4)

@@ -8,11 +8,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from funcattr.testing.seeding import settle, uniform
+
 from .contract import assert_equal
 from .relevance_references import REFERENCES
 from .test_relevance_families import METHODS
 from .test_relevance_references import MAPS
-from .zoo.seeding import settle, uniform
 
 W, V = uniform(5, 4, seed=2), uniform(4, 4, seed=3)
 HIDDEN = torch.tensor([False, False, True, False])

@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from funcattr.testing.seeding import settle, uniform
+
 from .contract import assert_equal
 from .relevance_references import (
     REFERENCES,
@@ -18,7 +20,6 @@ from .relevance_references import (
     lrp_reference,
 )
 from .relevance_references import linear_rules as rules
-from .zoo.seeding import settle, uniform
 
 RULES: dict[str, rules.Rule] = {
     "epsilon": rules.epsilon,

@@ -18,10 +18,10 @@ from torch import Tensor, nn
 import funcattr
 from funcattr import Rulebook, rules
 from funcattr.rules import Entry
+from funcattr.testing.networks import Network, networks, targets
+from funcattr.testing.seeding import settle, uniform
 
 from .contract import assert_equal
-from .strategies import Network, networks, targets
-from .zoo.seeding import settle, uniform
 
 EPS = 1e-20
 

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 import funcattr
 from funcattr import lrp, rules
+from funcattr.testing.seeding import settle, uniform
 
 from .contract import assert_equal
 from .zoo import case
-from .zoo.seeding import settle, uniform
 
 CHAINS = ("epsilon", "epsilon_plus", "epsilon_alpha2_beta1", "excitation_backprop", "attnlrp", "cp_lrp")
 each_composite = pytest.mark.parametrize("book", CHAINS)

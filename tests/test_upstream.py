@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def test_backward_of_instance_norm_is_wrong_for_a_permuted_cotangent() -> None:
-    """The reason of KNOWN_UPSTREAM in drawn.py: one cotangent in another layout gives another gradient."""
+    """The reason of KNOWN_UPSTREAM in funcattr.testing: one cotangent in another layout gives another gradient."""
     x = torch.randn(1, 2, 2, 2, dtype=torch.float64, requires_grad=True)
     y = F.instance_norm(x)
     permuted = torch.randn(1, 2, 2, 2, dtype=torch.float64).permute(0, 3, 1, 2)

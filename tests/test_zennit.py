@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 import funcattr
 from funcattr import Rulebook, rules
+from funcattr.testing.seeding import settle, uniform
 
 from . import zennit_peer as zennit
 from .contract import assert_equal
 from .zoo.classic import CNN, VGG, BasicBlock, Bottleneck, ResNet
-from .zoo.seeding import settle, uniform
 
 if not zennit.is_installed():
     pytest.skip(zennit.WHY_NOT, allow_module_level=True)

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 import funcattr
 from funcattr import rules
+from funcattr.testing.seeding import settle, uniform
 
 from . import zennit_peer as zennit
 from .contract import assert_equal
-from .zoo.seeding import settle, uniform
 
 if not zennit.is_installed():
     pytest.skip(zennit.WHY_NOT, allow_module_level=True)

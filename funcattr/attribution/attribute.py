@@ -11,6 +11,7 @@ from ..rules.composites import PLAIN, Rules, rulebook_of
 from .compiled import compiled_pass
 from .example_dims import ExampleDims
 from .forward import PassOptions, Start
+from .inputs import as_dict
 from .question import Layer, Model, Question, ask
 from .reverse import Attribution, reverse_pass
 from .targets import Target
@@ -41,7 +42,7 @@ def attribute(
 
     Args:
         model: A module, a `FunctionalModel` or a callable. It is called as `model(*x, *args, **kwargs)`.
-        x: Input [N, ...], a tuple of them, or a dict of them that go by keyword.
+        x: Input [N, ...], a tuple of them, or a mapping of them that go by keyword; as in `gradient`.
         target: What is explained; as in `gradient`.
         rules: The rulebook, its name, or a mapping from operation to rule; None is the plain gradient. For compiled
             code, make it outside of the region.
@@ -77,7 +78,7 @@ def attribute(
         "attribute", model, x, target, layer=layer, output=output, args=args, kwargs=kwargs, example_dims=example_dims
     )
     book = PLAIN if rules is None else rulebook_of("attribute", rules)
-    found = pulled(question, PassOptions(book, start, conditions, question.laid(baseline)))
+    found = pulled(question, PassOptions(book, start, conditions, question.laid(as_dict(baseline))))
     root, cotangent, before = map(question.as_given, (found.root, found.cotangent, found.baseline))
     return Attribution(root, cotangent, question.output_as_given(found.output), before)
 

@@ -46,6 +46,22 @@ class Layout(NamedTuple):
         """Whether the inputs are one example, so that copies of it run one by one."""
         return NO_DIM in pytree.tree_leaves(self.x)
 
+    def with_constants(self, x: Any, constants: Mapping[str, Any], kwargs: dict[str, Any]) -> "Layout":
+        """The layout where some of the inputs, a dict, go along as more keyword inputs; `x` are the others."""
+        if not constants:
+            return self
+        name, first = next(iter(x.items()))
+        examples = 1 if self.x[name] == NO_DIM else first.shape[self.x[name]]
+
+        def by_rows(value: Any) -> Dim:
+            is_batch = isinstance(value, Tensor) and value.ndim > 0 and len(value) == examples
+            return 0 if is_batch else NO_DIM
+
+        dims = pytree.tree_map(by_rows, kwargs) if self.kwargs == BY_ROWS else self.kwargs
+        moved = {name: self.x[name] for name in constants}
+        players = {name: dim for name, dim in self.x.items() if name not in constants}
+        return self._replace(x=players, kwargs={**dims, **moved})
+
     def run(self, call: str, fn: Callable[..., Tensor], x: Any, args: Any, kwargs: Any) -> Tensor:
         """The explained output of inputs whose examples are in front; its own are too. [N, ...]
 

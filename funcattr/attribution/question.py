@@ -14,9 +14,10 @@ from ..errors import warn
 from ..model.access import values_at
 from ..model.functional import FunctionalModel, Site, as_functional
 from .example_dims import ExampleDims, Layout, back, layout_of, moved, moved_inputs
-from .targets import Target, pick_output, repeated_target, score
+from .inputs import as_dict, read_inputs
+from .targets import Target, pick_output, read_target, repeated_target, score
 
-Inputs = TypeVar("Inputs", Tensor, tuple[Tensor, ...], dict[str, Tensor])
+Inputs = TypeVar("Inputs", Tensor, tuple[Tensor, ...], Mapping[str, Tensor])
 Model = Callable[..., Any] | nn.Module | FunctionalModel
 Layer = Site
 
@@ -91,6 +92,7 @@ class Question(NamedTuple):
 
     def laid(self, values: Any) -> Any:
         """An option that is a number or structured as x, and broadcasts to it, with its examples in front."""
+        values = as_dict(values)
         if self.layout is None or not isinstance(values, Tensor | tuple | dict):
             return values
         like = pytree.tree_map(back, self.x, self.layout.x)
@@ -167,9 +169,11 @@ def ask(
     kwargs: Mapping[str, Any] | None = None,
     example_dims: ExampleDims = 0,
 ) -> Question:
-    """The question of a method's arguments, checked.
+    """The question of a method's arguments, checked, in the forms that the package reads.
 
-    In compiled code its tensors are copies of their own (see `own`).
+    A mapping x becomes a dict. Beside floating-point inputs its integer and boolean tensors are constants of the call:
+    they go to the model by keyword, repeated with the examples, and no result has a part for them (see `read_inputs`).
+    The target is read as `read_target` says. In compiled code tensors are copies of their own (see `own`).
 
     Raises:
         TypeError: If the model is not callable, or an input is no tensor.
@@ -177,17 +181,21 @@ def ask(
     """
     fm = as_functional(model)
     site = None if layer is None else fm.site_name(call, layer)
+    x, constants = read_inputs(x)
     _check_devices(call, fm, inputs_of(call, x))
     if fm.training and not torch.compiler.is_dynamo_compiling():
         warn(
             f"{call}: the model is in training mode, so batch norm or dropout make its output depend on the batch "
             "or on chance. Call model.eval() first, unless this is meant."
         )
-    keyword = dict(kwargs or {})
-    layout = layout_of(call, example_dims, x, args, keyword)
+    given = dict(kwargs or {})
+    layout = layout_of(call, example_dims, {**x, **constants} if constants else x, args, given)
     if layout is not None:
-        x, args, keyword = layout.moved_x(x), moved_inputs(args, layout.args), moved_inputs(keyword, layout.kwargs)
-    question = Question(call, fm, x, target, site, output, args, keyword, layout)
+        layout, given = layout.with_constants(x, constants, given), {**given, **constants}
+        x, args, given = layout.moved_x(x), moved_inputs(args, layout.args), moved_inputs(given, layout.kwargs)
+    else:
+        given |= constants
+    question = Question(call, fm, x, read_target(call, target), site, output, args, given, layout)
     return question._replace(**own({name: getattr(question, name) for name in ("x", "target", "args", "kwargs")}))
 
 
@@ -197,7 +205,7 @@ def own(tree: Any) -> Any:
 
 
 def call_arguments(x: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Positional and keyword inputs of a model: a dict of inputs goes by keyword."""
+    """Positional and keyword inputs of a model: a mapping of inputs goes by keyword."""
     if isinstance(x, Mapping):
         return args, {**kwargs, **x}
     return (*(x if isinstance(x, tuple) else (x,)), *args), kwargs

@@ -12,6 +12,7 @@ from ..tape.record import Record
 from ..torch_state import derivative_is_final
 from .forward import PassOptions, forward, starting_cotangent
 from .question import Question
+from .relevance_check import RelevanceCheck
 from .targets import cotangent_of
 
 
@@ -39,8 +40,10 @@ def reverse_pass(question: Question, options: PassOptions) -> Attribution:
     _warn(question.call, options.rules, passed)
     target = cotangent_of(question.call, passed.output, None if through else question.target)
     cotangent = starting_cotangent(target, passed.output, options)
+    check = RelevanceCheck(question, options, passed.steps, cotangent)
     with torch.set_grad_enabled(torch.is_grad_enabled() and not derivative_is_final(passed.output, cotangent)):
         cotangents = passed.pull(cotangent, release=True, conditions=options.conditions)
+    check.compare(cotangents)
     if question.layer is not None:
         before = next(map(question.at_layer, passed.baseline), None)
         root, pulled = question.at_layer(passed.roots[0]), question.at_layer(cotangents[0])

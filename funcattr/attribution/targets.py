@@ -2,8 +2,10 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass
+from numbers import Integral
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -12,10 +14,121 @@ from ..batch import repeated
 from ..errors import UntrackedPathError
 from ..torch_state import is_plain_eager
 
-Target = int | list[int] | tuple[int | Tensor, ...] | Tensor | Callable[[Tensor], Tensor] | None
-"""int: a class. list or integer tensor [N]: a class per example. tuple: an index into the trailing dimensions.
-floating tensor of the output's shape: a cotangent. callable: output -> one number per example. None: the output
-has one number per example."""
+Target = (
+    int
+    | np.integer[Any]
+    | list[int]
+    | list[tuple[int, ...]]
+    | tuple[int | Tensor, ...]
+    | Tensor
+    | np.ndarray[Any, Any]
+    | Callable[[Tensor], Tensor]
+    | None
+)
+"""int: a class. list of ints or integer tensor [N]: a class per example. tuple: an index into the trailing dimensions,
+for all examples. list of tuples or integer tensor [N, k]: such an index per example. floating tensor of the output's
+shape: a cotangent. callable: output -> one number per example. None: the output has one number per example. Classes and
+positions below 0 count from the end."""
+
+_KINDS = "an int, a list of ints, an index tuple, a list of them, or an integer tensor"
+
+
+def read_target(call: str, target: Any) -> Target:
+    """A target as people write it, in the forms that the rest of the package reads.
+
+    NumPy's integers become ints, its integer arrays lists, a list of tensors their stack, an index per example a list
+    of tuples of ints. What is read already stays as it is.
+
+    Raises:
+        TypeError: If it is, or has in it, a bool, a float or another thing that is no class.
+        ValueError: If the indices of a list differ in length, or a tuple is only vectors.
+    """
+    if target is None or type(target) is int or callable(target):
+        return target
+    if isinstance(target, Tensor):
+        return _integers_or_cotangent(call, target)
+    if isinstance(target, tuple):
+        return _read_tuple(call, target)
+    if isinstance(target, list):
+        return _read_list(call, target)
+    if _is_array(target) and np.asarray(target).ndim:
+        return _read_array(call, np.asarray(target))
+    return _read_int(call, target, target)
+
+
+def _is_array(value: Any) -> bool:
+    return not isinstance(value, int | Tensor | np.generic) and hasattr(value, "__array__")
+
+
+def _read_int(call: str, value: Any, target: Any) -> int:
+    if _is_array(value) and np.asarray(value).ndim == 0:
+        value = np.asarray(value)[()]
+    if isinstance(value, bool) or not isinstance(value, int | Integral):
+        raise TypeError(f"{call}(target={target!r}): expected {_KINDS}, got {type(value).__name__}.")
+    return int(value)
+
+
+def _integers_or_cotangent(call: str, target: Tensor) -> Tensor:
+    if target.dtype == torch.bool or target.is_complex():
+        raise TypeError(f"{call}(target=...): expected integer classes, got {target.dtype}.")
+    return target
+
+
+def _read_array(call: str, target: np.ndarray[Any, Any]) -> Target:
+    if target.dtype.kind == "f":
+        return torch.from_numpy(np.array(target))
+    if target.dtype.kind not in "iu":
+        raise TypeError(f"{call}(target=...): expected integer classes, got an array of {target.dtype}.")
+    if target.ndim > 2:
+        raise ValueError(
+            f"{call}(target=...): expected integers of shape [N], a class per example, or [N, k], an index per "
+            f"example, got an array of shape {list(target.shape)}."
+        )
+    return target.tolist() if target.ndim == 1 else [tuple(row) for row in target.tolist()]
+
+
+def _read_tuple(call: str, target: tuple[Any, ...]) -> tuple[int | Tensor, ...]:
+    found: list[int | Tensor] = []
+    for value in target:
+        if _is_array(value) and np.asarray(value).ndim:
+            value = torch.as_tensor(_read_array(call, np.asarray(value)))
+        if isinstance(value, list | tuple) or (isinstance(value, Tensor) and value.ndim > 1):
+            raise TypeError(
+                f"{call}(target={target!r}): a tuple is one index, for all examples, of a number for each trailing "
+                f"dimension; got {type(value).__name__} in it. One index per example is a list of tuples, or an "
+                "integer tensor [N, k]."
+            )
+        if isinstance(value, Tensor):
+            if value.is_floating_point():
+                raise TypeError(f"{call}(target=...): expected integers in an index, got {value.dtype}.")
+            found.append(_integers_or_cotangent(call, value))
+        else:
+            found.append(_read_int(call, value, target))
+    if found and all(isinstance(value, Tensor) and value.ndim == 1 for value in found):
+        raise ValueError(
+            f"{call}(target=...): a tuple of {len(found)} vectors could mean an index per example or a number per "
+            "dimension. One index per example is an integer tensor [N, k]: torch.stack(target, 1) if each vector has "
+            "a number per example."
+        )
+    return tuple(found)
+
+
+def _read_list(call: str, target: list[Any]) -> Target:
+    if target and all(isinstance(value, Tensor) for value in target):
+        if len({value.shape for value in target}) > 1:
+            shapes = [list(value.shape) for value in target]
+            raise ValueError(f"{call}(target=[...]): expected tensors of one shape, got shapes {shapes}.")
+        return _integers_or_cotangent(call, torch.stack(target))
+    if not any(isinstance(value, tuple | list) or (_is_array(value) and np.ndim(value)) for value in target):
+        return [_read_int(call, value, target) for value in target]
+    rows: list[tuple[int, ...]] = []
+    for row in target:
+        if not (isinstance(row, tuple | list) or _is_array(row)):
+            raise TypeError(f"{call}(target={target!r}): expected ints, or index tuples, got a list of both.")
+        rows.append(tuple(_read_int(call, value, target) for value in row))
+    if len({len(row) for row in rows}) > 1:
+        raise ValueError(f"{call}(target={target!r}): expected index tuples of one length.")
+    return rows
 
 
 def pick_output(call: str, value: Any, output: str | int | None) -> Tensor:
@@ -70,7 +183,9 @@ def cotangent_of(call: str, output: Tensor, target: Target) -> Tensor:
     while tracing, the values of a class tensor cannot be looked at: out of range, they make the cotangent NaN.
 
     Args:
+        call: First words of errors.
         output: What the model returned. [N, K, ...], or [N] with `target=None`.
+        target: As `read_target` returns it.
 
     Returns:
         Cotangent of the output's shape and dtype.
@@ -86,13 +201,16 @@ def cotangent_of(call: str, output: Tensor, target: Target) -> Tensor:
         return torch.ones_like(output)
     if isinstance(target, Tensor) and target.is_floating_point():
         return _of_cotangent(call, output, target)
-    if isinstance(target, tuple):
-        return _of_index(call, output, target)
     if output.ndim < 2:
         raise ValueError(
             f"{call}(target=...): the output has shape {list(output.shape)}, one number per example. Use target=None."
         )
-    return _one_hot(call, output, target, dim=1).expand_as(output)
+    if not _is_index(target):
+        return _one_hot(call, output, target, dim=1).expand_as(output)
+    cotangent = torch.ones_like(output)
+    for dim, index in enumerate(_numbers(call, output, target), start=1):
+        cotangent = cotangent * _one_hot(call, output, index, dim)
+    return cotangent
 
 
 def score(call: str, output: Tensor, target: Target) -> Tensor:
@@ -138,19 +256,41 @@ def _of_cotangent(call: str, output: Tensor, target: Tensor) -> Tensor:
             f"{list(output.shape)}, got shape {list(target.shape)}. Classes are integers."
         )
     _same_device(call, output, target)
+    if is_plain_eager() and not bool(target.isfinite().all()):
+        raise ValueError(f"{call}(target=...): expected a cotangent of finite numbers, got infinity or NaN in it.")
     return target.to(output.dtype)
 
 
-def _of_index(call: str, output: Tensor, target: tuple[int | Tensor, ...]) -> Tensor:
-    if len(target) != output.ndim - 1:
+def _is_index(target: Any) -> bool:
+    """Whether a target of integers has a number for each trailing dimension, and not just a class."""
+    if isinstance(target, Tensor):
+        return target.ndim > 1
+    return isinstance(target, tuple) or (isinstance(target, list) and bool(target) and isinstance(target[0], tuple))
+
+
+def _numbers(call: str, output: Tensor, target: Any) -> list[Any]:
+    """For each trailing dimension the position: an int or a tensor [] for all examples, a list or tensor [N]."""
+    rank = output.ndim - 1
+    if isinstance(target, tuple):
+        given, columns = len(target), list(target)
+    elif isinstance(target, Tensor):
+        if target.ndim > 2:
+            raise ValueError(
+                f"{call}(target=...): expected integers of shape [N], a class per example, or [N, {rank}], an index "
+                f"per example, got shape {list(target.shape)}."
+            )
+        _check_count(call, list(target.shape[:1]), output.shape[0])
+        given, columns = target.shape[1], target.unbind(1)
+    else:
+        given, columns = len(target[0]), [[row[i] for row in target] for i in range(len(target[0]))]
+    if given != rank:
+        told = f"target={target!r}" if isinstance(target, tuple) else "target=..."
         raise ValueError(
-            f"{call}(target={target!r}): expected an index into the trailing dimensions of the output, which has shape "
-            f"{list(output.shape)}: {output.ndim - 1} numbers, got {len(target)}. One class per example is a list."
+            f"{call}({told}): expected an index into the trailing dimensions of the output, which has shape "
+            f"{list(output.shape)}: {rank} numbers, got {given}. One class per example is a list of ints or an integer "
+            "tensor [N]; a one-hot target is a cotangent, and floating point."
         )
-    cotangent = torch.ones_like(output)
-    for dim, index in enumerate(target, start=1):
-        cotangent = cotangent * _one_hot(call, output, index, dim)
-    return cotangent
+    return list(columns)
 
 
 def _one_hot(call: str, output: Tensor, index: Any, dim: int) -> Tensor:
@@ -158,28 +298,26 @@ def _one_hot(call: str, output: Tensor, index: Any, dim: int) -> Tensor:
     index = _checked_index(call, output, index, dim)
     size, trailing = output.shape[dim], [1] * (output.ndim - dim - 1)
     positions = torch.arange(size, device=output.device)
-    hot = (positions == index.reshape(-1, 1)).to(output.dtype)
-    valid = (index >= 0) & (index < size)
+    hot = (positions == torch.where(index < 0, index + size, index).reshape(-1, 1)).to(output.dtype)
+    valid = (index >= -size) & (index < size)
     hot = torch.where(valid.reshape(-1, 1), hot, float("nan"))
     return hot.reshape(-1, *[1] * (dim - 1), size, *trailing)
 
 
-def _checked_index(call: str, output: Tensor, index: Any, dim: int) -> Tensor:
+def _checked_index(call: str, output: Tensor, index: int | list[int] | Tensor, dim: int) -> Tensor:
+    """The positions along a dimension, as a tensor [] or [N] of int64: smaller integers cannot count to any size."""
     count, size = output.shape[0], output.shape[dim]
     if not isinstance(index, Tensor):
-        numbers = list(index) if isinstance(index, list) else [index]
-        if not all(isinstance(i, int) and not isinstance(i, bool) for i in numbers):
-            raise TypeError(f"{call}(target={index!r}): expected an int, a list of ints or an integer tensor.")
-        if not all(0 <= i < size for i in numbers):
+        numbers = index if isinstance(index, list) else [index]
+        if not all(-size <= i < size for i in numbers):
             raise ValueError(f"{call}(target={index!r}): class out of range; the output has {size} in dimension {dim}.")
         shape = [len(numbers)] if isinstance(index, list) else []
         index = torch.tensor(numbers, dtype=torch.long, device=output.device).reshape(shape)
-    if index.dtype == torch.bool or index.is_floating_point() or index.is_complex():
-        raise TypeError(f"{call}(target=...): expected integer classes, got {index.dtype}.")
     if index.ndim:
         _check_count(call, list(index.shape), count)
     _same_device(call, output, index)
-    if is_plain_eager() and not bool(((index >= 0) & (index < size)).all()):
+    index = index.long()
+    if is_plain_eager() and not bool(((index >= -size) & (index < size)).all()):
         raise ValueError(
             f"{call}(target=...): class out of range in {index.tolist()}; the output has {size} in dimension {dim}."
         )
@@ -218,7 +356,9 @@ class pointing:  # noqa: N801  (a target reads as a word: target=pointing(7))
     """
 
     def __init__(self, target: int | list[int] | Tensor) -> None:
-        self.target = target
+        self.target: Any = read_target("pointing", target)
+        if self.target is None or callable(self.target) or _is_index(self.target):
+            raise TypeError(f"pointing({target!r}): expected a class, or one class per example.")
 
     def __call__(self, output: Tensor) -> Tensor:
         hot = _one_hot("pointing", output, self.target, dim=1)
@@ -232,28 +372,34 @@ class pointing:  # noqa: N801  (a target reads as a word: target=pointing(7))
 def repeated_target(call: str, target: Target, examples: int, times: int) -> Target:
     """The target of a batch in which each example is repeated; a function of the output stays as it is.
 
+    Args:
+        call: First words of errors.
+        target: As `read_target` returns it.
+        examples: N, the number of examples.
+        times: How often each is repeated.
+
     Raises:
-        ValueError: If it has not one class for each example.
+        ValueError: If it has not one class or index for each example.
     """
     if isinstance(target, pointing):
-        inner: Any = repeated_target(call, target.target, examples, times)
-        return pointing(inner)
+        return pointing(repeated_target(call, target.target, examples, times))
     if isinstance(target, tuple):
         indices: Any = tuple(repeated_target(call, index, examples, times) for index in target)
         return indices
     if isinstance(target, list):
         _check_count(call, [len(target)], examples)
-        return [index for index in target for _ in range(times)]
+        rows: Any = [row for row in target for _ in range(times)]
+        return rows
     if not isinstance(target, Tensor):
         return target
     if target.ndim and not target.is_floating_point():
-        _check_count(call, list(target.shape), examples)
+        _check_count(call, list(target.shape[:1]), examples)
     return repeated(target, examples, times)
 
 
 def _check_count(call: str, shape: list[int], examples: int) -> None:
     if shape != [examples]:
         raise ValueError(
-            f"{call}(target=...): expected one class per example, shape [{examples}], got shape {shape}. "
-            "An int gives all examples the same class."
+            f"{call}(target=...): expected one class or index per example, {examples} of them, got {shape[0]}. "
+            "An int gives all examples the same class, a tuple the same index."
         )

@@ -1,15 +1,17 @@
 """Baselines: the input that stands for "nothing there", as one value, one for each example, or a distribution."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from .._torch import pytree
+from ..attribution.inputs import as_dict
 from ..attribution.question import own
 from ..batch import batch_of, broadcasts, merged
 
-Baseline = float | int | Tensor | tuple[Any, ...] | dict[str, Any]
+Baseline = float | int | Tensor | tuple[Any, ...] | Mapping[str, Any]
 """A number, or a tensor of the inputs' shape or broadcast to it ([1, ...]); for several inputs, a structure of them."""
 
 
@@ -34,7 +36,8 @@ class distribution:  # noqa: N801  (a baseline reads as a word: baseline=distrib
     """
 
     def __init__(self, rows: Any) -> None:
-        self.rows, self.count = rows, batch_of("distribution", rows)
+        self.rows = as_dict(rows)
+        self.count = batch_of("distribution", self.rows)
 
     def at(self, index: Tensor) -> Any:
         """The rows at some positions. [c] -> [c, ...]"""
@@ -71,13 +74,18 @@ def baseline_like(call: str, x: Any, baseline: Any) -> Any:
     if isinstance(baseline, int | float | Tensor):
         parts: list[Any] = [baseline] * len(leaves)
     else:
-        parts, given = pytree.tree_flatten(baseline)
+        parts, given = pytree.tree_flatten(as_dict(baseline))
         if given != structure:
             raise ValueError(
-                f"{call}(baseline=...): expected a number, or {len(leaves)} baselines structured as the inputs, "
-                f"got {type(baseline).__name__} of {len(parts)}."
+                f"{call}(baseline=...): expected a number, or {len(leaves)} baselines structured as the inputs"
+                f"{_names(' by name: ', x)}, got {type(baseline).__name__} of {len(parts)}{_names(': ', baseline)}."
             )
     return own(pytree.tree_unflatten([_like(call, v, b) for v, b in zip(leaves, parts, strict=True)], structure))
+
+
+def _names(before: str, value: Any) -> str:
+    """The names of a mapping's parts, for errors: the integer tensors of x are constants, and have no baseline."""
+    return before + ", ".join(map(str, value)) if isinstance(value, Mapping) else ""
 
 
 def _like(call: str, value: Tensor, baseline: Any) -> Tensor:

@@ -1,17 +1,19 @@
 """Gaussian noise around values: the number of samples, the standard deviation, and the draws."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
 
 from .._torch import pytree
+from ..attribution.inputs import as_dict
 from ..batch import merged
 from ..torch_state import is_plain_eager
 from .baselines import broadcasts
 from .draws import normal
 from .loops import positive
 
-Sigma = float | Tensor | tuple[Any, ...] | dict[str, Any]
+Sigma = float | Tensor | tuple[Any, ...] | Mapping[str, Any]
 
 
 def check_noise(call: str, noise: Any, value: Tensor, counts: tuple[int | None, ...]) -> None:
@@ -42,7 +44,7 @@ def sample_count(call: str, samples: int | None, noise: Any, noised: Any) -> int
     if noise is None:
         return positive(call, "samples", 5 if samples is None else samples)
     values, structure = pytree.tree_flatten(noised)
-    given, other = pytree.tree_flatten(noise)
+    given, other = pytree.tree_flatten(as_dict(noise))
     if structure != other:
         raise ValueError(f"{call}(noise=...): expected tensors structured as what gets the noise.")
     for e, value in zip(given, values, strict=True):
@@ -62,7 +64,7 @@ def spread_of(call: str, noised: Any, sigma: Any, relative: bool) -> list[Tensor
     if isinstance(sigma, int | float | Tensor):
         given: list[Any] = [sigma] * len(values)
     else:
-        given, other = pytree.tree_flatten(sigma)
+        given, other = pytree.tree_flatten(as_dict(sigma))
         if other != structure:
             raise ValueError(f"{call}(sigma=...): expected one, or {len(values)} of them as x is structured.")
     return [_one_spread(call, value, s, relative) for value, s in zip(values, given, strict=True)]
@@ -98,7 +100,9 @@ def scaled_noise(noised: Any, noise: Any, spread: list[Tensor], index: Tensor, s
     if noise is None:
         drawn = [normal(index, v.shape[1:], v, seed, i).unsqueeze(0) for i, v in enumerate(values)]
     else:
-        drawn = [e[index].transpose(0, 1).to(v) for e, v in zip(pytree.tree_leaves(noise), values, strict=True)]
+        drawn = [
+            e[index].transpose(0, 1).to(v) for e, v in zip(pytree.tree_leaves(as_dict(noise)), values, strict=True)
+        ]
     added = [e * s.unsqueeze(1) for e, s in zip(drawn, spread, strict=True)]
     full = [merged(e.expand(len(v), *e.shape[1:])) for e, v in zip(added, values, strict=True)]
     return pytree.tree_unflatten(full, structure)

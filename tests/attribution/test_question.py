@@ -9,9 +9,9 @@ from torch import Tensor, nn
 import funcattr
 from funcattr.attribution.question import Question, ask
 from funcattr.model.functional import as_functional
+from funcattr.testing.seeding import settle, uniform
 
 from ..contract import assert_equal
-from ..zoo.seeding import settle, uniform
 
 
 def dense() -> nn.Module:

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import funcattr
-
-from ..zoo.seeding import settle, uniform
+from funcattr.testing.seeding import settle, uniform
 
 
 class Net(nn.Module):

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 import funcattr
 from funcattr import Rulebook, rules
 from funcattr.rules import GRADIENT
+from funcattr.testing.seeding import settle, uniform
 
 from ..zoo import CASES, Case, case
-from ..zoo.seeding import settle, uniform
 
 
 def rows(book: Rulebook, model: Any, x: Any, **options: Any) -> list[tuple[str, ...]]:

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 
 import funcattr
+from funcattr.testing.seeding import settle
 
 from ..zoo.large import resnet50, vgg16, vit_b_16
-from ..zoo.seeding import settle
 from .measure import BOX, RULEBOOKS, report_peak
 
 CLASS, SAMPLES = 3, 4

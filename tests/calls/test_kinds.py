@@ -7,9 +7,9 @@ from torch import Tensor
 
 import funcattr
 from funcattr.calls.kinds import softmax_dims
+from funcattr.testing.seeding import uniform
 
 from ..contract import assert_equal
-from ..zoo.seeding import uniform
 
 
 @pytest.mark.filterwarnings("ignore:Implicit dimension choice")

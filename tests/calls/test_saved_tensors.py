@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 import funcattr
 from funcattr import AliasedWriteError, rules
+from funcattr.testing.seeding import settle, uniform
 
 from ..contract import assert_equal
-from ..zoo.seeding import settle, uniform
 
 # Forces the recorder, which uses the closed forms of adjoints; with no rules at all vjp is torch.func.vjp.
 RECORDED = funcattr.Rulebook({"lgamma": funcattr.rules.STOP}, name="recorded")

@@ -15,9 +15,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import funcattr
 from funcattr.calls import linear_map
+from funcattr.testing.seeding import settle, uniform
 
 from ..contract import assert_equal
-from ..zoo.seeding import settle, uniform
 
 
 class Tokens(nn.Module):

@@ -14,11 +14,11 @@ import funcattr
 from funcattr import distribution, expected_gradients, integrated_gradients, layer_conductance
 from funcattr.metrics import completeness
 from funcattr.sampling import draws
+from funcattr.testing.networks import draw_comparable
+from funcattr.testing.seeding import settle, uniform
 
 from ..contract import assert_equal, loop
-from ..drawn import draw
 from ..sweeps import sweep
-from ..zoo.seeding import settle, uniform
 
 DOUBLE = torch.float64
 ROWS = uniform(5, 4, seed=2)
@@ -51,7 +51,7 @@ def mean(values: Iterable[Tensor]) -> Tensor:
 @given(data=st.data())
 @settings(max_examples=10)
 def test_equals_the_sum_less_the_rise(data: st.DataObject) -> None:
-    net = draw(data, max_blocks=3)
+    net = draw_comparable(data, max_blocks=3)
     baseline = data.draw(st.sampled_from([0, 0.5, uniform(*net.x.shape[1:], seed=3), uniform(*net.x.shape, seed=4)]))
     a = uniform(*net.x.shape, seed=5)
     with torch.no_grad():

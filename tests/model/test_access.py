@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 import funcattr
 from funcattr.model.access import values_at
+from funcattr.testing.seeding import settle, uniform
 
 from ..contract import assert_equal
-from ..zoo.seeding import settle, uniform
 
 
 class Fails(nn.Module):

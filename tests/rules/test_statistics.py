@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 import funcattr
 from funcattr.rules import statistics
+from funcattr.testing.seeding import uniform
 
 from ..contract import assert_equal
-from ..zoo.seeding import uniform
 from .slopes import Function, assert_sums_to_delta, multipliers, pairs
 
 X = uniform(3, 4, 5)

@@ -58,7 +58,12 @@ ids, floats = torch.ones(2, 3, dtype=torch.long), torch.ones(2, 3)
         (floats, (0.0,), ValueError, r"expected a number, or 1 baselines structured as the inputs, got tuple of 1"),
         ((floats, ids), (0.0, 0, 1), ValueError, r"or 2 baselines structured as the inputs, got tuple of 3"),
         ((floats, ids), (0.0, "x"), TypeError, r"expected numbers and tensors, got str"),
-        ({"a": floats}, {"b": 0.0}, ValueError, r"or 1 baselines structured as the inputs, got dict of 1"),
+        (
+            {"a": floats},
+            {"b": 0.0},
+            ValueError,
+            r"or 1 baselines structured .* by name: a, got dict of 1: b",
+        ),
     ],
 )
 def test_what_does_not_fit_is_refused(x: Any, baseline: Any, kind: type[Exception], message: str) -> None:

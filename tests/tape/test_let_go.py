@@ -11,9 +11,9 @@ from torch import Tensor, nn
 import funcattr
 from funcattr import AliasedWriteError, rules
 from funcattr.calls.declarations import operands_only
+from funcattr.testing.seeding import settle, uniform
 
 from ..contract import assert_equal
-from ..zoo.seeding import settle, uniform
 
 
 def test_a_random_activation_keeps_its_output() -> None:

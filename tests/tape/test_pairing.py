@@ -11,9 +11,9 @@ from torch import Tensor, nn
 import funcattr
 from funcattr import Rulebook, UnsupportedOperationError, attribute
 from funcattr.rules import Call
+from funcattr.testing.seeding import settle, uniform
 
 from ..contract import assert_equal
-from ..zoo.seeding import settle, uniform
 
 X, X0 = uniform(2, 3), uniform(2, 3, seed=2)
 W = uniform(3, 3, seed=3)

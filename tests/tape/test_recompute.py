@@ -16,9 +16,9 @@ import funcattr
 from funcattr import rules
 from funcattr.calls.declarations import operands_only
 from funcattr.calls.inplace import over, plus, times, without
+from funcattr.testing.seeding import settle, uniform
 
 from ..contract import assert_equal
-from ..zoo.seeding import settle, uniform
 
 OPERATIONS: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], Callable[[Tensor, Tensor], Tensor]]] = {
     "times": (times, torch.mul),

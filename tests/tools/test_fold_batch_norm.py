@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import funcattr
+from funcattr.testing.seeding import settle, uniform
 
 from ..sweeps import sweep
 from ..zoo.classic import BasicBlock, ResNet
-from ..zoo.seeding import settle, uniform
 
 PAIRS: dict[str, tuple[Callable[[], list[nn.Module]], tuple[int, ...]]] = {
     "linear": (lambda: [nn.Linear(4, 6), nn.BatchNorm1d(6)], (3, 4)),

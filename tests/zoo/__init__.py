@@ -6,12 +6,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from funcattr.testing.seeding import settle, uniform
+
 from . import huggingface as hf
 from .branching import GoogLeNet, Inception, ShuffleNet, SqueezeNet
 from .classic import CNN, VGG, BasicBlock, Bottleneck, DenseNet, ResNet
 from .mobile import ConvNeXt, EfficientNet, MobileNetV2, MobileNetV3
 from .recurrent import GRUClassifier, LSTMClassifier
-from .seeding import settle, uniform
 from .transformers import SwinTransformer, VisionTransformer
 
 _SMALL_VGG = (4, "M", 6, 6, "M", 8, "M")

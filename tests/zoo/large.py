@@ -6,8 +6,9 @@ Parameter names and shapes are torchvision's, so its checkpoints load into them.
 import torch
 from torch import nn
 
+from funcattr.testing.seeding import settle
+
 from .classic import VGG, Bottleneck, ResNet
-from .seeding import settle
 from .transformers import VisionTransformer
 
 _VGG16 = (64, 64, "M", 128, 128, "M", 256, 256, 256, "M", 512, 512, 512, "M", 512, 512, 512, "M")

@@ -80,7 +80,7 @@ def iba(
 
     Args:
         model: A module, a `FunctionalModel` or a callable; called as `model(x, *args, **kwargs)`. Not modified.
-        x: Input, [N, ...]; a tuple or dict of inputs.
+        x: Input, [N, ...]; a tuple or mapping of inputs.
         target: Class, or class per example; a function of the output, to be kept large; or the target of `loss`.
         statistics: R's mean and spread over a data set, from `bottleneck.feature_statistics`. With the "relu"
             estimator negative z become 0, as in the paper's code.

@@ -149,7 +149,7 @@ def readout_iba(
 
     Args:
         model, args, kwargs: As in `iba`.
-        x: Input, [N, ...]; a tuple or dict of inputs.
+        x: Input, [N, ...]; a tuple or mapping of inputs.
         target: None; there is no choice of one.
         readout: A `ReadoutBottleneck` for this model, trained by `train_readout`.
         sigma: As in `iba`, and as in the training.

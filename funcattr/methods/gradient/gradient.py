@@ -27,10 +27,14 @@ def gradient(
 
     Args:
         model: A module, a `FunctionalModel` or a callable; called as `model(*x, *args, **kwargs)`. Not modified.
-        x: Input, [N, ...]; a tuple of inputs; or a dict of inputs that go by keyword.
-        target: What is explained: a class, one class per example, an index tuple into the trailing dimensions, a
-            cotangent of the output's shape, a function `output -> one number per example`, or None for an output with
-            one number per example. A class of a spatial output [N, K, H, W] means its sum over space.
+        x: Input, [N, ...]; a tuple of inputs; or a mapping of inputs that go by keyword (a dict, a `BatchEncoding`).
+            Beside floating-point inputs in a mapping, its integer and boolean tensors (token ids, masks) are constants.
+        target: What is explained. An int: a class. A list of ints or an integer tensor [N]: a class per example. A
+            tuple: an index into the trailing dimensions, `(position, token)` say, for all examples. A list of tuples or
+            an integer tensor [N, k]: such an index per example. A floating-point tensor: a cotangent of the output's
+            shape. A function: `output -> one number per example`. None: the output has one number per example. Numbers
+            below 0 count from the end, and NumPy's integers and arrays will do. A class of a spatial output
+            [N, K, H, W] means its sum over space.
         layer: Site to attribute to in place of the input: its name (a module path such as `"features.29"`), or the
             module. Earlier layers run forward only, and `x` may be of any dtype.
         output: Key, index or attribute of the explained output, for models that return several (`"logits"` is found).
@@ -41,7 +45,8 @@ def gradient(
             "output" and "layer". By default 0 everywhere; of args and kwargs, for tensors with a row for each example.
 
     Returns:
-        Attributions in units of y per unit of x, structured and shaped as `x` (as the site's value with `layer`).
+        Attributions in units of y per unit of x, structured and shaped as `x` (as the site's value with `layer`). For a
+        mapping of any kind it is a dict, without the constants.
 
     Raises:
         ValueError: If a shape, class, device or site is not as documented above.

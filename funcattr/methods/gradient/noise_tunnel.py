@@ -10,9 +10,10 @@ from torch import Tensor
 
 from ..._torch import pytree
 from ...attribution.example_dims import ExampleDims, Layout, back, layout_of, moved
+from ...attribution.inputs import read_inputs
 from ...attribution.question import Layer, Question, call_arguments, own
 from ...attribution.separate_copies import check_separate
-from ...attribution.targets import Target, repeated_target
+from ...attribution.targets import Target, read_target, repeated_target
 from ...batch import batch_of, merged, parted, repeated
 from ...model.access import values_at
 from ...model.functional import as_functional
@@ -50,7 +51,8 @@ def noise_tunnel(
     Args:
         method: `(x, target, **options) -> attributions`, example by example: `partial(lrp, model)`, or another tunnel
             around it (with another seed).
-        x: Input, [N, ...]; a tuple or dict of inputs, with independent noise.
+        x: Input, [N, ...]; a tuple or mapping of inputs, with independent noise. Integer tensors in a mapping get
+            none, and go to the method as they are.
         target: As in `gradient`; it goes to the method, repeated for the samples.
         kind: "smoothgrad", "smoothgrad_sq" or "vargrad".
         samples: Number of noisy copies; 5, or as many as there are in `noise`.
@@ -88,16 +90,22 @@ def noise_tunnel(
         Smilkov et al., 2017, arXiv:1706.03825 (smoothgrad); Hooker et al., 2018, arXiv:1806.10758 (its square);
         Adebayo et al., 2018, arXiv:1810.03307 (vargrad).
     """
+    x, constants = read_inputs(x)
     layout = layout_of("noise_tunnel", example_dims, x, (), {})
     if layout is not None:
+        if constants:
+            raise ValueError(
+                "noise_tunnel(example_dims=...): integer tensors in a mapping x get no noise. Give them to the method: "
+                "kwargs=..., with their dimensions under example_dims={'kwargs': ...}."
+            )
         x, options = layout.moved_x(x), {**options, "example_dims": example_dims}
-    examples = batch_of("noise_tunnel", x)
+    examples, target = batch_of("noise_tunnel", x), read_target("noise_tunnel", target)
     if kind not in get_args(Kind):
         raise ValueError(f"noise_tunnel(kind={kind!r}): expected one of {', '.join(map(repr, get_args(Kind)))}.")
     method, options = _unbound(method, options)
-    x, target, noise, sigma, options = own((x, target, noise, sigma, options))
+    x, constants, target, noise, sigma, options = own((x, constants, target, noise, sigma, options))
     site = None if noise_layer is None else _site(method, noise_layer)
-    noised = x if site is None else _value_at(method, x, site, options, layout)
+    noised = x if site is None else _value_at(method, _together(x, constants), site, options, layout)
     count = sample_count("noise_tunnel", samples, noise, noised)
     spread = spread_of("noise_tunnel", noised, sigma, relative)
     seed = seed_from("noise_tunnel", generator)
@@ -105,7 +113,7 @@ def noise_tunnel(
     one = layout is not None and layout.has_one_example
     chunk = 1 if one else chunk_of("noise_tunnel", chunk_size, count, size, examples)
     if chunk > 1:
-        _check_separate(method, x, options, layout)
+        _check_separate(method, _together(x, constants), options, layout)
 
     def attributions(index: Tensor) -> Any:
         times = len(index)
@@ -115,6 +123,7 @@ def noise_tunnel(
             copies = pytree.tree_map(torch.add, copies, added)
         else:
             run = _shifted(run, site, added if layout is None else back(added, layout.layer))
+        copies = _together(copies, repeated(constants, examples, times))
         given = {name: _for_samples(value, index, examples, seed) for name, value in options.items()}
         repeated_aim = repeated_target("noise_tunnel", target, examples, times)
         if layout is None:
@@ -153,6 +162,11 @@ def _check_separate(method: Any, x: Any, options: dict[str, Any], layout: Layout
         "noise_tunnel", as_functional(model), x, None, None, options.get("output"), options.get("args", ()), keyword
     )
     check_separate(question._replace(layout=layout))
+
+
+def _together(x: Any, constants: dict[str, Tensor]) -> Any:
+    """The inputs with those that get no noise: integer tensors of a mapping."""
+    return {**x, **constants} if constants else x
 
 
 def _site(method: Any, layer: Layer) -> str:

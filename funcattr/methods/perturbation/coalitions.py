@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..._torch import has_dispatch_mode, pytree, unwrapped
+from ...attribution.inputs import as_dict
 from ...attribution.question import Question, own
 from ...attribution.separate_copies import copies_of
 from ...batch import merged, parted
@@ -74,7 +75,7 @@ def feature_groups(question: Question, feature_mask: Any, baseline: Baseline, fe
         features: The number of features, where it cannot be read from the mask.
     """
     call, x, examples = question.call, question.x, question.examples
-    feature_mask = own(question.laid(feature_mask))
+    feature_mask = own(question.laid(as_dict(feature_mask)))
     full = baseline_like(call, x, question.laid(baseline))
     if feature_mask is None:
         count = question.example_size

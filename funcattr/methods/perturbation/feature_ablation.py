@@ -34,7 +34,8 @@ def feature_ablation(
 
     Args:
         model: A module, a `FunctionalModel` or a callable; called as `model(*x, *args, **kwargs)`. Not modified.
-        x: Input, [N, ...]; a tuple of inputs; or a dict of inputs that go by keyword. Integers (token ids) will do.
+        x: Input, [N, ...]; a tuple of inputs; or a mapping of inputs that go by keyword. Integers (token ids) will do,
+            but beside floating-point inputs in a mapping they are constants.
         target, output, args, kwargs, example_dims: As in `gradient`.
         feature_mask: The feature of each value: integers 0 .. F - 1, structured as x, each of a shape that broadcasts
             to it. Values with the same number, in whichever inputs, are one feature. By default each value is one.

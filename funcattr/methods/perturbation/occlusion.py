@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..._torch import pytree
 from ...attribution.example_dims import ExampleDims
+from ...attribution.inputs import as_dict
 from ...attribution.question import Inputs, Model, Question, ask
 from ...attribution.separate_copies import copies_of
 from ...attribution.targets import Target
@@ -156,7 +157,7 @@ def _for_each(call: str, name: str, given: Any, structure: Any) -> list[Any]:
     def is_one(part: Any) -> bool:
         return isinstance(part, tuple) and all(isinstance(size, int) for size in part)
 
-    parts, found = pytree.tree_flatten(given, is_leaf=is_one)
+    parts, found = pytree.tree_flatten(as_dict(given), is_leaf=is_one)
     if len(parts) == 1 and parts[0] is given:
         return parts * structure.num_leaves
     if found != structure:

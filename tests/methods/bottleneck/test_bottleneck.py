@@ -13,9 +13,9 @@ from torch import Tensor, nn
 import funcattr
 from funcattr.bottleneck import FeatureStatistics, capacity, restrict_flow, to_saliency_map
 from funcattr.methods.bottleneck.flow import Gate, gate_of, information, prior_of
+from funcattr.testing.seeding import settle, uniform
 
 from ... import bottleneck_references as references
-from ...zoo.seeding import settle, uniform
 
 
 def statistics(*shape: int, layer: str = "0", estimator: Any = "gaussian") -> FeatureStatistics:

@@ -15,9 +15,9 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import funcattr
 from funcattr.bottleneck import FeatureStatistics, feature_statistics, feature_statistics_of_layers
+from funcattr.testing.seeding import settle, uniform
 
 from ... import bottleneck_references as references
-from ...zoo.seeding import settle, uniform
 
 pytestmark = pytest.mark.filterwarnings("ignore:feature_statistics.* examples are few")
 

@@ -16,10 +16,10 @@ import funcattr
 from funcattr._torch import pytree
 from funcattr.batch import repeated
 from funcattr.methods.bottleneck.head_and_tail import _Tail, split
+from funcattr.testing.seeding import settle, uniform
 
 from ...contract import assert_equal
 from ...zoo import CASES, Case
-from ...zoo.seeding import settle, uniform
 
 TIMES = 3
 

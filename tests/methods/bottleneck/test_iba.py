@@ -17,10 +17,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import funcattr
 from funcattr import iba
 from funcattr.bottleneck import FeatureStatistics, feature_statistics, iba_search
+from funcattr.testing.seeding import settle, uniform
 
 from ... import bottleneck_references as references
 from ...graphs import calls_in
-from ...zoo.seeding import settle, uniform
 from .test_bottleneck import of_reference, statistics
 
 STEPS, SAMPLES = 4, 3

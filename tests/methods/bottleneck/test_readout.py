@@ -15,9 +15,9 @@ import funcattr
 from funcattr import readout_iba
 from funcattr.bottleneck import FeatureStatistics, ReadoutBottleneck, train_readout
 from funcattr.sampling.draws import normal
+from funcattr.testing.seeding import settle, uniform
 
 from ... import bottleneck_references as references
-from ...zoo.seeding import settle, uniform
 from .test_bottleneck import of_reference, statistics
 
 LAYERS = {"0": (3, 6, 6), "2": (4, 3, 3), "5": (5,)}

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from funcattr.methods.extremal.area_loss import area_loss
+from funcattr.testing.seeding import uniform
 
 from ... import extremal_references as reference
 from ...contract import assert_equal
-from ...zoo.seeding import uniform
 
 AREAS = st.floats(0.001, 0.999)
 SIZES = st.tuples(st.integers(1, 9), st.integers(1, 9))

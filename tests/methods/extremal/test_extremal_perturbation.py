@@ -18,11 +18,11 @@ from funcattr.methods.extremal.extremal_perturbation import extremal_perturbatio
 from funcattr.methods.extremal.mask_search import Search, State, initial_state, search_step
 from funcattr.methods.extremal.perturbation_pyramid import perturb, perturbation_pyramid, with_slopes
 from funcattr.methods.extremal.smooth_mask import mask_grid
+from funcattr.testing.seeding import settle, uniform
 
 from ... import extremal_references as reference
 from ...contract import assert_equal
 from ...sweeps import long
-from ...zoo.seeding import settle, uniform
 
 SIZE = (8, 7)
 SMALL: dict[str, Any] = {"spacing": 3, "radius": 4, "levels": 4, "max_blur": 2.0}

@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from funcattr.methods.extremal.perturbation_pyramid import perturb, perturbation_pyramid
+from funcattr.testing.seeding import uniform
 
 from ... import extremal_references as reference
 from ...contract import assert_equal
-from ...zoo.seeding import uniform
 
 SIZES = st.tuples(st.integers(1, 6), st.integers(1, 6))
 

@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 
 from funcattr.methods.extremal import smooth_mask as module
 from funcattr.methods.extremal.smooth_mask import crop, mask_grid, mask_vjp, parameters_size, smooth_mask
+from funcattr.testing.seeding import uniform
 
 from ... import extremal_references as reference
 from ...contract import assert_equal
-from ...zoo.seeding import uniform
 
 GRIDS = st.fixed_dictionaries(
     {"spacing": st.integers(1, 4), "radius": st.sampled_from([1.0, 2.5, 3, 4.4])},

@@ -18,12 +18,12 @@ from torch._dynamo.testing import CompileCounterWithBackend
 
 import funcattr
 from funcattr import distribution, gradient, input_x_gradient, integrated_gradients, noise_tunnel
+from funcattr.testing.networks import Smooth
+from funcattr.testing.seeding import settle, uniform
 
 from ... import sampling_references as references
 from ...contract import assert_equal, loop
-from ...drawn import Smooth
 from ...graphs import calls_in
-from ...zoo.seeding import settle, uniform
 
 KINDS: Any = ("smoothgrad", "smoothgrad_sq", "vargrad")
 few = settings(max_examples=8)

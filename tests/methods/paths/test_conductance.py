@@ -15,13 +15,13 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 import funcattr
 from funcattr import distribution, integrated_gradients, internal_influence, layer_conductance
 from funcattr.metrics import completeness
+from funcattr.testing.networks import draw_comparable
+from funcattr.testing.seeding import settle, uniform
 
 from ... import sampling_references as references
 from ...contract import assert_equal, loop
-from ...drawn import draw
 from ...graphs import calls_in
 from ...sweeps import long
-from ...zoo.seeding import settle, uniform
 
 SUMS: Any = ("riemann_left", "riemann_right", "riemann_trapezoid")
 """Quadratures of conductance that are sums over the layer's values."""
@@ -86,7 +86,7 @@ jvp: Any = torch.func.jvp
 @given(data=st.data())
 @settings(max_examples=8)
 def test_conductance_equals_the_sum_over_intervals(data: st.DataObject) -> None:
-    net = draw(data, max_blocks=3)
+    net = draw_comparable(data, max_blocks=3)
     steps = data.draw(st.integers(1, 4))
     baseline = data.draw(st.sampled_from([0.0, 0.5, uniform(*net.x.shape, seed=4)]))
     chunk_size = data.draw(st.integers(1, steps + 2) | st.none())
@@ -98,7 +98,7 @@ def test_conductance_equals_the_sum_over_intervals(data: st.DataObject) -> None:
 @given(data=st.data())
 @settings(max_examples=16)
 def test_conductance_by_each_quadrature_equals_a_sum_written_out(data: st.DataObject) -> None:
-    net = draw(data, max_blocks=3)
+    net = draw_comparable(data, max_blocks=3)
     steps, name = data.draw(st.integers(1, 4)), data.draw(st.sampled_from(RULES))
     steps = max(2, steps) if name == "riemann_trapezoid" else steps
     baseline = data.draw(st.sampled_from([0.0, 0.5, uniform(*net.x.shape, seed=4)]))
@@ -112,7 +112,7 @@ def test_conductance_by_each_quadrature_equals_a_sum_written_out(data: st.DataOb
 @given(data=st.data())
 @settings(max_examples=8)
 def test_influence_equals_the_explicit_sum(data: st.DataObject) -> None:
-    net = draw(data, max_blocks=3)
+    net = draw_comparable(data, max_blocks=3)
     steps, name = data.draw(st.integers(2, 4)), data.draw(st.sampled_from(RULES))
     options: Any = {"layer": net.layer, "baseline": data.draw(st.sampled_from([0.0, uniform(*net.x.shape, seed=4)]))}
     chunk_size = data.draw(st.integers(1, steps) | st.none())
@@ -258,7 +258,7 @@ def test_a_distribution_is_the_mean_over_its_rows(
 @given(data=st.data())
 @settings(max_examples=8)
 def test_conductance_over_drawn_rows_is_the_mean_of_sums_written_out(data: st.DataObject) -> None:
-    net, name = draw(data, max_blocks=2), data.draw(st.sampled_from(SUMS))
+    net, name = draw_comparable(data, max_blocks=2), data.draw(st.sampled_from(SUMS))
     count, steps = data.draw(st.integers(1, 3)), data.draw(st.integers(2, 3))
     rows = uniform(count, *net.x.shape[1:], seed=data.draw(st.integers(0, 9)))
     chunk_size = data.draw(st.integers(1, count * (steps + 1)))

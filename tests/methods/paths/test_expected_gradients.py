@@ -14,13 +14,13 @@ import funcattr
 from funcattr import distribution, expected_gradients, integrated_gradients
 from funcattr.metrics import completeness
 from funcattr.sampling import draws
+from funcattr.testing.networks import draw_comparable
+from funcattr.testing.seeding import settle, uniform
 
 from ... import sampling_references as references
 from ...contract import assert_equal, loop
-from ...drawn import draw
 from ...graphs import calls_in
 from ...sweeps import long
-from ...zoo.seeding import settle, uniform
 
 
 def dense(activation: type[nn.Module] = nn.Tanh, *, dtype: torch.dtype = torch.float64) -> nn.Module:
@@ -47,7 +47,7 @@ def mean(values: Iterable[Tensor]) -> Tensor:
 @given(data=st.data())
 @settings(max_examples=10)
 def test_equals_the_mean_over_its_draws(data: st.DataObject) -> None:
-    net = draw(data, max_blocks=3)
+    net = draw_comparable(data, max_blocks=3)
     samples, seed = data.draw(st.integers(1, 4)), data.draw(st.integers(0, 99))
     layer, sigma = data.draw(st.sampled_from([None, net.layer])), data.draw(st.sampled_from([0.0, 0.3]))
     rows = data.draw(st.sampled_from([None, uniform(5, *net.x.shape[1:], seed=3)]))

@@ -13,12 +13,12 @@ from torch import Tensor, nn
 import funcattr
 from funcattr import distribution, integrated_gradients
 from funcattr.metrics import completeness
+from funcattr.testing.networks import draw_comparable
+from funcattr.testing.seeding import settle, uniform
 
 from ... import sampling_references as references
 from ...contract import assert_equal, loop
-from ...drawn import draw
 from ...graphs import calls_in
-from ...zoo.seeding import settle, uniform
 
 RULES: Any = ("gausslegendre", "riemann_left", "riemann_middle", "riemann_right", "riemann_trapezoid")
 
@@ -45,7 +45,7 @@ jvp: Any = torch.func.jvp
 @given(data=st.data())
 @settings(max_examples=10)
 def test_equals_the_explicit_sum(data: st.DataObject) -> None:
-    net = draw(data, max_blocks=3)
+    net = draw_comparable(data, max_blocks=3)
     steps, name = data.draw(st.integers(2, 5)), data.draw(st.sampled_from(RULES))
     layer = data.draw(st.sampled_from([None, net.layer]))
     baseline = data.draw(st.sampled_from([0.0, 0.5, uniform(*net.x.shape[1:], seed=3), uniform(*net.x.shape, seed=4)]))

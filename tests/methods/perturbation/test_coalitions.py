@@ -13,10 +13,10 @@ from funcattr.methods.perturbation.feature_ablation import feature_ablation
 from funcattr.methods.perturbation.kernel_shap import kernel_shap
 from funcattr.methods.perturbation.lime import lime
 from funcattr.methods.perturbation.shapley_sampling import shapley_sampling
+from funcattr.testing.seeding import settle, uniform
 
 from ... import perturbation_references as references
 from ...contract import assert_equal, loop
-from ...zoo.seeding import settle, uniform
 
 MASK = torch.tensor([[0, 1, 1, 2, 0, 2]])
 X = uniform(2, 6)

@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from torch import nn
 
 from funcattr.methods.perturbation.feature_ablation import feature_ablation
+from funcattr.testing.seeding import settle, uniform
 
 from ... import perturbation_references as references
 from ...contract import assert_equal
-from ...zoo.seeding import settle, uniform
 
 few = settings(max_examples=20)
 

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from funcattr.methods.perturbation.kernel_shap import kernel_coalitions, kernel_shap
+from funcattr.testing.seeding import settle, uniform
 
 from ... import perturbation_references as references
 from ...contract import assert_equal
-from ...zoo.seeding import settle, uniform
 
 few = settings(max_examples=15)
 CPU = torch.device("cpu")

@@ -12,11 +12,11 @@ from torch._dynamo.exc import Unsupported
 import funcattr
 from funcattr.methods.perturbation.lime import lime
 from funcattr.sampling import draws
+from funcattr.testing.seeding import settle, uniform
 
 from ... import perturbation_references as references
 from ...contract import assert_equal
 from ...sweeps import long
-from ...zoo.seeding import settle, uniform
 
 few = settings(max_examples=15)
 NET = settle(lambda: nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 3)))

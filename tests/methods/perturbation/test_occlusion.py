@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from funcattr.methods.perturbation.occlusion import occlusion
+from funcattr.testing.seeding import settle, uniform
 
 from ... import perturbation_references as references
 from ...contract import assert_equal
-from ...zoo.seeding import settle, uniform
 
 few = settings(max_examples=25)
 

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from funcattr.methods.perturbation import regression
 from funcattr.methods.perturbation.regression import lasso, solution_operator
+from funcattr.testing.seeding import uniform
 
 from ...contract import assert_equal
-from ...zoo.seeding import uniform
 
 few = settings(max_examples=10)
 

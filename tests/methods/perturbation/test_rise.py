@@ -13,10 +13,10 @@ from torch import nn
 import funcattr
 from funcattr.methods.perturbation import rise as module
 from funcattr.methods.perturbation.rise import enlarged, rise, rise_masks
+from funcattr.testing.seeding import settle, uniform
 
 from ... import perturbation_references as references
 from ...contract import assert_equal
-from ...zoo.seeding import settle, uniform
 
 few = settings(max_examples=15)
 

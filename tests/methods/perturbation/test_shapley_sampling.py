@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from torch import nn
 
 from funcattr.methods.perturbation.shapley_sampling import shapley_sampling
+from funcattr.testing.seeding import settle, uniform
 
 from ... import perturbation_references as references
 from ...contract import assert_equal
-from ...zoo.seeding import settle, uniform
 
 few = settings(max_examples=15)
 

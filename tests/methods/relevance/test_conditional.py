@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 import funcattr
 from funcattr import UnknownSiteError, UntrackedPathError, conditional_relevance, relevance_maximization
+from funcattr.testing.seeding import settle, uniform
 
 from ...contract import assert_equal, loop
-from ...zoo.seeding import settle, uniform
 
 BOOKS = ("epsilon_plus", "epsilon", "epsilon_alpha2_beta1_flat", "attnlrp")
 C = 6  # channels at the site "3"

@@ -15,10 +15,10 @@ from funcattr import rules
 from funcattr.attribution.forward import Start
 from funcattr.methods.relevance.conservation import Conservation
 from funcattr.rules import Entry
+from funcattr.testing.networks import Network, networks, targets
+from funcattr.testing.seeding import settle, uniform
 
-from ...strategies import Network, networks, targets
 from ...zoo import Case, case
-from ...zoo.seeding import settle, uniform
 
 # These change a gradient or compare with a baseline: they share out no relevance, and conservation refuses them.
 NO_RELEVANCE = ("guided", "deconvnet", "deep_lift", "deep_lift_reveal_cancel")

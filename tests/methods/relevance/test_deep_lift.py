@@ -16,14 +16,13 @@ import funcattr
 from funcattr import Rulebook, UnsupportedOperationError, deep_lift, distribution, rules
 from funcattr.metrics import completeness
 from funcattr.rules import GRADIENT
+from funcattr.testing.networks import Smooth, networks, targets
+from funcattr.testing.seeding import settle, uniform
 
 from ...contract import assert_equal, loop
 from ...deep_lift_references import deep_lift_reference, stack_reference
-from ...drawn import Smooth
 from ...relevance_references import UnknownOperationError
-from ...strategies import networks, targets
 from ...zoo import CASES, Case, case
-from ...zoo.seeding import settle, uniform
 
 EXACT = 1e-12  # of numbers about 1 in double precision
 DOUBLE = torch.float64

@@ -11,9 +11,9 @@ from torch import Tensor
 
 import funcattr
 from funcattr import rules
+from funcattr.testing.seeding import uniform
 
 from ...contract import assert_equal
-from ...zoo.seeding import uniform
 from ..slopes import DOUBLE, RESCALE, Function, assert_sums_to_delta, multipliers, pairs
 
 W, B, MEAN = (uniform(4, seed=s) for s in (5, 6, 7))

@@ -15,9 +15,9 @@ from torch import Tensor
 import funcattr
 from funcattr import rules
 from funcattr.calls.kinds import GROUPS
+from funcattr.testing.seeding import uniform
 
 from ...contract import assert_equal
-from ...zoo.seeding import uniform
 from ..slopes import DOUBLE, RESCALE, Function, assert_sums_to_delta, multipliers, pairs, sums
 
 CONSTANT = torch.tensor([0.25, -0.5, 2.0])

@@ -12,12 +12,12 @@ from torch import Tensor, nn
 import funcattr
 from funcattr import deep_lift, distribution, rules
 from funcattr.metrics import completeness
+from funcattr.testing.networks import networks
+from funcattr.testing.seeding import settle, uniform
 
 from ...contract import assert_equal
 from ...deep_lift_references import stack_reference
-from ...strategies import networks
 from ...zoo import case
-from ...zoo.seeding import settle, uniform
 from ..slopes import DOUBLE, assert_sums_to_delta, multipliers, pairs
 
 REVEAL = rules.deep_lift_reveal_cancel()

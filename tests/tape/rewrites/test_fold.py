@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 import funcattr
 from funcattr import Rulebook, rules
+from funcattr.testing.seeding import settle, uniform
 
 from ...contract import assert_equal
-from ...zoo.seeding import settle, uniform
 
 RULES: dict[str, Any] = {
     "epsilon": rules.epsilon,

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 import funcattr
 from funcattr import Rulebook, rules
 from funcattr.rules import GRADIENT, Call, fold, join, takes_activation
+from funcattr.testing.seeding import settle, uniform
 
 from ...contract import assert_equal
-from ...zoo.seeding import settle, uniform
 
 X, W = uniform(2, 3), uniform(3, 3, seed=3)
 

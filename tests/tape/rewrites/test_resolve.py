@@ -11,10 +11,10 @@ from torch import Tensor, nn
 import funcattr
 from funcattr import Rulebook, rules
 from funcattr.rules import GRADIENT, Entry
+from funcattr.testing.seeding import settle, uniform
 
 from ...contract import assert_equal
 from ...zoo import case
-from ...zoo.seeding import settle, uniform
 
 LINEAR = ("linear", "conv1d", "conv2d", "conv_transpose1d", "matmul", "addmm")
 FIRST = rules.epsilon_everywhere() | Entry("linear_map", rules.flat, position="first")

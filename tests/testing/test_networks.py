@@ -8,9 +8,10 @@ from hypothesis import HealthCheck, find, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from .strategies import KINDS, Block, Description, Network, networks, targets
-from .strategies.blocks import ACTIVATIONS, RELUS, RELUS_IN_PLACE, ROUND_TRIPS, SLICES, build
-from .sweeps import sweep
+from funcattr.testing.blocks import ACTIVATIONS, RELUS, RELUS_IN_PLACE, ROUND_TRIPS, SLICES, build
+from funcattr.testing.networks import KINDS, Block, Description, Network, networks, targets
+
+from ..sweeps import sweep
 
 relaxed = settings(deadline=None)  # the machine may be busy
 any_network = st.integers(1, 3).flatmap(networks)
