@@ -17,9 +17,9 @@ from torch import Tensor
 import funcattr
 from funcattr import rules
 from funcattr.errors import UnsupportedOperationError
+from funcattr.testing.seeding import uniform
 
 from ..contract import assert_equal
-from ..zoo.seeding import uniform
 
 X, A, B, V = uniform(3, 4), uniform(4, 4, seed=2), uniform(4, 4, seed=3), uniform(4, 2, seed=4)
 BOOKS = ("epsilon", "epsilon_plus", "attnlrp", "cp_lrp")
