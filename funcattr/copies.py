@@ -129,25 +129,35 @@ class Copier:
         return self._keep(value, made)
 
     def _function(self, value: types.FunctionType) -> Any:
-        # A function that reaches no module and no tensor is the user's own: a hook that appends to a list, say.
-        if not self._reaches(value, set()):
+        # What a function closes over is the user's own, such as the list that a hook appends to; but not a module, nor
+        # a tensor of one.
+        if not any(self._is_moved(held) for held in _held_by(value)):
             return value
         cells = tuple(types.CellType() for _ in value.__closure__ or ())
         made = types.FunctionType(value.__code__, value.__globals__, value.__name__, None, cells or None)
         self._keep(value, made)
         for cell, before in zip(cells, value.__closure__ or (), strict=True):
             for content in _contents(before):
-                cell.cell_contents = self(content)
-        made.__defaults__, made.__kwdefaults__ = self(value.__defaults__), self(value.__kwdefaults__)
+                cell.cell_contents = self._moved(content)
+        made.__defaults__ = value.__defaults__ and tuple(map(self._moved, value.__defaults__))
+        named = (value.__kwdefaults__ or {}).items()
+        made.__kwdefaults__ = value.__kwdefaults__ and {name: self._moved(held) for name, held in named}
         made.__qualname__, made.__doc__, made.__module__ = value.__qualname__, value.__doc__, value.__module__
-        vars(made).update({name: self(held) for name, held in vars(value).items()})
+        vars(made).update({name: self._moved(held) for name, held in vars(value).items()})
         return made
 
+    def _moved(self, value: Any) -> Any:
+        return self(value) if self._is_moved(value) else value
+
+    def _is_moved(self, value: Any) -> bool:
+        """Whether a function gets the copy of what it holds."""
+        return isinstance(value, Tensor | nn.Module) or self._reaches(value, set())
+
     def _reaches(self, value: Any, seen: set[int]) -> bool:
-        """Whether a tensor or a module is within reach."""
-        if isinstance(value, Tensor | nn.Module):
+        """Whether something that has a copy, such as a module of the tree, is within reach."""
+        if id(value) in self.copies:
             return True
-        if type(value) in ATOMS or id(value) in seen:
+        if type(value) in ATOMS or isinstance(value, Tensor | nn.Module) or id(value) in seen:
             return False
         seen.add(id(value))
         return any(self._reaches(held, seen) for held in _held_by(value))

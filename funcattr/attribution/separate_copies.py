@@ -70,7 +70,10 @@ def _own_draws(device: torch.device) -> Iterator[None]:
 
 def _compare(question: Question) -> None:
     examples = question.examples
-    alone = question.outputs()
+    try:
+        alone = question.outputs()
+    except Exception:  # the method will say so
+        return
     if alone.shape[:1] != (examples,):
         raise _wrong(question, f"the output has shape {list(alone.shape)}, not a row for each of {examples} examples")
     try:

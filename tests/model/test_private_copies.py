@@ -396,6 +396,14 @@ def test_a_parametrised_weight_that_is_cached_is_that_of_the_call() -> None:
     assert not torch.allclose(bound, right)
 
 
+def test_what_a_hook_collects_is_the_users() -> None:
+    model, x, seen = nn.Sequential(nn.Linear(3, 3), nn.ReLU()), torch.randn(2, 3), list[Any]()
+    model[0].register_forward_hook(lambda module, args, out: seen.append((module, out)))
+    for _ in range(3):
+        functionalize(model)(x)
+    assert len(seen) == 3 and all(module is not model[0] for module, _ in seen)
+
+
 # --- the functional model as a value ----------------------------------------------------------------------------------
 
 

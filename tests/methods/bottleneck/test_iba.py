@@ -332,6 +332,9 @@ class Counts(TorchDispatchMode):
         super().__init__()
         self.rows: dict[int, list[int]] = {}
 
+    def __copy__(self) -> "Counts":
+        return self  # the copies of a model that holds it count together
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         if func is torch.ops.aten.convolution.default:
