@@ -81,7 +81,11 @@ def record(fn: Callable[..., Any], primals: tuple[Tensor, ...], how: Recording) 
     try:
         with torch.enable_grad(), recorder:
             output = fn(*inputs)
-    except RuntimeError as error:
+    except Exception as error:
+        if not isinstance(error, FuncattrError):
+            recorder.raise_refusal()
+        if not isinstance(error, RuntimeError):
+            raise
         if isinstance(error, TorchDynamoException):
             raise UnsupportedOperationError(
                 f"{call}: in the module {recorder.path!r}, cannot see through a part that compiles itself (torch.cond, "

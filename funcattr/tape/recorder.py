@@ -87,6 +87,7 @@ class Recorder(SiteMode):
         self._slots = Slots(self._memories, self._followed or Tensor)
         self._linear_ran = False
         self._aliases = Aliases(self._memories)
+        self._refusal: UnsupportedOperationError | None = None
         self._masks = Masks(self.slot)
         self._parts: dict[int, Part] = {}
         self._maps = ByIdentity[bool]()
@@ -552,7 +553,13 @@ class Recorder(SiteMode):
         if positions or any(layer in self._slots for t in inner for layer in unwrapped(t)):
             raise self._unseen("a torch.func transform (vmap, grad, ...) inside the model")
 
+    def raise_refusal(self) -> None:
+        """Raise the refusal that the model has caught, or that was raised in another thread of it."""
+        if self._refusal is not None:
+            raise self._refusal
+
     def _raise_unseen(self) -> None:
+        self.raise_refusal()
         if self._watch is not None and self._watch.unseen is not None:
             raise self._unseen(self._watch.unseen)
 
@@ -563,10 +570,11 @@ class Recorder(SiteMode):
         )
 
     def _unseen(self, what: str) -> UnsupportedOperationError:
-        return UnsupportedOperationError(
+        self._refusal = UnsupportedOperationError(
             f"{self.caller}: in the module {self.path!r}, cannot see through {what}. "
             "Write that part in plain torch functions, or make its result a constant with detach()."
         )
+        return self._refusal
 
     @property
     def activations(self) -> set[str]:
