@@ -197,52 +197,41 @@ class Place(NamedTuple):
     dtype: torch.dtype
 
 
-_PLAIN = (Tensor, nn.Parameter)
-
-
 def memory(tensor: Tensor) -> Any:
     """The storage that holds a tensor's values, however many transforms wrap it; None if it has none.
 
     Its `_cdata` is one number for all tensors that share memory.
     """
-    tensor = _innermost(tensor)
-    if type(tensor) not in _PLAIN:
-        with without_torch_function():
-            return _memory(tensor)
-    return _memory(tensor)
-
-
-def _memory(tensor: Tensor) -> Any:
     try:
         return tensor.untyped_storage()
-    except (NotImplementedError, RuntimeError):  # sparse tensors, and those of other layouts
+    except (NotImplementedError, RuntimeError):  # wrapped, sparse, or of another layout
         pass
+    tensor = _innermost(tensor)
     try:
-        values = tensor._values() if tensor.layout is torch.sparse_coo else tensor.values()
-        return values.untyped_storage()
+        if tensor.layout is torch.sparse_coo:
+            tensor = tensor._values()
+        elif tensor.layout is not torch.strided:
+            tensor = tensor.values()
+        return tensor.untyped_storage()
     except (NotImplementedError, RuntimeError):
         return None
 
 
-class Reserved:
-    """As long as this lives, no other storage gets the number of `storage`; its memory is freed as ever."""
+def reserve(storage: Any) -> int:
+    """The number of a storage, which no other one gets until `release`; its memory is freed as ever."""
+    return storage._weak_ref()
 
-    __slots__ = ("_free", "_number")
 
-    def __init__(self, storage: Any) -> None:
-        self._number, self._free = storage._weak_ref(), storage._free_weak_ref
-
-    def __del__(self) -> None:
-        self._free(self._number)
+release = torch.UntypedStorage._free_weak_ref
 
 
 def place(tensor: Tensor) -> Place:
     """Where a tensor's values lie in its memory; a sparse tensor is told by its number of values alone."""
     tensor = _innermost(tensor)
-    with without_torch_function():
-        if tensor.layout is not torch.strided:
-            return Place(0, (tensor._nnz(),), (1,), tensor.dtype)
+    try:
         return Place(tensor.storage_offset(), tensor.shape, tensor.stride(), tensor.dtype)
+    except (NotImplementedError, RuntimeError):
+        return Place(0, torch.Size([tensor._nnz()]), (1,), tensor.dtype)
 
 
 def _innermost(tensor: Tensor) -> Tensor:
