@@ -6,6 +6,8 @@ mended here.
 
 import importlib
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -140,6 +142,20 @@ def functional_operator(func: Any) -> Any:
     """The operator that gives as its result what `func`, such as `aten.add.out`, writes; None if there is none."""
     name = operator_name(func)
     return None if name is None or "::" in name else getattr(torch.ops.aten, name.removesuffix("_"), None)
+
+
+@contextmanager
+def without_saved_hooks() -> Iterator[None]:
+    """Suspend what packs the tensors that autograd saves, as checkpointing does: it would run the model again."""
+    taken = []
+    while (hooks := torch._C._autograd._top_saved_tensors_default_hooks(True)) is not None:
+        taken.append(hooks)
+        torch._C._autograd._pop_saved_tensors_default_hooks()
+    try:
+        yield
+    finally:
+        for pack, unpack in reversed(taken):
+            torch._C._autograd._push_saved_tensors_default_hooks(pack, unpack)
 
 
 # --- torch.func transforms --------------------------------------------------------------------------------------------

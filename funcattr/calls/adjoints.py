@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .._torch import has_silent_derivative, is_differentiated, pytree, softmax_backward
+from .._torch import has_silent_derivative, is_differentiated, pytree, softmax_backward, without_saved_hooks
 from ..errors import FuncattrError, UnsupportedOperationError
 from ..torch_state import is_plain_eager
 from .declarations import giving_own
@@ -231,18 +231,19 @@ def ordinary_adjoint(call: RecordedCall) -> Differentiated:
     closed = ADJOINTS[call.op](call) if call.op in ADJOINTS and not casts else None
     if closed is not None:
         return closed[0], (closed[0],), closed[1]
-    try:
-        return _by_func(call)
-    except NoDerivativeError:
-        raise
-    except Exception as error:
-        if not is_plain_eager():
-            raise
+    with without_saved_hooks():
         try:
-            return _by_autograd(call)
-        except Exception as second:
-            call.run()  # what fails without a derivative too is the model's own error
-            raise NoDerivativeError(str(second)) from error
+            return _by_func(call)
+        except NoDerivativeError:
+            raise
+        except Exception as error:
+            if not is_plain_eager():
+                raise
+            try:
+                return _by_autograd(call)
+            except Exception as second:
+                call.run()  # what fails without a derivative too is the model's own error
+                raise NoDerivativeError(str(second)) from error
 
 
 def _by_func(call: RecordedCall) -> Differentiated:

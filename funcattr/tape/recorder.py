@@ -120,11 +120,22 @@ class Recorder(SiteMode):
             if own is None:
                 own = self._own_functions[types] = has_own_functions(types)
             if own:
-                return super().__torch_function__(func, types, args, kwargs)
+                return self._among_other_classes(func, types, args, kwargs)
             with without_subclass_function():
                 return super().__torch_function__(func, types, args, kwargs)
         finally:
             self._watch.start()
+
+    def _among_other_classes(self, func: Callable[..., Any], types: Any, args: tuple[Any, ...], kwargs: Any) -> Any:
+        """A call with tensors of a class that has functions of its own, which find plain tensors beside theirs."""
+        lent = [t for t in _tensors((args, kwargs)) if type(t) is self._followed]
+        for tensor in lent:
+            tensor.__class__ = Tensor
+        try:
+            return super().__torch_function__(func, types, args, kwargs)
+        finally:
+            for tensor in lent:
+                tensor.__class__ = self._followed
 
     # --- roots, sites and the output -------------------------------------------------------------------------
 
