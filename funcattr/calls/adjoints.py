@@ -310,6 +310,9 @@ def _nothing_arrives(g: Any) -> tuple[Tensor, ...]:
     raise AssertionError("no result of the call is tracked")
 
 
+_QUANTISED = frozenset([torch.qint8, torch.quint8, torch.qint32, torch.quint4x2, torch.quint2x4])
+
+
 class _Sorted:
     """The output of a call: the tensors that depend on its operands, the other tensors, and what is none.
 
@@ -328,7 +331,7 @@ class _Sorted:
         self.parts = tuple(v for v, kind in zip(leaves, self._kinds, strict=True) if kind == "part")
         self.constants = tuple(v for v, kind in zip(leaves, self._kinds, strict=True) if kind == "constant")
         # What was compared or counted is a constant, as for autograd; these would have had a derivative.
-        if any(v.is_quantized for v in self.constants) or any(map(has_silent_derivative, self.parts)):
+        if any(v.dtype in _QUANTISED for v in self.constants) or any(map(has_silent_derivative, self.parts)):
             raise NoDerivativeError("its result has no derivative")
 
     def with_tensors(self, parts: tuple[Tensor, ...], constants: tuple[Tensor, ...]) -> Any:
