@@ -54,6 +54,7 @@ try:
     from torch.utils._python_dispatch import TorchDispatchMode as TorchDispatchMode
 
     _functorch: Any = importlib.import_module("torch._C._functorch")
+    _autograd: Any = importlib.import_module("torch._C._autograd")
     _every_module: Any = importlib.import_module("torch.nn.modules.module")
     set_grad_enabled_function = torch._C._set_grad_enabled
     """What `torch.no_grad` and its kin call, as torch function modes see it."""
@@ -148,14 +149,14 @@ def functional_operator(func: Any) -> Any:
 def without_saved_hooks() -> Iterator[None]:
     """Suspend what packs the tensors that autograd saves, as checkpointing does: it would run the model again."""
     taken = []
-    while (hooks := torch._C._autograd._top_saved_tensors_default_hooks(True)) is not None:
+    while (hooks := _autograd._top_saved_tensors_default_hooks(True)) is not None:
         taken.append(hooks)
-        torch._C._autograd._pop_saved_tensors_default_hooks()
+        _autograd._pop_saved_tensors_default_hooks()
     try:
         yield
     finally:
         for pack, unpack in reversed(taken):
-            torch._C._autograd._push_saved_tensors_default_hooks(pack, unpack)
+            _autograd._push_saved_tensors_default_hooks(pack, unpack)
 
 
 # --- torch.func transforms --------------------------------------------------------------------------------------------
@@ -245,7 +246,8 @@ def place(tensor: Tensor) -> Place:
     """Where a tensor's values lie in its memory; a sparse tensor is told by its number of values alone."""
     tensor = _innermost(tensor)
     try:
-        return Place(tensor.storage_offset(), tensor.shape, tensor.stride(), tensor.dtype)
+        offset: Any = tensor.storage_offset()
+        return Place(offset, tensor.shape, tensor.stride(), tensor.dtype)
     except (NotImplementedError, RuntimeError):
         return Place(0, torch.Size([tensor._nnz()]), (1,), tensor.dtype)
 

@@ -84,10 +84,10 @@ def overlap(one: Place, other: Place) -> bool:
     """Whether two places in one storage share a byte; true where that cannot be told."""
     if one == other:
         return True
-    spans = [_span(one), _span(other)]
-    if None in spans:
+    span, other_span = _span(one), _span(other)
+    if span is None or other_span is None:
         return True
-    (start, end), (other_start, other_end) = spans
+    (start, end), (other_start, other_end) = span, other_span
     if end <= other_start or other_end <= start:
         return False
     first, last = min(start, other_start), max(end, other_end)

@@ -128,7 +128,7 @@ class Recorder(SiteMode):
 
     def _among_other_classes(self, func: Callable[..., Any], types: Any, args: tuple[Any, ...], kwargs: Any) -> Any:
         """A call with tensors of a class that has functions of its own, which find plain tensors beside theirs."""
-        lent = [t for t in _tensors((args, kwargs)) if type(t) is self._followed]
+        lent: list[Any] = [t for t in _tensors((args, kwargs)) if type(t) is self._followed]
         for tensor in lent:
             tensor.__class__ = Tensor
         try:

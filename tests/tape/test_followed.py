@@ -120,14 +120,14 @@ def test_tensors_have_their_own_class_again_after_a_pass() -> None:
 
 
 class OfQueries(torch.autograd.Function):
-    forward = staticmethod(lambda x: x.sign())
-    setup_context = staticmethod(lambda ctx, inputs, output: None)
-    backward = staticmethod(lambda ctx, g: g)
+    forward: Any = staticmethod(lambda x: x.sign())
+    setup_context: Any = staticmethod(lambda ctx, inputs, output: None)
+    backward: Any = staticmethod(lambda ctx, g: g)
 
 
 class OfComparisons(torch.autograd.Function):
-    forward = staticmethod(lambda ctx, x: (x > 0).double())
-    backward = staticmethod(lambda ctx, g: g)
+    forward: Any = staticmethod(lambda ctx, x: (x > 0).double())
+    backward: Any = staticmethod(lambda ctx, g: g)
 
 
 class WithNoGradInside(torch.autograd.Function):
@@ -142,8 +142,8 @@ class WithNoGradInside(torch.autograd.Function):
 
 
 class OfNumbers(torch.autograd.Function):
-    forward = staticmethod(lambda ctx, x: torch.full((4,), x.sum().item(), dtype=x.dtype))
-    backward = staticmethod(lambda ctx, g: g)
+    forward: Any = staticmethod(lambda ctx, x: torch.full((4,), x.sum().item(), dtype=x.dtype))
+    backward: Any = staticmethod(lambda ctx, g: g)
 
 
 def reentrant(x: Tensor) -> Tensor:
@@ -390,9 +390,9 @@ def test_the_plain_gradient_of_what_autograd_cannot_write_is_the_recorders(fn: A
 
 
 def test_a_models_own_error_stays_its_own() -> None:
-    for rulebook in ({}, {"rules": RECORDED}):
+    for rulebook in (None, RECORDED):
         with pytest.raises(RuntimeError, match="must match the size"):
-            funcattr.attribute(lambda x: x + torch.ones(7), torch.randn(2, 4), 0, **rulebook)
+            funcattr.attribute(lambda x: x + torch.ones(7), torch.randn(2, 4), 0, rules=rulebook)
 
 
 def test_the_padding_mask_of_an_encoder_leaves_the_other_tokens_alone() -> None:

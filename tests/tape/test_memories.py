@@ -36,7 +36,8 @@ VIEWS_OF_ONE: dict[str, Tensor] = {
 
 def numbers(view: Tensor) -> set[int]:
     """The bytes of a view, counted in the base, one value at a time."""
-    width, start = view.element_size(), view.storage_offset() * view.element_size()
+    width = view.element_size()
+    start = int(view.storage_offset()) * width
     strides = [step * width for step in view.stride()]
     return {
         start + sum(i * step for i, step in zip(index, strides, strict=True)) + byte
