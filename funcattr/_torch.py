@@ -6,7 +6,8 @@ mended here.
 
 import importlib
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -55,6 +56,7 @@ try:
     from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
     _functorch: Any = importlib.import_module("torch._C._functorch")
+    _autograd: Any = importlib.import_module("torch._C._autograd")
     _every_module: Any = importlib.import_module("torch.nn.modules.module")
     set_grad_enabled_function = torch._C._set_grad_enabled
     """What `torch.no_grad` and its kin call, as torch function modes see it."""
@@ -154,6 +156,20 @@ def functional_operator(func: Any) -> Any:
     return None if name is None or "::" in name else getattr(torch.ops.aten, name.removesuffix("_"), None)
 
 
+@contextmanager
+def without_saved_hooks() -> Iterator[None]:
+    """Suspend what packs the tensors that autograd saves, as checkpointing does: it would run the model again."""
+    taken = []
+    while (hooks := _autograd._top_saved_tensors_default_hooks(True)) is not None:
+        taken.append(hooks)
+        _autograd._pop_saved_tensors_default_hooks()
+    try:
+        yield
+    finally:
+        for pack, unpack in reversed(taken):
+            _autograd._push_saved_tensors_default_hooks(pack, unpack)
+
+
 # --- torch.func transforms --------------------------------------------------------------------------------------------
 
 
@@ -214,52 +230,42 @@ class Place(NamedTuple):
     dtype: torch.dtype
 
 
-_PLAIN = (Tensor, nn.Parameter)
-
-
 def memory(tensor: Tensor) -> Any:
     """The storage that holds a tensor's values, however many transforms wrap it; None if it has none.
 
     Its `_cdata` is one number for all tensors that share memory.
     """
-    tensor = _innermost(tensor)
-    if type(tensor) not in _PLAIN:
-        with without_torch_function():
-            return _memory(tensor)
-    return _memory(tensor)
-
-
-def _memory(tensor: Tensor) -> Any:
     try:
         return tensor.untyped_storage()
-    except (NotImplementedError, RuntimeError):  # sparse tensors, and those of other layouts
+    except (NotImplementedError, RuntimeError):  # wrapped, sparse, or of another layout
         pass
+    tensor = _innermost(tensor)
     try:
-        values = tensor._values() if tensor.layout is torch.sparse_coo else tensor.values()
-        return values.untyped_storage()
+        if tensor.layout is torch.sparse_coo:
+            tensor = tensor._values()
+        elif tensor.layout is not torch.strided:
+            tensor = tensor.values()
+        return tensor.untyped_storage()
     except (NotImplementedError, RuntimeError):
         return None
 
 
-class Reserved:
-    """As long as this lives, no other storage gets the number of `storage`; its memory is freed as ever."""
+def reserve(storage: Any) -> int:
+    """The number of a storage, which no other one gets until `release`; its memory is freed as ever."""
+    return storage._weak_ref()
 
-    __slots__ = ("_free", "_number")
 
-    def __init__(self, storage: Any) -> None:
-        self._number, self._free = storage._weak_ref(), storage._free_weak_ref
-
-    def __del__(self) -> None:
-        self._free(self._number)
+release = torch.UntypedStorage._free_weak_ref
 
 
 def place(tensor: Tensor) -> Place:
     """Where a tensor's values lie in its memory; a sparse tensor is told by its number of values alone."""
     tensor = _innermost(tensor)
-    with without_torch_function():
-        if tensor.layout is not torch.strided:
-            return Place(0, (tensor._nnz(),), (1,), tensor.dtype)
-        return Place(tensor.storage_offset(), tensor.shape, tensor.stride(), tensor.dtype)
+    try:
+        offset: Any = tensor.storage_offset()
+        return Place(offset, tensor.shape, tensor.stride(), tensor.dtype)
+    except (NotImplementedError, RuntimeError):
+        return Place(0, torch.Size([tensor._nnz()]), (1,), tensor.dtype)
 
 
 def _innermost(tensor: Tensor) -> Tensor:

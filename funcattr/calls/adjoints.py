@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .._torch import has_silent_derivative, is_differentiated, pytree, softmax_backward
+from .._torch import has_silent_derivative, is_differentiated, pytree, softmax_backward, without_saved_hooks
 from ..errors import FuncattrError, UnsupportedOperationError
 from ..torch_state import is_plain_eager
 from .declarations import giving_own
@@ -231,18 +231,19 @@ def ordinary_adjoint(call: RecordedCall) -> Differentiated:
     closed = ADJOINTS[call.op](call) if call.op in ADJOINTS and not casts else None
     if closed is not None:
         return closed[0], (closed[0],), closed[1]
-    try:
-        return _by_func(call)
-    except NoDerivativeError:
-        raise
-    except Exception as error:
-        if not is_plain_eager():
-            raise
+    with without_saved_hooks():
         try:
-            return _by_autograd(call)
-        except Exception as second:
-            call.run()  # what fails without a derivative too is the model's own error
-            raise NoDerivativeError(str(second)) from error
+            return _by_func(call)
+        except NoDerivativeError:
+            raise
+        except Exception as error:
+            if not is_plain_eager():
+                raise
+            try:
+                return _by_autograd(call)
+            except Exception as second:
+                call.run()  # what fails without a derivative too is the model's own error
+                raise NoDerivativeError(str(second)) from error
 
 
 def _by_func(call: RecordedCall) -> Differentiated:
@@ -309,6 +310,9 @@ def _nothing_arrives(g: Any) -> tuple[Tensor, ...]:
     raise AssertionError("no result of the call is tracked")
 
 
+_QUANTISED = frozenset([torch.qint8, torch.quint8, torch.qint32, torch.quint4x2, torch.quint2x4])
+
+
 class _Sorted:
     """The output of a call: the tensors that depend on its operands, the other tensors, and what is none.
 
@@ -327,7 +331,7 @@ class _Sorted:
         self.parts = tuple(v for v, kind in zip(leaves, self._kinds, strict=True) if kind == "part")
         self.constants = tuple(v for v, kind in zip(leaves, self._kinds, strict=True) if kind == "constant")
         # What was compared or counted is a constant, as for autograd; these would have had a derivative.
-        if any(v.is_quantized for v in self.constants) or any(map(has_silent_derivative, self.parts)):
+        if any(v.dtype in _QUANTISED for v in self.constants) or any(map(has_silent_derivative, self.parts)):
             raise NoDerivativeError("its result has no derivative")
 
     def with_tensors(self, parts: tuple[Tensor, ...], constants: tuple[Tensor, ...]) -> Any:

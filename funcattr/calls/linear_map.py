@@ -197,10 +197,13 @@ class LinearMap:
         own = letters.pop(place)
         constants = [t for i, t in enumerate(tensors) if i != place]
         kept = "".join(letter for letter in dict.fromkeys("".join(letters)) if letter in own + result)
-        self.weight = self.x.new_ones(())
-        if constants:
-            self.weight = torch.einsum(f"{','.join(letters)}->{kept}", *constants)
-        self.multiply = lambda x, weight: torch.einsum(f"{own},{kept}->{result}", x, weight)
+        product = torch.einsum(f"{','.join(letters)}->{kept}", *constants) if constants else self.x.new_ones(1)
+        if kept:
+            self.weight = product
+            self.multiply = lambda x, weight: torch.einsum(f"{own},{kept}->{result}", x, weight)
+        else:
+            self.weight = product.reshape(1)
+            self.multiply = lambda x, weight: torch.einsum(f"{own}->{result}", x * weight)
 
 
 def _linear_adjoint(weight: Tensor, cotangent: Tensor, x: Tensor | None = None) -> Tensor:

@@ -36,8 +36,9 @@ def apply_rule(
 
 
 def _of_dtype(value: Any, dtype: torch.dtype) -> Any:
-    alike = value is None or value.dtype == dtype or not (value.is_floating_point() and dtype.is_floating_point)
-    return value if alike else value.to(dtype)
+    if value is None or value.dtype == dtype or not (value.is_floating_point() and dtype.is_floating_point):
+        return value
+    return value.to(dtype)
 
 
 class Action(NamedTuple):

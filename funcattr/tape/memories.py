@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from .._torch import Place, Reserved, memory, place
+from .._torch import Place, memory, place, release, reserve
 
 _MOST_BYTES = 2**28
 """The longest piece of memory that is looked at byte by byte."""
@@ -26,14 +26,17 @@ class Memory:
         twins: Other storages that hold the same values, and where.
     """
 
-    __slots__ = ("_reserved", "has_constants", "tracked", "twins", "written")
+    __slots__ = ("_number", "has_constants", "tracked", "twins", "written")
 
     def __init__(self, storage: Any) -> None:
-        self._reserved = Reserved(storage)
+        self._number = reserve(storage)  # as long as this is kept, no other storage gets the number
         self.tracked: list[tuple[Place, Any]] = []
         self.has_constants = False
         self.written: list[tuple[Place, weakref.ref[Tensor]]] = []
         self.twins: list[tuple[Memory, Place]] = []
+
+    def __del__(self) -> None:
+        release(self._number)
 
     def write(self, where: Place, value: Tensor) -> None:
         """From now on `where` is out of date, and the written name stands for `value`."""
@@ -81,10 +84,10 @@ def overlap(one: Place, other: Place) -> bool:
     """Whether two places in one storage share a byte; true where that cannot be told."""
     if one == other:
         return True
-    spans = [_span(one), _span(other)]
-    if None in spans:
+    span, other_span = _span(one), _span(other)
+    if span is None or other_span is None:
         return True
-    (start, end), (other_start, other_end) = spans
+    (start, end), (other_start, other_end) = span, other_span
     if end <= other_start or other_end <= start:
         return False
     first, last = min(start, other_start), max(end, other_end)

@@ -122,7 +122,8 @@ def record(fn: Callable[..., Any], primals: tuple[Tensor, ...], how: Recording) 
 
     leaves_meta = [meta(leaf) for leaf in leaves]
     roots_meta = [meta(r) for r in recorder.roots]
-    return Record(output, recorder.roots, pull, frozenset(recorder.activations), steps)
+    roots = primals if root is None else recorder.roots  # not the copies, which are freed where no rule reads them
+    return Record(output, roots, pull, frozenset(recorder.activations), steps)
 
 
 def _runs(fn: Callable[..., Any], primals: tuple[Tensor, ...]) -> bool:

@@ -84,6 +84,7 @@ class Recorder(SiteMode):
         self.unreached: list[str] = []
         self._memories = Memories()
         self._followed = followed() if is_plain_eager() else None
+        self._own_functions: dict[tuple[type, ...], bool] = {}
         self._slots = Slots(self._memories, self._followed or Tensor)
         self._linear_ran = False
         self._aliases = Aliases(self._memories)
@@ -127,12 +128,26 @@ class Recorder(SiteMode):
             return super().__torch_function__(func, types, args, kwargs)
         self._watch.pause()
         try:
-            if has_own_functions(types):
-                return super().__torch_function__(func, types, args, kwargs)
+            own = self._own_functions.get(types)
+            if own is None:
+                own = self._own_functions[types] = has_own_functions(types)
+            if own:
+                return self._among_other_classes(func, types, args, kwargs)
             with without_subclass_function():
                 return super().__torch_function__(func, types, args, kwargs)
         finally:
             self._watch.start()
+
+    def _among_other_classes(self, func: Callable[..., Any], types: Any, args: tuple[Any, ...], kwargs: Any) -> Any:
+        """A call with tensors of a class that has functions of its own, which find plain tensors beside theirs."""
+        lent: list[Any] = [t for t in _tensors((args, kwargs)) if type(t) is self._followed]
+        for tensor in lent:
+            tensor.__class__ = Tensor
+        try:
+            return super().__torch_function__(func, types, args, kwargs)
+        finally:
+            for tensor in lent:
+                tensor.__class__ = self._followed
 
     # --- roots, sites and the output -------------------------------------------------------------------------
 
@@ -385,13 +400,19 @@ class Recorder(SiteMode):
             args, kwargs, positions = self._cast(args, kwargs)
         func = linear if func is F.linear else func
         call = self._told(func, operation, args, kwargs, positions)
-        operands = call.operands if self._watch is not None else ()
+        if self._followed is None:
+            return self._noted(self._record(call))
+        operands = call.operands
         before = [version(t) for t in operands]
         out = self._record(call)
         if [version(t) for t in operands] != before:
             raise self._unseen(f"{call.spelling}, which writes into an operand though neither name nor schema says so")
+        return out if type(out) is self._followed else self._noted(out)
+
+    def _noted(self, out: Any) -> Any:
+        """The result of a recorded call; constants in it, such as the integers that a tensor's bytes are, are noted."""
         for tensor in _tensors(out):
-            self._slots.note_constant(tensor)  # such as the integers that a tensor's bytes are
+            self._slots.note_constant(tensor)
         return out
 
     def _cast(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any], Positions]:

@@ -102,15 +102,18 @@ class Slots(ByIdentity[Slot]):
         return True
 
     def __contains__(self, tensor: Tensor) -> bool:
-        return super().get(tensor) is not None or self._memory(tensor) is not None
+        entry = self._entries.get(id(tensor))
+        return (entry is not None and entry[0]() is tensor) or self._memory(tensor) is not None
 
     def get(self, tensor: Tensor) -> Slot | None:
         """The tensor's slot; None for a constant, and for a tensor of which nobody can tell what it is."""
-        found = super().get(tensor)
-        memory = self._memory(tensor) if found is None else None
+        entry = self._entries.get(id(tensor))
+        if entry is not None and entry[0]() is tensor:
+            return entry[1]
+        memory = self._memory(tensor)
         # `as_subclass(Tensor)` has a derivative; `nn.Parameter(t)`, and other classes as they choose, have none.
         if memory is None or memory.has_constants or type(tensor) is not Tensor:
-            return found
+            return None
         where = place(tensor)
         for other, slot in reversed(memory.tracked):
             if other == where:
