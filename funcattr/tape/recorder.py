@@ -11,7 +11,7 @@ from .._torch import HigherOrderOperator, current_level, pytree, set_grad_enable
 from ..calls.adjoints import is_differentiable, ordinary_adjoint
 from ..calls.call import Origin, Positions, tracked_positions
 from ..calls.declarations import gives_own
-from ..calls.kinds import ELEMENTWISE, LINEAR, is_linear_map, origin, retold
+from ..calls.kinds import ELEMENTWISE, LINEAR, SHIFTS, is_linear_map, origin, retold
 from ..calls.linear_map import linear
 from ..calls.operations import (
     ACTIVATIONS,
@@ -73,7 +73,7 @@ class Recorder(SiteMode):
         self._slots = Slots()
         self._linear_ran = False
         self._aliases = Aliases()
-        self._masks = Masks(self.slot)
+        self._masks = Masks(self._slots)
         self._parts: dict[int, Part] = {}
         self._maps = ByIdentity[bool]()
         self._root_of_a_map: str | None = None
@@ -297,7 +297,9 @@ class Recorder(SiteMode):
             self.steps.append(Step(_nothing, (), (), op, call.path, action))
             return call.run()
         if_last = self.rules.action(match._replace(last=True)) if linear else action
-        part = Part.of(call, self.rules.functions_need_values or op == "exp") if self._is_part(call) else None
+        # What a rule holds need not be held twice.
+        hold = op == "exp" or (action.kind == "gradient" and op in SHIFTS and self.rules.functions_need_values)
+        part = Part.of(call, hold) if self._is_part(call) else None
         if action is if_last and action.kind == "gradient":
             out = self._record_adjoint(call, inputs, action)
         else:
