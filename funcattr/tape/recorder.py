@@ -298,7 +298,8 @@ class Recorder(SiteMode):
             return call.run()
         if_last = self.rules.action(match._replace(last=True)) if linear else action
         # What a rule holds need not be held twice.
-        hold = op == "exp" or (action.kind == "gradient" and op in SHIFTS and self.rules.functions_need_values)
+        reads = action.kind == "gradient" and op in SHIFTS and self.rules.functions_need_values
+        hold = reads or op == "exp" or op in EXTREMA or self._pairing is not None
         part = Part.of(call, hold) if self._is_part(call) else None
         if action is if_last and action.kind == "gradient":
             out = self._record_adjoint(call, inputs, action)
