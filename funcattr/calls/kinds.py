@@ -144,7 +144,7 @@ _KEEPS_SIGN = (
 )
 LOOKED_THROUGH = GROUPS["selection"] | GROUPS["dropout"]
 """Operations whose results have the origin of what they move."""
-_SHIFTS = _ops("add sub rsub")
+SHIFTS = _ops("add sub rsub")
 _SCALES = _ops("mul div neg")
 _SHIFTED, _LOGISTIC = "shift", "shift of exp"
 """Stand for a value that a constant was added to, in an `Origin`."""
@@ -164,14 +164,15 @@ def _source(call: Call, before: str) -> str:
     op = call.op
     if op in LOOKED_THROUGH:
         return before
-    if op in _SHIFTS:
+    if op in SHIFTS:
         if before in GATES or before in ("exp", _LOGISTIC):
             return _LOGISTIC if before == "exp" else before
         if not _by_a_number(call):
             return op
-        return "sigmoid" if before in ("tanh", "erf") else _SHIFTED
+        # 1 + tanh(z) is 2 sigmoid(2 z).
+        return "sigmoid" if before in ("tanh", "erf") and _by_one(call) else _SHIFTED
     if op in _SCALES:
-        return before if before in GATES or before in ("tanh", "erf", _SHIFTED) else op
+        return before if before in GATES or before == _SHIFTED or (op == "neg" and before in ("tanh", "erf")) else op
     return "hardsigmoid" if before == _SHIFTED and op == "relu" and _is_bounded(call) else op
 
 
@@ -186,6 +187,10 @@ def retold(call: Call) -> str:
 def _by_a_number(call: Call) -> bool:
     """Whether the other argument is the same everywhere, as in a function; a bias is not."""
     return all(not isinstance(v, Tensor) or v.numel() == 1 for v in call.args if v is not call.operands[0])
+
+
+def _by_one(call: Call) -> bool:
+    return all(isinstance(v, int | float) and abs(v) == 1 for v in call.args if v is not call.operands[0])
 
 
 def _is_bounded(call: Call) -> bool:

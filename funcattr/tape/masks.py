@@ -3,7 +3,7 @@
 A comparison is a constant of the reverse pass, so only its data flow tells what multiplying by it means.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..calls.call import Positions, lookup
 from ..calls.operations import Operation, bound, is_argument, is_zero
-from .tracked import ByIdentity
+from .tracked import ByIdentity, Slots
 
 _COMPARISONS = {
     **dict.fromkeys(("gt", "ge", "__gt__", "__ge__", "greater", "greater_equal"), True),
@@ -37,10 +37,14 @@ class Mask(NamedTuple):
 class Masks:
     """The masks of a forward pass."""
 
-    def __init__(self, slot: Callable[[Any], int | None]) -> None:
+    def __init__(self, slots: Slots) -> None:
         self._masks = ByIdentity[Mask]()
-        self._slot = slot
+        self._slots = slots
         self.any = False
+
+    def _slot(self, value: Any) -> int | None:
+        found = self._slots.get(value) if isinstance(value, Tensor) else None
+        return None if found is None else found.number
 
     def compared(self, name: str, args: tuple[Any, ...], out: Any) -> None:
         """Note the result of a query, if it compares a tracked value."""

@@ -20,7 +20,7 @@ from ..calls.adjoints import NoDerivativeError, is_differentiable, ordinary_adjo
 from ..calls.call import Origin, Positions, tracked_positions
 from ..calls.declarations import gives_own
 from ..calls.dense_mask import with_dense_mask
-from ..calls.kinds import ELEMENTWISE, LINEAR, is_linear_map, origin, retold
+from ..calls.kinds import ELEMENTWISE, LINEAR, SHIFTS, is_linear_map, origin, retold
 from ..calls.linear_map import linear
 from ..calls.operations import (
     ACTIVATIONS,
@@ -89,7 +89,7 @@ class Recorder(SiteMode):
         self._linear_ran = False
         self._aliases = Aliases(self._memories)
         self._refusal: UnsupportedOperationError | None = None
-        self._masks = Masks(self.slot)
+        self._masks = Masks(self._slots)
         self._parts: dict[int, Part] = {}
         self._maps = ByIdentity[bool]()
         self._root_of_a_map: str | None = None
@@ -490,7 +490,10 @@ class Recorder(SiteMode):
             self.steps.append(Step(_nothing, (), (), op, call.path, action))
             return pytree.tree_map_only(Tensor, torch.detach, call.run())
         if_last = self.rules.action(match._replace(last=True)) if linear else action
-        part = Part.of(call, self.rules.functions_need_values or op == "exp") if self._is_part(call) else None
+        # What a rule holds need not be held twice.
+        reads = action.kind == "gradient" and op in SHIFTS and self.rules.functions_need_values
+        hold = reads or op == "exp" or op in EXTREMA or self._pairing is not None
+        part = Part.of(call, hold) if self._is_part(call) else None
         if action is if_last and action.kind == "gradient":
             before = len(self.steps)
             out = self._record_adjoint(call, inputs, action)

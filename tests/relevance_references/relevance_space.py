@@ -35,7 +35,7 @@ class Composite(NamedTuple):
     dense: rules.Rule = rules.epsilon
     first: rules.Rule | None = None
     folds_batch_norm: bool = True  # otherwise batch norms pass relevance on
-    sum_eps: float = EPS
+    eps: float = EPS
 
 
 def composites(low: Any = -2.0, high: Any = 2.0) -> dict[str, Composite]:
@@ -48,7 +48,7 @@ def composites(low: Any = -2.0, high: Any = 2.0) -> dict[str, Composite]:
         "epsilon_alpha2_beta1": Composite(rules.alpha_beta(2, 1)),
         "epsilon_alpha2_beta1_flat": Composite(rules.alpha_beta(2, 1), first=rules.flat),
         "excitation_backprop": Composite(
-            rules.winning_probability, rules.winning_probability, folds_batch_norm=False, sum_eps=1e-20
+            rules.winning_probability, rules.winning_probability, folds_batch_norm=False, eps=1e-20
         ),
     }
 
@@ -73,8 +73,8 @@ def _handlers(composite: Composite) -> dict[str, Handler | None]:
         **dict.fromkeys(BOOKKEEPING),
         **dict.fromkeys([*ELEMENTWISE, "log_softmax"], _pass),
         **dict.fromkeys(CONSTANTS, stop),
-        **dict.fromkeys(SUMS, lambda walk, call: _sum(call, composite.sum_eps)),
-        **dict.fromkeys(norms, _norm),
+        **dict.fromkeys(SUMS, lambda walk, call: _sum(call, composite.eps)),
+        **dict.fromkeys(norms, lambda walk, call: _norm(call, composite.eps)),
         **dict.fromkeys(CONVOLUTIONS, lambda walk, call: linear(call, composite.convolution, composite.first)),
         **dict.fromkeys(DENSE, lambda walk, call: _dense(call, composite)),
         "batch_norm": batch_norm if composite.folds_batch_norm else _pass,
@@ -103,11 +103,11 @@ def _sum(call: Call, eps: float) -> Tensor:
     return rewired(call.name, value, call.operands, backward)
 
 
-def _norm(walk: Walk, call: Call) -> Tensor:
+def _norm(call: Call, eps: float) -> Tensor:
     x, affine = one_operand(call), frozen_statistics(call)
 
     def backward(r: Tensor) -> tuple[Tensor]:
-        return (x * pull(affine, (x,), r / stabilised(affine(x)))[0],)
+        return (x * pull(affine, (x,), r / stabilised(affine(x), eps))[0],)
 
     return rewired(call.name, call.value(), (x,), backward)
 
@@ -150,7 +150,7 @@ def _dense(call: Call, composite: Composite) -> Tensor:
     value = call.value()
 
     def adjoint(r: Tensor) -> tuple[Tensor, ...]:
-        shares = call.pull(r / stabilised(value))
+        shares = call.pull(r / stabilised(value, composite.eps))
         return tuple(o * share for o, share in zip(call.operands, shares))
 
     return product(call, (), adjoint)

@@ -145,3 +145,25 @@ def test_bounds_are_taken_from_numbers_lists_and_tensors() -> None:
     layer = torch.nn.Linear(2, 2)
     first, second = (funcattr.vjp(layer, x, rules={"linear": r})[1](torch.ones(1, 2))[0] for r in (mixed, full))
     torch.testing.assert_close(first, second, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", sorted(rules.COMPOSITES))
+def test_the_eps_of_a_composite_is_that_of_all_its_rules(name: str) -> None:
+    make: Any = rules.COMPOSITES[name]
+    if "eps" not in (make.__kwdefaults__ or {}):
+        return
+    bounds = {"low": -1, "high": 1} if name == "epsilon_gamma_box" else {}
+    for entry in make(eps=0.25, **bounds).entries:
+        options = getattr(entry.action.function, "options", {})
+        assert options.get("eps", 0.25) == 0.25, entry
+
+
+def test_the_eps_of_a_composite_reaches_sums_norms_and_products() -> None:
+    a, b = torch.tensor([[1.0, 2.0]]).double(), torch.tensor([[2.0, -0.5]]).double()
+    book = rules.epsilon_plus(eps=0.5)
+    both = funcattr.lrp(lambda a, b: a + b, (a, b), 0, rules=book, start="one")
+    assert both[0].tolist() == [[pytest.approx(1 / 3.5), 0]]
+    product = funcattr.lrp(lambda a, b: (a[:, None] @ b[..., None])[:, 0], (a, b), 0, rules=book, start="one")
+    assert product[0].tolist() == [[pytest.approx(2 / 3), pytest.approx(-1 / 3)]]
+    normed = funcattr.lrp(lambda a: torch.nn.functional.layer_norm(a, (2,), eps=0.0), a, 0, rules=book, start="one")
+    assert normed.sum().item() == pytest.approx(1 / 1.5)

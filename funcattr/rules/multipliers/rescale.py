@@ -57,7 +57,7 @@ def rescale(call: Call, m: Tensor) -> Tensor:
 
 
 def _complex_slope(call: Call, m: Tensor) -> Tensor:
-    """The slope of |x|, Re (x + x')* dx / (|x| + |x'|); the linear has its adjoint, nothing else has one."""
+    """The slope of |x|: Re (x + x')* dx / (|x| + |x'|). What is linear has its own adjoint, nothing else a slope."""
     if call.op in ("neg", "positive"):
         return call.vjp(m)[0]
     if call.op != "abs":

@@ -302,3 +302,86 @@ def test_the_models_own_parameters_stay() -> None:
     relevance(model, uniform(1, 2, 4, 4), torch.ones(1, 3, 2, 2), rules.z_plus)
     after = model.state_dict(keep_vars=True)
     assert all(after[name] is value and torch.equal(value, copy) for name, (value, copy) in before.items())
+
+
+# What lies between
+
+
+class Between(nn.Module):
+    """A convolution and a norm with a function between them."""
+
+    def __init__(self, between: Callable[[Tensor], Tensor], norm: nn.Module | None = None) -> None:
+        super().__init__()
+        self.conv, self.norm, self.between = nn.Conv2d(2, 3, 2), norm or nn.BatchNorm2d(3), between
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(self.between(self.conv(x)))
+
+
+NO_OPS: dict[str, Callable[[Tensor], Tensor]] = {
+    "contiguous": lambda z: z.contiguous(),
+    "clone": lambda z: z.clone(),
+    "a cast to its dtype": lambda z: z.double(),
+    "to": lambda z: z.to(z),
+    "type_as": lambda z: z.type_as(z),
+    "reshape": lambda z: z.reshape(z.shape),
+    "flatten and back": lambda z: z.view(z.shape).expand_as(z),
+    "dropout": lambda z: F.dropout(z, 0.5, training=False),
+    "two": lambda z: z.clone().contiguous(),
+}
+
+
+@pytest.mark.parametrize("name", NO_OPS)
+def test_a_no_op_between_them_changes_nothing(name: str) -> None:
+    model: Any = settle(lambda: Between(NO_OPS[name]))
+    assert_folds(model, (2, 4, 5), ["epsilon", "z_plus", "gamma"])
+
+
+@pytest.mark.parametrize("function", [lambda z: z.flip(2), lambda z: z.mT, lambda z: z[:, [1, 0, 2]], lambda z: z * 2])
+def test_what_is_no_no_op_keeps_them_apart(function: Any) -> None:
+    model: Any = settle(lambda: Between(function))
+    assert [rule for module, _, rule in made(model, uniform(1, 2, 4, 4)) if module == "norm"] == ["affine"]
+
+
+@pytest.mark.parametrize("name", ["epsilon", "z_plus", "gamma"])
+def test_a_cast_between_them_folds_in_the_wider_dtype(name: str) -> None:
+    model: Any = settle(lambda: Between(lambda z: z.double()))
+    x, r = uniform(2, 2, 4, 5), uniform(2, 3, 3, 4, seed=3)
+    expected = relevance(model, x, r, RULES[name])
+    model.conv.float()
+    found = relevance(model, x.float(), r, RULES[name])
+    assert found.dtype == torch.float32
+    assert_equal(found.double(), expected, tolerance=1e-4)
+    assert [rule for _, _, rule in made(model, x.float())][-1] == "folded into 'conv'"
+
+
+def test_an_instance_norm_by_running_statistics_is_a_batch_norm() -> None:
+    plain: Any = settle(lambda: Between(lambda z: z))
+    norm = nn.InstanceNorm2d(3, affine=True, track_running_stats=True)
+    other: Any = settle(lambda: Between(lambda z: z, norm))
+    other.load_state_dict(plain.state_dict())
+    x, r = uniform(2, 2, 4, 5), uniform(2, 3, 3, 4, seed=3)
+    for name in ("epsilon", "z_plus"):
+        assert_equal(relevance(other, x, r, RULES[name]), relevance(plain, x, r, RULES[name]))
+    norm.track_running_stats, norm.running_mean, norm.running_var = False, None, None
+    assert made(other, x)[-1][2] == "affine"
+
+
+@pytest.mark.parametrize("between", ["contiguous", "two"])
+def test_at_the_linear_map_itself_is_what_passes_there(between: str) -> None:
+    model: Any = settle(lambda: nn.Sequential(Between(NO_OPS[between]), nn.ReLU(), nn.Flatten(), nn.Linear(36, 2)))
+    x = uniform(2, 2, 4, 5)
+    fused = deepcopy(model)
+    fused[0].conv = torch.nn.utils.fuse_conv_bn_eval(model[0].conv, model[0].norm)
+    fused[0].norm = nn.Identity()
+    for name in ("epsilon", "z_plus"):
+        maps = [funcattr.lrp(m, x, 1, rules=book(RULES[name]), layer="0.conv") for m in (model, fused)]
+        assert_equal(*maps)
+        assert_equal(funcattr.lrp(model, x, 1, rules=book(RULES[name]), layer="0.norm"), maps[0])
+
+
+def test_at_what_is_no_linear_map_a_norm_stands_alone() -> None:
+    model: Any = settle(lambda: nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.BatchNorm1d(4), nn.ReLU()))
+    x = uniform(2, 3)
+    rows = funcattr.rule_table(model, x, rules=book(rules.epsilon), layer="1")
+    assert [line.rule for line in rows] == ["affine", "pass_through"]
