@@ -38,22 +38,26 @@ every_method = pytest.mark.parametrize("row", ROWS, ids=repr)
 
 BAD: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "class out of range": ({"target": 3}, ValueError, r"\(target=3\): class out of range; the output has 3"),
-    "negative class": ({"target": -1}, ValueError, r"\(target=-1\): class out of range"),
+    "negative class out of range": ({"target": -4}, ValueError, r"\(target=-4\): class out of range"),
+    "float class": ({"target": 1.0}, TypeError, r"\(target=1.0\): expected an int, .*got float"),
+    "an index for each of three": ({"target": [(0,), (1,), (2,)]}, ValueError, r"per example, 2 of them, got 3"),
+    "one-hot integers": ({"target": torch.eye(3).long()[:2]}, ValueError, r"\[\d, 3\]: 1 numbers, got 3"),
+    "vectors": ({"target": (torch.tensor([0, 1]),)}, ValueError, r"a tuple of 1 vectors could mean"),
     "listed class out of range": ({"target": [0, 7]}, ValueError, r"\(target=\[0, .*7\]\): class out of range"),
     "too many classes": (
         {"target": torch.tensor([0, 1, 2])},
         ValueError,
-        r"expected one class per example, shape \[2\]",
+        r"expected one class or index per example, 2 of them",
     ),
-    "too few classes": ({"target": [1]}, ValueError, r"expected one class per example, shape \[2\], got shape \[1\]"),
+    "too few classes": ({"target": [1]}, ValueError, r"expected one class or index per example, 2 of them, got 1"),
     "no target": ({"target": None}, ValueError, r"\(target=None\): expected an output with one number per example"),
     "cotangent's shape": (
         {"target": torch.ones(2, 4)},
         ValueError,
         r"expected the output's shape \[\d, 3\], got shape",
     ),
-    "boolean class": ({"target": True}, TypeError, r"expected an int, a list of ints or an integer tensor"),
-    "class as text": ({"target": "cat"}, TypeError, r"expected an int, a list of ints or an integer tensor"),
+    "boolean class": ({"target": True}, TypeError, r"expected an int, a list of ints, .*, or an integer tensor"),
+    "class as text": ({"target": "cat"}, TypeError, r"expected an int, a list of ints, .*, or an integer tensor"),
     "boolean tensor": ({"target": torch.tensor([True, False])}, TypeError, r"expected integer classes, got torch.bool"),
     "index too long": ({"target": (0, 1)}, ValueError, r"index into the trailing dimensions of the output"),
     "function's shape": (

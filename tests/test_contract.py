@@ -16,7 +16,7 @@ from .drawn import on_drawn_networks
 every_method = pytest.mark.parametrize("row", ROWS, ids=repr)
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*the result is the plain gradient.*"),  # some nets have no relu
-    pytest.mark.filterwarnings("ignore:.*of the relevance that was seeded.*"),  # in some all units are dead
+    pytest.mark.filterwarnings("ignore:.*the relevance that was seeded.*"),  # in some all units are dead
 ]
 
 

@@ -19,7 +19,7 @@ every_method = pytest.mark.parametrize("row", ROWS, ids=repr)
 each_way = pytest.mark.parametrize("differences", sweep(("directional", "whole"), quick=["directional"]))
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*the result is the plain gradient.*"),  # some nets have no relu
-    pytest.mark.filterwarnings("ignore:.*of the relevance that was seeded.*"),  # in some all units are dead
+    pytest.mark.filterwarnings("ignore:.*the relevance that was seeded.*"),  # in some all units are dead
     pytest.mark.filterwarnings("ignore:There is a performance drop because we have not yet implemented.*"),
 ]
 

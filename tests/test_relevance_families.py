@@ -14,6 +14,9 @@ from .relevance_references import REFERENCES
 from .sweeps import sweep
 from .zoo import CASES, Case
 
+# Random models are no trained ones: excitation is for positive activations, and alpha-beta and epsilon rules explode.
+pytestmark = pytest.mark.filterwarnings("ignore:.*the relevance that was seeded arrives.*")
+
 COMPOSITES: dict[str, Any] = {
     "epsilon": "epsilon",
     "epsilon_plus": "epsilon_plus",

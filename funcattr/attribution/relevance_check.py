@@ -48,12 +48,12 @@ class RelevanceCheck:
             warn(self._message(start, end))
 
     def _message(self, start: float, end: float) -> str:
-        share = f"{100 * end / start:.1g} %" if end < start else f"{end / start:.1g} times"
+        share = f"{100 * end / start:.1g} % of" if end < start else f"{float(f'{end / start:.1g}'):,.0f} times"
         place = "the input" if self.question.layer is None else f"the site {self.question.layer!r}"
         lines = table(("module", "operation", "rule"), self.rows[:_LISTED])
         more = f"\n... and {len(self.rows) - _LISTED} more" if len(self.rows) > _LISTED else ""
         return (
-            f"{self.question.call}: {share} of the relevance that was seeded arrives at {place} (sum |R|). "
+            f"{self.question.call}: {share} the relevance that was seeded arrives at {place} (sum |R|). "
             "conservation(model, x, target, rules=..., start=...) with the same arguments lists call by call where "
             "relevance went or grew. Operations whose rule hands some of it to biases, stabilisers or dead units, "
             f"from the output on:\n{lines}{more}"

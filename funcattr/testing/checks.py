@@ -375,7 +375,7 @@ def _quiet() -> Iterator[None]:
     with warnings.catch_warnings():
         for message in (
             ".*the result is the plain gradient",
-            ".*of the relevance that was seeded arrives",
+            ".*the relevance that was seeded arrives",
             "There is a performance drop because we have not yet implemented",
         ):
             warnings.filterwarnings("ignore", message=message)

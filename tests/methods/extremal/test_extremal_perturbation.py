@@ -440,7 +440,7 @@ BAD: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "two inputs": ({"x": (X, X)}, TypeError, r"\(x=\.\.\.\): expected one tensor of images, got tuple"),
     "integers": ({"x": X.long()}, TypeError, r"\(x=\.\.\.\): expected a floating-point input, got torch.int64"),
     "class": ({"target": 3}, ValueError, r"\(target=3\): class out of range"),
-    "classes": ({"target": [1]}, ValueError, r"expected one class per example, shape \[3\], got shape \[1\]"),
+    "classes": ({"target": [1]}, ValueError, r"expected one class or index per example, 3 of them, got 1"),
     "no path": (
         {"reward": lambda y, t: y.detach()[:, 0]},
         funcattr.UntrackedPathError,

@@ -705,7 +705,7 @@ BAD: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "two batches": ({"x": (X, X[:1])}, ValueError, r"inputs with one batch dimension in common"),
     "generator as text": ({"generator": "0"}, TypeError, r"\(generator=\.\.\.\): expected a seed or a torch.Generator"),
     "boolean generator": ({"generator": True}, TypeError, r"expected a seed or a torch.Generator, got bool"),
-    "classes": ({"target": [0, 1, 2]}, ValueError, r"expected one class per example, shape \[2\], got shape \[3\]"),
+    "classes": ({"target": [0, 1, 2]}, ValueError, r"expected one class or index per example, 2 of them, got 3"),
 }
 
 

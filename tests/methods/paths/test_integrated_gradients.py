@@ -373,7 +373,11 @@ BAD: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "another model's layer": ({"layer": nn.Tanh()}, ValueError, r"\(layer=<Tanh>\): the module is not one of the mod"),
     "empty batch": ({"x": X[:0]}, ValueError, r"\(x=\.\.\.\): expected a batch of at least one example"),
     "class": ({"target": 3}, ValueError, r"\(target=3\): class out of range; the output has 3"),
-    "classes": ({"target": [0, 1, 2]}, ValueError, r"\(target=\.\.\.\): expected one class per example, shape \[2\]"),
+    "classes": (
+        {"target": [0, 1, 2]},
+        ValueError,
+        r"\(target=\.\.\.\): expected one class or index per example, 2 of them",
+    ),
 }
 
 
