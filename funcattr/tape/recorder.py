@@ -13,7 +13,7 @@ from .._torch import (
     pytree,
     set_grad_enabled_function,
     unwrapped,
-    version,
+    versions,
     without_subclass_function,
 )
 from ..calls.adjoints import NoDerivativeError, is_differentiable, ordinary_adjoint
@@ -368,12 +368,12 @@ class Recorder(SiteMode):
             args, kwargs, positions = self._cast(args, kwargs)
         func = linear if func is F.linear else func
         call = RecordedCall(func, refine(operation, args, kwargs), args, kwargs, positions, self.path)
-        if self._followed is None:
+        if self._followed is None or self._outer_inference:
             return self._noted(self._record(call))
         operands = call.operands
-        before = [version(t) for t in operands]
+        before = versions(operands)
         out = self._record(call)
-        if [version(t) for t in operands] != before:
+        if versions(operands) != before:
             raise self._unseen(f"{call.spelling}, which writes into an operand though neither name nor schema says so")
         return out if type(out) is self._followed else self._noted(out)
 
