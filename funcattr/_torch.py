@@ -65,6 +65,8 @@ except (ImportError, AttributeError) as error:
         f"Tested are torch {' and '.join(TESTED)}."
     ) from error
 
+OPAQUE: Any = (HigherOrderOperator, torch.ScriptMethod, torch.jit.ScriptFunction)
+"""Functions that run other operations inside, which no mode sees."""
 TENSOR_TABLES = ("_parameters", "_buffers")
 """Attributes of a module that hold its own tensors by name."""
 SUBMODULES = "_modules"

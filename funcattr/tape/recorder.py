@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .._torch import (
-    HigherOrderOperator,
+    OPAQUE,
     current_level,
     pytree,
     set_grad_enabled_function,
@@ -278,7 +278,9 @@ class Recorder(SiteMode):
         positions: Positions,
         frozen: bool,
     ) -> Any:
-        if positions and (told.name in REFUSED or isinstance(func, HigherOrderOperator)):
+        if positions and isinstance(func, OPAQUE):
+            raise self._unseen(f"{told.name}, which is scripted or runs a graph of its own")
+        if positions and told.name in REFUSED:
             raise self._unseen(told.name)
         if positions and told.name == "requires_grad_":
             return args[0]  # it has a derivative as it is
