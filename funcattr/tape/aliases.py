@@ -50,7 +50,7 @@ class Aliases:
         where = place(part) if self._memories.of(part) is memory else None
         if memory.is_stale(place(target), except_for=where):
             raise _out_of_date(caller, path)
-        for other, reference in memory.written.copy():
+        for other, reference in memory.written:
             value = reference()
             if other == where and value is not None:  # from now on the target stands for what was written there
                 self.put_out_of_date(value, value)

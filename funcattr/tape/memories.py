@@ -20,30 +20,28 @@ class Memory:
     """One storage.
 
     Attributes:
+        number: Of the storage, reserved.
         tracked: What was tracked in it, by its place, in the order of the pass.
         has_constants: Whether some tensors in it are constants by the model's will, as by `detach`.
         written: The places that are out of date, and what the written names stand for since.
         twins: Other storages that hold the same values, and where.
     """
 
-    __slots__ = ("_number", "has_constants", "tracked", "twins", "written")
+    __slots__ = ("has_constants", "number", "tracked", "twins", "written")
 
     def __init__(self, storage: Any) -> None:
-        self._number = reserve(storage)  # as long as this is kept, no other storage gets the number
-        self.tracked: list[tuple[Place, Any]] = []
+        self.number = reserve(storage)
+        self.tracked: list[tuple[tuple[Any, ...], Any]] = []
         self.has_constants = False
-        self.written: list[tuple[Place, weakref.ref[Tensor]]] = []
-        self.twins: list[tuple[Memory, Place]] = []
-
-    def __del__(self) -> None:
-        release(self._number)
+        self.written: tuple[tuple[Place, weakref.ref[Tensor]], ...] = ()
+        self.twins: tuple[tuple[Memory, Place], ...] = ()
 
     def write(self, where: Place, value: Tensor) -> None:
         """From now on `where` is out of date, and the written name stands for `value`."""
         reference = weakref.ref(value)
-        self.written.append((where, reference))
+        self.written += ((where, reference),)
         for twin, there in self.twins:
-            twin.written.append((there, reference))
+            twin.written += ((there, reference),)
 
     def is_stale(self, where: Place, except_for: Place | None = None) -> bool:
         """Whether something at `where` is out of date, other than exactly what lies at `except_for`."""
@@ -55,6 +53,10 @@ class Memories:
 
     def __init__(self) -> None:
         self._by_number: dict[int, Memory] = {}
+
+    def __del__(self) -> None:
+        for known in self._by_number.values():  # until here, no other storage got the number of one of these
+            release(known.number)
 
     def of(self, tensor: Tensor) -> Memory | None:
         """What is known of a tensor's memory; None for nothing."""
@@ -76,8 +78,8 @@ class Memories:
         """Two tensors hold the same values, and a write into either puts the other out of date."""
         first, second = self.about(one), self.about(other)
         if first is not None and second is not None:
-            first.twins.append((second, place(other)))
-            second.twins.append((first, place(one)))
+            first.twins += ((second, place(other)),)
+            second.twins += ((first, place(one)),)
 
 
 def overlap(one: Place, other: Place) -> bool:

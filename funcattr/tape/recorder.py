@@ -8,12 +8,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .._torch import (
-    HigherOrderOperator,
+    OPAQUE,
     current_level,
     pytree,
     set_grad_enabled_function,
     unwrapped,
-    version,
+    versions,
     without_subclass_function,
 )
 from ..calls.adjoints import NoDerivativeError, is_differentiable, ordinary_adjoint
@@ -305,7 +305,9 @@ class Recorder(SiteMode):
         positions: Positions,
         frozen: bool,
     ) -> Any:
-        if positions and (told.name in REFUSED or isinstance(func, HigherOrderOperator)):
+        if positions and isinstance(func, OPAQUE):
+            raise self._unseen(f"{told.name}, which is scripted or runs a graph of its own")
+        if positions and told.name in REFUSED:
             raise self._unseen(told.name)
         if positions and told.name == "requires_grad_":
             return args[0]  # it has a derivative as it is
@@ -400,12 +402,12 @@ class Recorder(SiteMode):
             args, kwargs, positions = self._cast(args, kwargs)
         func = linear if func is F.linear else func
         call = self._told(func, operation, args, kwargs, positions)
-        if self._followed is None:
+        if self._followed is None or self._outer_inference:
             return self._noted(self._record(call))
         operands = call.operands
-        before = [version(t) for t in operands]
+        before = versions(operands)
         out = self._record(call)
-        if [version(t) for t in operands] != before:
+        if versions(operands) != before:
             raise self._unseen(f"{call.spelling}, which writes into an operand though neither name nor schema says so")
         return out if type(out) is self._followed else self._noted(out)
 

@@ -5,7 +5,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 from torch import Tensor
 
-from .._torch import place
+from .._torch import place, plain_place
 from ..calls.call import Origin
 from .memories import Memories, Memory
 
@@ -81,7 +81,8 @@ class Slots(ByIdentity[Slot]):
             tensor.__class__ = self._kind
         memory = self._memories.about(tensor)
         if memory is not None:
-            memory.tracked.append((place(tensor), slot))
+            where = place(tensor) if self._kind is Tensor else plain_place(tensor)
+            memory.tracked.append((where, slot))
         return number
 
     def let_go(self) -> None:

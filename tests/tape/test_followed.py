@@ -264,6 +264,17 @@ def test_quantised_layers_are_refused_in_the_module_that_has_them() -> None:
             method(model, torch.randn(2, 4), 0)
 
 
+@torch.jit.script
+def scripted_function(x: Tensor) -> Tensor:
+    return x * 2
+
+
+@pytest.mark.parametrize("scripted", [scripted_function, torch.jit.script(nn.ReLU())])
+def test_what_is_scripted_is_refused(scripted: Any) -> None:
+    with pytest.raises(UnsupportedOperationError, match=r"cannot see through (aten\.mul|forward, which is scripted)"):
+        funcattr.guided_backprop(lambda x: x.relu() + scripted(x), torch.randn(2, 3), 1)
+
+
 # --- other ways ------------------------------------------------------------------------------------------------------
 
 
