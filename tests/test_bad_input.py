@@ -42,7 +42,7 @@ BAD: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "float class": ({"target": 1.0}, TypeError, r"\(target=1.0\): expected an int, .*got float"),
     "an index for each of three": ({"target": [(0,), (1,), (2,)]}, ValueError, r"per example, 2 of them, got 3"),
     "one-hot integers": ({"target": torch.eye(3).long()[:2]}, ValueError, r"\[\d, 3\]: 1 numbers, got 3"),
-    "vectors": ({"target": (torch.tensor([0, 1]),)}, ValueError, r"a tuple of 1 vectors could mean"),
+    "vectors": ({"target": (torch.tensor([0, 1]),) * 2}, ValueError, r"a tuple of 2 vectors could mean"),
     "listed class out of range": ({"target": [0, 7]}, ValueError, r"\(target=\[0, .*7\]\): class out of range"),
     "too many classes": (
         {"target": torch.tensor([0, 1, 2])},

@@ -13,6 +13,9 @@ from funcattr import FunctionalModel
 from .contract import assert_equal, row
 from .zoo import case
 
+# The random net explodes by alpha-beta, and says so.
+pytestmark = pytest.mark.filterwarnings("ignore:.*the relevance that was seeded arrives.*")
+
 PAIRS = (("lrp_epsilon_plus", "cnn"), ("lrp_epsilon_alpha2_beta1", "resnet_basic"), ("attnlrp", "vit"))
 Params = dict[str, Tensor]
 

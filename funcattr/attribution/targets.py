@@ -43,8 +43,11 @@ def read_target(call: str, target: Any) -> Target:
         TypeError: If it is, or has in it, a bool, a float or another thing that is no class.
         ValueError: If the indices of a list differ in length, or a tuple is only vectors.
     """
-    if target is None or type(target) is int or callable(target):
+    if target is None or type(target) is int:
         return target
+    if callable(target):
+        function: Any = target
+        return function
     if isinstance(target, Tensor):
         return _integers_or_cotangent(call, target)
     if isinstance(target, tuple):
@@ -104,7 +107,7 @@ def _read_tuple(call: str, target: tuple[Any, ...]) -> tuple[int | Tensor, ...]:
             found.append(_integers_or_cotangent(call, value))
         else:
             found.append(_read_int(call, value, target))
-    if found and all(isinstance(value, Tensor) and value.ndim == 1 for value in found):
+    if len(found) > 1 and all(isinstance(value, Tensor) and value.ndim == 1 for value in found):
         raise ValueError(
             f"{call}(target=...): a tuple of {len(found)} vectors could mean an index per example or a number per "
             "dimension. One index per example is an integer tensor [N, k]: torch.stack(target, 1) if each vector has "
@@ -355,7 +358,7 @@ class pointing:  # noqa: N801  (a target reads as a word: target=pointing(7))
         TorchRay's `get_pointing_gradient` (Fong et al., 2019, arXiv:1910.08485).
     """
 
-    def __init__(self, target: int | list[int] | Tensor) -> None:
+    def __init__(self, target: int | np.integer[Any] | list[int] | Tensor | np.ndarray[Any, Any]) -> None:
         self.target: Any = read_target("pointing", target)
         if self.target is None or callable(self.target) or _is_index(self.target):
             raise TypeError(f"pointing({target!r}): expected a class, or one class per example.")
@@ -382,7 +385,8 @@ def repeated_target(call: str, target: Target, examples: int, times: int) -> Tar
         ValueError: If it has not one class or index for each example.
     """
     if isinstance(target, pointing):
-        return pointing(repeated_target(call, target.target, examples, times))
+        classes: Any = repeated_target(call, target.target, examples, times)
+        return pointing(classes)
     if isinstance(target, tuple):
         indices: Any = tuple(repeated_target(call, index, examples, times) for index in target)
         return indices

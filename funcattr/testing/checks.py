@@ -31,6 +31,7 @@ from .networks import Network, Smooth, draw_comparable
 from .properties import TOLERANCES, Attribution
 from .seeding import settle, uniform
 
+_ANY_HEALTH: Any = list(HealthCheck)  # networks are large to draw, and rare operations often missing
 _KEEP = Rulebook({"softsign": GRADIENT}, name="plain gradient, on record")
 
 
@@ -365,7 +366,7 @@ def _on_networks(check: Callable[[Network], None], examples: int, *, mapped: boo
         with _quiet():
             check(draw_comparable(data, mapped=mapped, **options))
 
-    relaxed = settings(max_examples=examples, deadline=None, suppress_health_check=list(HealthCheck))
+    relaxed = settings(max_examples=examples, deadline=None, suppress_health_check=_ANY_HEALTH)
     relaxed(given(data=st.data())(example))()
 
 

@@ -139,9 +139,11 @@ def test_a_constant_of_one_row_for_all_examples_stays_one() -> None:
 
 
 def test_what_is_no_tensor_is_refused() -> None:
+    bad: Any
     for bad in (None, "text", [1, 2]):
+        x: Any = UserDict(embeds=EMBEDS, mask=MASK, kind=bad)
         with pytest.raises(TypeError, match=r"gradient\(x=...\): expected a tensor, a tuple or a dict of tensors, got"):
-            funcattr.gradient(MODEL, UserDict(embeds=EMBEDS, mask=MASK, kind=bad), 0)
+            funcattr.gradient(MODEL, x, 0)
 
 
 @pytest.mark.usefixtures("fresh_dynamo")

@@ -117,7 +117,7 @@ def test_an_index_picks_one_number_per_example(output: Tensor, data: st.DataObje
     n, sizes = output.shape[0], output.shape[1:]
     each = [data.draw(st.lists(st.integers(0, s - 1), min_size=n, max_size=n)) for s in sizes]
     per_example = [data.draw(st.booleans()) for _ in sizes]
-    per_example[-1] = False  # vectors alone are refused
+    per_example[-1] = per_example[-1] and len(sizes) == 1  # vectors alone could be rows
     target = tuple(torch.tensor(i) if many else i[0] for i, many in zip(each, per_example))
     expected = one_at(output, lambda n: tuple(i[n] if many else i[0] for i, many in zip(each, per_example)))
     check(cotangent_of("f", output, target), expected)
@@ -163,7 +163,7 @@ def test_none_is_a_one_for_each_example(shape: list[int]) -> None:
             TypeError,
             r"a tuple is one index, for all examples.* One index per example is a list",
         ),
-        ((torch.tensor([0, 1]),), ValueError, r"a tuple of 1 vectors could mean .*: torch.stack\(target, 1\)"),
+        ((torch.tensor([0, 1]),) * 2, ValueError, r"a tuple of 2 vectors could mean .*: torch.stack\(target, 1\)"),
         ((torch.tensor(0.0),), TypeError, r"expected integers in an index, got torch.float32"),
         (torch.zeros(2, 1, 1, dtype=torch.long), ValueError, r"integers of shape \[N\], .* got shape \[2, 1, 1\]"),
         (torch.tensor([[0.0, math.nan, 0.0]] * 2), ValueError, r"f\(target=...\): expected a cotangent of finite"),
@@ -277,7 +277,8 @@ def test_an_index_per_example_is_repeated_with_the_examples() -> None:
     rows = [(2, 1), (0, 3)]
     expected = [(2, 1), (2, 1), (0, 3), (0, 3)]
     assert repeated_target("f", rows, 2, 2) == expected
-    check(repeated_target("f", torch.tensor(rows), 2, 2), torch.tensor(expected))
+    found: Any = repeated_target("f", torch.tensor(rows), 2, 2)
+    check(found, torch.tensor(expected))
     with pytest.raises(ValueError, match="expected one class or index per example, 3 of them, got 2"):
         repeated_target("f", torch.tensor(rows), 3, 2)
 

@@ -218,8 +218,8 @@ class Skipping(nn.Sequential):
     def __init__(self) -> None:
         super().__init__(nn.Linear(3, 4), nn.Sequential(nn.ReLU(), nn.Linear(4, 2)), nn.Linear(2, 2))
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self[1](self[0](x))
+    def forward(self, input: Tensor) -> Tensor:
+        return self[1](self[0](input))
 
 
 @settings(deadline=None)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._C._functorch import is_batchedtensor
 
 import funcattr
 from funcattr import rules
@@ -49,17 +50,17 @@ def _across_examples(model: Any, x: Tensor, target: Any) -> Tensor:
 
 
 def _only_eager(model: Any, x: Tensor, target: Any) -> Tensor:
-    scale = 2.0 if torch._C._functorch.is_batchedtensor(x) else 1.0
+    scale = 2.0 if is_batchedtensor(x) else 1.0
     return gradient(model, x, target) * scale
 
 
 def _only_eager_classes(model: Any, x: Tensor, target: Any) -> Tensor:
-    mapped = isinstance(target, Tensor) and torch._C._functorch.is_batchedtensor(target)
+    mapped = isinstance(target, Tensor) and is_batchedtensor(target)
     return gradient(model, x, target) * (2.0 if mapped else 1.0)
 
 
 def _only_eager_parameters(model: Any, x: Tensor, target: Any) -> Tensor:
-    mapped = any(map(torch._C._functorch.is_batchedtensor, model.params.values()))
+    mapped = any(map(is_batchedtensor, model.params.values()))
     return gradient(model, x, target) * (2.0 if mapped else 1.0)
 
 
