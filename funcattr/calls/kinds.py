@@ -96,8 +96,6 @@ def is_linear_map(call: Call) -> bool:
     """Whether the call is linear in its only tracked operand: a factor, not the bias, nor a convolution's weight."""
     if call.op not in LINEAR or len(call.operands) != 1:
         return False
-    if call.op == "einsum" and len(call.tensors()) != 2:  # of other numbers of factors, none is the weight
-        return False
     if call.op in _CONVOLUTIONS:
         return call.operands[0] is call.argument("input")
     return call.operands[0] is not call.argument("input" if call.op == "addmm" else "bias")

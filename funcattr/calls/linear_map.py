@@ -184,7 +184,7 @@ class LinearMap:
         self._closed = _addmm_adjoint if on_the_left else None
 
     def _read_einsum(self, call: Call) -> None:
-        # The product of all constants is the other factor, 1 if there are none.
+        # The product of all constants is the other factor.
         equation, tensors = call.argument("equation"), call.tensors()
         if not isinstance(equation, str) or "." in equation:
             raise _several_factors(call, len(tensors))
@@ -197,7 +197,7 @@ class LinearMap:
         own = letters.pop(place)
         constants = [t for i, t in enumerate(tensors) if i != place]
         kept = "".join(letter for letter in dict.fromkeys("".join(letters)) if letter in own + result)
-        product = torch.einsum(f"{','.join(letters)}->{kept}", *constants) if constants else self.x.new_ones(1)
+        product = torch.einsum(f"{','.join(letters)}->{kept}", *constants)
         if kept:
             self.weight = product
             self.multiply = lambda x, weight: torch.einsum(f"{own},{kept}->{result}", x, weight)

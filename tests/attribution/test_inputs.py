@@ -111,7 +111,7 @@ def test_options_structured_as_the_inputs_may_be_any_mapping(mapping: Callable[.
 
 def test_a_baseline_of_a_constant_is_refused() -> None:
     x = UserDict(embeds=EMBEDS, mask=MASK, kind=KIND)
-    with pytest.raises(ValueError, match=r"_gradients\(baseline=...\): .* by name: embeds, got UserDict of 3: "):
+    with pytest.raises(ValueError, match=r"_gradients\(baseline=...\): .* by name: embeds, got dict of 3: "):
         funcattr.integrated_gradients(MODEL, x, 0, baseline=UserDict(embeds=0.0, mask=0, kind=0))
 
 

@@ -100,6 +100,11 @@ def test_transposed_convolution(
         lambda x: torch.einsum("nchw,wd->nchd", x, torch.arange(12.0, dtype=x.dtype).reshape(6, 2)),
         lambda x: torch.tensordot(x, torch.arange(12.0, dtype=x.dtype).reshape(6, 2), dims=1),
         lambda x: torch.inner(x, torch.arange(12.0, dtype=x.dtype).reshape(2, 6)),
+        lambda x: torch.vdot(x.flatten(), torch.arange(1.0 * x.numel(), dtype=x.dtype)),
+        lambda x: torch.linalg.vecdot(x, torch.arange(1.0 * x.shape[-1], dtype=x.dtype)),
+        lambda x: torch.linalg.cross(x[..., :3], torch.arange(3.0, dtype=x.dtype).expand_as(x[..., :3])),
+        lambda x: torch.cross(x[..., :3], torch.arange(3.0, dtype=x.dtype).expand_as(x[..., :3]), dim=-1),
+        lambda x: torch.arange(2.0 * x.shape[-2], dtype=x.dtype).reshape(2, -1) @ x,
         lambda x: F.conv_transpose2d(x[0], torch.ones(3, 2, 3, 3, dtype=x.dtype)),
         lambda x: F.conv2d(x, torch.ones(2, 3, 3, 3, dtype=x.dtype), padding="same"),
         lambda x: F.conv2d(x[0], torch.ones(2, 3, 3, 3, dtype=x.dtype)),
@@ -228,7 +233,8 @@ def test_the_memory_check_can_fail() -> None:
 
 def test_every_closed_form_is_checked_here() -> None:
     convolutions = {f"{name}{rank}d" for name in ("conv", "conv_transpose") for rank in (1, 2, 3)}
-    products = {"linear", "addmm", "matmul", "einsum", "tensordot", "inner"}
+    products = {"linear", "addmm", "matmul", "rmatmul", "einsum", "tensordot", "inner"}
+    products |= {"vdot", "linalg_vecdot", "cross", "linalg_cross"}
     views = {"view", "reshape", "flatten", "unflatten", "squeeze", "unsqueeze", "transpose", "swapaxes", "swapdims"}
     others = {"batch_norm", "relu", "add", "cat", "mul", "softmax", "permute", "mT", "max_pool2d"}
     assert set(ADJOINTS) == {*convolutions, *products, *views, *others}
