@@ -61,11 +61,39 @@ MUTANTS = (
         ("tests/model/test_functional.py::test_what_is_added_to_sites_stays_when_a_model_is_bound_or_edited",),
     ),
     Mutant(
-        "a patched forward is taken",
-        "funcattr/model/refusals.py",
-        'if "forward" in vars(part):',
-        "if False:",
-        ("tests/model/test_refusals.py::test_a_forward_patched_on_the_instance_is_refused_with_its_path",),
+        "a forward on the instance does not run",
+        "funcattr/model/module_tree.py",
+        "if patched is None else patched(*args, **kwargs)",
+        "if True else patched",
+        ("tests/model/test_private_copies.py::test_a_forward_that_is_put_on_the_instance_runs_on_the_copy",),
+    ),
+    Mutant(
+        "the user's tensors may be read",
+        "funcattr/model/guard.py",
+        "if not meets_none(map(id, args)) or",
+        "if False or",
+        ("tests/model/test_private_copies.py::test_a_tensor_that_is_reached_past_the_copy_is_refused_by_name",),
+    ),
+    Mutant(
+        "a parameter is written where it is",
+        "funcattr/model/guard.py",
+        "        move_to_a_copy([*names, target])",
+        "        pass",
+        ("tests/model/test_private_copies.py::test_what_a_forward_writes_stays_with_the_call",),
+    ),
+    Mutant(
+        "functions keep the modules that they close over",
+        "funcattr/copies.py",
+        "if not any(self._is_moved(held) for held in _held_by(value)):",
+        "if True:",
+        ("tests/model/test_private_copies.py::test_what_is_bound_is_used_however_a_module_is_reached",),
+    ),
+    Mutant(
+        "buffers that share memory are cloned apart",
+        "funcattr/model/aliased.py",
+        "        elif len(names) > 1:",
+        "        elif False:",
+        ("tests/model/test_private_copies.py::test_what_a_forward_writes_stays_with_the_call",),
     ),
     # calls
     Mutant(
@@ -421,9 +449,45 @@ MUTANTS = (
     Mutant(
         "the rise is counted downwards",
         "funcattr/metrics/completeness.py",
-        "question.of_copies(last).scores() - question.of_copies(first).scores()",
-        "question.of_copies(first).scores() - question.of_copies(last).scores()",
+        "copies_of(question, last).scores() - copies_of(question, first).scores()",
+        "copies_of(question, first).scores() - copies_of(question, last).scores()",
         ("tests/metrics/test_completeness.py::test_with_samples_it_is_the_rise_between_the_ends_that_are_drawn",),
+    ),
+    # testing
+    Mutant(
+        "another object in place of one is not seen",
+        "funcattr/testing/belongings.py",
+        'require(part is old, f"{path}.{name}: is another object than before")',
+        "pass",
+        ("tests/testing/test_belongings.py::test_a_touch_is_seen",),
+    ),
+    Mutant(
+        "examples may see each other",
+        "funcattr/attribution/separate_copies.py",
+        "if not _alike(alone, beside[::2]) and",
+        "if False and",
+        ("tests/attribution/test_example_dims.py::test_examples_that_see_each_other_are_refused",),
+    ),
+    Mutant(
+        "the copy of an example is no other",
+        "funcattr/attribution/separate_copies.py",
+        "return rolled * 0.7 + 0.1 if value.is_floating_point() or value.is_complex() else rolled",
+        "return value",
+        ("tests/attribution/test_example_dims.py::test_examples_that_see_each_other_are_refused",),
+    ),
+    Mutant(
+        "results are not moved back",
+        "funcattr/attribution/question.py",
+        "return pytree.tree_map(back, result, self.layout.x)",
+        "return result",
+        ("tests/attribution/test_example_dims.py::test_a_graph_is_one_example",),
+    ),
+    Mutant(
+        "an attribute that has grown is not seen",
+        "funcattr/tools/verify.py",
+        "changed += [name for name in {**self._shapes, **now} if self._shapes.get(name) != now.get(name)]",
+        "pass",
+        ("tests/tools/test_verify.py::test_a_write_that_no_copy_can_catch_is_named",),
     ),
     # maps, batch, torch_state
     Mutant(

@@ -58,7 +58,7 @@ def test_epsilon_without_biases_tends_to_input_x_gradient(name: str) -> None:
     c = case(name)
     model, (x,) = unbiased(c.build()), c.inputs()
     rule = partial(rules.epsilon, eps=1e-13)
-    actual = lrp_reference(model, x, 1, Composite(rule, rule, sum_eps=1e-13))
+    actual = lrp_reference(model, x, 1, Composite(rule, rule, eps=1e-13))
     expected = x * references.pseudo_gradient("gradient", model, x, 1)[1]
     assert_equal(actual * model(x)[:, 1, None, None, None], expected, tolerance=1e-5)
 

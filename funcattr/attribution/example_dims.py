@@ -132,16 +132,14 @@ def layout_of(call: str, given: Any, x: Any, args: Any, kwargs: Any) -> Layout |
             f"{call}(example_dims=...): expected a dimension of every input in x, or None for all of them. "
             "A tensor that is the same for all examples is one of args or kwargs."
         )
+    more = {
+        name: _like(call, name, parts.get(name), value) if one or name in parts else BY_ROWS
+        for name, value in (("args", args), ("kwargs", kwargs))
+    }
     found = Layout(
         x_dims,
-        *(
-            _like(call, name, parts[name], value)
-            if name in parts
-            else _like(call, name, None, value)
-            if one
-            else BY_ROWS
-            for name, value in (("args", args), ("kwargs", kwargs))
-        ),
+        more["args"],
+        more["kwargs"],
         _dim(call, "output", parts.get("output", 0)),
         _dim(call, "layer", parts.get("layer", None if one else 0)),
     )

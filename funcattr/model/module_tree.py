@@ -45,8 +45,9 @@ def _patched(module: nn.Module) -> Callable[..., Any] | None:
     forward = vars(module).get("forward")
     if forward is None or (isinstance(forward, types.FunctionType) and hasattr(forward, "patched")):
         return getattr(forward, "patched", None)
-    is_own = isinstance(forward, types.MethodType) and forward.__self__ is module
-    return None if is_own and forward.__func__ is type(module).forward else forward
+    if isinstance(forward, types.MethodType) and forward.__self__ is module:
+        return None if forward.__func__ is type(module).forward else forward
+    return forward
 
 
 class TreeCopier(Copier):

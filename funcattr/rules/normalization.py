@@ -72,7 +72,11 @@ def _softmax_leaks(call: Call, relevance: Tensor) -> dict[str, Any]:
     return {"softmax": relevance.sum() - softmax_taylor(call, relevance).sum()}
 
 
-@rule(leaks=lambda call, relevance: {"softmax": relevance.sum() - softmax_written_out(call, relevance).sum()})
+def _written_out_leaks(call: Call, relevance: Tensor) -> dict[str, Any]:
+    return {"softmax": relevance.sum() - softmax_written_out(call, relevance).sum()}
+
+
+@rule(leaks=_written_out_leaks)
 def softmax_written_out(call: Call, relevance: Tensor) -> Tensor:
     """`softmax_taylor` of a softmax that is written out, over whatever dimensions or groups.
 

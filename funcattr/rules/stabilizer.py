@@ -26,8 +26,8 @@ def stabilized(z: Tensor, eps: float = 1e-6, own: bool = False) -> Tensor:
 def quotient(relevance: Tensor, z: Tensor, eps: float = 1e-6) -> Tensor:
     """R / s(z)"""
     if z.is_complex():
-        parts = (torch.view_as_real(v.to(z.dtype).resolve_conj()) for v in (relevance, z))
-        return torch.view_as_complex(quotient(*parts, eps))
+        numerator, divisor = (torch.view_as_real(v.to(z.dtype).resolve_conj()) for v in (relevance, z))
+        return torch.view_as_complex(quotient(numerator, divisor, eps))
     return over(relevance, stabilized(z, eps))
 
 

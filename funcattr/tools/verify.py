@@ -133,7 +133,8 @@ def _own_output(model: Model, question: Question) -> Answer:
     except Exception as error:
         return None, f"the model cannot be copied to run by itself ({type(error).__name__})"
     with torch.no_grad():
-        values = [_drawn_alike(lambda m=m: question.explained(m, copied(question.x))) for m in (twin, question.model)]
+        models: tuple[Any, ...] = (twin, question.model)
+        values = [_drawn_alike(lambda m=m: question.explained(m, copied(question.x))) for m in models]
     return _same(*values)
 
 

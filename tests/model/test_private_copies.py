@@ -48,7 +48,7 @@ class Layers(list[Any]):
         return self[0](x)
 
 
-WAYS: dict[str, Callable[[nn.Module], Callable[[Tensor], Tensor]]] = {
+WAYS: dict[str, Callable[[Any], Callable[[Tensor], Tensor]]] = {
     "nested lists": lambda layer: (lambda held: lambda x: held[0][0](x))([[layer]]),
     "a tuple in a list": lambda layer: (lambda held: lambda x: held[0][1](x))([(0, layer)]),
     "a dict of lists": lambda layer: (lambda held: lambda x: held["a"][0](x))({"a": [layer]}),
@@ -66,7 +66,7 @@ WAYS: dict[str, Callable[[nn.Module], Callable[[Tensor], Tensor]]] = {
     "slots": lambda layer: (lambda held: lambda x: held.layer(x))(Slotted(layer)),
     "a named tuple": lambda layer: (lambda held: lambda x: held.layer(x))(Stage(layer, None)),
     "a deque": lambda layer: (lambda held: lambda x: held[0](x))(deque([layer])),
-    "a defaultdict": lambda layer: (lambda held: lambda x: held["a"](x))(defaultdict(list, a=layer)),
+    "a defaultdict": lambda layer: (lambda held: lambda x: held["a"](x))(defaultdict[str, Any](list, a=layer)),
     "a UserDict": lambda layer: (lambda held: lambda x: held["a"](x))(UserDict(a=layer)),
     "a list of a class of its own": lambda layer: Layers([layer]).run,
     "a set": lambda layer: (lambda held: lambda x: next(iter(held))(x))({layer}),
@@ -93,9 +93,9 @@ class Reaching(nn.Module):
         return self.normalise(self.run(x))
 
 
-def by_functional_call(model: nn.Module, tensors: dict[str, Tensor], x: Tensor) -> Tensor:
+def by_functional_call(model: Any, tensors: dict[str, Tensor], x: Tensor) -> Tensor:
     """The independent reference: a module whose own tensors have other values."""
-    other = copy.deepcopy(model)
+    other: Any = copy.deepcopy(model)
     plain = nn.Sequential(other.layer, other.norm).train(model.training)
     return torch.func.functional_call(plain, {_plain_name(k): v for k, v in tensors.items()}, (x,))
 
@@ -435,11 +435,11 @@ def test_a_functional_model_goes_to_a_spawned_worker() -> None:
     torch.testing.assert_close(found, funcattr.gradient(fm, x, 0))
 
 
-def _its_own(m: nn.Linear) -> None:
+def _its_own(m: Any) -> None:
     m.forward = m.forward
 
 
-def _wrapped(m: nn.Linear) -> None:
+def _wrapped(m: Any) -> None:
     before = m.forward
 
     @functools.wraps(before)
@@ -449,7 +449,7 @@ def _wrapped(m: nn.Linear) -> None:
     m.forward = forward
 
 
-def _as_accelerate(m: nn.Linear) -> None:
+def _as_accelerate(m: Any) -> None:
     before = m.forward
 
     def new_forward(module: nn.Linear, *args: Any) -> Any:
@@ -458,7 +458,7 @@ def _as_accelerate(m: nn.Linear) -> None:
     m.forward = functools.update_wrapper(functools.partial(new_forward, m), before)
 
 
-def _bound(m: nn.Linear) -> None:
+def _bound(m: Any) -> None:
     m.forward = types.MethodType(lambda self, x: 2 * F.linear(x, self.weight, self.bias), m)
 
 

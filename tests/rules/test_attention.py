@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import funcattr
+from funcattr.testing.seeding import settle, uniform
 
 from ..contract import assert_equal
-from ..zoo.seeding import settle, uniform
 
 Q = uniform(2, 2, 4, 6)
 BOOKS = ("epsilon", "attnlrp", "cp_lrp", "deep_lift")

@@ -177,7 +177,7 @@ def dominated(steps: list[Step], last: int, forms: Forms, ops: frozenset[str]) -
         open_slots.remove(latest)
         open_slots.update(steps[i].inputs)
         found.append(i)
-    return Region(*open_slots, found[::-1])
+    return Region(open_slots.pop(), found[::-1])
 
 
 def _region(steps: list[Step], last: int, forms: Forms) -> Region | None:
