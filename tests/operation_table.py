@@ -45,17 +45,18 @@ class Row(NamedTuple):
     missing: dict[str, str]
 
 
-def operations() -> Iterator[tuple[str, list[Sample]]]:
-    """Every operation that torch differentiates in float64, with its first inputs."""
+def operations(endings: tuple[str, ...] = ("",)) -> Iterator[tuple[str, list[Sample]]]:
+    """Every operation that torch differentiates in float64, with its first inputs; of those with some endings."""
     from torch.testing._internal.common_methods_invocations import op_db
 
     for op in op_db:
-        if not op.supports_autograd or torch.float64 not in op.dtypes:
+        name = op.name + (f".{op.variant_test_name}" if op.variant_test_name else "")
+        if not op.supports_autograd or torch.float64 not in op.dtypes or not name.endswith(endings):
             continue
         torch.manual_seed(0)
         found = [sample for sample in samples(op) if is_differentiable(sample)]
         if found:
-            yield op.name + (f".{op.variant_test_name}" if op.variant_test_name else ""), found
+            yield name, found
 
 
 def samples(op: Any) -> Iterator[Sample]:

@@ -58,9 +58,7 @@ def is_steady(model: Batched) -> bool:
 
 def cases(words: tuple[str, ...] | None, book: Rulebook) -> Iterator[tuple[str, Batched]]:
     """The inputs of the operations that the rulebook has a rule for; of some operations, or of all."""
-    for name, found in operation_table.operations():
-        if words is not None and not any(name.endswith(word) for word in words):
-            continue
+    for name, found in operation_table.operations(("",) if words is None else words):
         found = found[:2]
         if not operation_table.what_is_missing(found, book):
             yield from ((name, model) for model in map(Batched, found) if is_steady(model))
