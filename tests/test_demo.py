@@ -168,6 +168,7 @@ def test_number_of_canvases_must_be_positive(tmp_path: Path, capsys: pytest.Capt
     assert "expected 1 or more, got 0" in capsys.readouterr().err
 
 
+@long
 def test_training_script_runs(tmp_path: Path) -> None:
     script = ROOT / "examples" / "train_digits.py"
     command = [sys.executable, str(script), "--quick", "--out", str(tmp_path)]

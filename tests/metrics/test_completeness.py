@@ -18,7 +18,7 @@ from funcattr.testing.networks import draw_comparable
 from funcattr.testing.seeding import settle, uniform
 
 from ..contract import assert_equal, loop
-from ..sweeps import sweep
+from ..sweeps import long, sweep
 
 DOUBLE = torch.float64
 ROWS = uniform(5, 4, seed=2)
@@ -308,6 +308,7 @@ def test_compiled_equals_eager(fresh_dynamo: None, kind: str) -> None:
     assert_equal(compiled(2 * x, x), run(2 * x, x), tolerance=1e-12)
 
 
+@long
 def test_compiled_together_with_its_method(fresh_dynamo: None) -> None:
     fm, x, rows = funcattr.functionalize(dense()), uniform(2, 4), distribution(ROWS)
 

@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import funcattr
 from funcattr.testing.seeding import settle, uniform
 
-from ..sweeps import sweep
+from ..sweeps import long, sweep
 from ..zoo.classic import BasicBlock, ResNet
 
 PAIRS: dict[str, tuple[Callable[[], list[nn.Module]], tuple[int, ...]]] = {
@@ -80,6 +80,7 @@ def test_methods_give_the_same_without_a_batch_norm(name: str) -> None:
     assert batch_norms(lambda: METHODS[name](folded, x)) == 0 < batch_norms(lambda: METHODS[name](model, x))
 
 
+@long
 def test_in_compiled_code_and_exported() -> None:
     model, x = resnet(), uniform(2, 3, 16, 16)
     folded = funcattr.fold_batch_norm(model, x)

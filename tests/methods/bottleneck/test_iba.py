@@ -21,6 +21,7 @@ from funcattr.testing.seeding import settle, uniform
 
 from ... import bottleneck_references as references
 from ...graphs import calls_in
+from ...sweeps import long
 from .test_bottleneck import of_reference, statistics
 
 STEPS, SAMPLES = 4, 3
@@ -363,6 +364,7 @@ def test_the_head_runs_for_the_batch_and_once_for_its_copies_and_the_tail_for_al
     assert second.counts.rows == {3: [2 * SAMPLES] * STEPS}
 
 
+@long
 def test_compiled_steps_are_one_body_of_the_tail_alone(fresh_dynamo: None) -> None:
     fm, given = funcattr.functionalize(convolutions()), statistics(*SHAPE, layer="1")
 

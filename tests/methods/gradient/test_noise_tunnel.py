@@ -24,6 +24,7 @@ from funcattr.testing.seeding import settle, uniform
 from ... import sampling_references as references
 from ...contract import assert_equal, loop
 from ...graphs import calls_in
+from ...sweeps import long
 
 KINDS: Any = ("smoothgrad", "smoothgrad_sq", "vargrad")
 few = settings(max_examples=8)
@@ -608,6 +609,7 @@ def test_no_graph_is_kept_unless_something_given_needs_one() -> None:
 # --- compiled --------------------------------------------------------------------------------------------------------
 
 
+@long
 def test_compiled_the_body_is_there_once_and_a_second_call_does_not_compile(fresh_dynamo: None) -> None:
     fm, x = funcattr.functionalize(split()[0]), uniform(2, 1, 6)
 

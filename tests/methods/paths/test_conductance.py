@@ -391,7 +391,7 @@ def test_derivatives_by_the_rows_of_a_distribution(method: Callable[..., Tensor]
     ("method", "rows"),
     [
         pytest.param(layer_conductance, True, id="sums, rows"),
-        pytest.param(by_derivative, False, id="derivatives"),
+        pytest.param(by_derivative, False, id="derivatives", marks=long),
         pytest.param(by_derivative, True, id="derivatives, rows", marks=long),
         pytest.param(internal_influence, True, id="influence, rows", marks=long),
     ],
@@ -407,6 +407,7 @@ def test_compiled_equals_eager(fresh_dynamo: None, method: Callable[..., Tensor]
     assert_equal(compiled(x), run(x), tolerance=1e-12)
 
 
+@long
 def test_compiled_the_body_is_there_once_and_a_second_call_does_not_compile(fresh_dynamo: None) -> None:
     net = settle(lambda: nn.Sequential(nn.Conv1d(1, 2, 3), nn.Tanh(), nn.Flatten(), nn.Linear(8, 2)))
     fm, x = funcattr.functionalize(net), uniform(2, 1, 6)

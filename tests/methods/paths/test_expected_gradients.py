@@ -251,6 +251,7 @@ def test_compiled_equals_eager(fresh_dynamo: None, baseline: Any, sigma: float, 
     assert_equal(compiled(uniform(2, 4)), run(uniform(2, 4)), tolerance=1e-12)
 
 
+@long
 def test_compiled_the_body_is_there_once_and_a_second_call_does_not_compile(fresh_dynamo: None) -> None:
     net = settle(lambda: nn.Sequential(nn.Conv1d(1, 2, 3), nn.Tanh(), nn.Flatten(), nn.Linear(8, 2)))
     data = uniform(6, 1, 6)
