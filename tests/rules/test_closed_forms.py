@@ -121,7 +121,7 @@ def test_drawn_maps_are_their_matrix_and_rebuilt_by_their_repr(op: str) -> None:
 
 
 def _sign(z: Tensor) -> Tensor:
-    return torch.where(z >= 0, 1.0, -1.0)
+    return torch.where(z >= 0, 1.0, -1.0).to(z)  # in double precision, or eps is off by 3e-8
 
 
 def _parts(m: LinearMap) -> tuple[Tensor, ...]:
