@@ -47,7 +47,7 @@ class Guard(TorchFunctionMode):
         own = set(map(id, bound.values()))
         self._users = {id(t): name for name, t in users.items() if id(t) not in own}
         self._shared, self._bound, self._whole = shared, bound, whole
-        self._versions = list(map(version, shared))
+        self._versions = self._counts()
         self._memory: dict[int, list[Tensor]] | None = None
         self._left: set[int] = set()
         self._own: set[int] = set()
@@ -78,12 +78,19 @@ class Guard(TorchFunctionMode):
         Raises:
             AliasedWriteError: By an operation that no torch function mode sees.
         """
-        for i, (tensor, before) in enumerate(zip(self._shared, self._versions, strict=True)):
-            if version(tensor) != before and i not in self._own:
+        counts = self._counts()
+        if counts == self._versions:
+            return
+        for i, (tensor, before, now) in enumerate(zip(self._shared, self._versions, counts, strict=True)):
+            if now != before and i not in self._own:
                 raise AliasedWriteError(
                     f"a tensor of the model of shape {list(tensor.shape)} was written by its forward, in an operation "
                     "that cannot be seen (a C++ extension, say). It has other values now."
                 )
+
+    def _counts(self) -> list[int]:
+        with without_torch_function():  # no mode around needs to see this
+            return list(map(version, self._shared))
 
     def _foreign(self, tensors: Iterable[Any]) -> BreachError:
         name = next(self._users[id(t)] for t in tensors if id(t) in self._users)
