@@ -99,7 +99,7 @@ cholesky_solve : : input input2
 lu_solve    : : input LU_data LU_pivots
 linalg_lu_solve : : LU pivots B
 linalg_solve : : A B
-linalg_solve_triangular : : A B
+linalg_solve_triangular : : input B
 embedding_bag : : input weight
 fmod        : __mod__ : input other
 remainder   : : input other

@@ -150,7 +150,7 @@ NOT_LINEAR = (
     Entry("cholesky_solve", UNLISTED, tracked="input2"),
     Entry("lu_solve", UNLISTED, tracked="LU_data"),
     Entry("linalg_solve", UNLISTED, tracked="A"),
-    Entry("linalg_solve_triangular", UNLISTED, tracked="A"),
+    Entry("linalg_solve_triangular", UNLISTED, tracked="input"),
     # Functions of one value, where the other is a constant.
     *(Entry(name, UNLISTED, tracked=("input", "other")) for name in _TWO_VALUES),
 )
