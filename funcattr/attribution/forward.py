@@ -1,11 +1,13 @@
 """The forward pass of a question, on record."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 from torch import Tensor, nn
 
 from .._torch import pytree
+from ..model.functional import FunctionalModel
 from ..rulebook.conditions import Conditions
 from ..rulebook.rulebook import Rulebook
 from ..rules.composites import PLAIN
@@ -62,17 +64,19 @@ def forward(
         model = model.ready()
     inputs, spec = pytree.tree_flatten(question.x)
 
-    def explained(*tensors: Tensor) -> Tensor:
+    def run(model: FunctionalModel, *tensors: Tensor) -> Tensor:
         x = pytree.tree_unflatten(list(tensors), spec)
         value = question.explained(model, x)
         return value if through is None else score(call, value, through)
+
+    explained = partial(run, model)
 
     marks = () if conditions is None else tuple(conditions.masks)
     how = Recording(call, rules, question.layer, model.sites, marks, strict)
     if options.baseline is None:
         how = how._replace(keep=keep, final=final)
         if how.is_plain and isinstance(model.structure.model, nn.Module):
-            model, how = model.in_one_piece(), how._replace(whole=True)
+            how = how._replace(whole=partial(run, model.in_one_piece()))
         return recorded(explained, tuple(inputs), how)
     baseline, given = pytree.tree_flatten(options.baseline)
     shapes = [[list(getattr(v, "shape", ())) for v in values] for values in (inputs, baseline)]

@@ -34,7 +34,7 @@ def plain_record(fn: Callable[..., Any], primals: tuple[Tensor, ...], how: Recor
     if torch.compiler.is_dynamo_compiling():
         return _by_func_vjp(fn, primals, how.call)
     try:
-        found = _by_torch(fn if how.whole else running_in_one_piece(fn), primals, how)
+        found = _by_torch(how.whole or running_in_one_piece(fn), primals, how)
     except _TORCHS as error:
         if isinstance(error, FuncattrError | torch.OutOfMemoryError):
             raise

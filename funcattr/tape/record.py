@@ -51,7 +51,7 @@ class Recording(NamedTuple):
         keep: Whether the values at every step are kept.
         pairing: The pass at a baseline, whose calls are paired with those of this one.
         final: Whether nobody asks for a derivative of the result.
-        whole: Whether the function runs linear maps of strided tokens in one piece by itself.
+        whole: The function for a pass without a tape, if it runs linear maps of strided tokens in one piece by itself.
     """
 
     call: str
@@ -63,7 +63,7 @@ class Recording(NamedTuple):
     keep: bool = False
     pairing: Pairing | None = None
     final: bool = False
-    whole: bool = False
+    whole: Callable[..., Any] | None = None
 
     @property
     def is_plain(self) -> bool:

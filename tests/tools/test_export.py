@@ -41,8 +41,7 @@ def _every_class(fm: FunctionalModel, x: Tensor) -> Tensor:
 
 
 # torch.func.vjp of fused attention takes the size of the batch for a constant; the rulebooks' walk does not.
-# "grad_cam" at the recorder's: where it tells which tensors share memory, a size of the batch is compared.
-REFUSED = {("vit", name) for name in ("logits and map", "gradient", "integrated_gradients", "grad_cam")}
+REFUSED = {("vit", name) for name in ("logits and map", "gradient", "integrated_gradients")}
 MODELS = ("cnn", "vgg_bn", "resnet_basic", "vit")
 
 
