@@ -16,7 +16,7 @@ from .._torch import pytree
 from ..methods.relevance.conservation import Conservation, conservation
 from ..model.functional import FunctionalModel, functionalize
 from ..rules.composites import Rules
-from .belongings import Belongings
+from ..tools.belongings import Belongings
 from .comparison import assert_equal, loop, require
 
 Attribution = Callable[[Any, Any, Any], Any]

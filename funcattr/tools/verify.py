@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .._torch import pytree, version
+from .._torch import pytree
 from ..attribution.attribute import pulled
 from ..attribution.example_dims import ExampleDims
 from ..attribution.forward import PassOptions, forward, starting_cotangent
@@ -26,6 +26,7 @@ from ..rules.composites import Rules, rulebook_of
 from ..tape.site_leaf import leaf_of
 from ..text_tables import table
 from .agreement import same_numbers
+from .belongings import Belongings
 
 _NO_CHANGE = Rulebook({"relu": GRADIENT}, name="no change")
 """Has rules that are the ordinary adjoints, so that the recorder does the work."""
@@ -98,7 +99,7 @@ def verify(
         "verify", model, x, target, layer=layer, output=output, args=args, kwargs=kwargs, example_dims=example_dims
     )
     book = rulebook_of("verify", rules, unlisted="raise", space="relevance")
-    users = _Untouched(model, question)
+    users = Belongings(model, x, args, kwargs)
     findings = [
         _found("the copy gives the model's own output", partial(_own_output, model, question)),
         _found("a forward pass on record gives it too", partial(_recorded_output, question, _NO_CHANGE)),
@@ -110,7 +111,7 @@ def verify(
     ]
     if compiled:
         findings.append(_found("compiled code gives the same gradient", partial(_compiled, model, question)))
-    findings.append(_found("nothing of yours was written", users.check))
+    findings.append(_found("nothing of yours was written", partial(_untouched, users)))
     return Verification(findings)
 
 
@@ -222,40 +223,6 @@ def _drawn_alike(run: Callable[[], Any]) -> Any:
         return run()
 
 
-class _Untouched:
-    """All that a call must not change: bytes, versions and gradients of tensors, hooks and attributes."""
-
-    def __init__(self, model: Model, question: Question) -> None:
-        self._modules = dict(model.named_modules()) if isinstance(model, nn.Module) else {}
-        tensors = {f"{name}.{key}": t for name, m in self._modules.items() for key, t in _tensors_of(m)}
-        given = enumerate(pytree.tree_leaves((question.x, question.args, question.kwargs)))
-        tensors |= {f"input {i}": t for i, t in given if isinstance(t, Tensor)}
-        self._tensors = {name: (t, version(t), t.detach().clone(), t.grad) for name, t in tensors.items()}
-        self._shapes = self._shape()
-
-    def _shape(self) -> dict[str, Any]:
-        return {
-            f"{name}.{key}": (id(value), len(value) if isinstance(value, dict | list | set) else 0)
-            for name, module in self._modules.items()
-            for key, value in vars(module).items()
-        }
-
-    def check(self) -> Answer:
-        """Name what has changed."""
-        changed = [
-            name
-            for name, (t, before, bytes_before, grad) in self._tensors.items()
-            if version(t) != before or t.grad is not grad or not _same_bytes(t.detach(), bytes_before)
-        ]
-        now = self._shape()
-        changed += [name for name in {**self._shapes, **now} if self._shapes.get(name) != now.get(name)]
-        return (not changed), ", ".join(changed) or f"{len(self._tensors)} tensors, {len(now)} attributes"
-
-
-def _tensors_of(module: nn.Module) -> list[tuple[str, Tensor]]:
-    own = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
-    return own + [(name, value) for name, value in vars(module).items() if isinstance(value, Tensor)]
-
-
-def _same_bytes(a: Tensor, b: Tensor) -> bool:
-    return torch.equal(a, b) or bool(((a == b) | ((a != a) & (b != b))).all())
+def _untouched(belongings: Belongings) -> Answer:
+    changed = list(belongings.changes())
+    return (not changed), "; ".join(changed) or f"{len(belongings)} tensors, modules and containers"

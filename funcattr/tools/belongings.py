@@ -11,14 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from .._torch import function_modes, version
-from .comparison import require
 
 _ATOMS = (str, bytes, int, float, complex, type(None), torch.dtype, torch.device, torch.Generator)
 _CODE = (type, ModuleType, FunctionType, BuiltinFunctionType, MethodType)
 
 
 class Belongings:
-    """Takes note of what is the user's; `check` raises unless all is as it was.
+    """Takes note of what is the user's; `changes` says what is no longer as it was.
 
     It follows attributes, lists, dicts and objects from the roots on. For tensors it notes identity, bytes, version,
     `.grad` and `requires_grad`; for modules and objects their attributes; for containers what is in them, hooks so.
@@ -47,26 +46,41 @@ class Belongings:
                 pending += [(f"{path}.{name}", part) for name, part in parts]
         self._state = _state()
 
-    def check(self) -> None:
-        """Compare with what was noted.
-
-        Raises:
-            AssertionError: If something was written, added, removed or replaced.
-        """
+    def changes(self) -> Iterator[str]:
+        """Compare with what was noted: a line for each thing that was written, added, removed or replaced."""
         for path, value, kept, noted, grad, requires_grad in self._tensors:
-            require(torch.equal(*map(_bytes, (value, kept))), f"{path}: the tensor has other values than before")
-            require(version(value) == noted, f"{path}: the tensor was written in place")
-            require(value.grad is grad, f"{path}: its .grad is another one")
-            require(value.requires_grad == requires_grad, f"{path}: its requires_grad is another one")
+            if not torch.equal(*map(_bytes, (value, kept))):
+                yield f"{path}: the tensor has other values than before"
+            if version(value) != noted:
+                yield f"{path}: the tensor was written in place"
+            if value.grad is not grad:
+                yield f"{path}: its .grad is another one"
+            if value.requires_grad != requires_grad:
+                yield f"{path}: its requires_grad is another one"
         for path, value, parts in self._parts:
             now = list(_parts(value))
             names, before = [name for name, _ in now], [name for name, _ in parts]
-            require(names == before, f"{path}: has {sorted(set(names) ^ set(before)) or names} more, less or elsewhere")
+            if names != before:
+                yield f"{path}: has {sorted(set(names) ^ set(before)) or names} more, less or elsewhere"
+                continue
             for (name, part), (_, old) in zip(now, parts, strict=True):
-                require(part is old, f"{path}.{name}: is another object than before")
+                if part is not old:
+                    yield f"{path}.{name}: is another object than before"
         now = _state()
-        for name, (value, old) in {key: (now[key], self._state[key]) for key in now}.items():
-            require(value == old, f"{name} is not what it was")
+        yield from (f"{name} is not what it was" for name in now if now[name] != self._state[name])
+
+    def check(self) -> None:
+        """Raise for the first change.
+
+        Raises:
+            AssertionError: If there is one.
+        """
+        for change in self.changes():
+            raise AssertionError(change)
+
+    def __len__(self) -> int:
+        """The number of tensors, modules, objects and containers that were noted."""
+        return len(self._tensors) + len(self._parts)
 
 
 def _is_container(value: Any) -> bool:

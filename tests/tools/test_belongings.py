@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from funcattr.testing.belongings import Belongings
+from funcattr.tools.belongings import Belongings
 
 
 class Helper:
