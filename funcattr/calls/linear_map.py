@@ -96,6 +96,10 @@ class LinearMap:
             self._z = self._output()
         return self._z
 
+    def take_output(self, output: Callable[[], Tensor]) -> None:
+        """Let `z` be what `output` makes, and the adjoint that of `multiply`: the map has other tensors now."""
+        self._output, self._z, self._closed = output, None, None
+
     def __call__(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         """f(x, weight) + bias."""
         if bias is None or bias.ndim != 1 or self.op not in CONVOLUTIONS:

@@ -11,6 +11,7 @@ from ..calls.kinds import GROUPS
 from ..calls.linear_map import LinearMap
 from .linear import check_eps
 from .parametric import linear_rule, rule
+from .real_parts import RealParts
 from .shares import Share, distribute, leaks_of, ones, total
 from .stabilizer import stabilized
 
@@ -100,6 +101,9 @@ def _flat_split(layer: LinearMap) -> tuple[Share, ...]:
 
 def _flat_leaks(call: Call, relevance: Tensor, *, eps: float) -> dict[str, Any]:
     layer = LinearMap(call)
+    if layer.x.is_complex():
+        real = RealParts(call, layer)
+        layer, relevance = real.layer, real.of(relevance)
     return leaks_of(layer, relevance, _flat_split(layer), eps)
 
 
@@ -120,4 +124,7 @@ def flat(call: Call, relevance: Tensor, *, eps: float = 1e-6) -> Tensor:
     if call.op in GROUPS["average_pool"]:
         return call.vjp(relevance / stabilized(call(torch.ones_like(call.operands[0])), eps))[0]
     layer = LinearMap(call)
+    if layer.x.is_complex():
+        real = RealParts(call, layer)
+        return real.together(distribute(real.layer, real.of(relevance), _flat_split(real.layer), eps))
     return distribute(layer, relevance, _flat_split(layer), eps)

@@ -11,6 +11,7 @@ from ..calls.call import Call
 from ..calls.declarations import giving_own, operands_only
 from ..calls.inplace import plus
 from ..calls.linear_map import LinearMap
+from .real_parts import RealParts
 from .shares import Share, distribute, leaks_of
 
 Leaks = dict[str, Any]
@@ -109,7 +110,12 @@ def linear_rule(
 
     def decorate(split: Callable[..., tuple[Share, ...]]) -> Parametric:
         def formula(call: Call, relevance: Any, *, eps: float, **options: Any) -> Any:
-            blocks = LinearMap(call).blocks()
+            layer = LinearMap(call)
+            if layer.x.is_complex():
+                real = RealParts(call, layer)
+                shares = split(real.layer, **options)
+                return real.together(distribute(real.layer, real.of(relevance), shares, eps))
+            blocks = layer.blocks()
             if len(blocks) == 1:
                 return distribute(blocks[0], relevance, split(blocks[0], **options), eps)
             # Each output hands back its relevance on its own, so a large weight is changed and used piece by piece.
@@ -119,6 +125,9 @@ def linear_rule(
 
         def leaks(call: Call, relevance: Any, *, eps: float, **options: Any) -> Leaks:
             layer = LinearMap(call)
+            if layer.x.is_complex():
+                real = RealParts(call, layer)
+                layer, relevance = real.layer, real.of(relevance)
             return leaks_of(layer, relevance, split(layer, **options), eps)
 
         if not needs_output:
