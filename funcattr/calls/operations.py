@@ -216,6 +216,12 @@ _DRAW_IN_TRAINING: Mapping[str, bool] = {
 }
 """Functions that draw where `training` is true, with its default."""
 
+UPDATES: Mapping[str, tuple[str, bool]] = {
+    "batch_norm": ("training", False),
+    "instance_norm": ("use_input_stats", True),
+}
+"""Normalisations that write their running statistics, with the flag that says so and its default."""
+
 CONTAINS: Mapping[str, str] = {"rnn_relu": "relu", "rnn_relu_cell": "relu", "_addmm_activation": "relu"}
 """Functions that do another operation inside, where no rule for it could reach."""
 

@@ -13,13 +13,11 @@ from torch import Tensor
 
 from .._torch import version
 from .call import Call, Origin, Positions, lookup, replace
-from .operations import draws_at_random, known
+from .operations import UPDATES, draws_at_random, known
 from .saved_tensors import Deferred, written
 
 _DROPPED = object()
 """Stands for an operand that its call let go of, or for its output; unlike None, no argument is it."""
-_UPDATES = {"batch_norm": "training", "instance_norm": "use_input_stats"}
-"""Operations that update statistics among their arguments, and the flag that says so."""
 
 
 class RecordedCall(Call):
@@ -180,7 +178,7 @@ class RecordedCall(Call):
 
     def _saved(self) -> Iterator[tuple[Any, Tensor]]:
         """The tensors among the arguments and the output by their places, without statistics that calls update."""
-        updates = self.op in _UPDATES and self.argument(_UPDATES[self.op], self.op == "instance_norm")
+        updates = self.op in UPDATES and self.argument(*UPDATES[self.op])
         updated = (self.argument("running_mean"), self.argument("running_var")) if updates else ()
         for key, value in (*enumerate(self._args), *self._kwargs.items(), ("output", self._output)):
             if isinstance(value, Tensor):

@@ -6,13 +6,8 @@ from typing import Any
 
 from torch import Tensor
 
-from .operations import bound, known, writes
+from .operations import UPDATES, bound, known, writes
 
-_STATISTICS: Mapping[str, tuple[str, bool]] = {
-    "batch_norm": ("training", False),
-    "instance_norm": ("use_input_stats", True),
-}
-"""Normalisations that write their running statistics, with the flag that says so and its default."""
 _TABLES = frozenset(["embedding", "embedding_bag"])
 """Functions that shorten the rows of a table which they read, if they are given `max_norm`."""
 _HANDING_OUT = frozenset(["numpy", "__array__", "__dlpack__"])
@@ -24,7 +19,7 @@ def may_write(func: Callable[..., Any]) -> bool:
     """Whether some calls of a torch function write into a tensor that they are given."""
     told = known(func)
     name = told.operation.name
-    by_name = name in _STATISTICS or name in _TABLES or told.name in _HANDING_OUT
+    by_name = name in UPDATES or name in _TABLES or told.name in _HANDING_OUT
     return told.is_write or bool(told.written) or by_name or "inplace" in told.operation.parameters
 
 
@@ -35,7 +30,7 @@ def written(func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str
     yield from writes(told, args, kwargs)
     if told.name in _HANDING_OUT:
         yield args[0]
-    elif name in _STATISTICS and bound(told.operation, args, kwargs, *_STATISTICS[name]):
+    elif name in UPDATES and bound(told.operation, args, kwargs, *UPDATES[name]):
         statistics = (bound(told.operation, args, kwargs, name, None) for name in ("running_mean", "running_var"))
         yield from (t for t in statistics if t is not None)
     elif name in _TABLES and kwargs.get("max_norm", args[3] if len(args) > 3 else None) is not None:

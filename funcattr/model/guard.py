@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from .._torch import is_plain, memory_of, move_to_a_copy, version, without_torch_function
+from .._torch import is_plain, memory_of, move_to_a_copy, pytree, version, without_torch_function
 from ..calls.linear_map import in_one_piece
 from ..calls.written import may_write, written
 from ..errors import AliasedWriteError, FuncattrError, UnsupportedOperationError
@@ -61,8 +61,9 @@ class Guard(TorchFunctionMode):
         meets_none = self._users.keys().isdisjoint
         if not meets_none(map(id, args)) or (kwargs and not meets_none(map(id, kwargs.values()))):
             raise self._foreign((*args, *kwargs.values()))
-        if args and type(args[0]) in (list, tuple) and not meets_none(map(id, args[0])):
-            raise self._foreign(args[0])
+        for value in (*args, *kwargs.values()):  # such as the tensors of `cat`, and the weights of a recurrent layer
+            if type(value) in (list, tuple) and not meets_none(map(id, value)):
+                raise self._foreign(value)
         if self._left:
             with without_torch_function():
                 self._check_left((*args, *kwargs.values()))
@@ -126,7 +127,7 @@ class Guard(TorchFunctionMode):
                 self._own.add(i)
 
     def _check_left(self, values: Iterable[Any]) -> None:
-        for value in values:
+        for value in pytree.tree_leaves(tuple(values)):
             if isinstance(value, Tensor) and memory_of(value) in self._left:
                 raise BreachError(
                     AliasedWriteError,

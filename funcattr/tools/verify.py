@@ -14,6 +14,7 @@ from ..attribution.attribute import pulled
 from ..attribution.example_dims import ExampleDims
 from ..attribution.forward import PassOptions, forward, starting_cotangent
 from ..attribution.question import Layer, Model, Question, ask
+from ..attribution.relevance_check import LEAST, MOST
 from ..attribution.rule_table import rule_table
 from ..attribution.separate_copies import check_separate
 from ..attribution.targets import Target, cotangent_of
@@ -196,7 +197,7 @@ def _arrives(question: Question, book: Rulebook) -> Answer:
         start, given = start * passed.output, [v * g for v, g in zip(passed.roots, given, strict=True)]
     began, arrived = _size(start), sum(map(_size, given))
     share = arrived / began if began else float("nan")
-    return 0.01 < share < 100, f"sum |R| at the root is {share:.3g} of that at the output"
+    return LEAST <= share <= MOST, f"sum |R| at the root is {share:.3g} of that at the output"
 
 
 def _compiled(model: Model, question: Question) -> Answer:

@@ -188,12 +188,29 @@ class ByGenerator(nn.Module):
         return next(self.next)(x)
 
 
-@pytest.mark.parametrize("kind", [ByGlobal, ByClassAttribute, ByGenerator])
+class RecurrentByGlobal(nn.Module):
+    """Its weights are a list among the arguments of a torch function."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.GRU(3, 3)
+        MODEL_IN_A_GLOBAL[:] = [self.layer]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return MODEL_IN_A_GLOBAL[0](x)[0]
+
+
+class ByEinsum(ByGlobal):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.einsum("bi,oi->bo", [x, MODEL_IN_A_GLOBAL[0].weight])
+
+
+@pytest.mark.parametrize("kind", [ByGlobal, ByClassAttribute, ByGenerator, RecurrentByGlobal, ByEinsum])
 @pytest.mark.parametrize("rules", [None, {"relu": funcattr.rules.GRADIENT}])
 def test_a_tensor_that_is_reached_past_the_copy_is_refused_by_name(kind: type[nn.Module], rules: Any) -> None:
     model = nn.Sequential(nn.ReLU(), kind())
     with pytest.raises(
-        FuncattrError, match=r"in the module '1', the call reads the tensor '1.layer.weight' of the use"
+        FuncattrError, match=r"in the module '1', the call reads the tensor '1.layer.weight.* of the use"
     ):
         funcattr.attribute(model, torch.ones(1, 3), 0, rules=rules)
 
