@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from .._torch import pytree
+from ..agreement import same_numbers
 from ..batch import batch_of, merged
 from ..errors import FuncattrError
 from ..torch_state import is_plain_eager
@@ -90,7 +91,7 @@ def _compare(question: Question) -> None:
             f"the output has shape {list(alone.shape)} for {examples} examples, "
             f"and {list(beside.shape)} for two copies of each",
         )
-    if not _alike(alone, beside[::2]) and _alike(alone, question.outputs()):
+    if not same_numbers(alone, beside[::2], size=0) and same_numbers(alone, question.outputs(), size=0):
         raise _wrong(question, "what an example gets depends on what else is in the batch")
 
 
@@ -114,12 +115,6 @@ def _changed(value: Tensor) -> Tensor:
     """A tensor of other numbers in the same range: moved by one place, and if they are no integers made smaller."""
     rolled = value.reshape(len(value), -1).roll(1, 1).reshape(value.shape) if value[0].numel() > 1 else value.roll(1, 0)
     return rolled * 0.7 + 0.1 if value.is_floating_point() or value.is_complex() else rolled
-
-
-def _alike(a: Tensor, b: Tensor) -> bool:
-    size = a.abs().nan_to_num(0, 0, 0).max().item() if a.numel() else 0.0
-    tolerance = torch.finfo(a.dtype).eps ** 0.5
-    return torch.allclose(a, b, rtol=tolerance, atol=tolerance * size, equal_nan=True)
 
 
 def _wrong(question: Question, what: str) -> ValueError:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from .._torch import is_differentiated, pytree
+from ..agreement import same_numbers
 from ..calls.adjoints import leaf_of
 from ..calls.linear_map import running_in_one_piece
 from ..errors import FuncattrError, UnsupportedOperationError
@@ -85,19 +86,12 @@ def _pull_or_record_again(
             again = record(fn, primals, how)
         except FuncattrError as unseen:
             raise unseen from error
-        if is_plain_eager() and not _equal(found.output, again.output):
+        if is_plain_eager() and not same_numbers(found.output, again.output):
             raise UnsupportedOperationError(
                 f"{how.call}: torch cannot differentiate the model ({str(error).splitlines()[0]}), and a second pass, "
                 "on record, gave another output: it draws at random, or keeps a state. Write that part out of place."
             ) from error
         return again.pull(cotangent, release=release, **options)
-
-
-def _equal(one: Any, other: Any) -> bool:
-    pairs = zip(pytree.tree_leaves(one), pytree.tree_leaves(other), strict=True)
-    return all(
-        torch.allclose(a, b, rtol=1e-4, atol=1e-6, equal_nan=True) if isinstance(a, Tensor) else True for a, b in pairs
-    )
 
 
 def _by_autograd(run: Callable[..., Any], primals: tuple[Tensor, ...], call: str) -> Record:

@@ -10,8 +10,8 @@ from torch.export import Dim, ExportedProgram
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from .._torch import UserError
+from ..agreement import same_numbers
 from ..errors import FuncattrError
-from .agreement import same_numbers
 
 
 def export(function: Callable[..., Any], *example: Tensor, dynamic_batch: bool = False) -> ExportedProgram:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .._torch import has_hooks, pytree
+from ..agreement import same_numbers
 from ..attribution.question import call_arguments
 from ..calls.adjoints import is_differentiable
 from ..calls.operations import CONVOLUTIONS
@@ -23,7 +24,6 @@ from ..tape.rewrites.fold import folded_after
 from ..tape.rewrites.functions import Forms
 from ..tape.rewrites.resolve import only_source
 from ..tape.step import Step
-from .agreement import same_numbers
 
 _CONVOLUTIONS = {getattr(nn, f"Conv{'Transpose' * transposed}{n}d"): op for op, (n, transposed) in CONVOLUTIONS.items()}
 _LINEAR = (nn.Linear, *_CONVOLUTIONS)

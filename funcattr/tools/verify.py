@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from .._torch import pytree
+from ..agreement import same_numbers
 from ..attribution.attribute import pulled
 from ..attribution.example_dims import ExampleDims
 from ..attribution.forward import PassOptions, forward, starting_cotangent
@@ -26,7 +27,6 @@ from ..rulebook.rulebook import Rulebook
 from ..rules.composites import Rules, rulebook_of
 from ..tape.site_leaf import leaf_of
 from ..text_tables import table
-from .agreement import same_numbers
 from .belongings import Belongings
 
 _NO_CHANGE = Rulebook({"relu": GRADIENT}, name="no change")
