@@ -17,9 +17,9 @@ def stabilized(z: Tensor, eps: float = 1e-6, own: bool = False) -> Tensor:
     if z.is_complex():
         return torch.view_as_complex(stabilized(torch.view_as_real(z.resolve_conj()), eps))
     eps = max(eps, torch.finfo(z.dtype).tiny)
-    # A sum of terms that cancel is +0, so the sign bit tells what z >= 0 would, in one pass instead of three.
-    # The sign has no derivative; without one to keep, the addition need not allocate.
-    signed = torch.copysign(z.new_full((), eps), z.detach())
+    # copysign reads the sign in one pass, where a comparison takes five; -0 + 0 is +0. The sign has no derivative.
+    sides = plus(z.detach(), 0.0) if own else z.detach() + 0.0
+    signed = torch.copysign(z.new_full((), eps), sides)
     return plus(z, signed) if own else signed.add_(z)
 
 

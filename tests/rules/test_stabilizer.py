@@ -11,6 +11,24 @@ def test_moves_away_from_zero_on_either_side() -> None:
     assert stabilized(z, 0.5).tolist() == [2.5, -2.5, 0.5, 0.5 + 1e-9, -0.5 - 1e-9]
 
 
+@pytest.mark.parametrize("own", [False, True])
+def test_a_zero_has_no_sign(own: bool) -> None:
+    def of(z: torch.Tensor) -> torch.Tensor:
+        return stabilized(z * 1, 0.5, own)  # a product of its own: it may be written over
+
+    zeros = torch.tensor([0.0, -0.0])
+    assert of(zeros).tolist() == [0.5, 0.5]
+    assert torch.vmap(of)(zeros).tolist() == [0.5, 0.5]
+    assert torch.compile(of, fullgraph=True)(zeros).tolist() == [0.5, 0.5]
+    with torch.no_grad():
+        assert of(zeros).tolist() == [0.5, 0.5]
+
+
+@pytest.mark.parametrize("dtype", [torch.complex64, torch.complex128])
+def test_the_parts_of_a_complex_zero_have_no_sign(dtype: torch.dtype) -> None:
+    assert stabilized(torch.tensor([complex(-0.0, -0.0)], dtype=dtype), 0.5).tolist() == [0.5 + 0.5j]
+
+
 def test_leaves_its_argument_alone() -> None:
     z = torch.ones(2)
     stabilized(z)
