@@ -93,6 +93,11 @@ class Call:
         return tuple([self._value(lookup(self._args, self._kwargs, p)) for p in self._positions])
 
     @property
+    def has_one_operand(self) -> bool:
+        """Whether one tensor among the arguments is tracked, in one place."""
+        return len(self._positions) == 1
+
+    @property
     def forms(self) -> tuple[tuple[torch.Size, torch.dtype], ...]:
         return tuple([(t.shape, t.dtype) for t in self.operands])
 
@@ -134,7 +139,7 @@ class Call:
 
     def tracks(self, name: str) -> bool:
         """Whether the only tracked operand is the argument called `name`."""
-        return len(self._positions) == 1 and self.begins_with(name)
+        return self.has_one_operand and self.begins_with(name)
 
     def tracked_names(self) -> tuple[str, ...]:
         """The names of the tracked arguments in the operations table."""
@@ -152,10 +157,11 @@ class Call:
 
 def lookup(args: tuple[Any, ...], kwargs: Mapping[str, Any], position: tuple[Any, ...]) -> Any:
     """The argument at a position."""
-    key, *inside = position
+    key = position[0]
     value: Any = kwargs[key] if isinstance(key, str) else args[key]
-    for key in inside:
-        value = value[key]
+    if len(position) > 1:
+        for key in position[1:]:
+            value = value[key]
     return value
 
 

@@ -24,6 +24,11 @@ def over(numerator: Tensor, own: Tensor) -> Tensor:
     return torch.div(numerator, own, out=own) if may_overwrite(own, numerator) else numerator / own
 
 
+def with_sign(magnitude: Tensor, own: Tensor) -> Tensor:
+    """A magnitude with the sign of each value of `own`."""
+    return torch.copysign(magnitude, own, out=own) if may_overwrite(own, own) else torch.copysign(magnitude, own)
+
+
 def without(values: Tensor, mask: Tensor, own: bool) -> Tensor:
     """The values, 0 where the mask is true; written over if they are `own`."""
     if own and values.shape == mask.shape and may_overwrite(values, values):

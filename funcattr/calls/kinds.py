@@ -85,6 +85,10 @@ ELEMENTWISE = (
 """Operations each of whose values depends on one value of each operand, of those that are no linear map or norm."""
 
 
+_BIAS = {"addmm": "input"}
+"""What a linear map calls its bias, where it is another name."""
+
+
 def in_group(group: str, op: str, linear: bool) -> bool:
     """Whether a call of `op`, which is a linear map of its only tracked operand if `linear`, belongs to the group."""
     if op not in GROUPS[group]:
@@ -94,11 +98,10 @@ def in_group(group: str, op: str, linear: bool) -> bool:
 
 def is_linear_map(call: Call) -> bool:
     """Whether the call is linear in its only tracked operand: a factor, not the bias, nor a convolution's weight."""
-    if call.op not in LINEAR or len(call.operands) != 1:
+    op = call.op
+    if op not in LINEAR or not call.has_one_operand:
         return False
-    if call.op in _CONVOLUTIONS:
-        return call.operands[0] is call.argument("input")
-    return call.operands[0] is not call.argument("input" if call.op == "addmm" else "bias")
+    return call.begins_with("input") if op in _CONVOLUTIONS else not call.begins_with(_BIAS.get(op, "bias"))
 
 
 def softmax_dims(call: Call) -> Any:

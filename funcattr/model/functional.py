@@ -21,7 +21,7 @@ from .._torch import (
 )
 from ..batch import repeated
 from .aliased import Group, aliased_groups, cloned
-from .guard import Guard
+from .guard import Guard, guarded
 from .hand_over import refuse_handed
 from .module_tree import CallCopier, Part, TreeCopier, end_call, parts_of, sited_copy
 from .refusals import refuse_opaque
@@ -297,9 +297,9 @@ class FunctionalModel:
         shared = [tensors[name] for name in (*structure.params, *structure.in_params) if name not in self.bound]
         copier = CallCopier({id(t): tensors[name] for name, t in owned.items() if name in tensors})
         parts = sited_copy(structure.parts, copier)
-        guard = Guard({**owned, **copier.users}, [*shared, *copier.shared], self.bound, self._whole)
+        guard = Guard({**owned, **copier.users}, [*shared, *copier.shared], self.bound)
         try:
-            with guard:
+            with guarded(guard, self._whole):
                 output = parts[0].module(*inputs, **kwargs)
             guard.check()
             return refuse_handed(output) if structure.fixed else output

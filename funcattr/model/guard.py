@@ -4,18 +4,20 @@ Parameters are too large to be copied for each call, so a call has names of its 
 about to write there, that memory is copied, and the call's names stand for the copy from then on.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from .._torch import is_plain, memory_of, move_to_a_copy, pytree, version, without_torch_function
+from .._torch import function_modes, is_plain, memory_of, move_to_a_copy, pytree, version, without_torch_function
 from ..calls.linear_map import in_one_piece
 from ..calls.written import may_write, written
 from ..errors import AliasedWriteError, FuncattrError, UnsupportedOperationError
 from ..torch_state import is_traced
+from .sites import SiteMode
 
 Named = Mapping[str, Tensor]
 
@@ -32,32 +34,32 @@ class BreachError(Exception):
         return self.kind(f"in the module {path!r}, {self.what}")
 
 
-class Guard(TorchFunctionMode):
-    """Runs a call's torch functions, those that write into shared memory on a copy of it.
+class Guard:
+    """Looks at a call's torch functions before they run, and moves memory that they are about to write.
 
     Args:
         users: The user's own tensors, by name, none of which the call should meet.
         shared: The call's names for memory that is the user's.
         bound: Tensors that the user bound, by name.
-        whole: Whether linear maps of strided tokens run in one piece.
     """
 
-    def __init__(self, users: Named, shared: list[Tensor], bound: Named, whole: bool = False) -> None:
-        super().__init__()
+    def __init__(self, users: Named, shared: list[Tensor], bound: Named) -> None:
         own = set(map(id, bound.values()))
         self._users = {id(t): name for name, t in users.items() if id(t) not in own}
-        self._shared, self._bound, self._whole = shared, bound, whole
+        self._shared, self._bound = shared, bound
         self._versions = self._counts()
         self._memory: dict[int, list[Tensor]] | None = None
         self._left: set[int] = set()
         self._own: set[int] = set()
 
-    def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        kwargs = kwargs or {}
+    def look(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Before a torch function of the call runs.
+
+        Raises:
+            BreachError: If it reads a tensor of the user's own, or writes where that cannot be undone.
+        """
         if torch.compiler.is_dynamo_compiling():  # a part of the model that compiles itself, such as torch.cond
-            return func(*args, **kwargs)
+            return
         meets_none = self._users.keys().isdisjoint
         if not meets_none(map(id, args)) or (kwargs and not meets_none(map(id, kwargs.values()))):
             raise self._foreign((*args, *kwargs.values()))
@@ -71,7 +73,6 @@ class Guard(TorchFunctionMode):
             with without_torch_function():  # what follows is no part of the model
                 for tensor in written(func, args, kwargs):
                     self._before_write(tensor)
-        return in_one_piece(func, args, kwargs) if self._whole else func(*args, **kwargs)
 
     def check(self) -> None:
         """After the call: raise if memory of the user's was written all the same.
@@ -141,3 +142,45 @@ class Guard(TorchFunctionMode):
             f"the model writes in place into {what}. {way_out}, or write out of place "
             "there (w = w.clamp(0), not w.clamp_(0)).",
         )
+
+
+class GuardMode(TorchFunctionMode):
+    """Runs a call's torch functions under the eyes of its guard.
+
+    Args:
+        guard: The guard.
+        whole: Whether linear maps of strided tokens run in one piece.
+    """
+
+    def __init__(self, guard: Guard, whole: bool) -> None:
+        super().__init__()
+        self._guard, self._whole = guard, whole
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        self._guard.look(func, args, kwargs)
+        whole = self._whole and not torch.compiler.is_dynamo_compiling()
+        return in_one_piece(func, args, kwargs) if whole else func(*args, **kwargs)
+
+
+@contextmanager
+def guarded(guard: Guard, whole: bool = False) -> Iterator[None]:
+    """Let a guard look at every torch function: by way of the innermost mode if that is one of sites, which is faster.
+
+    Args:
+        guard: The guard.
+        whole: Whether linear maps of strided tokens run in one piece.
+    """
+    modes = function_modes()
+    innermost = modes[-1] if modes else None
+    if whole or not isinstance(innermost, SiteMode) or innermost.look is not None:
+        with GuardMode(guard, whole):
+            yield
+        return
+    innermost.look = guard.look
+    try:
+        yield
+    finally:
+        innermost.look = None

@@ -83,7 +83,10 @@ class SiteMode(TorchFunctionMode):
 
     Attributes:
         asked: The sites whose values it reads or replaces.
+        look: What a guard does before each torch function, where one has the mode for its eyes.
     """
+
+    look: Callable[[Callable[..., Any], tuple[Any, ...], dict[str, Any]], None] | None = None
 
     def __init__(self, asked: Iterable[str] = ()) -> None:
         super().__init__()
@@ -131,7 +134,10 @@ class SiteMode(TorchFunctionMode):
                 self.leave(name)
             numbered = self.count(name)
             return func(self.visit(value, numbered) if numbered in self.asked else value, name)
-        return self.call(func, args, kwargs or {})
+        kwargs = kwargs or {}
+        if self.look is not None:
+            self.look(func, args, kwargs)
+        return self.call(func, args, kwargs)
 
     def call(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run one torch function of the model."""

@@ -6,7 +6,7 @@ A complex number is a pair of real ones: each has a relevance of its own, divide
 import torch
 from torch import Tensor
 
-from ..calls.inplace import over, plus
+from ..calls.inplace import over, plus, with_sign
 
 
 def stabilized(z: Tensor, eps: float = 1e-6, own: bool = False) -> Tensor:
@@ -18,8 +18,7 @@ def stabilized(z: Tensor, eps: float = 1e-6, own: bool = False) -> Tensor:
         return torch.view_as_complex(stabilized(torch.view_as_real(z.resolve_conj()), eps))
     eps = max(eps, torch.finfo(z.dtype).tiny)
     # copysign reads the sign in one pass, where a comparison takes five; -0 + 0 is +0. The sign has no derivative.
-    sides = plus(z.detach(), 0.0) if own else z.detach() + 0.0
-    signed = torch.copysign(z.new_full((), eps), sides)
+    signed = with_sign(z.new_full((), eps), z.detach() + 0.0)
     return plus(z, signed) if own else signed.add_(z)
 
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from .._torch import place, without_torch_function
+from ..copies import ATOMS
 from ..errors import AliasedWriteError
 from .memories import Memories
 from .tracked import ByIdentity
@@ -28,11 +29,14 @@ class Aliases:
 
     def read_all(self, values: Any, caller: str, path: str) -> Any:
         """The same for every tensor in plain containers."""
+        kind = type(values)
+        if kind in ATOMS:
+            return values
         if isinstance(values, Tensor):
             return self.read(values, caller, path)
-        if type(values) in (tuple, list):
-            return type(values)([self.read_all(v, caller, path) for v in values])
-        if type(values) is dict:
+        if kind in (tuple, list):
+            return kind([v if type(v) in ATOMS else self.read_all(v, caller, path) for v in values])
+        if kind is dict:
             return {k: self.read_all(v, caller, path) for k, v in values.items()}
         return values
 

@@ -37,6 +37,9 @@ class UnseenOperations(TorchDispatchMode):
 
     def start(self) -> None:
         """Look, from beneath the modes that the model itself has entered since."""
+        if not self._inside:  # nearly always
+            push_dispatch_mode(self)
+            return
         inner = [pop_dispatch_mode() for _ in range(self._inside)]
         for mode in (self, *reversed(inner)):
             push_dispatch_mode(mode)
