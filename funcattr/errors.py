@@ -11,6 +11,10 @@ import torch
 _INSIDE = (str(Path(__file__).parent), str(Path(torch.__file__).parent))
 
 
+LOOK = "funcattr.verify(model, x, target) says what else holds for this model."
+"""Ends the errors and warnings that a user may not be able to judge alone."""
+
+
 class FuncattrError(Exception):
     """Base of every error that is about what funcattr can or cannot see of a model."""
 

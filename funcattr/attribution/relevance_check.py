@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from ..errors import warn
+from ..errors import LOOK, warn
 from ..rules.parametric import Parametric
 from ..tape.step import Step
 from ..text_tables import table
@@ -56,7 +56,7 @@ class RelevanceCheck:
             f"{self.question.call}: {share} the relevance that was seeded arrives at {place} (sum |R|). "
             "conservation(model, x, target, rules=..., start=...) with the same arguments lists call by call where "
             "relevance went or grew. Operations whose rule hands some of it to biases, stabilisers or dead units, "
-            f"from the output on:\n{lines}{more}"
+            f"from the output on:\n{lines}{more}\n{LOOK}"
         )
 
 

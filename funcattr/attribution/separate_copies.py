@@ -11,7 +11,7 @@ from torch import Tensor
 from .._torch import pytree
 from ..agreement import same_numbers
 from ..batch import batch_of, merged
-from ..errors import FuncattrError
+from ..errors import LOOK, FuncattrError
 from ..torch_state import is_plain_eager
 from .question import Question
 
@@ -121,7 +121,8 @@ def _wrong(question: Question, what: str) -> ValueError:
     return ValueError(
         f"{question.call}(example_dims=0): expected examples in dimension 0 of x, of the output, and of those other "
         f"inputs that have as many rows, computed each by itself; but {what}. Say where they are: example_dims=1, or "
-        'example_dims={"x": 1, "args": (None,), "output": 0}; None where there are none, as for a graph or a bag.'
+        'example_dims={"x": 1, "args": (None,), "output": 0}; None where there are none, as for a graph or a bag. '
+        + LOOK
     )
 
 

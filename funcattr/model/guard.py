@@ -15,7 +15,7 @@ from torch.overrides import TorchFunctionMode
 from .._torch import function_modes, is_plain, memory_of, move_to_a_copy, pytree, version, without_torch_function
 from ..calls.linear_map import in_one_piece
 from ..calls.written import may_write, written
-from ..errors import AliasedWriteError, FuncattrError, UnsupportedOperationError
+from ..errors import LOOK, AliasedWriteError, FuncattrError, UnsupportedOperationError
 from ..torch_state import is_traced
 from .sites import SiteMode
 
@@ -101,7 +101,7 @@ class Guard:
             f"the call reads the tensor {name!r} of the user's model, not the call's own: "
             "the model reaches it by a way that cannot be copied (a global, a class attribute, a generator, an object "
             "with __del__). Reach it by an attribute of the module; or, where nothing is bound, give the model as a "
-            "plain function: lambda x: model(x).",
+            f"plain function: lambda x: model(x). {LOOK}",
         )
 
     def _before_write(self, target: Tensor) -> None:

@@ -38,7 +38,7 @@ from ..calls.operations import (
     writes,
 )
 from ..calls.recorded_call import RecordedCall
-from ..errors import UnsupportedOperationError, warn
+from ..errors import LOOK, UnsupportedOperationError, warn
 from ..model.sites import SiteMode
 from ..rulebook.actions import GRADIENT, Action
 from ..rulebook.rulebook import Match, Rulebook
@@ -598,7 +598,7 @@ class Recorder(SiteMode):
     def _unseen(self, what: str) -> UnsupportedOperationError:
         self._refusal = UnsupportedOperationError(
             f"{self.caller}: in the module {self.path!r}, cannot see through {what}. "
-            "Write that part in plain torch functions, or make its result a constant with detach()."
+            f"Write that part in plain torch functions, or make its result a constant with detach(). {LOOK}"
         )
         return self._refusal
 

@@ -2,21 +2,22 @@
 
 import copy
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
+from itertools import zip_longest
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from .._torch import pytree
+from .._torch import TorchDispatchMode, pytree
 from ..agreement import same_numbers
 from ..attribution.attribute import pulled
 from ..attribution.example_dims import ExampleDims
 from ..attribution.forward import PassOptions, forward, starting_cotangent
 from ..attribution.question import Layer, Model, Question, ask
 from ..attribution.relevance_check import LEAST, MOST
-from ..attribution.rule_table import rule_table
+from ..attribution.rule_table import Line, RuleTable, rule_table
 from ..attribution.separate_copies import check_separate
 from ..attribution.targets import Target, cotangent_of
 from ..copies import copied
@@ -31,6 +32,10 @@ from .belongings import Belongings
 
 _NO_CHANGE = Rulebook({"relu": GRADIENT}, name="no change")
 """Has rules that are the ordinary adjoints, so that the recorder does the work."""
+_ONE_OF_EACH_SPACE = ("epsilon_plus", "attnlrp", "deep_lift")
+_SEPARATE, _ARRIVES = "examples of a batch do not see each other", "relevance arrives"
+_EAGER_CHECKS = (_SEPARATE, _ARRIVES)
+"""Findings that methods raise or warn of where values can be looked at."""
 _REFUSALS = (FuncattrError, ValueError, TypeError, RuntimeError)
 
 
@@ -39,7 +44,7 @@ class Finding(NamedTuple):
 
     Attributes:
         what: The claim.
-        holds: Whether it is true; None if it could not be told.
+        holds: Whether it is true; None if it could not be told, or need not hold.
         detail: What was found.
     """
 
@@ -49,7 +54,18 @@ class Finding(NamedTuple):
 
 
 class Verification(tuple[Finding, ...]):
-    """What was found for a model and an input; prints as a table."""
+    """What was found for a model and an input; prints as a table.
+
+    Attributes:
+        rules: For each rulebook that was asked, the calls with their rules, which print as a table too.
+    """
+
+    rules: Mapping[str, RuleTable]
+
+    def __new__(cls, findings: Iterable[Finding], rules: Mapping[str, RuleTable]) -> "Verification":
+        made = super().__new__(cls, findings)
+        made.rules = rules
+        return made
 
     @property
     def holds(self) -> bool:
@@ -84,7 +100,8 @@ def verify(
     Returns:
         A `Verification`, whose findings are: the copy that runs gives the model's own output, on record too; the
         recorded gradient is autograd's; nothing of the user's was written; examples do not see each other; every call
-        has a rule; how much relevance arrives. `holds` is true if none of them is false.
+        has a rule, in other rulebooks too; how much relevance arrives; what compiled code would not say. `holds` is
+        true if none of them is false; `rules` has each call with its rule.
 
     Raises:
         ValueError, TypeError: If the question itself is wrong, as in `gradient`.
@@ -101,19 +118,22 @@ def verify(
     )
     book = rulebook_of("verify", rules, unlisted="raise", space="relevance")
     users = Belongings(model, x, args, kwargs)
+    rules_of: dict[str, RuleTable] = {}
     findings = [
         _found("the copy gives the model's own output", partial(_own_output, model, question)),
         _found("a forward pass on record gives it too", partial(_recorded_output, question, _NO_CHANGE)),
         _found(f"and so it does with the rules {book.name!r}", partial(_recorded_output, question, book)),
         _found("the recorded gradient is autograd's", partial(_recorded_gradient, question)),
-        _found("examples of a batch do not see each other", partial(_separate, question)),
-        _found("every call has a rule", partial(_rules, model, question, book)),
-        _found("relevance arrives", partial(_arrives, question, book)),
+        _found(_SEPARATE, partial(_separate, question)),
+        _found("every call has a rule", partial(_rules, question, book, rules_of)),
+        _found("so it has in other rulebooks", partial(_other_rules, question, book, rules_of)),
+        _found(_ARRIVES, partial(_arrives, question, book)),
     ]
+    findings.append(_found("compiled code would say as much", partial(_compiled_says, question, book, findings)))
     if compiled:
         findings.append(_found("compiled code gives the same gradient", partial(_compiled, model, question)))
     findings.append(_found("nothing of yours was written", partial(_untouched, users)))
-    return Verification(findings)
+    return Verification(findings, rules_of)
 
 
 Answer = tuple[bool | None, str]
@@ -172,20 +192,54 @@ def _separate(question: Question) -> Answer:
     return True, f"{question.examples} beside changed copies of them"
 
 
-def _rules(model: Model, question: Question, book: Rulebook) -> Answer:
-    rows = rule_table(
-        question.model,
-        question.x,
-        rules=book,
-        layer=question.layer,
-        output=question.output,
-        args=question.args,
-        kwargs=question.kwargs,
-    )
+def _rules(question: Question, book: Rulebook, rules_of: dict[str, RuleTable]) -> Answer:
+    rows = rules_of[book.name] = _rule_table(question, book)
+    missing = _missing(rows)
+    return not missing, f"none for {missing}" if missing else f"{len(rows)} calls"
+
+
+def _other_rules(question: Question, book: Rulebook, rules_of: dict[str, RuleTable]) -> Answer:
+    """Whether a rulebook of each other kind has a rule for every call; nobody asked for them, so none need."""
+    told = []
+    for name in _ONE_OF_EACH_SPACE:
+        other = rulebook_of("verify", name)
+        if other.space != book.space:
+            rules_of[name] = _rule_table(question, other)
+            told.append((name, _missing(rules_of[name])))
+    detail = "; ".join(f"{name}: none for {missing}" if missing else f"{name}: all" for name, missing in told)
+    return (True if not any(missing for _, missing in told) else None), detail
+
+
+def _rule_table(question: Question, book: Rulebook) -> RuleTable:
+    given = {"layer": question.layer, "output": question.output, "args": question.args, "kwargs": question.kwargs}
+    return rule_table(question.model, question.x, rules=book, **given)
+
+
+def _missing(rows: RuleTable) -> str:
     missing = Counter(row.operation for row in rows if row.rule == repr(UNLISTED))
-    if not missing:
-        return True, f"{len(rows)} calls"
-    return False, "none for " + ", ".join(f"{op} ({count})" for op, count in missing.items())
+    return ", ".join(f"{op} ({count})" for op, count in missing.items())
+
+
+class _Blind(TorchDispatchMode):
+    """Runs what comes as it is. While a dispatch mode is active no value is looked at, as in compiled code."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
+        return func(*args, **(kwargs or {}))
+
+
+def _compiled_says(question: Question, book: Rulebook, findings: list[Finding]) -> Answer:
+    """What depends on values that compiled code cannot look at: rules that would be others, and checks."""
+    with _Blind():
+        blind = _rule_table(question, book)
+    others = [
+        f"{seen.operation} in {seen.module!r} ({seen.rule}) would be {unseen.operation} ({unseen.rule})"
+        for seen, unseen in zip_longest(_rule_table(question, book), blind, fillvalue=Line("", "no call", "", "none"))
+        if (seen.module, seen.shape, seen.rule) != (unseen.module, unseen.shape, unseen.rule)
+    ]
+    silent = [f.what for f in findings if f.what in _EAGER_CHECKS and f.holds is not True]
+    if others:
+        return False, "; ".join(others)
+    return (None, f"not checked there: {'; '.join(silent)}") if silent else (True, "the same rules, and no warning")
 
 
 def _arrives(question: Question, book: Rulebook) -> Answer:

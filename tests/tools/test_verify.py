@@ -25,8 +25,8 @@ def false(found: Any) -> dict[str, str]:
 @pytest.mark.parametrize("rules", ["epsilon_plus", "attnlrp"])
 def test_all_holds_for_a_plain_network(rules: str) -> None:
     found = funcattr.verify(net(), X, 1, rules=rules, layer="0")
-    assert found.holds and len(found) == 8
-    assert repr(found).startswith("holds what") and repr(found).count("\nyes ") == 8
+    assert found.holds and len(found) == 10
+    assert repr(found).startswith("holds what") and repr(found).count("\nyes ") == 10
 
 
 @pytest.mark.usefixtures("fresh_dynamo")
@@ -88,6 +88,7 @@ def test_examples_that_see_each_other_and_missing_rules_and_lost_relevance_are_n
     found = false(funcattr.verify(lambda x: (torch.cumprod(x - x.mean(0), 1) + 1).abs(), X, 1))
     assert "depends on what else is in the batch" in found["examples of a batch do not see each other"]
     assert found["every call has a rule"] == "none for cumprod (1)"
+    assert "compiled code would say as much" not in found  # it says as much: not checked there, which need not hold
     assert "no rule for cumprod" in found["relevance arrives"]
     lost = false(funcattr.verify(lambda x: x + bias, X, 1))
     assert list(lost) == ["relevance arrives"]
@@ -100,3 +101,31 @@ def test_draws_are_left_alone_and_training_is_told() -> None:
         found = funcattr.verify(model, X, 1)
     assert found.holds and {f.what: f.holds for f in found}["examples of a batch do not see each other"] is None
     torch.testing.assert_close(torch.get_rng_state(), state, rtol=0, atol=0)
+
+
+def test_each_call_and_its_rule_are_listed_for_a_rulebook_of_each_space() -> None:
+    found = funcattr.verify(net(), X, 1)
+    assert list(found.rules) == ["epsilon_plus", "attnlrp", "deep_lift"]
+    assert [line.rule for line in found.rules["deep_lift"]] == ["gradient", "norm_slope", "rescale", "gradient"]
+    assert list(funcattr.verify(net(), X, 1, rules="attnlrp").rules) == ["attnlrp", "epsilon_plus", "deep_lift"]
+
+
+def test_a_rule_that_another_rulebook_lacks_is_told_and_need_not_be_there() -> None:
+    rules = funcattr.rules.epsilon_plus() | {"cumprod": funcattr.rules.GRADIENT}
+    found = {f.what: f for f in funcattr.verify(lambda x: torch.cumprod(x, 1), X, 1, rules=rules)}
+    other = found["so it has in other rulebooks"]
+    assert other.holds is None and other.detail == "attnlrp: none for cumprod (1); deep_lift: none for cumprod (1)"
+
+
+def test_what_compiled_code_would_decide_otherwise_or_not_check_is_told() -> None:
+    exponent, floor = torch.tensor(2.0).double(), torch.zeros(3).double()
+    found = false(funcattr.verify(lambda x: x**exponent, X, 1))
+    assert found == {
+        "compiled code would say as much": "pow in '' (pass_through) would be pow_by_a_tensor (NO RULE)",
+    }
+    rectified = lambda x: torch.clamp(x - 0.1, min=floor)  # noqa: E731
+    assert funcattr.verify(rectified, X, 1).holds  # a clamp has the rule of a relu
+    assert not funcattr.verify(rectified, X, 1, rules="guided").holds
+    mixed = {f.what: f for f in funcattr.verify(lambda x: x - x.mean(0), X, 1)}
+    assert mixed["compiled code would say as much"].holds is None
+    assert "examples of a batch do not see each other" in mixed["compiled code would say as much"].detail
