@@ -173,14 +173,9 @@ def _separate(question: Question) -> Answer:
 
 
 def _rules(model: Model, question: Question, book: Rulebook) -> Answer:
+    x, args, kwargs = question.given
     rows = rule_table(
-        question.model,
-        question.x,
-        rules=book,
-        layer=question.layer,
-        output=question.output,
-        args=question.args,
-        kwargs=question.kwargs,
+        question.model, x, rules=book, layer=question.layer, output=question.output, args=args, kwargs=kwargs
     )
     missing = Counter(row.operation for row in rows if row.rule == repr(UNLISTED))
     if not missing:
