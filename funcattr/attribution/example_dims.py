@@ -108,6 +108,10 @@ class Layout(NamedTuple):
             return repeated(values, examples, times)
         return pytree.tree_map(lambda v, d: v if d == NO_DIM else repeated(v, len(v), times), values, dims)
 
+    def repeated_as_given(self, values: Any, dims: Any, examples: int, times: int) -> Any:
+        """More inputs as the user's model takes them, for copies of the examples."""
+        return _inputs_back(self.repeated(moved_inputs(values, dims), dims, examples, times), dims)
+
 
 def _row(told: tuple[Any, Any, bool], i: int) -> Any:
     values, dims, has_constants = told

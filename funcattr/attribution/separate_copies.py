@@ -57,7 +57,8 @@ def check_separate(question: Question) -> None:
             )
         return (output, score(question.call, output, question.target)) if callable(target) else output
 
-    about = (model, question.layout is None, question.output, asked.target, *_tensors(question))
+    named = (question.layout is None, question.output, *question.kwargs)
+    about = (model, *named, asked.target, *_tensors(question))
     with torch.no_grad():
         are_separate(
             about,
@@ -111,8 +112,11 @@ def are_separate(
     except TypeError:  # what is no key, such as a list
         known, signature = {}, None
     with _own_draws(device):
-        known[signature] = _compared(call, examples, alone, beside, again, size, way_out)
-    return known[signature]
+        found = _compared(call, examples, alone, beside, again, size, way_out)
+    if found is None:
+        return False
+    known[signature] = found
+    return found
 
 
 def _identity(about: Iterable[Any]) -> tuple[Any, tuple[Any, ...]]:
@@ -128,7 +132,7 @@ def parts_of(values: Iterable[Any]) -> Iterator[Any]:
     """The leaves of values; in place of each `functools.partial` what it is made of."""
     for leaf in pytree.tree_leaves(tuple(values)):
         if isinstance(leaf, partial):
-            yield from parts_of((leaf.func, leaf.args, leaf.keywords))
+            yield from parts_of((leaf.func, leaf.args, *leaf.keywords.items()))
         else:
             yield leaf
 
@@ -164,13 +168,14 @@ def _compared(
     again: Callable[[], Any],
     size: float,
     way_out: str,
-) -> bool:
+) -> bool | None:
+    """As `are_separate`; None if the method fails on the batch, which it will say itself, and may not do again."""
     try:
         first = alone()
     except _RowsError as error:
         raise _wrong(call, str(error), way_out) from None
-    except Exception:  # the method will say so
-        return False
+    except Exception:
+        return None
     try:
         both = beside()
     except _RowsError as error:
@@ -181,7 +186,7 @@ def _compared(
         what = f"with two copies of each of {examples} examples it fails ({_line(error)})"
         raise _wrong(call, what, way_out) from error
     if not _has_rows(first, examples) or not _has_rows(both, 2 * examples):
-        return False  # as above
+        return None
     if same_numbers(first, pytree.tree_map(lambda leaf: leaf[::2], both), size=size):
         return True
     if same_numbers(first, again(), size=size):

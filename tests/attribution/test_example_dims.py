@@ -58,7 +58,9 @@ class Bag(nn.Module):
 
 
 ROWS = torch.randn(2, TIME, WIDTH, generator=torch.Generator().manual_seed(0)).double()
-OF_FIRST = FeatureStatistics("first", "gaussian", 20, torch.full((TIME, WIDTH), 20), *(0.5 + ROWS.abs()))
+OF_FIRST = FeatureStatistics(
+    "first", "gaussian", 20, torch.full((TIME, WIDTH), 20), ROWS[0], 19 * (0.5 + ROWS[1].abs())
+)
 At = Callable[[Any], Any]
 """What stands for the batch-first form of an option in the model's own form."""
 
@@ -556,6 +558,23 @@ def test_a_tunnel_stacks_what_does_not_see_its_neighbours(hiding: str) -> None:
     given = funcattr.noise_tunnel(method, x, 1, samples=4, sigma=0.3, chunk_size=4)
     assert rows[-1] % (4 * BATCH) == 0
     torch.testing.assert_close(given, funcattr.noise_tunnel(method, x, 1, samples=4, sigma=0.3, chunk_size=1))
+
+
+def test_a_tunnel_repeats_the_inputs_that_have_examples_where_they_have_them() -> None:
+    x, each = torch.randn(TIME, BATCH, WIDTH).double(), torch.rand(TIME, BATCH).double()
+    code, dims = torch.randn(BATCH, WIDTH).double(), {"x": 1, "args": (1, None), "kwargs": {"more": 0}}
+
+    def model(x: Tensor, each: Tensor, code: Tensor, more: Tensor) -> Tensor:
+        return ((x @ code.T).tanh() * each[..., None]).sum(0) * more
+
+    options: Any = {"args": (each, code), "kwargs": {"more": torch.rand(BATCH, 1).double()}}
+    for method in (partial(funcattr.gradient, model, **options), partial(funcattr.gradient, model)):
+        given: Any = {} if method.keywords else options
+        one, several = (
+            funcattr.noise_tunnel(method, x, 1, samples=4, sigma=0.3, chunk_size=chunk, example_dims=dims, **given)
+            for chunk in (1, 3)
+        )
+        torch.testing.assert_close(several, one)
 
 
 @pytest.mark.parametrize("kind", ["smoothgrad", "vargrad"])

@@ -177,7 +177,8 @@ def restrict_flow(
     model = functionalize(model)
     site = layer_of(call, model, layer, statistics)
     dim = layer_dim_of(call, example_dims)
-    given: Any = moved(alpha if keep is None else keep, dim)
+    shared: Any = alpha if keep is None else keep
+    given = moved(shared, dim)
     seed = seed_from(call, generator)
 
     def bottleneck(at_site: Any) -> Tensor:

@@ -50,8 +50,8 @@ def noise_tunnel(
     does not depend on the others.
 
     Args:
-        method: `(x, target, **options) -> attributions`, example by example: `partial(lrp, model)`, or another tunnel
-            around it (with another seed).
+        method: `(x, target, **options) -> attributions`, example by example: `partial(lrp, model)`, a function of your
+            own, or another tunnel around one (with another seed).
         x: Input, [N, ...]; a tuple or mapping of inputs, with independent noise. Integer tensors in a mapping get
             none, and go to the method as they are.
         target: As in `gradient`; it goes to the method, repeated for the samples.
@@ -64,19 +64,22 @@ def noise_tunnel(
             then a `functools.partial` of a method and its model. `sigma` is in units of the site's value.
         noise: The e_s themselves, [S, N or 1, ...], structured as x (as the site's value).
         generator: A seed, or a `torch.Generator` from which one is drawn.
-        chunk_size: Samples that run at once; by default so many that 16 examples do. It changes no draw.
+        chunk_size: Samples that run at once; by default so many that 16 examples do. It changes no draw. Before several
+            do, the method runs on the batch, and on the batch with a changed copy of each example beside it, once for
+            each method, options and shapes. What draws at random or fails there runs sample by sample.
         progress: Whether to show a progress bar.
         example_dims: As in `gradient`, with the keys "x" and "layer" (of the site that gets the noise). It goes to the
             method too. Pre-drawn noise has its examples behind the samples all the same.
         options: More keywords of the method. Tensors with N rows are one for each example, and are repeated for the
-            samples; so are those that a `partial` holds. Each sample draws a row of `baseline=distribution(rows)`.
+            samples; so are those that a `partial` holds. Of `args` and `kwargs`, `example_dims` says which. Each sample
+            draws a row of `baseline=distribution(rows)`.
 
     Returns:
         The statistic of the method's results (a tensor or a structure of them), in the dtype of what gets the noise.
 
     Raises:
-        ValueError: If `samples` < 1, `sigma` is negative or NaN, a shape does not fit, or the method returns something
-            that has not one row for each example.
+        ValueError: If `samples` < 1, `sigma` is negative or NaN, a shape does not fit, the method returns something
+            that has not one row for each example, or what an example gets depends on what lies beside it.
         TypeError: If an argument is of the wrong kind.
 
     Example:
@@ -92,7 +95,9 @@ def noise_tunnel(
         Adebayo et al., 2018, arXiv:1810.03307 (vargrad).
     """
     x, constants = read_inputs(x)
-    layout = layout_of("noise_tunnel", example_dims, x, (), {})
+    method, options = _unbound(method, options)
+    more = options.get("args", ()), dict(options.get("kwargs") or {})
+    layout = layout_of("noise_tunnel", example_dims, x, *more)
     if layout is not None:
         if constants:
             raise ValueError(
@@ -104,7 +109,6 @@ def noise_tunnel(
     target = target if layout is None else layout.moved_target(target)
     if kind not in get_args(Kind):
         raise ValueError(f"noise_tunnel(kind={kind!r}): expected one of {', '.join(map(repr, get_args(Kind)))}.")
-    method, options = _unbound(method, options)
     x, constants, target, noise, sigma, options = own((x, constants, target, noise, sigma, options))
     site = None if noise_layer is None else _site(method, noise_layer)
     noised = x if site is None else _value_at(method, _together(x, constants), site, options, layout)
@@ -123,6 +127,13 @@ def noise_tunnel(
             run = _shifted(run, site, shift if layout is None else back(shift, layout.layer))
         copies = _together(copies, repeated(constants, examples, times))
         given = {name: _for_samples(value, index, examples, seed) for name, value in options.items()}
+        if layout is not None:
+            inputs = {"args": layout.args, "kwargs": layout.kwargs}
+            given |= {
+                name: layout.repeated_as_given(options[name], dims, examples, times)
+                for name, dims in inputs.items()
+                if options.get(name)
+            }
         repeated_aim = repeated_target("noise_tunnel", target, examples, times)
         if layout is None:
             return run(copies, repeated_aim, **given)
@@ -130,7 +141,7 @@ def noise_tunnel(
         return _moved_as_x(found, copies, layout)
 
     if chunk > 1:
-        about = (method, options, target, layout is None, *pytree.tree_leaves((x, constants)))
+        about = (method, *options.items(), target, layout is None, *pytree.tree_leaves((x, constants)))
         first = torch.zeros(2, dtype=torch.long, device=spread[0].device)
         # Where it cannot be known, as of a method that draws at random, no copy lies beside another.
         chunk = chunk if _is_separate(about, x, lambda copies, times: attributions(copies, first[:times])) else 1
