@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from inspect import isfunction, signature
 from typing import Any
 
 import pytest
@@ -180,6 +181,19 @@ def test_a_number_for_the_whole_batch(method: str) -> None:
     given = METHODS[method](lambda x: (x**2).mean(), x, None, lambda v: v[0], example_dims=None)
     right = METHODS[method](lambda x: (x**2).mean((1, 2)), x[None], None, lambda v: v)[0]
     torch.testing.assert_close(given, right)
+
+
+AS_IT_IS = {"read", "edit", "functionalize", "rule_table", "fold_batch_norm"}
+"""What runs a call of a model as it stands, and does not ask for examples."""
+
+
+def test_every_method_has_the_option() -> None:
+    spaces = (funcattr, funcattr.masks, funcattr.bottleneck, funcattr.metrics)
+    functions = {name: f for space in spaces for name, f in vars(space).items() if isfunction(f)}
+    asked = {name: signature(f).parameters for name, f in functions.items()}
+    of_models = {name for name, parameters in asked.items() if {"model", "method"} & set(parameters)}
+    assert len(of_models) > 35
+    assert {name for name in of_models if "example_dims" not in asked[name]} == AS_IT_IS
 
 
 # --- images -----------------------------------------------------------------------------------------------------------
