@@ -751,3 +751,43 @@ def test_compiled_equals_eager() -> None:
         return funcattr.integrated_gradients(fm, x, 1, steps=6, chunk_size=2, example_dims=1)
 
     torch.testing.assert_close(torch.compile(method, fullgraph=True, backend="aot_eager")(x), method(x))
+
+
+NESTED = ("grad_cam", "guided_grad_cam", "contrastive_excitation_backprop", "conditional_relevance", "rise", "iba")
+
+
+@pytest.mark.usefixtures("fresh_dynamo")
+@pytest.mark.long
+@pytest.mark.parametrize("method", [*NESTED, "extremal_perturbation"])
+@pytest.mark.parametrize("is_one", [False, True])
+def test_methods_of_images_compile(method: str, is_one: bool) -> None:
+    x = torch.randn(2, 6, 6).double() if is_one else torch.randn(2, BATCH, 6, 6).double()
+    fm = funcattr.functionalize((Images() if is_one else _Channels()).double().eval())
+    dims: Any = None if is_one else {"x": 1, "layer": 1, "output": 1}
+
+    def run(x: Tensor) -> Tensor:
+        return OF_IMAGES[method](fm, x, 1, example_dims=dims)
+
+    torch.testing.assert_close(torch.compile(run, fullgraph=True, backend="aot_eager")(x), run(x))
+
+
+@pytest.mark.parametrize("method", NESTED)
+def test_methods_of_images_map(method: str) -> None:
+    fm, x = funcattr.functionalize(_Channels().double().eval()), torch.randn(2, 2, BATCH, 6, 6).double()
+    dims: Any = {"x": 1, "layer": 1, "output": 1}
+
+    def run(x: Tensor) -> Tensor:
+        return OF_IMAGES[method](fm, x, 1, example_dims=dims)
+
+    torch.testing.assert_close(torch.vmap(run)(x), torch.stack([run(one) for one in x]))
+
+
+def test_verify_runs_the_model_on_inputs_of_its_own_form() -> None:
+    model = SequenceFirst("GRU").double().eval()
+
+    def checked(x: Tensor) -> Tensor:
+        assert x.shape[0] == TIME and x.shape[2] == WIDTH
+        return model(x)
+
+    found = funcattr.verify(checked, torch.randn(TIME, BATCH, WIDTH).double(), 1, rules="epsilon", example_dims=1)
+    assert [finding.what for finding in found if finding.holds is False] == []
