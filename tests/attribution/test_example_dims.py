@@ -646,6 +646,22 @@ def test_a_method_is_checked_once_for_its_shapes_and_options() -> None:
     assert new(x) == [2, 4, 8] and new(x) == [8] and new(x, layer=None) == [2, 4, 8] and new(x[:1]) == [1, 2, 4]
 
 
+@pytest.mark.parametrize("method", ["feature_ablation", "noise_tunnel"])
+def test_a_check_that_failed_is_made_again(method: str) -> None:
+    x, broken = torch.randn(2, TIME, WIDTH).double(), [True]
+
+    def model(x: Tensor) -> Tensor:
+        if broken:
+            raise RuntimeError("out of order")
+        return ((x - x.mean(0)) ** 2).sum(1)
+
+    with pytest.raises(RuntimeError, match="out of order"):
+        METHODS[method](model, x, 1, lambda v: v)
+    broken.clear()
+    with pytest.raises(ValueError, match="depends on what else is in the batch"):
+        METHODS[method](model, x, 1, lambda v: v)
+
+
 def test_rounding_that_the_method_makes_large_is_not_refused() -> None:
     x, sizes = torch.randn(2, 3), []
 
