@@ -12,6 +12,11 @@ from torch import Tensor
 from ._torch import pytree
 from .copies import Copier
 
+Dim = int | str
+"""The dimension of a tensor that holds examples, or NO_DIM."""
+NO_DIM = "none"
+"""Stands for None where a tree of dimensions has it as a leaf."""
+
 
 def batch_of(call: str, x: Any) -> int:
     """The number of examples of the inputs `x`: a tensor [N, ...], or a tuple or dict of them.
@@ -57,6 +62,21 @@ def repeated(value: Any, examples: int, times: int) -> Any:
         return value
     # Inside of objects too, such as a cache of keys and values; Dynamo takes no objects but trees.
     return pytree.tree_map_only(Tensor, leaf, value) if torch.compiler.is_dynamo_compiling() else Copier(leaf)(value)
+
+
+def moved(value: Tensor, dim: Dim) -> Tensor:
+    """A tensor with its examples in front; one without a dimension of them becomes a batch of one."""
+    return value.unsqueeze(0) if dim == NO_DIM else value.movedim(int(dim), 0)
+
+
+def has_dim(value: Tensor, dim: Dim) -> bool:
+    """Whether a tensor has the dimension that is to hold its examples."""
+    return dim == NO_DIM or -value.ndim <= int(dim) < value.ndim
+
+
+def back(value: Tensor, dim: Dim) -> Tensor:
+    """The inverse of `moved`."""
+    return value.squeeze(0) if dim == NO_DIM else value.movedim(0, int(dim))
 
 
 def merged(samples: Tensor) -> Tensor:

@@ -471,8 +471,8 @@ MUTANTS = (
     Mutant(
         "examples may see each other",
         "funcattr/attribution/separate_copies.py",
-        "if not same_numbers(alone, beside[::2], size=0) and",
-        "if False and",
+        "if same_numbers(first, pytree.tree_map(lambda leaf: leaf[::2], both), size=size):",
+        "if True:",
         ("tests/attribution/test_example_dims.py::test_examples_that_see_each_other_are_refused",),
     ),
     Mutant(
@@ -481,6 +481,34 @@ MUTANTS = (
         "return rolled * 0.7 + 0.1 if value.is_floating_point() or value.is_complex() else rolled",
         "return value",
         ("tests/attribution/test_example_dims.py::test_examples_that_see_each_other_are_refused",),
+    ),
+    Mutant(
+        "a method that draws is stacked",
+        "funcattr/methods/gradient/noise_tunnel.py",
+        "attributions(copies, first[:times])) else 1",
+        "attributions(copies, first[:times])) else chunk",
+        ("tests/attribution/test_example_dims.py::test_a_method_that_depends_on_chance_runs_sample_by_sample",),
+    ),
+    Mutant(
+        "rounding is taken for a neighbour",
+        "funcattr/methods/gradient/noise_tunnel.py",
+        "again=lambda: results(pytree.tree_map(_nudged, x), 1),",
+        "again=lambda: results(x, 1),",
+        ("tests/attribution/test_example_dims.py::test_rounding_that_the_method_makes_large_is_not_refused",),
+    ),
+    Mutant(
+        "a map at a site with other rows is taken",
+        "funcattr/methods/features.py",
+        "question.require_rows(found.root)",
+        "pass",
+        ("tests/attribution/test_example_dims.py::test_a_map_of_a_site_with_other_rows_is_refused",),
+    ),
+    Mutant(
+        "the channels of a condition are those of the model's form",
+        "funcattr/rulebook/conditions.py",
+        "return back(mask.reshape(broadcast).to(cotangent.dtype), self.example_dim)",
+        "return mask.reshape(broadcast).to(cotangent.dtype)",
+        ("tests/attribution/test_example_dims.py::test_images_in_dimension_one",),
     ),
     Mutant(
         "results are not moved back",

@@ -11,18 +11,15 @@ import torch
 from torch import Tensor
 
 from .._torch import pytree
-from ..batch import repeated
+from ..batch import NO_DIM, Dim, back, has_dim, moved, repeated
 
 ExampleDims = int | None | Mapping[str, Any]
 """As `vmap`'s `in_dims`: a dimension of x; None for none of any tensor; or a dict of dimensions with the keys "x",
 "args", "kwargs", "output" and "layer", some of them."""
 
-NO_DIM = "none"
-"""Stands for None where a tree of dimensions has it as a leaf."""
 BY_ROWS = "rows"
 """Stands for dimension 0 of the tensors that have a row for each example."""
 _PARTS = ("x", "args", "kwargs", "output", "layer")
-Dim = int | str
 
 
 class Layout(NamedTuple):
@@ -84,12 +81,22 @@ class Layout(NamedTuple):
 
     def _one_run(self, call: str, fn: Callable[..., Tensor], x: Any, args: Any, kwargs: Any) -> Tensor:
         output = fn(*self.given(x, args, kwargs))
-        if self.output != NO_DIM and not -output.ndim <= int(self.output) < output.ndim:
+        if not has_dim(output, self.output):
             raise ValueError(
                 f"{call}(example_dims=...): the output has shape {list(output.shape)}, no dimension {self.output} that "
                 'could hold examples. If it is one example\'s, give example_dims=None, or {"output": None}.'
             )
         return moved(output, self.output)
+
+    def moved_target(self, target: Any) -> Any:
+        """The target with its examples in front: a cotangent has them where the output has them, classes are so."""
+        is_cotangent = isinstance(target, Tensor) and target.is_floating_point()
+        return moved(target, self.output) if is_cotangent and has_dim(target, self.output) else target
+
+    def target_as_given(self, target: Any) -> Any:
+        """The inverse of `moved_target`."""
+        is_cotangent = isinstance(target, Tensor) and target.is_floating_point()
+        return back(target, self.output) if is_cotangent and has_dim(target, self.output) else target
 
     def moved_x(self, x: Any) -> Any:
         """Values structured as x, with their examples in front."""
@@ -100,6 +107,10 @@ class Layout(NamedTuple):
         if dims == BY_ROWS:
             return repeated(values, examples, times)
         return pytree.tree_map(lambda v, d: v if d == NO_DIM else repeated(v, len(v), times), values, dims)
+
+    def repeated_as_given(self, values: Any, dims: Any, examples: int, times: int) -> Any:
+        """More inputs as the user's model takes them, for copies of the examples."""
+        return _inputs_back(self.repeated(moved_inputs(values, dims), dims, examples, times), dims)
 
 
 def _row(told: tuple[Any, Any, bool], i: int) -> Any:
@@ -117,17 +128,10 @@ def layout_of(call: str, given: Any, x: Any, args: Any, kwargs: Any) -> Layout |
     """
     if type(given) is int and given == 0:
         return None
-    if given is None:
-        parts: dict[str, Any] = dict.fromkeys(_PARTS)
-    elif isinstance(given, Mapping):
-        parts = dict(given)
-    else:
-        parts = {"x": given}
-    if unknown := [key for key in parts if key not in _PARTS]:
-        raise ValueError(f"{call}(example_dims=...): expected keys out of {', '.join(_PARTS)}, got {unknown}.")
-    one = "x" in parts and parts["x"] is None
+    parts = _parts(call, given)
     x_dims = _like(call, "x", parts.get("x", 0), x)
-    if len({dim == NO_DIM for dim in pytree.tree_leaves(x_dims)}) > 1:
+    one = NO_DIM in pytree.tree_leaves(x_dims)
+    if one and set(pytree.tree_leaves(x_dims)) != {NO_DIM}:
         raise ValueError(
             f"{call}(example_dims=...): expected a dimension of every input in x, or None for all of them. "
             "A tensor that is the same for all examples is one of args or kwargs."
@@ -151,6 +155,27 @@ def layout_of(call: str, given: Any, x: Any, args: Any, kwargs: Any) -> Layout |
     return found
 
 
+def layer_dim_of(call: str, given: Any) -> Dim:
+    """The dimension of the value at the layer that `example_dims=` stands for, where there are no inputs yet.
+
+    Raises:
+        TypeError, ValueError: If it is not as documented.
+    """
+    parts = _parts(call, given)
+    of_x = pytree.tree_leaves(parts.get("x", 0), is_leaf=lambda dim: dim is None)
+    return _dim(call, "layer", parts.get("layer", None if None in of_x else 0))
+
+
+def _parts(call: str, given: Any) -> dict[str, Any]:
+    """The option as a dict with some of the keys."""
+    if given is None:
+        return dict.fromkeys(_PARTS)
+    parts = dict(given) if isinstance(given, Mapping) else {"x": given}
+    if unknown := [key for key in parts if key not in _PARTS]:
+        raise ValueError(f"{call}(example_dims=...): expected keys out of {', '.join(_PARTS)}, got {unknown}.")
+    return parts
+
+
 def _dim(call: str, name: str, dim: Any) -> Dim:
     if dim is None:
         return NO_DIM
@@ -172,16 +197,11 @@ def _like(call: str, name: str, dims: Any, value: Any) -> Any:
             )
     checked = [_dim(call, name, dim) if isinstance(v, Tensor) else NO_DIM for dim, v in zip(each, leaves, strict=True)]
     for dim, v in zip(checked, leaves, strict=True):
-        if dim != NO_DIM and not -v.ndim <= int(dim) < v.ndim:
+        if not has_dim(v, dim):
             raise ValueError(
                 f"{call}(example_dims=...): a tensor in {name} of shape {list(v.shape)} has no dimension {dim}."
             )
     return pytree.tree_unflatten(checked, structure)
-
-
-def moved(value: Tensor, dim: Dim) -> Tensor:
-    """A tensor with its examples in front; one without a dimension of them becomes a batch of one."""
-    return value.unsqueeze(0) if dim == NO_DIM else value.movedim(int(dim), 0)
 
 
 def moved_inputs(values: Any, dims: Any) -> Any:
@@ -191,8 +211,3 @@ def moved_inputs(values: Any, dims: Any) -> Any:
 
 def _inputs_back(values: Any, dims: Any) -> Any:
     return values if dims == BY_ROWS else pytree.tree_map(lambda v, d: v if d == NO_DIM else back(v, d), values, dims)
-
-
-def back(value: Tensor, dim: Dim) -> Tensor:
-    """The inverse of `moved`."""
-    return value.squeeze(0) if dim == NO_DIM else value.movedim(0, int(dim))

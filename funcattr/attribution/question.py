@@ -8,12 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from .._torch import pytree
-from ..batch import batch_of, broadcasts, inputs_of, repeated
+from ..batch import Dim, back, batch_of, broadcasts, has_dim, inputs_of, moved, repeated
 from ..copies import copied
 from ..errors import warn
 from ..model.access import values_at
 from ..model.functional import FunctionalModel, Site, as_functional
-from .example_dims import ExampleDims, Layout, back, layout_of, moved, moved_inputs
+from .example_dims import ExampleDims, Layout, layout_of, moved_inputs
 from .inputs import as_dict, read_inputs
 from .targets import Target, pick_output, read_target, repeated_target, score
 
@@ -64,9 +64,13 @@ class Question(NamedTuple):
     @property
     def arguments(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Positional and keyword inputs of the model's call."""
-        if self.layout is None:
-            return call_arguments(self.x, self.args, self.kwargs)
-        return call_arguments(*self.layout.given(self.x, self.args, self.kwargs))
+        return call_arguments(*self.given)
+
+    @property
+    def given(self) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
+        """x, args and kwargs as the user's model takes them."""
+        given = self.x, self.args, self.kwargs
+        return given if self.layout is None else self.layout.given(*given)
 
     def of_copies(self, x: Any) -> "Question":
         """The same question about `x`, copies of the examples (neighbours): the rest is repeated along. [N * S, ...]"""
@@ -114,17 +118,32 @@ class Question(NamedTuple):
             return self.layer_as_given(result)
         return pytree.tree_map(back, result, self.layout.x)
 
+    @property
+    def layer_dim(self) -> Dim:
+        """The dimension that holds examples at the layer, as the model has its value."""
+        return 0 if self.layout is None else self.layout.layer
+
     def output_as_given(self, output: Tensor) -> Tensor:
         """The explained output, with its examples where the model has them."""
         return output if self.layout is None else back(output, self.layout.output)
 
     def layer_as_given(self, value: Tensor) -> Tensor:
         """A value at the layer as the model has it."""
-        return value if self.layout is None else back(value, self.layout.layer)
+        return back(value, self.layer_dim)
 
     def at_layer(self, value: Tensor) -> Tensor:
         """A value at the layer, as the model has it, with its examples in front."""
-        return value if self.layout is None else moved(value, self.layout.layer)
+        dim = self.layer_dim
+        if not has_dim(value, dim):
+            raise ValueError(
+                f"{self.call}(layer={self.layer!r}, example_dims=...): the site's value has shape {list(value.shape)}, "
+                f"no dimension {dim} that could hold examples."
+            )
+        return moved(value, dim)
+
+    def output_in_front(self, output: Tensor) -> Tensor:
+        """The explained output, as the model has it, with its examples in front."""
+        return output if self.layout is None else moved(output, self.layout.output)
 
     def outputs(self) -> Tensor:
         """The explained tensor of the model's output, without a record. [N, ...]"""
@@ -148,13 +167,17 @@ class Question(NamedTuple):
         if not isinstance(value, Tensor) or not value.is_floating_point():
             raise TypeError(f"{where}: expected a floating-point tensor as the site's value.")
         value = self.at_layer(value)
+        self.require_rows(value)
+        return value
+
+    def require_rows(self, value: Tensor) -> None:
+        """Raise unless a value at the layer, with its examples in front, has a row for each of them."""
         if value.shape[:1] != (self.examples,):
             raise ValueError(
-                f"{where[:-1]}, example_dims=...): expected a site whose value has a row for each of {self.examples} "
-                f"examples, got shape {list(value.shape)}. Say which dimension holds them: "
+                f"{self.call}(layer={self.layer!r}, example_dims=...): expected a site whose value has a row for each "
+                f"of {self.examples} examples, got shape {list(value.shape)}. Say which dimension holds them: "
                 f'example_dims={{"layer": 1}}, or explain the examples one by one.'
             )
-        return value
 
 
 def ask(
@@ -195,7 +218,9 @@ def ask(
         x, args, given = layout.moved_x(x), moved_inputs(args, layout.args), moved_inputs(given, layout.kwargs)
     else:
         given |= constants
-    question = Question(call, fm, x, read_target(call, target), site, output, args, given, layout)
+    aim = read_target(call, target)
+    aim = aim if layout is None else layout.moved_target(aim)
+    question = Question(call, fm, x, aim, site, output, args, given, layout)
     return question._replace(**own({name: getattr(question, name) for name in ("x", "target", "args", "kwargs")}))
 
 

@@ -41,7 +41,8 @@ def rule_table(
     """Every call of a model with the rule that it gets, as a table to print.
 
     Args:
-        model, x, layer, output, args, kwargs: As in `attribute`.
+        model, x, layer, output, args, kwargs: As in `attribute`; the model runs on them as they are, wherever examples
+            lie.
         rules: A rulebook, its name, or a mapping from operation to rule, as in `lrp`.
 
     Returns:

@@ -1,8 +1,10 @@
-"""The check that a model computes each example by itself, so that a batch may hold copies of them."""
+"""The check that examples are computed each by itself, so that a batch may hold copies of them."""
 
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -12,11 +14,13 @@ from .._torch import pytree
 from ..agreement import same_numbers
 from ..batch import batch_of, merged
 from ..errors import LOOK, FuncattrError
+from ..model.functional import FunctionalModel
 from ..torch_state import is_plain_eager
 from .question import Question
+from .targets import score
 
-_checked: "weakref.WeakKeyDictionary[Any, set[Any]]" = weakref.WeakKeyDictionary()
-"""Models, and the shapes of inputs that they have been checked with."""
+_checked: "weakref.WeakKeyDictionary[Any, dict[Any, bool]]" = weakref.WeakKeyDictionary()
+"""Models and methods -> the shapes of inputs that they have been checked with -> whether examples are separate."""
 
 
 def copies_of(question: Question, x: Any) -> Question:
@@ -39,28 +43,115 @@ def check_separate(question: Question) -> None:
     Raises:
         ValueError: If the outputs differ, or there is not one row for each example.
     """
-    layout, model = question.layout, question.model
+    layout, model, target = question.layout, question.model, question.target
     if not is_plain_eager() or model.training or (layout is not None and layout.has_one_example):
         return
-    owner: Any = model.structure if model.structure.edits else model.structure.model
-    signature = (question.layout is None, question.output, *map(_form, _tensors(question)))
+    # A target of numbers is none of the model's, and one for each example. A function may mix them as a model may.
+    asked = question if callable(target) else question._replace(target=None)
+
+    def found(question: Question) -> Any:
+        output = question.outputs()
+        if output.shape[:1] != (question.examples,):
+            raise _RowsError(
+                f"the output has shape {list(output.shape)}, not a row for each of {question.examples} examples"
+            )
+        return (output, score(question.call, output, question.target)) if callable(target) else output
+
+    named = (question.layout is None, question.output, *question.kwargs)
+    about = (model, *named, asked.target, *_tensors(question))
+    with torch.no_grad():
+        are_separate(
+            about,
+            question.call,
+            question.examples,
+            question.device,
+            alone=lambda: found(asked),
+            beside=lambda: found(_beside(asked)),
+            again=lambda: found(asked),
+            size=0.0,
+        )
+
+
+def are_separate(
+    about: Iterable[Any],
+    call: str,
+    examples: int,
+    device: torch.device,
+    *,
+    alone: Callable[[], Any],
+    beside: Callable[[], Any],
+    again: Callable[[], Any],
+    size: float,
+    way_out: str = "",
+) -> bool:
+    """Whether an example gets the same whatever lies beside it in the batch; False if that cannot be known.
+
+    It cannot where the results depend on chance, are no tensors with a row for each example, or the batch alone fails.
+    It is found out once for all that is alike in `about`.
+
+    Args:
+        about: The model or method, and what it is given; told apart by identity, tensors by their form.
+        call: First words of errors.
+        examples: N, the number of examples.
+        device: Of the draws, which leave no trace.
+        alone: The results for the batch, a tree of tensors [N, ...].
+        beside: Those for the batch where each example is followed by a changed copy. Each [2 N, ...]
+        again: Those for the batch once more. If they differ from `alone`, chance or rounding decides and not what lies
+            beside.
+        size: Of the numbers, as in `same_numbers`.
+        way_out: The last words of the error.
+
+    Raises:
+        ValueError: If they do not.
+    """
+    owner, signature = _identity(about)
     try:
-        done = _checked.setdefault(owner, set())
-    except TypeError:  # of a kind that cannot be referred to weakly
-        done = set()
-    if signature in done:
-        return
-    with torch.no_grad(), _own_draws(question.device):
-        _compare(question._replace(target=None))
-    done.add(signature)
+        known = {} if owner is None else _checked.setdefault(owner, {})
+        if signature in known:
+            return known[signature]
+    except TypeError:  # what is no key, such as a list
+        known, signature = {}, None
+    with _own_draws(device):
+        found = _compared(call, examples, alone, beside, again, size, way_out)
+    if found is None:
+        return False
+    known[signature] = found
+    return found
 
 
-def _tensors(question: Question) -> list[Any]:
-    return pytree.tree_leaves((question.x, question.args, question.kwargs))
+def _identity(about: Iterable[Any]) -> tuple[Any, tuple[Any, ...]]:
+    """The owner of what is remembered, which goes with it; and everything else, in a form to compare."""
+    parts = [_model_of(part) for part in parts_of(about)]
+    owners = [part for part in parts if _is_object(part)]
+    # A model or a closure goes at some time; a function of a module stays, and all that is remembered with it.
+    owner = next((part for part in owners if not isinstance(part, FunctionType)), next(iter(owners), None))
+    return owner, tuple(_form(part) for part in parts if part is not owner)
 
 
-def _form(leaf: Any) -> Any:
-    return (tuple(leaf.shape), leaf.dtype, leaf.device) if isinstance(leaf, Tensor) else type(leaf)
+def parts_of(values: Iterable[Any]) -> Iterator[Any]:
+    """The leaves of values; in place of each `functools.partial` what it is made of."""
+    for leaf in pytree.tree_leaves(tuple(values)):
+        if isinstance(leaf, partial):
+            yield from parts_of((leaf.func, leaf.args, *leaf.keywords.items()))
+        else:
+            yield leaf
+
+
+def _model_of(part: Any) -> Any:
+    """What stays the same over the functional models of one model."""
+    if not isinstance(part, FunctionalModel):
+        return part
+    return part.structure if part.structure.edits else part.structure.model
+
+
+def _is_object(part: Any) -> bool:
+    return not isinstance(part, Tensor | type) and type(part).__weakrefoffset__ != 0
+
+
+def _form(part: Any) -> Any:
+    if isinstance(part, Tensor):
+        return tuple(part.shape), part.dtype, part.device
+    return weakref.ref(part) if _is_object(part) else (type(part), part)
 
 
 @contextmanager
@@ -69,46 +160,63 @@ def _own_draws(device: torch.device) -> Iterator[None]:
         yield
 
 
-def _compare(question: Question) -> None:
-    examples = question.examples
+def _compared(
+    call: str,
+    examples: int,
+    alone: Callable[[], Any],
+    beside: Callable[[], Any],
+    again: Callable[[], Any],
+    size: float,
+    way_out: str,
+) -> bool | None:
+    """As `are_separate`; None if the method fails on the batch, which it will say itself, and may not do again."""
     try:
-        alone = question.outputs()
-    except Exception:  # the method will say so
-        return
-    if alone.shape[:1] != (examples,):
-        raise _wrong(question, f"the output has shape {list(alone.shape)}, not a row for each of {examples} examples")
+        first = alone()
+    except _RowsError as error:
+        raise _wrong(call, str(error), way_out) from None
+    except Exception:
+        return None
     try:
-        beside = _beside(question).outputs()
+        both = beside()
+    except _RowsError as error:
+        raise _wrong(call, f"with two copies of each {error}", way_out) from None
     except (FuncattrError, TypeError):
         raise
     except Exception as error:  # torch's, of any kind: shapes that do not fit any more
-        raise _wrong(
-            question, f"with two copies of each of {examples} examples the model fails ({_line(error)})"
-        ) from error
-    if beside.shape != (2 * examples, *alone.shape[1:]):
-        raise _wrong(
-            question,
-            f"the output has shape {list(alone.shape)} for {examples} examples, "
-            f"and {list(beside.shape)} for two copies of each",
-        )
-    if not same_numbers(alone, beside[::2], size=0) and same_numbers(alone, question.outputs(), size=0):
-        raise _wrong(question, "what an example gets depends on what else is in the batch")
+        what = f"with two copies of each of {examples} examples it fails ({_line(error)})"
+        raise _wrong(call, what, way_out) from error
+    if not _has_rows(first, examples) or not _has_rows(both, 2 * examples):
+        return None
+    if same_numbers(first, pytree.tree_map(lambda leaf: leaf[::2], both), size=size):
+        return True
+    if same_numbers(first, again(), size=size):
+        raise _wrong(call, "what an example gets depends on what else is in the batch", way_out)
+    return False
+
+
+def _has_rows(tree: Any, count: int) -> bool:
+    return all(isinstance(leaf, Tensor) and leaf.shape[:1] == (count,) for leaf in pytree.tree_leaves(tree))
+
+
+def _tensors(question: Question) -> list[Any]:
+    return pytree.tree_leaves((question.x, question.args, question.kwargs))
 
 
 def _beside(question: Question) -> Question:
     """The question of the examples, each followed by a changed copy of it."""
-
-    def both(value: Tensor) -> Tensor:
-        return merged(torch.stack([value, _changed(value)], 1))
-
-    copies = question.of_copies(pytree.tree_map(both, question.x))
+    copies = question.of_copies(pytree.tree_map(beside_changed, question.x))
 
     def other(before: Any, after: Any) -> Any:
         is_repeated = isinstance(before, Tensor) and before.shape != after.shape
-        return both(before) if is_repeated else after
+        return beside_changed(before) if is_repeated else after
 
     more = pytree.tree_map(other, (question.args, question.kwargs), (copies.args, copies.kwargs))
     return copies._replace(args=more[0], kwargs=more[1])
+
+
+def beside_changed(value: Tensor) -> Tensor:
+    """A batch, each example followed by a changed copy of it. [N, ...] -> [2 N, ...]"""
+    return merged(torch.stack([value, _changed(value)], 1))
 
 
 def _changed(value: Tensor) -> Tensor:
@@ -117,12 +225,16 @@ def _changed(value: Tensor) -> Tensor:
     return rolled * 0.7 + 0.1 if value.is_floating_point() or value.is_complex() else rolled
 
 
-def _wrong(question: Question, what: str) -> ValueError:
+class _RowsError(Exception):
+    """Not one row for each example."""
+
+
+def _wrong(call: str, what: str, way_out: str) -> ValueError:
     return ValueError(
-        f"{question.call}(example_dims=0): expected examples in dimension 0 of x, of the output, and of those other "
+        f"{call}(example_dims=0): expected examples in dimension 0 of x, of the output, and of those other "
         f"inputs that have as many rows, computed each by itself; but {what}. Say where they are: example_dims=1, or "
-        'example_dims={"x": 1, "args": (None,), "output": 0}; None where there are none, as for a graph or a bag. '
-        + LOOK
+        'example_dims={"x": 1, "args": (None,), "output": 0}; None where there are none, as for a graph or a bag.'
+        f"{way_out} {LOOK}"
     )
 
 

@@ -11,10 +11,11 @@ def layer_features(question: Question, channel_dim: int) -> tuple[Tensor, Tensor
 
     Raises:
         TypeError: If no layer is given.
-        ValueError: If the layer's value has no such dimension.
+        ValueError: If the layer's value has no such dimension, or not one row for each example.
     """
     require_layer(question)
     found = pulled(question)
+    question.require_rows(found.root)
     return channels_first(found.root, question, channel_dim), channels_first(found.cotangent, question, channel_dim)
 
 

@@ -5,6 +5,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ..batch import Dim, back, has_dim, moved
+
 
 class Conditions(NamedTuple):
     """Masks of the cotangents at sites.
@@ -13,9 +15,10 @@ class Conditions(NamedTuple):
         masks: Site -> mask that multiplies the cotangent there, or None for all of it. A floating-point or boolean mask
             is [C], [N, C] or of the site's own shape; an integer tensor lists channels, [m] or [N, m], -1 for none.
         exclusive: Whether only what passes through the sites goes on; the sites then lie one after the other.
-        channel_dim: Dimension of the channels of a site.
+        channel_dim: Dimension of the channels of a site, with its examples in front.
         highest: The highest channel in the lists of a site.
         caller: The first words of errors.
+        example_dim: Dimension that holds examples at the sites; NO_DIM where none does.
 
     Raises:
         ValueError: In the pass, if a mask, a channel or `channel_dim` does not fit its site.
@@ -34,6 +37,7 @@ class Conditions(NamedTuple):
     channel_dim: int = 1
     highest: dict[str, int] | None = None
     caller: str = "attribute(conditions=...)"
+    example_dim: Dim = 0
 
     def at(self, site: str, arrived: list[Any], pending: dict[int, Any]) -> list[Any]:
         """The cotangents that go on from a site which the walk has reached, beside those pending elsewhere."""
@@ -46,8 +50,14 @@ class Conditions(NamedTuple):
         return [arrived[0] * self._broadcast(site, mask, arrived[0])]
 
     def _broadcast(self, site: str, mask: Tensor, cotangent: Tensor) -> Tensor:
-        shape, dim = cotangent.shape, self.channel_dim % cotangent.ndim
-        if not -cotangent.ndim < self.channel_dim < cotangent.ndim or dim == 0:
+        if not has_dim(cotangent, self.example_dim):
+            raise ValueError(
+                f"{self.caller}: no dimension {self.example_dim} that could hold examples at {site!r}, "
+                f"{list(cotangent.shape)}."
+            )
+        shape = moved(cotangent, self.example_dim).shape
+        rank, dim = len(shape), self.channel_dim % len(shape)
+        if not -rank < self.channel_dim < rank or dim == 0:
             raise ValueError(
                 f"{self.caller}: channel_dim={self.channel_dim} is no dimension of channels at {site!r}, {list(shape)}."
             )
@@ -56,13 +66,13 @@ class Conditions(NamedTuple):
         if not mask.is_floating_point() and mask.dtype != torch.bool:
             channels = torch.arange(shape[dim], device=mask.device)
             mask = (mask[..., None] == channels).any(-2)
-        if mask.shape == shape:
+        elif mask.shape == cotangent.shape:
             return mask.to(cotangent.dtype)
         if mask.shape[-1:] != shape[dim : dim + 1] or mask.ndim > 2 or (mask.ndim == 2 and len(mask) != shape[0]):
             raise ValueError(
-                f"{self.caller}: expected a mask [{shape[dim]}], [{shape[0]}, {shape[dim]}] or {list(shape)} "
-                f"at {site!r}, got {list(mask.shape)}."
+                f"{self.caller}: expected a mask [{shape[dim]}], [{shape[0]}, {shape[dim]}] or "
+                f"{list(cotangent.shape)} at {site!r}, got {list(mask.shape)}."
             )
-        broadcast = [1] * cotangent.ndim
+        broadcast = [1] * rank
         broadcast[dim], broadcast[0] = mask.shape[-1], mask.shape[0] if mask.ndim == 2 else 1
-        return mask.reshape(broadcast).to(cotangent.dtype)
+        return back(mask.reshape(broadcast).to(cotangent.dtype), self.example_dim)

@@ -211,8 +211,10 @@ def _other_rules(question: Question, book: Rulebook, rules_of: dict[str, RuleTab
 
 
 def _rule_table(question: Question, book: Rulebook) -> RuleTable:
-    given = {"layer": question.layer, "output": question.output, "args": question.args, "kwargs": question.kwargs}
-    return rule_table(question.model, question.x, rules=book, **given)
+    x, args, kwargs = question.given
+    return rule_table(
+        question.model, x, rules=book, layer=question.layer, output=question.output, args=args, kwargs=kwargs
+    )
 
 
 def _missing(rows: RuleTable) -> str:

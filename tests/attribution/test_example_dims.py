@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from inspect import isfunction, signature
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import funcattr
+from funcattr.bottleneck import FeatureStatistics
 
 BATCH, TIME, WIDTH, CLASSES = 3, 4, 5, 6
 
@@ -57,6 +59,9 @@ class Bag(nn.Module):
 
 
 ROWS = torch.randn(2, TIME, WIDTH, generator=torch.Generator().manual_seed(0)).double()
+OF_FIRST = FeatureStatistics(
+    "first", "gaussian", 20, torch.full((TIME, WIDTH), 20), ROWS[0], 19 * (0.5 + ROWS[1].abs())
+)
 At = Callable[[Any], Any]
 """What stands for the batch-first form of an option in the model's own form."""
 
@@ -82,6 +87,28 @@ METHODS: dict[str, Callable[..., Any]] = {
     ),
     "kernel_shap": lambda f, x, t, at, **o: funcattr.kernel_shap(
         f, x, t, feature_mask=at(torch.arange(WIDTH).expand(1, TIME, WIDTH)), **o
+    ),
+    "lime": lambda f, x, t, at, **o: funcattr.lime(
+        f, x, t, feature_mask=at(torch.arange(WIDTH).expand(1, TIME, WIDTH)), samples=30, chunk_size=4, **o
+    ),
+    "occlusion": lambda f, x, t, at, **o: funcattr.occlusion(f, x, t, window=(2, 3), stride=2, baseline=0.2, **o),
+    "deep_lift": lambda f, x, t, at, **o: funcattr.deep_lift(f, x, t, baseline=0.2, **o),
+    "deep_lift from a distribution": lambda f, x, t, at, **o: funcattr.deep_lift(
+        f, x, t, baseline=funcattr.distribution(ROWS), chunk_size=2, **o
+    ),
+    "attnlrp": lambda f, x, t, at, **o: funcattr.attnlrp(f, x, t, **o),
+    "conditional_relevance": lambda f, x, t, at, **o: funcattr.conditional_relevance(
+        f, x, t, [{"first": [0, 2]}], rules="epsilon", channel_dim=-1, **o
+    )[0],
+    "grad_cam": lambda f, x, t, at, **o: funcattr.grad_cam(f, x, t, layer="first", channel_dim=-1, **o),
+    "grad_cam with its channels in front": lambda f, x, t, at, **o: funcattr.grad_cam(f, x, t, layer="first", **o),
+    "layer_cam": lambda f, x, t, at, **o: funcattr.layer_cam(f, x, t, layer="first", channel_dim=2, **o),
+    "linear_approx": lambda f, x, t, at, **o: funcattr.linear_approx(f, x, t, layer="first", channel_dim=-1, **o),
+    "rise": lambda f, x, t, at, **o: funcattr.rise(f, x, t, samples=20, cells=2, chunk_size=3, **o),
+    "rise of all classes": lambda f, x, t, at, **o: funcattr.rise(f, x, samples=20, cells=2, **o),
+    "iba": lambda f, x, t, at, **o: funcattr.iba(f, x, t, statistics=OF_FIRST, steps=3, samples=4, **o),
+    "iba of elements": lambda f, x, t, at, **o: funcattr.iba(
+        f, x, t, statistics=OF_FIRST, steps=3, samples=4, per="element", **o
     ),
     "noise_tunnel": lambda f, x, t, at, **o: funcattr.noise_tunnel(
         partial(funcattr.gradient, f), x, t, sigma=0.3, samples=4, chunk_size=2, **o
@@ -156,6 +183,265 @@ def test_a_number_for_the_whole_batch(method: str) -> None:
     torch.testing.assert_close(given, right)
 
 
+AS_IT_IS = {"read", "edit", "functionalize", "rule_table", "fold_batch_norm"}
+"""What runs a call of a model as it stands, and does not ask for examples."""
+
+
+def test_every_method_has_the_option() -> None:
+    spaces = (funcattr, funcattr.masks, funcattr.bottleneck, funcattr.metrics)
+    functions = {name: f for space in spaces for name, f in vars(space).items() if isfunction(f)}
+    asked = {name: signature(f).parameters for name, f in functions.items()}
+    of_models = {name for name, parameters in asked.items() if {"model", "method"} & set(parameters)}
+    assert len(of_models) > 35
+    assert {name for name in of_models if "example_dims" not in asked[name]} == AS_IT_IS
+
+
+# --- images -----------------------------------------------------------------------------------------------------------
+
+
+class At1(nn.Module):
+    """A layer of images in a form that has its examples in dimension 1."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x.transpose(0, 1)).transpose(0, 1)
+
+
+class Images(nn.Module):
+    """[*, C, 6, 6] -> [*, K], of layers for one image as well as for many."""
+
+    def __init__(self, form: Callable[[nn.Module], nn.Module] = lambda layer: layer) -> None:
+        super().__init__()
+        torch.manual_seed(3)
+        self.first, self.relu = form(nn.Conv2d(2, 3, 3, padding=1)), nn.ReLU()
+        self.hidden, self.act, self.head = form(nn.Conv2d(3, 5, 3, stride=2)), nn.ReLU(), nn.Linear(5, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.act(self.hidden(self.relu(self.first(x)))).mean((-2, -1)))
+
+
+def image_statistics(*shape: int, layer: str = "relu") -> FeatureStatistics:
+    count = torch.full(shape, 20)
+    return FeatureStatistics(layer, "gaussian", 20, count, torch.zeros(shape).double(), 19 * torch.ones(shape).double())
+
+
+def a_readout() -> Any:
+    torch.manual_seed(4)
+    own = image_statistics(3, 6, 6)
+    readout = funcattr.bottleneck.ReadoutBottleneck(own, [own, image_statistics(5, 2, 2, layer="act")]).double()
+    torch.nn.init.normal_(readout.last.weight)
+    return readout
+
+
+SHORT: dict[str, Any] = {"areas": (0.2, 0.4), "radius": 2, "spacing": 2, "steps": 3, "max_blur": 2.0}
+OF_IMAGES: dict[str, Callable[..., Any]] = {
+    "grad_cam": lambda f, x, t, **o: funcattr.grad_cam(f, x, t, layer="relu", **o),
+    "guided_grad_cam": lambda f, x, t, **o: funcattr.guided_grad_cam(f, x, t, layer="relu", **o),
+    "contrastive_excitation_backprop": lambda f, x, t, **o: funcattr.contrastive_excitation_backprop(
+        f, x, t, layer="relu", contrast_layer="act", **o
+    ),
+    "excitation_backprop": lambda f, x, t, **o: funcattr.excitation_backprop(f, x, t, layer="relu", **o),
+    "conditional_relevance": lambda f, x, t, **o: torch.stack(
+        list(funcattr.conditional_relevance(f, x, t, [{"relu": 0}, {"relu": [1, 2]}], **o)), -1
+    ),
+    "conditional_relevance at a layer": lambda f, x, t, **o: torch.stack(
+        list(funcattr.conditional_relevance(f, x, t, [{"act": 0}, {"act": [1, 2]}], layer="relu", **o)), -1
+    ),
+    "rise": lambda f, x, t, **o: funcattr.rise(f, x, t, samples=20, cells=2, **o),
+    "extremal_perturbation": lambda f, x, t, **o: funcattr.extremal_perturbation(f, x, t, **SHORT, **o),
+    "extremal_perturbation by a function": lambda f, x, t, **o: funcattr.extremal_perturbation(
+        f, x, t, **SHORT, perturbation=lambda x: torch.stack([0 * x, x], 1), reward="contrastive", **o
+    ),
+    "extremal_search": lambda f, x, t, **o: funcattr.masks.extremal_search(f, x, t, **SHORT, **o).masks,
+    "iba": lambda f, x, t, **o: funcattr.iba(
+        f, x, t, statistics=image_statistics(3, 6, 6), steps=3, samples=4, chunk_size=2, **o
+    ),
+    "iba_search": lambda f, x, t, **o: (
+        funcattr.bottleneck.iba_search(
+            f, x, t, statistics=image_statistics(5, 2, 2, layer="act"), steps=3, samples=4, **o
+        ).alpha
+    ),
+    "readout_iba": lambda f, x, t, **o: funcattr.readout_iba(f, x, readout=a_readout(), **o),
+    "readout_iba of elements": lambda f, x, t, **o: funcattr.readout_iba(f, x, readout=a_readout(), per="element", **o),
+    "noise_tunnel around grad_cam": lambda f, x, t, **o: funcattr.noise_tunnel(
+        partial(funcattr.grad_cam, f), x, t, layer="relu", sigma=0.2, chunk_size=3, **o
+    ),
+}
+
+
+@pytest.mark.parametrize("method", OF_IMAGES)
+def test_images_in_dimension_one(method: str) -> None:
+    x = torch.randn(2, BATCH, 6, 6).double()
+    dims: Any = {"x": 1, "layer": 1, "output": 1}
+    given = OF_IMAGES[method](_Channels().double().eval(), x, [1, 0, 2], example_dims=dims)
+    right = OF_IMAGES[method](Images().double().eval(), x.transpose(0, 1), [1, 0, 2])
+    assert right.abs().max() > 0
+    torch.testing.assert_close(given, right.transpose(0, 1))
+
+
+class _Channels(Images):
+    """[C, N, 6, 6] -> [K, N]"""
+
+    def __init__(self) -> None:
+        super().__init__(At1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.act(self.hidden(self.relu(self.first(x)))).mean((-2, -1)).T).T
+
+
+@pytest.mark.parametrize("method", OF_IMAGES)
+def test_an_image_without_a_batch(method: str) -> None:
+    model, x = Images().double().eval(), torch.randn(2, 6, 6).double()
+    given = OF_IMAGES[method](model, x, 2, example_dims=None)
+    torch.testing.assert_close(given, OF_IMAGES[method](model, x[None], 2)[0])
+
+
+def test_histories_have_their_examples_in_front() -> None:
+    x, dims = torch.randn(2, BATCH, 6, 6).double(), {"x": 1, "layer": 1, "output": 1}
+    model, front = _Channels().double().eval(), Images().double().eval()
+    masks = funcattr.masks.extremal_search(model, x, 1, **SHORT, example_dims=dims)
+    right = funcattr.masks.extremal_search(front, x.transpose(0, 1), 1, **SHORT)
+    torch.testing.assert_close(masks[1:], right[1:])
+    given: Any = {"statistics": image_statistics(3, 6, 6), "steps": 3, "samples": 4}
+    bits = funcattr.bottleneck.iba_search(model, x, 1, **given, example_dims=dims)
+    torch.testing.assert_close(bits[2:], funcattr.bottleneck.iba_search(front, x.transpose(0, 1), 1, **given)[2:])
+
+
+@pytest.mark.parametrize("one_mask", [False, True])
+def test_masks_of_conditions_have_their_examples_in_front(one_mask: bool) -> None:
+    x, mask = torch.randn(2, BATCH, 6, 6).double(), torch.rand(*([] if one_mask else [BATCH]), 3).double()
+    dims: Any = {"x": 1, "layer": 1, "output": 1}
+    given = funcattr.conditional_relevance(_Channels().double(), x, 1, [{"relu": mask}], example_dims=dims)
+    right = funcattr.conditional_relevance(Images().double(), x.transpose(0, 1), 1, [{"relu": mask}])
+    torch.testing.assert_close(given, right.transpose(1, 2))
+
+
+def test_the_books_are_those_of_the_batch_first_model() -> None:
+    x, dims = torch.randn(2, BATCH, 6, 6).double(), {"x": 1, "output": 1}
+    for start in ("output", "one"):
+        given = funcattr.conservation(_Channels().double(), x, [1, 0, 2], start=start, example_dims=dims)
+        right = funcattr.conservation(Images().double(), x.transpose(0, 1), [1, 0, 2], start=start)
+        assert given.start == pytest.approx(right.start) and given.reached == pytest.approx(right.reached)
+        assert given.lost == pytest.approx(right.lost, abs=1e-9)
+
+
+@pytest.mark.parametrize("by", ["sum", "max"])
+def test_relevance_maximization_of_examples_elsewhere(by: Any) -> None:
+    images, classes = torch.randn(7, 2, 6, 6).double(), torch.randint(CLASSES, (7,))
+    right = funcattr.relevance_maximization(
+        Images().double(), zip(images.split(3), classes.split(3), strict=True), layer="relu", k=3, by=by
+    )
+    pairs = [(x.transpose(0, 1), c) for x, c in zip(images.split(3), classes.split(3), strict=True)]
+    dims: Any = {"x": 1, "layer": 1, "output": 1}
+    given = funcattr.relevance_maximization(_Channels().double(), pairs, layer="relu", k=3, by=by, example_dims=dims)
+    torch.testing.assert_close(given, right)
+    each = [(x, int(c)) for x, c in zip(images, classes, strict=True)]
+    given = funcattr.relevance_maximization(Images().double(), each, layer="relu", k=3, by=by, example_dims=None)
+    torch.testing.assert_close(given, right)
+
+
+@pytest.mark.parametrize("estimator", ["gaussian", "relu"])
+@pytest.mark.filterwarnings("ignore:.*examples are few")
+def test_statistics_of_examples_elsewhere(estimator: Any) -> None:
+    images, model, dims = torch.randn(9, 2, 6, 6).double(), _Channels().double(), {"x": 1, "layer": 1}
+    right = funcattr.bottleneck.feature_statistics(Images().double(), images[:8], layer="relu", estimator=estimator)
+    in_one = images.transpose(0, 1)
+    forms: dict[str, tuple[Any, Any, Any]] = {
+        "a tensor": (model, in_one, dims),
+        "batches": (model, in_one.split(3, 1), dims),
+        "images": (Images().double(), list(images), None),
+    }
+    for fm, batches, form in forms.values():
+        found = funcattr.bottleneck.feature_statistics(
+            fm, batches, layer="relu", estimator=estimator, examples=8, example_dims=form
+        )
+        assert found.count == 8
+        torch.testing.assert_close((found.nonzero, found.mean, found.std), (right.nonzero, right.mean, right.std))
+    with pytest.raises(ValueError, match=r"^feature_statistics\(batches=..., example_dims=...\): a tensor is cut"):
+        funcattr.bottleneck.feature_statistics(Images().double(), images[0], layer="relu", example_dims=None)
+
+
+@pytest.mark.parametrize("smooths", [1.0, None])
+def test_a_restricted_flow_has_its_examples_where_the_layer_has_them(smooths: float | None) -> None:
+    x, alpha, noise = (torch.randn(BATCH, *shape).double() for shape in ((2, 6, 6), (3, 6, 6), (3, 6, 6)))
+    given: Any = {"statistics": image_statistics(3, 6, 6), "sigma": smooths, "noise": noise}
+    right = funcattr.bottleneck.restrict_flow(Images().double(), alpha=alpha, **given)(x)
+    dims: Any = {"x": 1, "layer": 1, "output": 1}
+    found = funcattr.bottleneck.restrict_flow(
+        _Channels().double(), alpha=alpha.transpose(0, 1), **given, example_dims=dims
+    )
+    torch.testing.assert_close(found(x.transpose(0, 1)).T, right)
+    for i in range(BATCH):
+        one = {**given, "noise": noise[i : i + 1]}
+        found = funcattr.bottleneck.restrict_flow(Images().double(), keep=alpha[i].sigmoid(), **one, example_dims=None)
+        whole = funcattr.bottleneck.restrict_flow(Images().double(), keep=alpha[i : i + 1].sigmoid(), **one)
+        torch.testing.assert_close(found(x[i]), whole(x[i : i + 1])[0])
+
+
+def test_a_readout_is_trained_on_examples_elsewhere() -> None:
+    images, classes = torch.randn(8, 2, 6, 6).double(), torch.randint(CLASSES, (8,))
+    right, given = a_readout(), a_readout()
+    options: Any = {"epochs": 2, "lr": 1e-3}
+    batches = list(zip(images.split(4), classes.split(4), strict=True))
+    expected = funcattr.bottleneck.train_readout(Images().double().eval(), batches, right, **options)
+    swapped = [(x.transpose(0, 1), c) for x, c in batches]
+    dims: Any = {"x": 1, "layer": 1, "output": 1}
+    found = funcattr.bottleneck.train_readout(_Channels().double().eval(), swapped, given, **options, example_dims=dims)
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(list(given.parameters()), list(right.parameters()))
+
+
+def test_a_cotangent_has_its_examples_where_the_output_has_them() -> None:
+    x, cotangent = torch.randn(2, BATCH, 6, 6).double(), torch.randn(CLASSES, BATCH).double()
+    dims: Any = {"x": 1, "output": 1}
+    right = funcattr.gradient(Images().double(), x.transpose(0, 1), cotangent.T)
+    given = funcattr.gradient(_Channels().double(), x, cotangent, example_dims=dims)
+    torch.testing.assert_close(given, right.transpose(0, 1))
+    given = funcattr.noise_tunnel(
+        partial(funcattr.gradient, _Channels().double()), x, cotangent, sigma=0.1, chunk_size=2, example_dims=dims
+    )
+    right = funcattr.noise_tunnel(
+        partial(funcattr.gradient, Images().double()), x.transpose(0, 1), cotangent.T, sigma=0.1
+    )
+    torch.testing.assert_close(given, right.transpose(0, 1))
+    given = funcattr.gradient(Images().double(), x[:, 0], cotangent[:, 0], example_dims=None)
+    torch.testing.assert_close(given, funcattr.gradient(Images().double(), x[None, :, 0], cotangent[None, :, 0])[0])
+
+
+@pytest.mark.parametrize("method", ["grad_cam", "layer_cam", "linear_approx", "contrastive_excitation_backprop"])
+def test_a_map_of_a_site_with_other_rows_is_refused(method: str) -> None:
+    x, more = torch.randn(2, 2, 6, 6).double(), {"contrast_layer": "act"} if method[0] == "c" else {}
+    with pytest.raises(
+        ValueError, match=rf"^{method}\(layer='relu', example_dims=...\): expected a site .*\[3, 2, 6, 6"
+    ):
+        getattr(funcattr, method)(_Swaps().double(), x, 1, layer="relu", example_dims={"x": 1, "layer": 1}, **more)
+    with pytest.raises(ValueError, match=r"the site's value has shape \[2, 3, 6, 6\], no dimension 4"):
+        getattr(funcattr, method)(_Swaps().double(), x, 1, layer="relu", example_dims={"x": 1, "layer": 4}, **more)
+
+
+class _Swaps(Images):
+    """[C, N, 6, 6] -> [N, K], inside of which examples are in front."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.transpose(0, 1))
+
+
+def test_inputs_of_one_example_have_constants_beside_them() -> None:
+    x, scale = torch.randn(2, 4).double(), torch.rand(1, 4).double()
+
+    def model(a: Tensor, b: Tensor, scale: Tensor) -> Tensor:
+        assert scale.shape == (1, 4)
+        return (a * b * scale[0]).sum()
+
+    given = funcattr.integrated_gradients(
+        model, (x[0], x[1]), args=(scale,), chunk_size=3, example_dims={"x": (None, None), "output": None}
+    )
+    torch.testing.assert_close(sum(given), x[0] * x[1] * scale[0])
+
+
 def test_constants_are_told_from_inputs_of_each_example() -> None:
     x, code, each = (torch.randn(BATCH, WIDTH).double() for _ in range(3))
 
@@ -211,8 +497,190 @@ def test_examples_that_see_each_other_are_refused(model: str, method: str) -> No
     target = None if model == "one number" else 1
     if method == "expected_gradients":
         run = lambda f, x, t, at: funcattr.expected_gradients(f, x, t, samples=4, sigma=0.1)  # noqa: E731
+    # The gradient of a sum over a batch that is linear in it is the same in any batch; that of its square is not.
+    f = WRONG[model] if method != "noise_tunnel" else lambda x: WRONG[model](x) ** 2
     with pytest.raises(ValueError, match=rf"^{method}\(example_dims=0\): expected examples in dimension 0 .* but "):
-        run(WRONG[model], x, target, lambda v: v)
+        run(f, x, target, lambda v: v)
+
+
+MIXERS: dict[str, Callable[[Tensor], Tensor]] = {
+    "batch-centred features": lambda x: (x - x.mean(0)).tanh() * x,
+    "attention over the batch": lambda x: F.scaled_dot_product_attention(x, x, x) ** 2,
+    "a neighbour": lambda x: x * x.roll(1, 0),
+    "the number of rows": lambda x: x**2 / len(x),
+    "a faint mean": lambda x: x**2 * (1 + 1e-2 * x.mean(0)),
+    "small numbers": lambda x: 1e-6 * (x - x.mean(0)) ** 2,
+}
+HIDING: dict[str, Callable[[Any], Callable[..., Any]]] = {
+    "partial": lambda f: partial(funcattr.gradient, f),
+    "partial with a target": lambda f: partial(funcattr.gradient, f, layer=None),
+    "lambda": lambda f: lambda x, t: funcattr.gradient(f, x, t),
+    "closure": lambda f: _closing_over(f),
+    "tunnel": lambda f: partial(funcattr.noise_tunnel, partial(funcattr.gradient, f), samples=2, generator=1),
+    "tunnel around a lambda": lambda f: partial(
+        funcattr.noise_tunnel, lambda x, t: funcattr.gradient(f, x, t), samples=2, chunk_size=1, generator=1
+    ),
+    "lambda of autograd": lambda f: lambda x, t: _by_autograd(f, x, t),
+    "bound method": lambda f: _Holder(f).explain,
+}
+
+
+def _closing_over(f: Any) -> Callable[..., Any]:
+    models = [f]
+
+    def method(x: Tensor, target: Any) -> Tensor:
+        return funcattr.input_x_gradient(models[0], x, target)
+
+    return method
+
+
+def _by_autograd(f: Any, x: Tensor, target: Any) -> Tensor:
+    x = x.detach().requires_grad_()
+    return torch.autograd.grad(f(x)[:, target].sum(), x)[0]
+
+
+class _Holder:
+    def __init__(self, f: Any) -> None:
+        self.f = f
+
+    def explain(self, x: Tensor, target: Any) -> Tensor:
+        return funcattr.gradient(self.f, x, target)
+
+
+@pytest.mark.parametrize("hiding", HIDING)
+@pytest.mark.parametrize("mixer", MIXERS)
+@pytest.mark.parametrize("batch", [1, 3])
+def test_a_tunnel_sees_that_examples_see_each_other_in_any_method(batch: int, mixer: str, hiding: str) -> None:
+    x, method = torch.randn(batch, WIDTH).double(), HIDING[hiding](MIXERS[mixer])
+    with pytest.raises(
+        ValueError, match=r"^noise_tunnel\(example_dims=0\): .* depends on what else .* chunk_size=1\.$"
+    ):
+        funcattr.noise_tunnel(method, x, 1, samples=4, sigma=0.3)
+    if hiding != "tunnel":  # which has its own samples beside one another
+        assert funcattr.noise_tunnel(method, x, 1, samples=4, sigma=0.3, chunk_size=1).shape == x.shape
+
+
+@pytest.mark.parametrize("hiding", HIDING)
+def test_a_tunnel_stacks_what_does_not_see_its_neighbours(hiding: str) -> None:
+    x, rows = torch.randn(BATCH, WIDTH).double(), []
+
+    def model(x: Tensor) -> Tensor:
+        rows.append(len(x))
+        return x.tanh() * x.cumsum(1)
+
+    method = HIDING[hiding](model)
+    given = funcattr.noise_tunnel(method, x, 1, samples=4, sigma=0.3, chunk_size=4)
+    assert rows[-1] % (4 * BATCH) == 0
+    torch.testing.assert_close(given, funcattr.noise_tunnel(method, x, 1, samples=4, sigma=0.3, chunk_size=1))
+
+
+def test_a_tunnel_repeats_the_inputs_that_have_examples_where_they_have_them() -> None:
+    x, each = torch.randn(TIME, BATCH, WIDTH).double(), torch.rand(TIME, BATCH).double()
+    code, dims = torch.randn(BATCH, WIDTH).double(), {"x": 1, "args": (1, None), "kwargs": {"more": 0}}
+
+    def model(x: Tensor, each: Tensor, code: Tensor, more: Tensor) -> Tensor:
+        return ((x @ code.T).tanh() * each[..., None]).sum(0) * more
+
+    options: Any = {"args": (each, code), "kwargs": {"more": torch.rand(BATCH, 1).double()}}
+    for method in (partial(funcattr.gradient, model, **options), partial(funcattr.gradient, model)):
+        given: Any = {} if method.keywords else options
+        one, several = (
+            funcattr.noise_tunnel(method, x, 1, samples=4, sigma=0.3, chunk_size=chunk, example_dims=dims, **given)
+            for chunk in (1, 3)
+        )
+        torch.testing.assert_close(several, one)
+
+
+@pytest.mark.parametrize("kind", ["smoothgrad", "vargrad"])
+def test_a_mixing_method_without_an_effect_is_stacked_and_right(kind: Any) -> None:
+    x = torch.randn(BATCH, WIDTH).double()
+    for model in (_sees_its_batch, _sees_its_neighbour):
+        method = partial(funcattr.gradient, model)
+        given = funcattr.noise_tunnel(method, x, 1, kind=kind, samples=4, sigma=0.3)
+        torch.testing.assert_close(
+            given, funcattr.noise_tunnel(method, x, 1, kind=kind, samples=4, sigma=0.3, chunk_size=1)
+        )
+
+
+def test_a_method_that_depends_on_chance_runs_sample_by_sample() -> None:
+    x, sizes = torch.randn(BATCH, WIDTH).double(), []
+
+    def method(x: Tensor, target: Any) -> Tensor:
+        sizes.append(len(x))
+        return x - x.mean(0) + torch.randn_like(x)
+
+    state = torch.get_rng_state()
+    funcattr.noise_tunnel(method, x, samples=4, chunk_size=4)
+    assert sizes == [3, 6, 3, 3, 3, 3, 3]  # alone, beside copies, again; and the samples
+    after = torch.get_rng_state()
+    torch.set_rng_state(state)
+    for _ in range(4):
+        torch.randn_like(x)
+    torch.testing.assert_close(torch.get_rng_state(), after, rtol=0, atol=0)
+
+
+def test_a_generator_inside_moves_on_by_one_draw_for_each_sample() -> None:
+    x, model = torch.randn(BATCH, WIDTH).double(), torch.tanh
+    inner = torch.Generator().manual_seed(1)
+    method = partial(funcattr.noise_tunnel, partial(funcattr.gradient, model), samples=2, generator=inner)
+    funcattr.noise_tunnel(method, x, 1, samples=4, chunk_size=4)
+    drawn = torch.Generator().manual_seed(1)
+    for _ in range(4):
+        torch.randint(2**62, (), generator=drawn)
+    torch.testing.assert_close(inner.get_state(), drawn.get_state(), rtol=0, atol=0)
+
+
+def test_a_method_is_checked_once_for_its_shapes_and_options() -> None:
+    rows: list[int] = []
+
+    def model(x: Tensor) -> Tensor:
+        rows.append(len(x))
+        return x.tanh()
+
+    def new(x: Tensor, **options: Any) -> list[int]:
+        rows.clear()
+        funcattr.noise_tunnel(partial(funcattr.gradient, model), x, 1, samples=4, chunk_size=4, **options)
+        return [*rows]
+
+    x = torch.ones(2, 3)
+    assert new(x) == [2, 4, 8] and new(x) == [8] and new(x, layer=None) == [2, 4, 8] and new(x[:1]) == [1, 2, 4]
+
+
+@pytest.mark.parametrize("method", ["feature_ablation", "noise_tunnel"])
+def test_a_check_that_failed_is_made_again(method: str) -> None:
+    x, broken = torch.randn(2, TIME, WIDTH).double(), [True]
+
+    def model(x: Tensor) -> Tensor:
+        if broken:
+            raise RuntimeError("out of order")
+        return ((x - x.mean(0)) ** 2).sum(1)
+
+    with pytest.raises(RuntimeError, match="out of order"):
+        METHODS[method](model, x, 1, lambda v: v)
+    broken.clear()
+    with pytest.raises(ValueError, match="depends on what else is in the batch"):
+        METHODS[method](model, x, 1, lambda v: v)
+
+
+def test_rounding_that_the_method_makes_large_is_not_refused() -> None:
+    x, sizes = torch.randn(2, 3), []
+
+    def method(x: Tensor, target: Any) -> Tensor:
+        sizes.append(len(x))
+        rounding = 3e-7 * (len(x) - 2)  # sums have another order in a batch of another size
+        return torch.frac(1e4 * x * (1 + rounding))
+
+    assert funcattr.noise_tunnel(method, x, samples=2, chunk_size=2).shape == x.shape
+    assert sizes == [2, 4, 2, 2, 2]
+
+
+@pytest.mark.parametrize("method", ["integrated_gradients", "feature_ablation"])
+def test_a_target_that_sees_the_batch_is_refused(method: str) -> None:
+    def above_the_mean(y: Tensor) -> Tensor:
+        return y[:, 1] - y[:, 1].mean()
+
+    with pytest.raises(ValueError, match=rf"^{method}\(example_dims=0\): .* depends on what else"):
+        getattr(funcattr, method)(lambda x: x**2, torch.randn(BATCH, WIDTH).double(), above_the_mean)
 
 
 @pytest.mark.parametrize("batch", [1, 3])
@@ -299,3 +767,43 @@ def test_compiled_equals_eager() -> None:
         return funcattr.integrated_gradients(fm, x, 1, steps=6, chunk_size=2, example_dims=1)
 
     torch.testing.assert_close(torch.compile(method, fullgraph=True, backend="aot_eager")(x), method(x))
+
+
+NESTED = ("grad_cam", "guided_grad_cam", "contrastive_excitation_backprop", "conditional_relevance", "rise", "iba")
+
+
+@pytest.mark.usefixtures("fresh_dynamo")
+@pytest.mark.long
+@pytest.mark.parametrize("method", [*NESTED, "extremal_perturbation"])
+@pytest.mark.parametrize("is_one", [False, True])
+def test_methods_of_images_compile(method: str, is_one: bool) -> None:
+    x = torch.randn(2, 6, 6).double() if is_one else torch.randn(2, BATCH, 6, 6).double()
+    fm = funcattr.functionalize((Images() if is_one else _Channels()).double().eval())
+    dims: Any = None if is_one else {"x": 1, "layer": 1, "output": 1}
+
+    def run(x: Tensor) -> Tensor:
+        return OF_IMAGES[method](fm, x, 1, example_dims=dims)
+
+    torch.testing.assert_close(torch.compile(run, fullgraph=True, backend="aot_eager")(x), run(x))
+
+
+@pytest.mark.parametrize("method", NESTED)
+def test_methods_of_images_map(method: str) -> None:
+    fm, x = funcattr.functionalize(_Channels().double().eval()), torch.randn(2, 2, BATCH, 6, 6).double()
+    dims: Any = {"x": 1, "layer": 1, "output": 1}
+
+    def run(x: Tensor) -> Tensor:
+        return OF_IMAGES[method](fm, x, 1, example_dims=dims)
+
+    torch.testing.assert_close(torch.vmap(run)(x), torch.stack([run(one) for one in x]))
+
+
+def test_verify_runs_the_model_on_inputs_of_its_own_form() -> None:
+    model = SequenceFirst("GRU").double().eval()
+
+    def checked(x: Tensor) -> Tensor:
+        assert x.shape[0] == TIME and x.shape[2] == WIDTH
+        return model(x)
+
+    found = funcattr.verify(checked, torch.randn(TIME, BATCH, WIDTH).double(), 1, rules="epsilon", example_dims=1)
+    assert [finding.what for finding in found if finding.holds is False] == []

@@ -1,7 +1,6 @@
 """Mean and spread of a layer's values over a data set: the noise of an information bottleneck."""
 
 import json
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,7 +12,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from ...attribution.example_dims import ExampleDims, layout_of
 from ...attribution.question import Layer, Model, ask
+from ...batch import NO_DIM
 from ...errors import warn
 from ...model.access import values_at
 from ...model.functional import as_functional
@@ -134,6 +135,7 @@ def feature_statistics(
     progress: bool = False,
     args: tuple[Any, ...] = (),
     kwargs: Mapping[str, Any] | None = None,
+    example_dims: ExampleDims = 0,
 ) -> FeatureStatistics:
     """Mean and spread of a layer's values over a data set, element by element, in one pass over it.
 
@@ -145,7 +147,8 @@ def feature_statistics(
     Args:
         model: A module, a `FunctionalModel` or a callable. Not modified.
         batches: A DataLoader or another iterable of batches; of a batch that is a tuple or list the first item counts
-            (images, not labels), a dict holds keyword inputs. Or one tensor [M, ...], which is cut into batches.
+            (images, not labels), a dict holds keyword inputs. Or one tensor [M, ...], which is cut into batches along
+            its dimension of examples.
         layer: The site, such as "features.17", or "features.17@input" for the input of that module.
         examples: How many of them to look at, at most; None for all. Fewer than 1000 warn.
         estimator: "gaussian", or "relu": the mean is 0 and the spread that of the values that are not 0.
@@ -153,6 +156,8 @@ def feature_statistics(
             leaves it out (not with "relu").
         progress: Whether to show a progress bar.
         args, kwargs: More inputs of the model, the same for every batch.
+        example_dims: As in `gradient`, of each batch; the dimension of "layer" is that of the site. None: each batch is
+            one example.
 
     Returns:
         The `FeatureStatistics`, shaped as the layer's value for one example.
@@ -173,7 +178,7 @@ def feature_statistics(
         Chan, Golub and LeVeque, 1983, "Algorithms for computing the sample variance", equation 2.1;
         Schulz et al., 2020, arXiv:2001.00396, section 3.1.
     """
-    given = (examples, estimator, threshold, progress, args, dict(kwargs or {}))
+    given = (examples, estimator, threshold, progress, args, dict(kwargs or {}), example_dims)
     return _collected("feature_statistics", model, batches, (layer,), *given)[0]
 
 
@@ -188,11 +193,13 @@ def feature_statistics_of_layers(
     progress: bool = False,
     args: tuple[Any, ...] = (),
     kwargs: Mapping[str, Any] | None = None,
+    example_dims: ExampleDims = 0,
 ) -> tuple[FeatureStatistics, ...]:
     """The feature statistics of several layers, in the same passes over a data set.
 
     Args:
-        model, batches, examples, estimator, threshold, progress, args, kwargs: As in `feature_statistics`.
+        model, batches, examples, estimator, threshold, progress, args, kwargs, example_dims: As in
+            `feature_statistics`.
         layers: The sites.
 
     Returns:
@@ -211,7 +218,7 @@ def feature_statistics_of_layers(
     """
     if isinstance(layers, str) or not isinstance(layers, Sequence) or not layers:
         raise TypeError(f"feature_statistics_of_layers(layers={layers!r}): expected a list of sites.")
-    given = (examples, estimator, threshold, progress, args, dict(kwargs or {}))
+    given = (examples, estimator, threshold, progress, args, dict(kwargs or {}), example_dims)
     return _collected("feature_statistics_of_layers", model, batches, tuple(layers), *given)
 
 
@@ -226,6 +233,7 @@ def _collected(
     progress: bool,
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
+    example_dims: ExampleDims,
 ) -> tuple[FeatureStatistics, ...]:
     if estimator not in get_args(Estimator):
         raise ValueError(f"{call}(estimator={estimator!r}): expected 'gaussian' or 'relu'.")
@@ -236,24 +244,35 @@ def _collected(
     found: dict[str, FeatureStatistics] = {}
     seen = 0
     with tqdm(total=most, disable=not progress, desc=call, unit="example", leave=False) as bar, torch.no_grad():
-        for batch in _batches(call, batches):
-            question = ask(call, fm, batch if most is None else _first(batch, most - seen), args=args, kwargs=kwargs)
+        for batch in _batches(call, batches, example_dims):
+            question = ask(call, fm, batch, args=args, kwargs=kwargs, example_dims=example_dims)
+            count = question.examples if most is None else min(question.examples, most - seen)
             for name, value in values_at(call, fm, names, question.arguments).items():
-                part = _of_batch(call, name, value, question.examples, estimator, threshold)
+                value = question._replace(layer=name).at_layer(value) if isinstance(value, Tensor) else value
+                check_value(call, name, value, question.examples)
+                part = _of_batch(name, value[:count], estimator, threshold)
                 found[name] = found[name] + part if name in found else part
-            seen += question.examples
-            bar.update(question.examples)
+            seen += count
+            bar.update(count)
             if seen == most:
                 break
     _check(call, found, seen)
     return tuple(found[name] for name in names)
 
 
-def _batches(call: str, batches: Any) -> Iterable[Any]:
+def _batches(call: str, batches: Any, example_dims: ExampleDims) -> Iterable[Any]:
     """The inputs of each batch."""
     if isinstance(batches, Tensor):
-        size = chunk_of(call, None, max(1, len(batches)), math.prod(batches.shape[1:]))
-        yield from batches.split(size)
+        layout = layout_of(call, example_dims, batches, (), {})
+        dim = 0 if layout is None else layout.x
+        if dim == NO_DIM:
+            raise ValueError(
+                f"{call}(batches=..., example_dims=...): a tensor is cut into batches along its dimension of examples, "
+                "and it has none. Give a list of examples."
+            )
+        examples = batches.shape[dim]
+        size = chunk_of(call, None, max(1, examples), batches.numel() // max(1, examples))
+        yield from batches.split(size, dim)
         return
     if isinstance(batches, Mapping) or not isinstance(batches, Iterable):
         raise TypeError(
@@ -263,17 +282,7 @@ def _batches(call: str, batches: Any) -> Iterable[Any]:
         yield batch[0] if isinstance(batch, tuple | list) and batch else batch
 
 
-def _first(x: Any, count: int) -> Any:
-    """The first `count` examples of the inputs."""
-    if isinstance(x, Mapping):
-        return {name: value[:count] for name, value in x.items()}
-    return tuple(value[:count] for value in x) if isinstance(x, tuple) else x[:count]
-
-
-def _of_batch(
-    call: str, name: str, value: Any, examples: int, estimator: Estimator, threshold: float
-) -> FeatureStatistics:
-    check_value(call, name, value, examples)
+def _of_batch(name: str, value: Tensor, estimator: Estimator, threshold: float) -> FeatureStatistics:
     value = value.to(wide(value.dtype))
     counted = value != 0
     nonzero = counted.sum(0)
@@ -283,7 +292,7 @@ def _of_batch(
     else:
         centre = value.sum(0) / nonzero.clamp(min=1)
         squares = torch.where(counted, (value - centre) ** 2, 0.0).sum(0)
-    return FeatureStatistics(name, estimator, examples, nonzero, centre, squares, threshold)
+    return FeatureStatistics(name, estimator, len(value), nonzero, centre, squares, threshold)
 
 
 def check_value(call: str, layer: str, value: Any, examples: int) -> None:

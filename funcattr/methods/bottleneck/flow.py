@@ -8,8 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ...attribution.example_dims import ExampleDims, layer_dim_of
 from ...attribution.question import Layer, Model
-from ...batch import merged, repeated
+from ...batch import back, merged, moved, repeated
 from ...model.functional import FunctionalModel, functionalize
 from ...sampling.baselines import broadcasts
 from ...sampling.draws import Generator, normal, seed_from
@@ -134,6 +135,7 @@ def restrict_flow(
     min_std: float = 0.01,
     noise: Tensor | None = None,
     generator: Generator = 0,
+    example_dims: ExampleDims = 0,
 ) -> FunctionalModel:
     """The model behind a bottleneck: a share of its features at a layer is replaced by noise that looks like them.
 
@@ -149,6 +151,8 @@ def restrict_flow(
         sigma, spatial, min_std: As in `iba`, for alpha.
         noise: e, [N or 1, ...]; drawn by default, the same for all N examples.
         generator: A seed, or a `torch.Generator` from which one is drawn.
+        example_dims: As `iba_search` was given it. Of alpha, keep and the layer's value, the dimension of "layer"
+            counts; the noise has its examples in front.
 
     Returns:
         A `FunctionalModel` for N examples, or for copies of them (neighbours), each of which gets noise of its own.
@@ -172,24 +176,27 @@ def restrict_flow(
         raise ValueError(f"{call}: expected one of alpha= and keep=, a tensor.")
     model = functionalize(model)
     site = layer_of(call, model, layer, statistics)
-    given: Any = alpha if keep is None else keep
+    dim = layer_dim_of(call, example_dims)
+    shared: Any = alpha if keep is None else keep
+    given = moved(shared, dim)
     seed = seed_from(call, generator)
 
-    def bottleneck(value: Any) -> Tensor:
+    def bottleneck(at_site: Any) -> Tensor:
+        value = moved(at_site, dim) if isinstance(at_site, Tensor) else at_site
         prior = prior_of(call, statistics, value, min_std)
         if given.shape[1:] != value.shape[1:] or len(value) % len(given) != 0:
             raise ValueError(
                 f"{call}: alpha or keep has shape {list(given.shape)}, the value at {site!r} {list(value.shape)}."
             )
         dtype = prior.mean.dtype
-        gate = Gate(keep, 1 - keep) if keep is not None else gate_of(call, given.to(dtype), sigma, spatial)
+        gate = Gate(given, 1 - given) if keep is not None else gate_of(call, given.to(dtype), sigma, spatial)
         gate = repeated(gate, len(given), len(value) // len(given))
         if noise is None:
             drawn = normal(torch.arange(len(value) // len(given)), value.shape[1:], value.to(dtype), seed)
             drawn = merged(drawn.expand(len(given), *drawn.shape))
         else:
             drawn = noise.to(dtype)
-        return behind(value.to(dtype), gate, drawn, prior).to(value.dtype)
+        return back(behind(value.to(dtype), gate, drawn, prior).to(value.dtype), dim)
 
     return model.edited({site: bottleneck})
 

@@ -25,7 +25,6 @@ from ..._torch import (
     version,
     without_memory,
 )
-from ...batch import repeated
 from ...calls.operations import draws_at_random, known, writes
 from ...model.access import Inputs, copied, values_at
 from ...model.functional import FunctionalModel
@@ -38,25 +37,26 @@ _PLAIN_TYPES = frozenset([*_PLAIN, torch.memory_format])
 
 
 def split(
-    call: str, model: FunctionalModel, site: str, inputs: Inputs, examples: int, times: int
+    call: str, model: FunctionalModel, site: str, inputs: Inputs, copies: Inputs
 ) -> tuple[Any, Callable[[Tensor], Any]]:
-    """The value at a site for a batch, and the tail for `times` copies of each example (neighbours).
+    """The value at a site for a batch, and the tail for copies of its examples.
 
     A head that cannot be replayed runs at each call of the tail: one that draws at random, writes into tensors that are
     not its own, leaves torch, or has hooks, and everything inside transforms. That is slower, and the same.
 
     Args:
         call: First words of errors.
-        inputs: Of the batch [N, ...].
+        inputs: Of the batch.
+        copies: Of the copies, neighbours of each other.
 
     Returns:
-        The value, and `tail(value for the copies [N * times, ...]) -> the model's output`.
+        The value, and `tail(value for the copies) -> the model's output`; all as the model has them.
 
     Raises:
         UnknownSiteError: If the site does not exist or is not reached.
     """
     value = values_at(call, model, (site,), inputs)[site]
-    whole = _Whole(call, model, site, repeated(inputs, examples, times))
+    whole = _Whole(call, model, site, copies)
     if not is_plain_eager() or torch.is_inference_mode_enabled() or model.training or model.has_hooks:
         return value, whole
     return value, _Tail(whole)

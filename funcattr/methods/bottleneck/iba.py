@@ -8,9 +8,11 @@ import torch
 from torch import Tensor
 
 from ..._torch import is_differentiated
+from ...attribution.example_dims import ExampleDims
 from ...attribution.question import Layer, Model, Question, ask, own
+from ...attribution.separate_copies import check_separate
 from ...attribution.targets import Target, cotangent_of, pick_output, repeated_target
-from ...batch import merged
+from ...batch import merged, repeated
 from ...errors import UntrackedPathError
 from ...sampling.draws import Generator, normal, seed_from
 from ...sampling.loops import chunk_for, loop, positive
@@ -68,6 +70,7 @@ def iba(
     output: str | int | None = None,
     args: tuple[Any, ...] = (),
     kwargs: Mapping[str, Any] | None = None,
+    example_dims: ExampleDims = 0,
 ) -> Tensor:
     """Information bottleneck attribution (IBA): how many bits of each feature a model needs for its answer.
 
@@ -91,8 +94,8 @@ def iba(
         lr: Its learning rate.
         samples: S, noise samples of each step.
         sigma: Standard deviation of the smoothing over space, in elements of the layer; None for none.
-        spatial: Spatial dimensions of the layer's value; by default those from 2 on of values with four or more.
-            Tokens [N, T, D] and vectors [N, D] have none, and are not smoothed.
+        spatial: Spatial dimensions of the layer's value with its examples in front; by default those from 2 on of
+            values with four or more. Tokens [N, T, D] and vectors [N, D] have none, and are not smoothed.
         min_std: Smallest standard deviation of an element that is divided by.
         initial_alpha: Where alpha starts: 5 lets nearly all through.
         loss: `(output) -> [copies]`, or `(output, target) -> [copies]` if a target is given (repeated for the copies);
@@ -104,11 +107,12 @@ def iba(
         generator: A seed, or a `torch.Generator` from which one is drawn.
         chunk_size: Noise samples that run at once (a divisor of S is taken); by default so many that 16 copies do.
         progress: Whether to show a progress bar.
-        output, args, kwargs: As in `gradient`.
+        output, args, kwargs, example_dims: As in `gradient`; the dimension of "layer" is that of R.
 
     Returns:
         Bits, at least 0. Per position: [N, 1, H, W] at the spatial size of x, [N, T] for tokens, [N, D] for vectors; it
-        sums to the bits per element, [N, ...] of the layer. `bottleneck.iba_search` gives the history too.
+        sums to the bits per element, [N, ...] of the layer. With `example_dims` the examples are where the layer has
+        them: [1, H, W] for one. `bottleneck.iba_search` gives the history too.
 
     Raises:
         ValueError: If the statistics are of another layer or shape or not finite, a number is out of its range, or the
@@ -127,7 +131,7 @@ def iba(
     References:
         Schulz et al., 2020, arXiv:2001.00396, equations 1 to 7.
     """
-    question = ask("iba", model, x, target, output=output, args=args, kwargs=kwargs)
+    question = ask("iba", model, x, target, output=output, args=args, kwargs=kwargs, example_dims=example_dims)
     given = (statistics, layer, beta, steps, lr, samples, sigma, spatial, min_std, initial_alpha, loss)
     return _found(question, *given, per, noise, generator, chunk_size, progress).attributions
 
@@ -156,15 +160,17 @@ def iba_search(
     output: str | int | None = None,
     args: tuple[Any, ...] = (),
     kwargs: Mapping[str, Any] | None = None,
+    example_dims: ExampleDims = 0,
 ) -> InformationBottleneck:
     """The bits of `iba`, and the history of the search for them.
 
     Args:
-        model, x, target, output, args, kwargs: As in `iba`, like all other arguments.
+        model, x, target, output, args, kwargs, example_dims: As in `iba`, like all other arguments.
 
     Returns:
         An `InformationBottleneck`: the bits, alpha [N, ...] of the bottleneck for `restrict_flow`, and the loss, the
-        information in bits and the gradient's norm at each step, [N, T] each.
+        information in bits and the gradient's norm at each step, [N, T] each. With `example_dims`, alpha has its
+        examples where the layer has them, the histories in front.
 
     Raises:
         ValueError, TypeError, UnknownSiteError, UntrackedPathError: As in `iba`.
@@ -180,7 +186,7 @@ def iba_search(
     References:
         Schulz et al., 2020, arXiv:2001.00396, equations 1 to 7.
     """
-    question = ask("iba_search", model, x, target, output=output, args=args, kwargs=kwargs)
+    question = ask("iba_search", model, x, target, output=output, args=args, kwargs=kwargs, example_dims=example_dims)
     given = (statistics, layer, beta, steps, lr, samples, sigma, spatial, min_std, initial_alpha, loss)
     return _found(question, *given, per, noise, generator, chunk_size, progress)
 
@@ -212,7 +218,12 @@ def _found(
     _check_numbers(call, beta=beta, lr=lr, initial_alpha=initial_alpha)
     count, drawn = positive(call, "steps", steps), positive(call, "samples", samples)
     chunk = _divisor(drawn, chunk_for(question, chunk_size, drawn))
-    value, tail = split(f"{call}(layer={site!r})", question.model, site, question.arguments, examples, chunk)
+    question = question._replace(layer=site)
+    if chunk > 1:
+        check_separate(question)
+    copied_inputs = question._replace(target=None).of_copies(repeated(question.x, examples, chunk)).arguments
+    at_site, tail = split(f"{call}(layer={site!r})", question.model, site, question.arguments, copied_inputs)
+    value = question.at_layer(at_site) if isinstance(at_site, Tensor) else at_site
     check_value(call, site, value, examples)
     prior = prior_of(call, statistics, value, min_std)
     spatial_axes(call, value, spatial)
@@ -224,7 +235,8 @@ def _found(
     shapes: list[torch.Size] = []
 
     def model_loss(z: Tensor) -> Tensor:
-        found = pick_output(call, tail(merged(z.to(value.dtype))), question.output)
+        output = tail(question.layer_as_given(merged(z.to(value.dtype))))
+        found = question.output_in_front(pick_output(call, output, question.output))
         if not torch.compiler.is_dynamo_compiling():
             shapes[:] = [found.shape[1:]]
         return loss_of(call, loss, found, copies, examples * chunk).to(z.dtype).unflatten(0, (examples, chunk))
@@ -250,6 +262,7 @@ def _found(
     bits = in_bits(information(problem.value, gate_of(call, last, sigma, spatial), prior)).to(value.dtype)
     losses, nats, norms = (numbers.movedim(0, -1).to(value.dtype) for numbers in history)
     attributions = _map(call, bits, question.x, spatial) if per == "position" else bits
+    attributions, last = question.layer_as_given(attributions), question.layer_as_given(last)
     return InformationBottleneck(attributions, last, losses, in_bits(nats), norms)
 
 

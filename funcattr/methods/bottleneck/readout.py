@@ -12,7 +12,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from ...attribution.question import Model, ask
+from ...attribution.example_dims import ExampleDims
+from ...attribution.question import Model, Question, ask
 from ...model.access import values_at
 from .feature_statistics import TENSORS, FeatureStatistics, check_value
 from .flow import gate_of, in_bits, information, prior_of, to_saliency_map
@@ -141,6 +142,7 @@ def readout_iba(
     output: str | int | None = None,
     args: tuple[Any, ...] = (),
     kwargs: Mapping[str, Any] | None = None,
+    example_dims: ExampleDims = 0,
 ) -> Tensor:
     """Information bottleneck attribution by a trained readout network: one forward pass for all examples.
 
@@ -148,7 +150,7 @@ def readout_iba(
     site that says which (`funcattr.site`).
 
     Args:
-        model, args, kwargs: As in `iba`.
+        model, args, kwargs, example_dims: As in `iba`; the dimension of "layer" is that of all the readout's sites.
         x: Input, [N, ...]; a tuple or mapping of inputs.
         target: None; there is no choice of one.
         readout: A `ReadoutBottleneck` for this model, trained by `train_readout`.
@@ -157,7 +159,8 @@ def readout_iba(
         progress, output: As in `iba`, for whoever exchanges the two: there is no loop, and no output is explained.
 
     Returns:
-        Bits, as `iba`: [N, 1, H, W], or [N, C, h, w] per element.
+        Bits, as `iba`: [N, 1, H, W], or [N, C, h, w] per element; with `example_dims` the examples are where the layer
+        has them.
 
     Raises:
         ValueError: If a target is given, or the model's layers have other shapes than the readout's statistics.
@@ -175,8 +178,8 @@ def readout_iba(
         raise TypeError(f"{CALL}(readout=...): expected a ReadoutBottleneck, got {type(readout).__name__}.")
     if target is not None:
         raise ValueError(f"{CALL}(target={target!r}): a readout explains the answer as a whole; iba takes a target.")
-    question = ask(CALL, model, x, output=output, args=args, kwargs=kwargs)
-    values = values_at(CALL, question.model, readout.sites, question.arguments)
+    question = ask(CALL, model, x, output=output, args=args, kwargs=kwargs, example_dims=example_dims)
+    values = values_in_front(question, readout)
     value = values[readout.statistics.layer]
     check_value(CALL, readout.statistics.layer, value, question.examples)
     prior = prior_of(CALL, readout.statistics, value, readout.min_std)
@@ -185,6 +188,15 @@ def readout_iba(
     gate = gate_of(CALL, alpha.to(prior.mean.dtype), sigma, None)
     bits = in_bits(information(value.to(prior.mean.dtype), gate, prior)).to(value.dtype)
     if per == "element":
-        return bits
-    is_image = isinstance(x, Tensor) and x.ndim == 4
-    return to_saliency_map(bits, tuple(x.shape[2:]) if is_image else None)
+        return question.layer_as_given(bits)
+    is_image = isinstance(question.x, Tensor) and question.x.ndim == 4
+    return question.layer_as_given(to_saliency_map(bits, tuple(question.x.shape[2:]) if is_image else None))
+
+
+def values_in_front(question: Question, readout: ReadoutBottleneck) -> dict[str, Any]:
+    """The values at the sites of a readout, with their examples in front."""
+    values = values_at(question.call, question.model, readout.sites, question.arguments)
+    return {
+        name: question._replace(layer=name).at_layer(value) if isinstance(value, Tensor) else value
+        for name, value in values.items()
+    }

@@ -9,16 +9,17 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from ...attribution.example_dims import ExampleDims
 from ...attribution.question import Model, Question, ask
 from ...attribution.targets import pick_output
-from ...model.access import copied, values_at
+from ...model.access import copied
 from ...model.functional import as_functional
 from ...model.sites import Editor
 from ...sampling.draws import Generator, normal, seed_from
 from ...sampling.loops import positive
 from .flow import behind, gate_of, in_bits, information, prior_of
 from .losses import Loss, loss_of
-from .readout import ReadoutBottleneck
+from .readout import ReadoutBottleneck, values_in_front
 
 CALL = "train_readout"
 
@@ -51,6 +52,7 @@ def train_readout(
     output: str | int | None = None,
     args: tuple[Any, ...] = (),
     kwargs: Mapping[str, Any] | None = None,
+    example_dims: ExampleDims = 0,
 ) -> ReadoutTraining:
     """Train a readout bottleneck to keep a frozen model's answers, and little else.
 
@@ -70,7 +72,8 @@ def train_readout(
             not stopped, given the same batches.
         generator: A seed, or a `torch.Generator` from which one is drawn, for the noise.
         progress: Whether to show a progress bar.
-        output, args, kwargs: As in `gradient`.
+        output, args, kwargs, example_dims: As in `gradient`; the dimension of "layer" is that of all the readout's
+            sites. Where x is one example, so are the inputs of each pair.
 
     Returns:
         A `ReadoutTraining`.
@@ -104,7 +107,7 @@ def train_readout(
             if not isinstance(batch, tuple | list) or len(batch) != 2:
                 raise ValueError(f"{CALL}(batches=...): expected pairs (inputs, target).")
             x, target = batch
-            question = ask(CALL, fm, x, target, output=output, args=args, kwargs=kwargs)
+            question = ask(CALL, fm, x, target, output=output, args=args, kwargs=kwargs, example_dims=example_dims)
             examples = question.examples
             losses, nats = _losses(training, question, epoch, torch.arange(seen, seen + examples))
             optimizer.zero_grad(set_to_none=True)
@@ -134,7 +137,7 @@ def _losses(training: _Training, question: Question, epoch: int, index: Tensor) 
     """The model's loss behind the bottleneck for each example [N], and its capacities in nats [N, C, H, W]."""
     readout, layer, call = training.readout, training.readout.statistics.layer, question.call
     with torch.no_grad():
-        values = values_at(call, question.model, readout.sites, question.arguments)
+        values = values_in_front(question, readout)
     value = values[layer]
     prior = prior_of(call, readout.statistics, value, readout.min_std)
     wide = value.to(prior.mean.dtype)
@@ -142,8 +145,8 @@ def _losses(training: _Training, question: Question, epoch: int, index: Tensor) 
     noise = normal(index, value.shape[1:], wide, training.seed, epoch)
     z = behind(wide, gate, noise, prior).to(value.dtype)
     positional, keyword = copied(question.arguments)
-    with Editor({layer: lambda _: z}):
-        output = pick_output(call, question.model(*positional, **keyword), question.output)
+    with Editor({layer: lambda _: question.layer_as_given(z)}):
+        output = question.output_in_front(pick_output(call, question.model(*positional, **keyword), question.output))
     return loss_of(call, training.loss, output, question.target, len(index)), information(wide, gate, prior)
 
 

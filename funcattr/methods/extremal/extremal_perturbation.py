@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from ... import maps
+from ...attribution.example_dims import ExampleDims
 from ...attribution.question import Model, Question, ask
 from ...attribution.targets import Target
 from ...sampling.loops import loop, positive
@@ -60,6 +61,7 @@ def extremal_perturbation(
     output: str | int | None = None,
     args: tuple[Any, ...] = (),
     kwargs: Mapping[str, Any] | None = None,
+    example_dims: ExampleDims = 0,
 ) -> Tensor:
     """Smooth masks of given areas that make a model's output largest when the input is kept only where they are 1.
 
@@ -69,14 +71,14 @@ def extremal_perturbation(
     it were alone.
 
     Args:
-        model, target, output, args, kwargs: As in `gradient`. A class of a spatial output [N, K, H, W] means its
-            average over space here, as published.
-        x: Images. [N, C, H, W]
+        model, target, output, args, kwargs, example_dims: As in `gradient`. A class of a spatial output [N, K, H, W]
+            means its average over space here, as published.
+        x: Images, [N, C, H, W] once their examples are in front.
         areas: Share of the pixels that each mask is to cover, between 0 and 1. [A]
         variant: "preserve" the output with what is shown, "delete" it by what is hidden, or "dual": both.
-        perturbation: What becomes of the input where a mask is 0: "blur", "fade" to black, or a function of x, called
-            once, that returns a pyramid [N, L, C, H, W] from the most perturbed level to x (as
-            `masks.perturbation_pyramid`).
+        perturbation: What becomes of the input where a mask is 0: "blur", "fade" to black, or a function of x
+            with its examples in front, called once, that returns a pyramid [N, L, C, H, W] from the most perturbed
+            level to x (as `masks.perturbation_pyramid`).
         reward: What is made large: "simple" the target y_c, "contrastive" y_c - max_{c' != c} y_c', or a function
             `(output [K, ...], target) -> [K]` of K perturbed copies and the target repeated for them.
         on: Where the area is measured: on the "image", or as published on the "canvas" around it, which makes the
@@ -95,7 +97,8 @@ def extremal_perturbation(
 
     Returns:
         Masks in [0, 1], those of the last forward pass; about a share `area` of the pixels is near 1. [N, A, H, W]
-        `masks.extremal_search` gives the history of the search too.
+        With `example_dims` the examples are where x has them: [A, H, W] for one. `masks.extremal_search` gives the
+        history of the search too.
 
     Raises:
         ValueError, TypeError, UntrackedPathError: As in `gradient`; or if x is not [N, C, H, W], an area is not between
@@ -112,7 +115,9 @@ def extremal_perturbation(
     References:
         Fong et al., 2019, arXiv:1910.08485, equations 1 to 3.
     """
-    question = ask("extremal_perturbation", model, x, target, output=output, args=args, kwargs=kwargs)
+    question = ask(
+        "extremal_perturbation", model, x, target, output=output, args=args, kwargs=kwargs, example_dims=example_dims
+    )
     ascent = (steps, lr, momentum, dampening, penalty, growth)
     shown = (spacing, radius, levels, max_blur, jitter, smooth)
     return _found(
@@ -148,16 +153,18 @@ def extremal_search(
     output: str | int | None = None,
     args: tuple[Any, ...] = (),
     kwargs: Mapping[str, Any] | None = None,
+    example_dims: ExampleDims = 0,
 ) -> ExtremalPerturbation:
     """The masks of `extremal_perturbation`, and the history of the search for them.
 
     Args:
-        model, x, target, output, args, kwargs: As in `gradient`; the other arguments are those of
+        model, x, target, output, args, kwargs, example_dims: As in `gradient`; the other arguments are those of
             `extremal_perturbation`.
 
     Returns:
         An `ExtremalPerturbation`: masks [N, A, H, W], and the reward and the penalty at each step, [N, A, T] each.
-        Where a search ended early, its last numbers go on.
+        Where a search ended early, its last numbers go on. With `example_dims` the masks have the examples where x has
+        them, the histories in front.
 
     Raises:
         ValueError, TypeError, UntrackedPathError: As in `extremal_perturbation`.
@@ -173,7 +180,9 @@ def extremal_search(
     References:
         Fong et al., 2019, arXiv:1910.08485, equations 1 to 3.
     """
-    question = ask("extremal_search", model, x, target, output=output, args=args, kwargs=kwargs)
+    question = ask(
+        "extremal_search", model, x, target, output=output, args=args, kwargs=kwargs, example_dims=example_dims
+    )
     ascent = (steps, lr, momentum, dampening, penalty, growth)
     shown = (spacing, radius, levels, max_blur, jitter, smooth)
     given = (areas, variant, perturbation, reward, on)
@@ -230,7 +239,7 @@ def _found(
     begin = (*initial_state(search, len(x)),)
     carry, history = loop(call, body, begin, count, 1, device=x.device, progress=progress)
     found = maps.smooth(visible(search, State(*carry).mask).to(x.dtype), smooth * min(size), padding="constant")
-    return ExtremalPerturbation(found, *(values.movedim(0, -1).to(x.dtype) for values in history))
+    return ExtremalPerturbation(question.as_given(found), *(values.movedim(0, -1).to(x.dtype) for values in history))
 
 
 def _pyramid(call: str, x: Tensor, perturbation: Perturbation, levels: int, max_blur: float) -> Tensor:

@@ -5,6 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
+from ...attribution.example_dims import ExampleDims
 from ...attribution.question import Layer, Model, Question, ask
 from ...attribution.targets import Target
 from ..features import layer_features
@@ -20,21 +21,25 @@ def grad_cam(
     output: str | int | None = None,
     args: tuple[Any, ...] = (),
     kwargs: Mapping[str, Any] | None = None,
+    example_dims: ExampleDims = 0,
 ) -> Tensor:
     """Class activation map: a layer's channels, weighted by their mean gradient, rectified.
 
     w_c = mean_u (d y_t / d h_cu);  A_u = max(0, sum_c w_c h_cu)
 
     Args:
-        model, x, target, output, args, kwargs: As in `gradient`. `x` may be of any dtype.
+        model, x, target, output, args, kwargs, example_dims: As in `gradient`. `x` may be of any dtype.
         layer: Site of the features h [N, C, *spatial], usually the last convolution. Layers before it run forward only.
-        channel_dim: Dimension of the channels in h: 1 for convolutional features, -1 for tokens [N, T, C].
+        channel_dim: Dimension of the channels in h, with its examples in front: 1 for convolutional features, -1 for
+            tokens [N, T, C].
 
     Returns:
-        Map [N, 1, *spatial] at the layer's size, non-negative. Enlarge it with `maps.resize`.
+        Map [N, 1, *spatial] at the layer's size, non-negative. Enlarge it with `maps.resize`. With `example_dims` it
+        has
+        its examples where the layer has them: [1, *spatial] for one example.
 
     Raises:
-        ValueError: If `layer` is no site, or its value has no channel dimension.
+        ValueError: If `layer` is no site, or its value has no channel dimension, or not one row for each example.
         TypeError, UntrackedPathError: As in `gradient`.
 
     Example:
@@ -47,11 +52,14 @@ def grad_cam(
     References:
         Selvaraju et al., 2017, arXiv:1610.02391, equations 1 and 2.
     """
-    return cam_of(ask("grad_cam", model, x, target, layer=layer, output=output, args=args, kwargs=kwargs), channel_dim)
+    question = ask(
+        "grad_cam", model, x, target, layer=layer, output=output, args=args, kwargs=kwargs, example_dims=example_dims
+    )
+    return question.as_given(cam_of(question, channel_dim))
 
 
 def cam_of(question: Question, channel_dim: int) -> Tensor:
-    """The class activation map of a question. [N, 1, *spatial]"""
+    """The class activation map of a question, with its examples in front. [N, 1, *spatial]"""
     features, g = layer_features(question, channel_dim)
     weight = g.mean(dim=tuple(range(2, g.ndim)), keepdim=True) if g.ndim > 2 else g
     return (weight * features).sum(1, keepdim=True).clamp(min=0)

@@ -116,6 +116,7 @@ def guided_grad_cam(
     output: str | int | None = None,
     args: tuple[Any, ...] = (),
     kwargs: Mapping[str, Any] | None = None,
+    example_dims: ExampleDims = 0,
     mode: str = "bilinear",
 ) -> Inputs:
     """Guided backpropagation at the input, masked by the Grad-CAM map of a layer.
@@ -123,7 +124,8 @@ def guided_grad_cam(
     A = guided(x) * resize(grad_cam(layer))
 
     Args:
-        model, x, target, output, args, kwargs: As in `gradient`. Each input is [N, C, *spatial].
+        model, x, target, output, args, kwargs, example_dims: As in `gradient`. Each input is [N, C, *spatial] once its
+            examples are in front.
         layer: Site of the Grad-CAM map, usually the last convolution.
         channel_dim: Dimension of the channels at the layer, as in `grad_cam`.
         mode: Interpolation of the map to the input's size, as in `maps.resize`.
@@ -144,9 +146,20 @@ def guided_grad_cam(
     References:
         Selvaraju et al., 2017, arXiv:1610.02391, section 3.2.
     """
-    question = ask("guided_grad_cam", model, x, target, layer=layer, output=output, args=args, kwargs=kwargs)
+    question = ask(
+        "guided_grad_cam",
+        model,
+        x,
+        target,
+        layer=layer,
+        output=output,
+        args=args,
+        kwargs=kwargs,
+        example_dims=example_dims,
+    )
     cam = cam_of(question, channel_dim)
-    details = pulled(question._replace(layer=None), PassOptions(rulebook_of("guided_grad_cam", "guided"))).cotangent
+    of_input = question._replace(layer=None)
+    details = pulled(of_input, PassOptions(rulebook_of("guided_grad_cam", "guided"))).cotangent
 
     def masked(guided: Tensor) -> Tensor:
         if guided.ndim != cam.ndim:
@@ -156,4 +169,4 @@ def guided_grad_cam(
             )
         return guided * resize(cam, guided.shape[2:], mode=mode)
 
-    return pytree.tree_map(masked, details)
+    return of_input.as_given(pytree.tree_map(masked, details))

@@ -5,6 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
+from ...attribution.example_dims import ExampleDims
 from ...attribution.question import Layer, Model, ask
 from ...attribution.targets import Target
 from ..features import layer_features
@@ -20,13 +21,14 @@ def layer_cam(
     output: str | int | None = None,
     args: tuple[Any, ...] = (),
     kwargs: Mapping[str, Any] | None = None,
+    example_dims: ExampleDims = 0,
 ) -> Tensor:
     """Class activation map with a weight for each position: its positive gradient. Works at early layers too.
 
     A_u = max(0, sum_c max(0, d y_t / d h_cu) h_cu)
 
     Args:
-        model, x, target, layer, channel_dim, output, args, kwargs: As in `grad_cam`.
+        model, x, target, layer, channel_dim, output, args, kwargs, example_dims: As in `grad_cam`.
 
     Returns:
         Map [N, 1, *spatial] at the layer's size, non-negative. Nothing is conserved.
@@ -43,6 +45,8 @@ def layer_cam(
     References:
         Jiang et al., 2021, doi:10.1109/TIP.2021.3089943.
     """
-    question = ask("layer_cam", model, x, target, layer=layer, output=output, args=args, kwargs=kwargs)
+    question = ask(
+        "layer_cam", model, x, target, layer=layer, output=output, args=args, kwargs=kwargs, example_dims=example_dims
+    )
     features, g = layer_features(question, channel_dim)
-    return (g.clamp(min=0) * features).sum(1, keepdim=True).clamp(min=0)
+    return question.as_given((g.clamp(min=0) * features).sum(1, keepdim=True).clamp(min=0))

@@ -5,6 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
+from ...attribution.example_dims import ExampleDims
 from ...attribution.question import Layer, Model, ask
 from ...attribution.targets import Target
 from ..features import layer_features
@@ -20,13 +21,14 @@ def linear_approx(
     output: str | int | None = None,
     args: tuple[Any, ...] = (),
     kwargs: Mapping[str, Any] | None = None,
+    example_dims: ExampleDims = 0,
 ) -> Tensor:
     """A layer's features times their gradient, summed over channels.
 
     A_u = sum_c h_cu (d y_t / d h_cu)
 
     Args:
-        model, x, target, layer, channel_dim, output, args, kwargs: As in `grad_cam`.
+        model, x, target, layer, channel_dim, output, args, kwargs, example_dims: As in `grad_cam`.
 
     Returns:
         Map [N, 1, *spatial] at the layer's size, signed, in units of y. Where the model is positively homogeneous
@@ -45,6 +47,16 @@ def linear_approx(
     References:
         TorchRay's `linear_approx` (Fong et al., 2019, arXiv:1910.08485); at the input it is gradient times input.
     """
-    question = ask("linear_approx", model, x, target, layer=layer, output=output, args=args, kwargs=kwargs)
+    question = ask(
+        "linear_approx",
+        model,
+        x,
+        target,
+        layer=layer,
+        output=output,
+        args=args,
+        kwargs=kwargs,
+        example_dims=example_dims,
+    )
     features, g = layer_features(question, channel_dim)
-    return (features * g).sum(1, keepdim=True)
+    return question.as_given((features * g).sum(1, keepdim=True))

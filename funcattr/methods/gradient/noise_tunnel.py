@@ -1,7 +1,7 @@
 """Attributions over noisy copies of the input, around any method."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, get_args
 
@@ -9,18 +9,19 @@ import torch
 from torch import Tensor
 
 from ..._torch import pytree
-from ...attribution.example_dims import ExampleDims, Layout, back, layout_of, moved
+from ...attribution.example_dims import ExampleDims, Layout, layout_of
 from ...attribution.inputs import read_inputs
-from ...attribution.question import Layer, Question, call_arguments, own
-from ...attribution.separate_copies import check_separate
+from ...attribution.question import Layer, call_arguments, own
+from ...attribution.separate_copies import are_separate, beside_changed, parts_of
 from ...attribution.targets import Target, read_target, repeated_target
-from ...batch import batch_of, merged, parted, repeated
+from ...batch import back, batch_of, merged, moved, parted, repeated
 from ...model.access import values_at
 from ...model.functional import as_functional
 from ...sampling.baselines import distribution
 from ...sampling.draws import Generator, integers, seed_from
 from ...sampling.loops import chunk_of, loop, wide
 from ...sampling.noise import Sigma, sample_count, scaled_noise, spread_of
+from ...torch_state import is_plain_eager
 from .moments import UPDATES, Kind, finished
 
 
@@ -49,8 +50,8 @@ def noise_tunnel(
     does not depend on the others.
 
     Args:
-        method: `(x, target, **options) -> attributions`, example by example: `partial(lrp, model)`, or another tunnel
-            around it (with another seed).
+        method: `(x, target, **options) -> attributions`, example by example: `partial(lrp, model)`, a function of your
+            own, or another tunnel around one (with another seed).
         x: Input, [N, ...]; a tuple or mapping of inputs, with independent noise. Integer tensors in a mapping get
             none, and go to the method as they are.
         target: As in `gradient`; it goes to the method, repeated for the samples.
@@ -63,19 +64,22 @@ def noise_tunnel(
             then a `functools.partial` of a method and its model. `sigma` is in units of the site's value.
         noise: The e_s themselves, [S, N or 1, ...], structured as x (as the site's value).
         generator: A seed, or a `torch.Generator` from which one is drawn.
-        chunk_size: Samples that run at once; by default so many that 16 examples do. It changes no draw.
+        chunk_size: Samples that run at once; by default so many that 16 examples do. It changes no draw. Before several
+            do, the method runs on the batch, and on the batch with a changed copy of each example beside it, once for
+            each method, options and shapes. What draws at random or fails there runs sample by sample.
         progress: Whether to show a progress bar.
         example_dims: As in `gradient`, with the keys "x" and "layer" (of the site that gets the noise). It goes to the
             method too. Pre-drawn noise has its examples behind the samples all the same.
         options: More keywords of the method. Tensors with N rows are one for each example, and are repeated for the
-            samples; so are those that a `partial` holds. Each sample draws a row of `baseline=distribution(rows)`.
+            samples; so are those that a `partial` holds. Of `args` and `kwargs`, `example_dims` says which. Each sample
+            draws a row of `baseline=distribution(rows)`.
 
     Returns:
         The statistic of the method's results (a tensor or a structure of them), in the dtype of what gets the noise.
 
     Raises:
-        ValueError: If `samples` < 1, `sigma` is negative or NaN, a shape does not fit, or the method returns something
-            that has not one row for each example.
+        ValueError: If `samples` < 1, `sigma` is negative or NaN, a shape does not fit, the method returns something
+            that has not one row for each example, or what an example gets depends on what lies beside it.
         TypeError: If an argument is of the wrong kind.
 
     Example:
@@ -91,7 +95,9 @@ def noise_tunnel(
         Adebayo et al., 2018, arXiv:1810.03307 (vargrad).
     """
     x, constants = read_inputs(x)
-    layout = layout_of("noise_tunnel", example_dims, x, (), {})
+    method, options = _unbound(method, options)
+    more = options.get("args", ()), dict(options.get("kwargs") or {})
+    layout = layout_of("noise_tunnel", example_dims, x, *more)
     if layout is not None:
         if constants:
             raise ValueError(
@@ -100,9 +106,9 @@ def noise_tunnel(
             )
         x, options = layout.moved_x(x), {**options, "example_dims": example_dims}
     examples, target = batch_of("noise_tunnel", x), read_target("noise_tunnel", target)
+    target = target if layout is None else layout.moved_target(target)
     if kind not in get_args(Kind):
         raise ValueError(f"noise_tunnel(kind={kind!r}): expected one of {', '.join(map(repr, get_args(Kind)))}.")
-    method, options = _unbound(method, options)
     x, constants, target, noise, sigma, options = own((x, constants, target, noise, sigma, options))
     site = None if noise_layer is None else _site(method, noise_layer)
     noised = x if site is None else _value_at(method, _together(x, constants), site, options, layout)
@@ -112,27 +118,41 @@ def noise_tunnel(
     size = sum(math.prod(leaf.shape[1:]) for leaf in pytree.tree_leaves(x))
     one = layout is not None and layout.has_one_example
     chunk = 1 if one else chunk_of("noise_tunnel", chunk_size, count, size, examples)
-    if chunk > 1:
-        _check_separate(method, _together(x, constants), options, layout)
 
-    def attributions(index: Tensor) -> Any:
+    def attributions(copies: Any, index: Tensor, shift: Tensor | None = None) -> Any:
+        """The method's results for inputs of some samples, [N * c, ...], whose examples are in front."""
         times = len(index)
-        added = scaled_noise(noised, noise, spread, index, seed)
-        copies, run = repeated(x, examples, times), _repeated_inside(method, examples, times)
-        if site is None:
-            copies = pytree.tree_map(torch.add, copies, added)
-        else:
-            run = _shifted(run, site, added if layout is None else back(added, layout.layer))
+        run = _repeated_inside(method, examples, times)
+        if site is not None and shift is not None:
+            run = _shifted(run, site, shift if layout is None else back(shift, layout.layer))
         copies = _together(copies, repeated(constants, examples, times))
         given = {name: _for_samples(value, index, examples, seed) for name, value in options.items()}
+        if layout is not None:
+            inputs = {"args": layout.args, "kwargs": layout.kwargs}
+            given |= {
+                name: layout.repeated_as_given(options[name], dims, examples, times)
+                for name, dims in inputs.items()
+                if options.get(name)
+            }
         repeated_aim = repeated_target("noise_tunnel", target, examples, times)
         if layout is None:
             return run(copies, repeated_aim, **given)
-        found = run(pytree.tree_map(back, copies, layout.x), repeated_aim, **given)
+        found = run(pytree.tree_map(back, copies, layout.x), layout.target_as_given(repeated_aim), **given)
         return _moved_as_x(found, copies, layout)
 
+    if chunk > 1:
+        about = (method, *options.items(), target, layout is None, *pytree.tree_leaves((x, constants)))
+        first = torch.zeros(2, dtype=torch.long, device=spread[0].device)
+        # Where it cannot be known, as of a method that draws at random, no copy lies beside another.
+        chunk = chunk if _is_separate(about, x, lambda copies, times: attributions(copies, first[:times])) else 1
+
     def body(carry: Any, index: Tensor) -> tuple[Any, tuple[Tensor, ...]]:
-        each = pytree.tree_map(lambda a: _each_sample(a, examples, len(index)), attributions(index))
+        copies, added = repeated(x, examples, len(index)), scaled_noise(noised, noise, spread, index, seed)
+        if site is None:
+            found = attributions(pytree.tree_map(torch.add, copies, added), index)
+        else:
+            found = attributions(copies, index, added)
+        each = pytree.tree_map(lambda a: _each_sample(a, examples, len(index)), found)
         return UPDATES[kind](carry, each, index), ()
 
     carry: Any = loop("noise_tunnel", body, None, count, chunk, device=spread[0].device, progress=progress)[0]
@@ -150,18 +170,48 @@ def _moved_as_x(attributions: Any, x: Any, layout: Layout) -> Any:
     return layout.moved_x(attributions)
 
 
-def _check_separate(method: Any, x: Any, options: dict[str, Any], layout: Layout | None) -> None:
-    """Where the method shows its model, raise unless that computes each example by itself."""
-    if torch.compiler.is_dynamo_compiling() or not isinstance(method, partial) or not method.args:
-        return
-    model = method.args[0]
-    if method.func is noise_tunnel or not callable(model) or isinstance(model, partial):
-        return
-    keyword = dict(options.get("kwargs") or {})
-    question = Question(
-        "noise_tunnel", as_functional(model), x, None, None, options.get("output"), options.get("args", ()), keyword
-    )
-    check_separate(question._replace(layout=layout))
+def _is_separate(about: Iterable[Any], x: Any, run: Callable[[Any, int], Any]) -> bool:
+    """Whether the method gives an example the same whatever lies beside it; False if that cannot be known.
+
+    Args:
+        about: The method and what it is given.
+        x: The inputs. [N, ...]
+        run: `(inputs [N * c, ...], c) -> the method's results`, without noise.
+    """
+    if not is_plain_eager():
+        return True
+    x = pytree.tree_map(torch.detach, x)
+    like = pytree.tree_leaves(x)[0]
+    generators = [part for part in parts_of(about) if isinstance(part, torch.Generator)]
+    states = [generator.get_state() for generator in generators]
+
+    def results(copies: Any, times: int) -> Any:
+        return pytree.tree_map(lambda a: a.detach() if isinstance(a, Tensor) else a, run(copies, times))
+
+    try:
+        return are_separate(
+            about,
+            "noise_tunnel",
+            len(like),
+            like.device,
+            alone=lambda: results(x, 1),
+            beside=lambda: results(pytree.tree_map(beside_changed, x), 2),
+            again=lambda: results(pytree.tree_map(_nudged, x), 1),
+            # Numbers below the rounding of 1 are none, such as the variance of a constant gradient.
+            size=torch.finfo(like.dtype if like.is_floating_point() else torch.float32).eps ** 0.5,
+            way_out=" Or run each noisy copy of the batch by itself: chunk_size=1.",
+        )
+    finally:
+        for generator, state in zip(generators, states, strict=True):
+            generator.set_state(state)
+
+
+def _nudged(value: Tensor) -> Tensor:
+    """A tensor that is off by a few roundings, as its features are where another number of rows is computed."""
+    if not value.is_floating_point():
+        return value
+    signs = 1 - 2 * (torch.arange(value.numel(), device=value.device) % 2).reshape(value.shape)
+    return value + 4 * torch.finfo(value.dtype).eps * signs * value
 
 
 def _together(x: Any, constants: dict[str, Tensor]) -> Any:

@@ -7,6 +7,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
+from ...attribution.example_dims import ExampleDims
 from ...attribution.question import Model, Question, ask, own
 from ...attribution.separate_copies import copies_of
 from ...attribution.targets import Target, score
@@ -36,6 +37,7 @@ def rise(
     output: str | int | None = None,
     args: tuple[Any, ...] = (),
     kwargs: Mapping[str, Any] | None = None,
+    example_dims: ExampleDims = 0,
 ) -> Tensor:
     """RISE: the mean of random masks, each weighted by the score of the input that it lets through.
 
@@ -45,7 +47,7 @@ def rise(
 
     Args:
         model: A module, a `FunctionalModel` or a callable; called as `model(x, *args, **kwargs)`. Not modified.
-        x: Input, [N, C, *spatial], with any number of spatial dimensions.
+        x: Input, [N, C, *spatial] once its examples are in front, with any number of spatial dimensions.
         target: As in `gradient`, of the activated output; or None for the maps of all classes of an output [N, K]
             (which take memory for N * K maps).
         samples: Number of masks, n.
@@ -57,10 +59,11 @@ def rise(
         generator: A seed, or a `torch.Generator` from which one is drawn.
         chunk_size: Masks that run at once; by default so many that 16 examples do. It changes no mask.
         progress: Whether to show a progress bar.
-        output, args, kwargs: As in `gradient`.
+        output, args, kwargs, example_dims: As in `gradient`.
 
     Returns:
-        Maps, [N, 1, *spatial], or [N, K, *spatial] without a target. A map sums to the mean of score times the mask's
+        Maps, [N, 1, *spatial], or [N, K, *spatial] without a target; with `example_dims` the examples are where x has
+        them: [1, *spatial] for one. A map sums to the mean of score times the mask's
         sum; there is no baseline that it adds up from.
 
     Raises:
@@ -76,7 +79,7 @@ def rise(
     References:
         Petsiuk et al., 2018, arXiv:1806.07421; numerics of TorchRay (Fong et al., 2019, arXiv:1910.08485).
     """
-    question = ask("rise", model, x, target, output=output, args=args, kwargs=kwargs)
+    question = ask("rise", model, x, target, output=output, args=args, kwargs=kwargs, example_dims=example_dims)
     call, x, masks = question.call, question.x, own(masks)
     size = _spatial(call, x)
     _check(call, cells, p)
@@ -106,7 +109,7 @@ def rise(
     block = min(count, chunk * max(1, BLOCK // chunk)) if several else chunk
     total, _ = loop(call, body, None, count, block, device=x.device, progress=progress)
     mean = total / (count * p if normalize_by_p else count)
-    return mean.unflatten(2, size).to(x.dtype)
+    return question.as_given(mean.unflatten(2, size).to(x.dtype))
 
 
 def rise_masks(

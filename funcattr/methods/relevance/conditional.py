@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from ...attribution.example_dims import ExampleDims
 from ...attribution.forward import Start
 from ...attribution.question import Inputs, Layer, Model, ask
 from ...attribution.targets import Target
@@ -34,6 +35,7 @@ def conditional_relevance(
     output: str | int | None = None,
     args: tuple[Any, ...] = (),
     kwargs: Mapping[str, Any] | None = None,
+    example_dims: ExampleDims = 0,
 ) -> Inputs:
     """Relevance under conditions: at some sites only chosen channels hand relevance on.
 
@@ -42,14 +44,15 @@ def conditional_relevance(
     One forward pass serves all conditions; their reverse passes run as one batch.
 
     Args:
-        model, x, target, rules, start, output, args, kwargs: As in `lrp`.
+        model, x, target, rules, start, output, args, kwargs, example_dims: As in `lrp`; the dimension of "layer" is
+            that of the conditions' sites too.
         conditions: One dict for each condition, from site to what goes on there: a channel, a list of them, or a mask
-            ([C], [N, C] or the site's own shape; an integer tensor lists channels). All name the same sites, which
-            lie after `layer`.
+            ([C], [N, C] or the site's own shape; an integer tensor lists channels, [m] or [N, m]). All name the same
+            sites, which lie after `layer`.
         layer: Site whose value gets the relevance, in place of the input.
         exclusive: Leave out what does not pass through the sites (such as the skip connection beside a block). The
             sites then lie one after the other.
-        channel_dim: Dimension of the sites' channels; -1 for tokens [N, T, C].
+        channel_dim: Dimension of the sites' channels, with the examples in front; -1 for tokens [N, T, C].
         chunk_size: Conditions in one reverse pass; all by default.
 
     Returns:
@@ -74,14 +77,17 @@ def conditional_relevance(
         Achtibat et al., 2023, arXiv:2206.03208, equation 5.
     """
     call = "conditional_relevance"
-    question = ask(call, model, x, target, layer=layer, output=output, args=args, kwargs=kwargs)
+    question = ask(
+        call, model, x, target, layer=layer, output=output, args=args, kwargs=kwargs, example_dims=example_dims
+    )
     named = _named(question.model, conditions)
     masks, book = _stacked(named), relevance_rules(call, rules)
     highest = {site: _highest([condition[site] for condition in named]) for site in masks}
 
     def one(masks: dict[str, Tensor]) -> Any:
-        condition = Conditions({**masks}, exclusive, channel_dim, highest, f"{call}(conditions=...)")
-        return relevance(question, book, start, condition)
+        where = f"{call}(conditions=...)"
+        condition = Conditions({**masks}, exclusive, channel_dim, highest, where, question.layer_dim)
+        return question.as_given(relevance(question, book, start, condition))
 
     return torch.vmap(one, chunk_size=chunk_size)(masks)
 
@@ -152,23 +158,24 @@ def relevance_maximization(
     output: str | int | None = None,
     args: tuple[Any, ...] = (),
     kwargs: Mapping[str, Any] | None = None,
+    example_dims: ExampleDims = 0,
 ) -> Maximization:
     """For each channel at a layer, the examples of a data set in which it was most relevant.
 
     Args:
-        model, rules, start, output, args, kwargs: As in `lrp`.
+        model, rules, start, output, args, kwargs, example_dims: As in `lrp`. Where x is one example, so is each batch.
         batches: Pairs `(x, target)`, such as a `DataLoader` gives; any length, read once.
         layer: Site of the channels.
         k: How many examples to keep.
         by: Score of a channel in an example: "sum" of its relevance, or the "max" over positions.
-        channel_dim: Dimension of the channels; -1 for tokens [N, T, C].
+        channel_dim: Dimension of the channels, with the examples in front; -1 for tokens [N, T, C].
         progress: Show a progress bar.
 
     Returns:
         A `Maximization`: relevance and position in the data, [C, min(k, examples)] each.
 
     Raises:
-        ValueError: If there are no batches, k < 1, or `by` is another word.
+        ValueError: If there are no batches, k < 1, `by` is another word, or the layer has not one row for each example.
         TypeError: If a batch is no pair.
         UnknownSiteError, UnsupportedOperationError: As in `lrp`.
 
@@ -196,8 +203,12 @@ def relevance_maximization(
         if not isinstance(batch, tuple | list) or len(batch) != 2:
             raise TypeError(f"{call}(batches=...): expected pairs (x, target), got {type(batch).__name__}.")
         x, target = batch
-        question = ask(call, fm, x, target, layer=site, output=output, args=args, kwargs=kwargs)
-        found = channels_first(relevance(question, book, start), question, channel_dim)
+        question = ask(
+            call, fm, x, target, layer=site, output=output, args=args, kwargs=kwargs, example_dims=example_dims
+        )
+        at_site = relevance(question, book, start)
+        question.require_rows(at_site)
+        found = channels_first(at_site, question, channel_dim)
         places = found.reshape(*found.shape[:2], -1)
         scores = places.sum(-1) if by == "sum" else places.amax(-1)
         best = _merged(best, scores.T, seen, k)

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ...attribution.example_dims import ExampleDims
 from ...attribution.forward import PassOptions, Start, forward, starting_cotangent
 from ...attribution.question import Layer, Model, ask
 from ...attribution.targets import Target, cotangent_of
@@ -82,13 +83,14 @@ def conservation(
     output: str | int | None = None,
     args: tuple[Any, ...] = (),
     kwargs: Mapping[str, Any] | None = None,
+    example_dims: ExampleDims = 0,
 ) -> Conservation:
     """Follow the relevance of an `lrp` call by call: what arrived, what was passed on, and what took the rest.
 
     arrived = passed + sum of lost, for each call; start = reached + sum of lost, for all
 
     Args:
-        model, x, target, rules, layer, start, output, args, kwargs: As in `lrp`.
+        model, x, target, rules, layer, start, output, args, kwargs, example_dims: As in `lrp`.
 
     Returns:
         A `Conservation`, which prints as a table; numbers are sums over the batch, in units of the start.
@@ -105,7 +107,17 @@ def conservation(
     """
     book = relevance_rules("conservation", rules)
     options = PassOptions(book, start)
-    question = ask("conservation", model, x, target, layer=layer, output=output, args=args, kwargs=kwargs)
+    question = ask(
+        "conservation",
+        model,
+        x,
+        target,
+        layer=layer,
+        output=output,
+        args=args,
+        kwargs=kwargs,
+        example_dims=example_dims,
+    )
     passed = forward(question, options, keep=True)
     begin = starting_cotangent(cotangent_of(question.call, passed.output, question.target), passed.output, options)
     flows: list[Flow] = []

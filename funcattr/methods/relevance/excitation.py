@@ -98,6 +98,7 @@ def contrastive_excitation_backprop(
     output: str | int | None = None,
     args: tuple[Any, ...] = (),
     kwargs: Mapping[str, Any] | None = None,
+    example_dims: ExampleDims = 0,
 ) -> Tensor:
     """What excites the target and not its dual, a target with all the classifier's weights negated.
 
@@ -106,14 +107,15 @@ def contrastive_excitation_backprop(
     All below the classifier is linear in P, so one reverse pass carries the difference.
 
     Args:
-        model, x, target, output, args, kwargs: As in `gradient`.
+        model, x, target, output, args, kwargs, example_dims: As in `gradient`.
         layer: Site of the map.
         contrast_layer: Site between `layer` and the classifier; what goes by other ways is left out.
         classifier_layer: Module whose weights are negated; the last linear map by default.
-        channel_dim: Dimension of the channels at `layer`; -1 for tokens [N, T, C].
+        channel_dim: Dimension of the channels at `layer`, with its examples in front; -1 for tokens [N, T, C].
 
     Returns:
-        Map at the layer's size. [N, 1, *spatial]. Nothing is conserved.
+        Map at the layer's size. [N, 1, *spatial]; with `example_dims` the examples are where the layer has them.
+        Nothing is conserved.
 
     Raises:
         ValueError: If no linear map matches `classifier_layer`, or the contrast layer comes after it.
@@ -133,7 +135,9 @@ def contrastive_excitation_backprop(
         Zhang et al., 2016, arXiv:1608.00507, section 3.3.
     """
     call = "contrastive_excitation_backprop"
-    question = ask(call, model, x, target, layer=layer, output=output, args=args, kwargs=kwargs)
+    question = ask(
+        call, model, x, target, layer=layer, output=output, args=args, kwargs=kwargs, example_dims=example_dims
+    )
     require_layer(question)
     contrast = question.model.site_name(call, contrast_layer, "contrast_layer")
     book = _AT_THE_LAST
@@ -146,5 +150,6 @@ def contrastive_excitation_backprop(
             )
         book = _contrastive(path=classifier)
     found = pulled(question, PassOptions(book, conditions=Conditions({contrast: None}, exclusive=True)))
+    question.require_rows(found.cotangent)
     p = channels_first(found.cotangent, question, channel_dim)
-    return p.sum(1, keepdim=True).clamp(min=0)
+    return question.as_given(p.sum(1, keepdim=True).clamp(min=0))

@@ -59,7 +59,7 @@ def lrp(
     question = ask(
         "lrp", model, x, target, layer=layer, output=output, args=args, kwargs=kwargs, example_dims=example_dims
     )
-    return relevance(question, relevance_rules("lrp", rules), start)
+    return question.as_given(relevance(question, relevance_rules("lrp", rules), start))
 
 
 def attnlrp(
@@ -105,7 +105,7 @@ def attnlrp(
     question = ask(
         "attnlrp", model, x, target, layer=layer, output=output, args=args, kwargs=kwargs, example_dims=example_dims
     )
-    return relevance(question, rulebook_of("attnlrp", "attnlrp"), start)
+    return question.as_given(relevance(question, rulebook_of("attnlrp", "attnlrp"), start))
 
 
 def cp_lrp(
@@ -144,7 +144,7 @@ def cp_lrp(
     question = ask(
         "cp_lrp", model, x, target, layer=layer, output=output, args=args, kwargs=kwargs, example_dims=example_dims
     )
-    return relevance(question, rulebook_of("cp_lrp", "cp_lrp"), start)
+    return question.as_given(relevance(question, rulebook_of("cp_lrp", "cp_lrp"), start))
 
 
 def relevance_rules(call: str, rules: Rules) -> Rulebook:
@@ -167,8 +167,8 @@ def relevance_rules(call: str, rules: Rules) -> Rulebook:
 
 
 def relevance(question: Question, rules: Rulebook, start: Start, conditions: Conditions | None = None) -> Any:
-    """The relevance of the root: the cotangent itself, or x * g in gradient space."""
+    """The relevance of the root, with its examples in front: the cotangent itself, or x * g in gradient space."""
     found = pulled(question, PassOptions(rules, start, conditions))
     if rules.space == "relevance":
-        return question.as_given(found.cotangent)
-    return question.as_given(pytree.tree_map(lambda x, g: x * g, found.root, found.cotangent))
+        return found.cotangent
+    return pytree.tree_map(lambda x, g: x * g, found.root, found.cotangent)

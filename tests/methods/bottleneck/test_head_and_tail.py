@@ -36,7 +36,7 @@ def clones(tree: Any) -> Any:
 
 
 def parts(model: Callable[..., Any], site: str, *x: Any, **kwargs: Any) -> tuple[Any, Any]:
-    return split("test", funcattr.functionalize(model), site, (x, kwargs), 2, TIMES)
+    return split("test", funcattr.functionalize(model), site, (x, kwargs), repeated((x, kwargs), 2, TIMES))
 
 
 def behind(tail: Callable[[Tensor], Any], value: Tensor) -> tuple[Tensor, Tensor]:
@@ -648,7 +648,7 @@ def test_equals_the_edited_model(case: Case) -> None:
     model = case.build()
     x, extra = case.inputs(), case.kwargs()
     inputs: Any = ((), {case.key: x[0], **extra}) if case.key else (x, extra)
-    value, tail = split("test", funcattr.functionalize(model), case.layer, inputs, 2, TIMES)
+    value, tail = split("test", funcattr.functionalize(model), case.layer, inputs, repeated(inputs, 2, TIMES))
     if not isinstance(value, Tensor) or len(value) != 2:
         pytest.fail(f"{case.name}: {case.layer} has no value with a row for each example")
     given = repeated(value, 2, TIMES) + 0.1 * uniform(2 * TIMES, *value.shape[1:], seed=3)
