@@ -553,7 +553,7 @@ class _Holder:
 def test_a_tunnel_sees_that_examples_see_each_other_in_any_method(batch: int, mixer: str, hiding: str) -> None:
     x, method = torch.randn(batch, WIDTH).double(), HIDING[hiding](MIXERS[mixer])
     with pytest.raises(
-        ValueError, match=r"^noise_tunnel\(example_dims=0\): .* depends on what else .* chunk_size=1\.$"
+        ValueError, match=r"^noise_tunnel\(example_dims=0\): .* depends on what else .* chunk_size=1\. "
     ):
         funcattr.noise_tunnel(method, x, 1, samples=4, sigma=0.3)
     if hiding != "tunnel":  # which has its own samples beside one another
