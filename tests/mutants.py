@@ -106,8 +106,8 @@ MUTANTS = (
     Mutant(
         "the bias of addmm is a factor",
         "funcattr/calls/kinds.py",
-        'call.argument("input" if call.op == "addmm" else "bias")',
-        'call.argument("bias")',
+        '_BIAS.get(op, "bias")',
+        '"bias"',
         ("tests/calls/test_kinds.py::test_the_added_matrix_of_addmm_is_no_factor_of_a_linear_map",),
     ),
     Mutant(
