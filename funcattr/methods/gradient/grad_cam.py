@@ -16,7 +16,7 @@ def grad_cam(
     target: Target = None,
     *,
     layer: Layer,
-    channel_dim: int = 1,
+    channel_dim: int | None = None,
     output: str | int | None = None,
     args: tuple[Any, ...] = (),
     kwargs: Mapping[str, Any] | None = None,
@@ -28,13 +28,15 @@ def grad_cam(
     Args:
         model, x, target, output, args, kwargs: As in `gradient`. `x` may be of any dtype.
         layer: Site of the features h [N, C, *spatial], usually the last convolution. Layers before it run forward only.
-        channel_dim: Dimension of the channels in h: 1 for convolutional features, -1 for tokens [N, T, C].
+        channel_dim: Dimension of the channels in h: 1 for convolutional features, -1 for tokens [N, T, C]. If h
+            has three dimensions, say which; otherwise it is 1.
 
     Returns:
         Map [N, 1, *spatial] at the layer's size, non-negative. Enlarge it with `maps.resize`.
 
     Raises:
-        ValueError: If `layer` is no site, or its value has no channel dimension.
+        ValueError: If `layer` is no site, its value has no such dimension, or it has three and nothing says where the
+            channels are.
         TypeError, UntrackedPathError: As in `gradient`.
 
     Example:
@@ -50,7 +52,7 @@ def grad_cam(
     return cam_of(ask("grad_cam", model, x, target, layer=layer, output=output, args=args, kwargs=kwargs), channel_dim)
 
 
-def cam_of(question: Question, channel_dim: int) -> Tensor:
+def cam_of(question: Question, channel_dim: int | None) -> Tensor:
     """The class activation map of a question. [N, 1, *spatial]"""
     features, g = layer_features(question, channel_dim)
     weight = g.mean(dim=tuple(range(2, g.ndim)), keepdim=True) if g.ndim > 2 else g
