@@ -7,6 +7,7 @@ import numpy as np
 
 from .arrays import Numbers, finite
 from .color_scales import AGAINST, FOR, NEUTRAL
+from .labels import texts
 from .pages import columns_of, page, place, wrapped, write
 
 if TYPE_CHECKING:
@@ -48,11 +49,10 @@ def bars(
             f"{call}(attributions=...): expected one number for each feature of one example, [D], got "
             f"{list(values.shape)}. Give attributions[0], say."
         )
-    if isinstance(names, str) or len(names) != len(values):
-        raise ValueError(f"{call}(names=...): expected {len(values)} names, one for each number, got {len(names)}.")
+    labels = texts(call, "names", names, len(values), "number")
     if k < 1:
         raise ValueError(f"{call}(k={k}): expected 1 or more.")
-    labels = list(names) if x is None else _with_values(call, names, x)
+    labels = labels if x is None else _with_values(call, labels, x)
     order = np.argsort(-np.abs(values), kind="stable")
     first, rest = order[:k], order[k:]
     rows = [(labels[i], float(values[i]), FOR if values[i] > 0 else AGAINST) for i in first]

@@ -71,8 +71,6 @@ def scale_of(
     negative = min(v.min() for v in values) < 0
     if signed is None:
         signed = bool(negative or (limits is not None and limits[0] < 0))
-    if not 0 < quantile <= 1:
-        raise ValueError(f"{call}(quantile={quantile}): expected a share above 0 and up to 1.")
     if limits is not None:
         return _given(call, limits, signed)
     if negative and not signed:
@@ -80,12 +78,14 @@ def scale_of(
             f"{call}({name}=..., signed=False): expected no negative values, got {min(v.min() for v in values):.4g}. "
             "Draw magnitudes, funcattr.maps.abs_sum, or the part that is for the target, funcattr.maps.positive."
         )
-    limit, says = full_color(values, quantile)
+    limit, says = full_color(call, values, quantile)
     return Scale(-limit if signed else 0.0, limit, signed, says)
 
 
-def full_color(values: Iterable[np.ndarray], quantile: float) -> tuple[float, str]:
+def full_color(call: str, values: Iterable[np.ndarray], quantile: float) -> tuple[float, str]:
     """The magnitude that has full colour, above 0, and how it was found."""
+    if not 0 < quantile <= 1:
+        raise ValueError(f"{call}(quantile={quantile}): expected a share above 0 and up to 1.")
     magnitudes = np.abs(np.concatenate([v.ravel() for v in values]))
     if limit := float(np.quantile(magnitudes, quantile)):
         clipped = quantile < 1

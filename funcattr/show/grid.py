@@ -11,6 +11,7 @@ from .arrays import Numbers
 from .color_scales import SIGNED, UNSIGNED, Scale, scale_of
 from .fitting import fitted, one_map
 from .image_values import Channels, Each, ImageOptions, shades
+from .labels import texts
 from .overlay import check_opacity, color_bar, draw_image, draw_map
 from .pages import columns_of, page, place, wrapped, write
 
@@ -32,6 +33,7 @@ def grid(
     maps: Mapping[str, Numbers | Sequence[Numbers]],
     *,
     titles: Sequence[str] | None = None,
+    title: str = "",
     channels: Channels = "first",
     range: tuple[float, float] | None = None,
     mean: Each | None = None,
@@ -50,6 +52,7 @@ def grid(
         images: [N, C, H, W], or a sequence of N images of any sizes, each as in `overlay`.
         maps: Name of the method -> its maps, [N, 1, H, W] or a sequence of N maps, each as in `overlay`.
         titles: One for each image, at the left of its row.
+        title: Text above all.
         channels, range, mean, std, quantile, opacity: As in `overlay`.
         signed: As in `overlay`; by default a method's maps are signed if one of them has a negative value.
         same_scale: Whether all maps of a row have one scale, with its numbers at the right, so that they can be
@@ -57,7 +60,7 @@ def grid(
 
     Returns:
         A figure that is no part of pyplot. Its axes, with the label "image" or the method's name, come block by block
-        and row by row; those of colour bars come last.
+        and row by row; those of colour bars and keys come last.
 
     Raises:
         ValueError, TypeError, RuntimeError, ImportError: As in `overlay`; and if there are not as many maps or titles
@@ -73,13 +76,13 @@ def grid(
     check_opacity(call, opacity)
     pictures = [shades(call, "images", image, options) for image in _each(call, "images", images)]
     columns = _columns(call, maps, len(pictures))
-    titles = _titles(call, titles, len(pictures))
+    heads = texts(call, "titles", titles, len(pictures), "image")
     scales = _scales(call, columns, signed, quantile, same_scale)
     fits = {
         name: [fitted(call, _key(name), m, p.shape[:2]) for m, p in zip(column, pictures, strict=True)]
         for name, column in columns.items()
     }
-    return _Table(pictures, fits, titles, scales, opacity, quantile, same_scale).draw(call)
+    return _Table(pictures, fits, heads, title, scales, opacity, quantile, same_scale).draw(call)
 
 
 def _key(name: str) -> str:
@@ -107,14 +110,6 @@ def _columns(call: str, maps: Mapping[str, Numbers | Sequence[Numbers]], count: 
     return columns
 
 
-def _titles(call: str, titles: Sequence[str] | None, count: int) -> list[str]:
-    if titles is None:
-        return [""] * count
-    if isinstance(titles, str) or len(titles) != count:
-        raise ValueError(f"{call}(titles={titles!r}): expected a list of {count} texts, one for each image.")
-    return list(titles)
-
-
 def _scales(
     call: str, columns: Mapping[str, list[np.ndarray]], signed: bool | None, quantile: float, same_scale: bool
 ) -> dict[str, list[Scale]]:
@@ -139,6 +134,7 @@ class _Table:
         pictures: list[np.ndarray],
         maps: dict[str, list[np.ndarray]],
         titles: list[str],
+        title: str,
         scales: dict[str, list[Scale]],
         opacity: float,
         quantile: float,
@@ -156,6 +152,7 @@ class _Table:
         self.heights = [self.panel * p.shape[0] / p.shape[1] for p in pictures]
         self.titles = [wrapped(title, columns_of(_LABEL - 0.15, _FONT)) for title in titles]
         self.width = self.left + (per_block + 1) * (self.panel + _GAP) + self.right
+        self.title = wrapped(title, columns_of(self.width, 11))
         self.heads = {name: wrapped(name, columns_of(self.panel, _FONT)) for name in names}
 
     def draw(self, call: str) -> "Figure":
@@ -163,9 +160,11 @@ class _Table:
         line = 1.25 * _FONT / 72
         heads = [line * max(self.heads[name].count("\n") + 1 for name in block) + 0.12 for block in self.blocks]
         rows = sum(self.heights) + _GAP * len(self.heights)
-        foot = 0.75
-        figure = page(call, max(self.width, 4.5), sum(heads) + len(heads) * (rows + 0.1) + foot)
-        bars, top = [], 0.0
+        foot, over = 0.75, 0.2 * (self.title.count("\n") + 1) + 0.1 if self.title else 0.0
+        figure = page(call, max(self.width, 4.5), over + sum(heads) + len(heads) * (rows + 0.1) + foot)
+        bars, top = [], over
+        if self.title:
+            write(figure, 0.1, 0.1, self.title, fontsize=11, va="top")
         for block, head in zip(self.blocks, heads, strict=True):
             top += head
             for column, name in enumerate(["image", *block]):
@@ -209,7 +208,7 @@ class _Table:
                 key = place(figure, left, top, 1.6, 0.1)
                 key.imshow(np.linspace(0, 1, 256)[None], cmap=cmap, aspect="auto", origin="upper")
                 key.set(xticks=[0, 127.5, 255], yticks=[], xticklabels=words)
-                key.set_label("key")
+                key.set_label("colour key")
                 key.tick_params(labelsize=8, length=0, pad=2)
                 key.spines[:].set_visible(False)
                 left += 2.1

@@ -170,6 +170,7 @@ def color_bar(figure: "Figure", left: float, top: float, height: float, scale: S
     numbers = ScalarFormatter()
     numbers.set_powerlimits((-3, 4))
     bar = figure.colorbar(ScalarMappable(scale.norm(), scale.cmap), cax=axes, format=numbers)
+    axes.set_label("colour bar")
     bar.ax.tick_params(labelsize=8)
     bar.outline.set_visible(False)
 

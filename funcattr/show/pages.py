@@ -14,17 +14,26 @@ DPI = 100
 """Dots per inch of a figure, so that one of 16 inches has 1600 pixels."""
 
 
+def require_matplotlib(call: str) -> None:
+    """Raises: ImportError, if it is not installed."""
+    try:
+        import matplotlib.figure  # noqa: F401
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] != "matplotlib":
+            raise
+        raise ImportError(f'{call}: it needs matplotlib: pip install "funcattr[plot]".') from error
+
+
 def page(call: str, width: float, height: float) -> "Figure":
     """An empty white figure, in inches.
 
     Raises:
         ImportError: If matplotlib is not installed.
     """
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError(f'{call}: it needs matplotlib: pip install "funcattr[plot]".') from error
+    require_matplotlib(call)
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(width, height), dpi=DPI, facecolor="white")
     FigureCanvasAgg(figure)
     return figure

@@ -8,6 +8,7 @@ import numpy as np
 from .arrays import Numbers, finite
 from .color_scales import scale_of
 from .fitting import fitted
+from .labels import texts
 from .overlay import color_bar
 from .pages import columns_of, page, place, wrapped, write
 
@@ -62,8 +63,7 @@ def series(
         raise ValueError(
             f"{call}(attributions=...): expected {count} channels as the signal has, or 1 for all, got {len(colors)}."
         )
-    if names is not None and (isinstance(names, str) or len(names) != count):
-        raise ValueError(f"{call}(names={names!r}): expected a list of {count} texts, one for each channel.")
+    labels = texts(call, "names", names, count, "channel")
     scale = scale_of(call, "attributions", [colors], signed=signed, quantile=quantile)
     colors = np.broadcast_to([fitted(call, "attributions", row, (length,)) for row in colors], signals.shape)
 
@@ -94,7 +94,7 @@ def series(
         axes.tick_params(labelsize=8, labelbottom=index == count - 1)
         axes.locator_params(axis="y", nbins=3)
         if names:
-            name = wrapped(names[index], columns_of(_NAMES - 0.6, 9))
+            name = wrapped(labels[index], columns_of(_NAMES - 0.6, 9))
             axes.set_ylabel(name, fontsize=9, rotation=0, ha="right", va="center", labelpad=4, parse_math=False)
     figure.axes[-1].set_xlabel("sample", fontsize=9)
     color_bar(figure, left + _WIDTH + 0.1, head, min(count * (tall + 0.1) - 0.1, 4.0), scale)

@@ -8,6 +8,7 @@ import numpy as np
 
 from .arrays import Numbers, finite
 from .color_scales import AGAINST, FOR, full_color
+from .labels import texts
 
 
 class ColoredTokens(NamedTuple):
@@ -70,13 +71,9 @@ def tokens(
             f"{call}(words=..., relevance=...): expected one number for each word, got {more}: "
             f"{rows.shape[1]} numbers, {len(words)} words. Are special or padding tokens in only one of them?"
         )
-    if titles is not None and (isinstance(titles, str) or len(titles) != len(rows)):
-        raise ValueError(f"{call}(titles={titles!r}): expected a list of {len(rows)} texts, one for each row.")
-    if not 0 < quantile <= 1:
-        raise ValueError(f"{call}(quantile={quantile}): expected a share above 0 and up to 1.")
-    limit, says = full_color([rows], quantile)
+    heads = [_printable(title) for title in texts(call, "titles", titles, len(rows), "row")]
+    limit, says = full_color(call, [rows], quantile)
     legend = f"red: for, blue: against; full colour at {limit:.3g}, {says}"
-    heads = [""] * len(rows) if titles is None else [_printable(title) for title in titles]
     written = [_printable(word) for word in words]
     return ColoredTokens(_html(written, rows, heads, limit, legend), _ansi(written, rows, heads, limit, legend))
 
