@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from ..torch_state import can_look_at
@@ -13,7 +14,7 @@ Numbers = Tensor | np.ndarray | Sequence[Any]
 
 
 def as_array(call: str, name: str, values: Numbers) -> np.ndarray:
-    """The values in their own dtype. A tensor's history and device are left behind; bfloat16 becomes float32.
+    """The values in their own dtype. A tensor's history and device are left behind; short floats become float32.
 
     Raises:
         RuntimeError: If the values cannot be looked at, as inside `vmap`.
@@ -25,9 +26,9 @@ def as_array(call: str, name: str, values: Numbers) -> np.ndarray:
                 f"{call}({name}=...): expected values that can be looked at; inside vmap, grad or compiled code there "
                 "are none. Return the tensor, and draw it outside."
             )
-        values = values.detach().cpu().resolve_neg()
-        if values.is_floating_point() and values.element_size() == 2:
-            values = values.float()
+        values = values.detach().cpu().resolve_conj().resolve_neg()
+        if values.is_floating_point() and values.dtype != torch.float64:
+            values = values.float()  # numpy knows neither bfloat16 nor those of 8 bits
         array = values.numpy()
     else:
         array = np.asarray(values)

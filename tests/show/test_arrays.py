@@ -10,7 +10,7 @@ from funcattr.show.arrays import as_array, finite
 
 
 @pytest.mark.parametrize(
-    "dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.uint8]
+    "dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.float8_e5m2, torch.int64, torch.uint8]
 )
 def test_tensors_of_any_dtype_keep_their_numbers(dtype: torch.dtype) -> None:
     values = torch.tensor([[1, 2], [3, 4]], dtype=dtype)
@@ -33,7 +33,7 @@ def test_what_a_tensor_drags_along_stays_behind() -> None:
          r"^f\(x=\.\.\.\): expected finite numbers, got nan at \[1, 0\], and 2 such of 4\. Shape \[2, 2\]\.$"),
         (np.array([0.0, np.inf]), ValueError,
          r"^f\(x=\.\.\.\): expected finite numbers, got inf at \[1\], and 1 such of 2"),
-        (torch.tensor([1j]), TypeError, r"^f\(x=\.\.\.\): expected real numbers, got complex64"),
+        (torch.tensor([1j]).conj(), TypeError, r"^f\(x=\.\.\.\): expected real numbers, got complex64"),
         (["a"], TypeError, r"^f\(x=\.\.\.\): expected real numbers, got <U1"),
         ([None], TypeError, r"expected real numbers, got object"),
     ],

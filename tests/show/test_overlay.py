@@ -98,6 +98,14 @@ def test_nothing_is_drawn_flat_without_a_warning() -> None:
     figure.canvas.draw()
 
 
+@pytest.mark.parametrize("size", [1e-300, 1e-7, 1e7, 1e300])
+def test_numbers_of_any_size_are_drawn_alike(size: float) -> None:
+    figure = show.overlay(IMAGE, SIGNED.double() * size)
+    figure.canvas.draw()
+    expected = layers(show.overlay(IMAGE, SIGNED.double()).axes[0])[1].get_alpha()
+    np.testing.assert_allclose(layers(figure.axes[0])[1].get_alpha(), expected, rtol=1e-9)
+
+
 @pytest.mark.parametrize(("height", "width"), [(4, 400), (400, 4), (1, 1)])
 def test_odd_shapes_have_room_for_bar_and_title(height: int, width: int) -> None:
     figure = show.overlay(waves(height, width), waves(height, width), title="a title of some length")
