@@ -5,6 +5,7 @@ from . import maps as maps
 from . import masks as masks
 from . import metrics as metrics
 from . import rules as rules
+from . import show as show
 from .attribution.attribute import attribute as attribute
 from .attribution.rule_table import rule_table as rule_table
 from .attribution.targets import pointing as pointing

@@ -524,7 +524,36 @@ MUTANTS = (
         "return True, ",
         ("tests/tools/test_verify.py::test_a_write_that_no_copy_can_catch_is_named",),
     ),
+    # show
+    Mutant(
+        "one pixel sets the scale",
+        "funcattr/show/color_scales.py",
+        "np.quantile(magnitudes, quantile)",
+        "np.quantile(magnitudes, 1.0)",
+        ("tests/show/test_color_scales.py::test_one_pixel_does_not_set_the_scale",),
+    ),
+    Mutant(
+        "channels first are taken for last",
+        "funcattr/show/image_values.py",
+        'axis = 0 if channels == "first" else -1',
+        "axis = -1",
+        ("tests/show/test_image_values.py::test_the_order_of_channels_is_not_guessed",),
+    ),
+    Mutant(
+        "words are not escaped",
+        "funcattr/show/tokens.py",
+        ">{escape(word)}</span>",
+        ">{word}</span>",
+        ("tests/show/test_tokens.py::test_words_cannot_break_the_page_or_steer_the_terminal",),
+    ),
     # maps, batch, torch_state
+    Mutant(
+        "tokens are laid out column by column",
+        "funcattr/maps.py",
+        "skip:].reshape(shape[0], 1, rows, columns)",
+        "skip:].reshape(shape[0], 1, columns, rows).mT",
+        ("tests/test_maps.py::test_tokens_of_patches_become_places_row_by_row",),
+    ),
     Mutant(
         "the Gaussian has another width",
         "funcattr/maps.py",

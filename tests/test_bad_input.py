@@ -134,6 +134,20 @@ def test_layer_maps_need_a_channel_dimension(name: str) -> None:
         getattr(funcattr, name)(_Net().eval(), X, 1)
 
 
+@pytest.mark.parametrize("name", ["grad_cam", "linear_approx", "layer_cam"])
+def test_layer_maps_of_tokens_ask_where_the_channels_are(name: str) -> None:
+    method = getattr(funcattr, name)
+    tokens = nn.Sequential(nn.Linear(4, 6), nn.Flatten(), nn.Linear(42, 3))
+    x = torch.randn(2, 7, 4)
+    message = (
+        rf"^{name}\(layer='0'\): expected channel_dim= for features of shape \[2, 7, 6\]: say channel_dim=-1 for to"
+    )
+    with pytest.raises(ValueError, match=message):
+        method(tokens, x, 1, layer="0")
+    assert method(tokens, x, 1, layer="0", channel_dim=-1).shape == (2, 1, 7)
+    assert method(tokens, x, 1, layer="0", channel_dim=1).shape == (2, 1, 6)
+
+
 def test_guided_grad_cam_needs_a_layer_of_the_inputs_dimensions() -> None:
     with pytest.raises(ValueError, match=r"guided_grad_cam\(layer='head'\): the map has 0 spatial dimensions"):
         funcattr.guided_grad_cam(_Net().eval(), X, 1, layer="head")

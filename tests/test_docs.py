@@ -143,7 +143,7 @@ def public_names() -> set[str]:
     names = {
         name for name in dir(funcattr) if not name.startswith("_") and not inspect.ismodule(getattr(funcattr, name))
     }
-    for namespace in ("maps", "masks", "metrics", "bottleneck"):
+    for namespace in ("maps", "masks", "metrics", "bottleneck", "show"):
         for name, value in vars(getattr(funcattr, namespace)).items():
             if not name.startswith("_") and getattr(value, "__module__", "").startswith("funcattr."):
                 names.add(f"{namespace}.{name}")

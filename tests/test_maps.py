@@ -46,7 +46,7 @@ def test_a_reduction_is_its_formula_at_each_position(name: str, values: Tensor) 
     for n, *where in positions([len(values), *values.shape[2:]]):
         channels = [values[(n, c, *where)].item() for c in range(values.shape[1])]
         expected[(n, 0, *where)] = REDUCTIONS[name](channels)
-    check(getattr(maps, name)(values), expected)
+    check(getattr(maps, name)(values, rank=values.ndim - 2), expected)
 
 
 @pytest.mark.parametrize("name", REDUCTIONS)
@@ -57,8 +57,31 @@ def test_a_reduction_under_vmap_is_a_loop(name: str) -> None:
 
 @pytest.mark.parametrize("name", [*REDUCTIONS, "normalize"])
 def test_a_tensor_without_channels_is_refused(name: str) -> None:
-    with pytest.raises(ValueError, match=rf"{name}|sum: expected a shape \[N, C, \*spatial\], got \[3\]"):
+    with pytest.raises(ValueError, match=rf"^{name}: expected a shape \[N, C, \*spatial\], got \[3\]"):
         getattr(maps, name)(torch.zeros(3))
+
+
+@pytest.mark.parametrize("name", [*REDUCTIONS, "normalize", "smooth", "resize"])
+def test_three_dimensions_are_signals_only_if_that_is_said(name: str) -> None:
+    options: dict[str, Any] = {"smooth": {"sigma": 1.0}, "resize": {"size": 5}}.get(name, {})
+    function, values = getattr(maps, name), torch.randn(3, 6, 5)
+    with pytest.raises(ValueError, match=rf"^{name}: .* got \[3, 6, 5\]\. If this is one image \[C, H, W\], its batch"):
+        function(values, **options)
+    signals = function(values, rank=1, **options)
+    check(signals, function(values[:, :, None], rank=2, **options)[:, :, 0] if name != "resize" else values)
+    assert function(values[None], **options).shape[0] == 1
+    assert function(values[:, :1], **options).shape == (3, 1, 5)  # no image has one row
+    with pytest.raises(ValueError, match=rf"^{name}\(rank=3\): .* with 3 spatial dimensions, got \[1, 3, 6, 5\]"):
+        function(values[None], rank=3, **options)
+
+
+def test_resize_says_that_a_batch_is_missing() -> None:
+    image = torch.randn(3, 6, 5)
+    for size in ((4, 4), torch.zeros(1, 3, 4, 4)):
+        with pytest.raises(ValueError, match=r"resize\(size=\[4, 4\]\): expected 1 numbers .* Is the batch missing\?"):
+            maps.resize(image, size)
+    with pytest.raises(ValueError, match=r"^resize: .* its batch is missing"):
+        maps.resize(image, image)
 
 
 # Resizing
@@ -102,7 +125,7 @@ def resized(values: Tensor, size: list[int], mode: str) -> Tensor:
 def test_resize_is_a_weighted_mean_of_pixels(values: Tensor, data: st.DataObject) -> None:
     size = [data.draw(st.integers(1, 4)) for _ in values.shape[2:]]
     mode = data.draw(st.sampled_from(sorted(WEIGHTS)))
-    check(maps.resize(values, size, mode=mode), resized(values, size, mode))
+    check(maps.resize(values, size, mode=mode, rank=values.ndim - 2), resized(values, size, mode))
 
 
 def test_resize_takes_a_number_a_size_or_a_tensor() -> None:
@@ -118,7 +141,7 @@ def test_resize_takes_a_number_a_size_or_a_tensor() -> None:
 @pytest.mark.parametrize("rank", [1, 2, 3])
 def test_any_linear_mode_is_linear_in_any_number_of_dimensions(mode: str, rank: int) -> None:
     values = torch.randn(1, 2, *[3] * rank, dtype=torch.float64)
-    check(maps.resize(values, 5, mode=mode), resized(values, [5] * rank, "bilinear"))
+    check(maps.resize(values, 5, mode=mode, rank=rank), resized(values, [5] * rank, "bilinear"))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -180,7 +203,7 @@ def smoothed(values: Tensor, sigma: float, padding: str) -> Tensor:
     st.sampled_from(["replicate", "constant"]),
 )
 def test_smoothing_is_its_formula_along_each_dimension(values: Tensor, sigma: float, padding: str) -> None:
-    check(maps.smooth(values, sigma, padding=padding), smoothed(values, sigma, padding))
+    check(maps.smooth(values, sigma, padding=padding, rank=values.ndim - 2), smoothed(values, sigma, padding))
 
 
 @pytest.mark.parametrize("padding", ["replicate", "constant", "reflect", "circular"])
@@ -232,6 +255,17 @@ def test_smoothing_what_is_no_map_is_refused(sigma: float) -> None:
         maps.smooth(torch.zeros(4), sigma)
 
 
+@pytest.mark.parametrize("sigma", [0.02, 0.0999])
+def test_a_share_of_the_image_is_no_number_of_pixels(sigma: float) -> None:
+    with pytest.raises(
+        ValueError, match=rf"smooth\(sigma={sigma}\): expected pixels, and at least 0\.1 .* max\(H, W\)"
+    ):
+        maps.smooth(torch.zeros(1, 1, 4, 4), sigma)
+    point = torch.zeros(1, 1, 5, 5)
+    point[..., 2, 2] = 1
+    check(maps.smooth(point, 0.1), point)  # what is refused would have been the identity too
+
+
 # Normalising
 
 
@@ -248,7 +282,7 @@ def normalised(values: Tensor, mode: str) -> Tensor:
 
 @given(attributions(), st.sampled_from(["range", "max"]))
 def test_normalising_is_its_formula_for_each_example(values: Tensor, mode: str) -> None:
-    check(maps.normalize(values, scale=mode), normalised(values, mode))
+    check(maps.normalize(values, scale=mode, rank=values.ndim - 2), normalised(values, mode))
 
 
 @pytest.mark.parametrize("mode", ["range", "max"])
@@ -263,6 +297,47 @@ def test_an_unknown_normalisation_is_refused() -> None:
         maps.normalize(torch.zeros(1, 1, 2), scale="minmax")
 
 
+# Tokens
+
+
+@pytest.mark.parametrize(("skip", "rows", "columns"), [(0, 3, 3), (1, 2, 4), (5, 4, 2), (2, 1, 1)])
+def test_tokens_of_patches_become_places_row_by_row(skip: int, rows: int, columns: int) -> None:
+    tokens = torch.randn(2, skip + rows * columns)
+    like = torch.zeros(1, 3, rows * 16, columns * 16)
+    for found in (
+        maps.from_tokens(tokens, like=like, skip=skip),
+        maps.from_tokens(tokens[:, None], like=like, skip=skip),
+        maps.from_tokens(tokens, grid=(rows, columns), skip=skip),
+    ):
+        assert found.shape == (2, 1, rows, columns)
+        for row, column in product(range(rows), range(columns)):
+            assert torch.equal(found[:, 0, row, column], tokens[:, skip + row * columns + column])
+
+
+@pytest.mark.parametrize(
+    ("shape", "options", "message"),
+    [
+        ([1, 17], {"like": [1, 3, 32, 32], "skip": 0}, r"from_tokens\(like=.*, skip=0\): .* 32 x 32, got 17 tokens"),
+        ([1, 17], {"like": [1, 3, 32, 64], "skip": 1}, r"proportions 32 x 64, got 17 tokens - 1 = 16\. .* grid="),
+        ([1, 9], {"like": [1, 3, 32, 65], "skip": 1}, r"proportions 32 x 65"),
+        ([1, 9], {"like": [3, 32, 64], "skip": 1}, r"from_tokens\(like=\.\.\.\): expected images \[N, C, H, W\], got"),
+        ([1, 9], {"grid": (3, 3), "skip": 1}, r"from_tokens\(grid=\(3, 3\), skip=1\): expected rows .* 9 tokens - 1"),
+        ([1, 9], {"grid": (-2, -4), "skip": 1}, r"expected rows \* columns"),
+        ([1, 9], {"skip": 1}, r"from_tokens\(like=\.\.\., grid=\.\.\.\): expected one of them"),
+        ([1, 9], {"skip": 1, "grid": (2, 4), "like": [1, 3, 32, 64]}, r"expected one of them"),
+        ([1, 9], {"grid": (3, 3), "skip": 9}, r"from_tokens\(skip=9\): expected 0 to 8, for there are 9 tokens"),
+        ([1, 9], {"grid": (3, 3), "skip": -1}, r"from_tokens\(skip=-1\): expected 0 to 8"),
+        ([1, 9, 4], {"grid": (3, 3), "skip": 0}, r"from_tokens\(maps=.* got \[1, 9, 4\]\. .*attributions\.sum\(-1\)"),
+        ([9], {"grid": (3, 3), "skip": 0}, r"expected one number for each token, \[N, T\] or \[N, 1, T\], got \[9\]"),
+    ],
+)  # fmt: skip
+def test_tokens_that_make_no_grid_are_refused(shape: list[int], options: dict[str, Any], message: str) -> None:
+    if "like" in options:
+        options = options | {"like": torch.zeros(options["like"])}
+    with pytest.raises(ValueError, match=message):
+        maps.from_tokens(torch.zeros(shape), **options)
+
+
 # Composition with transforms
 
 POINTWISE: dict[str, Callable[[Tensor], Tensor]] = {
@@ -272,6 +347,7 @@ POINTWISE: dict[str, Callable[[Tensor], Tensor]] = {
     },
     **{f"smooth {p}": lambda m, p=p: maps.smooth(m, 0.4, padding=p) for p in ("replicate", "constant", "circular")},
     **{f"normalize {mode}": lambda m, mode=mode: maps.normalize(m, scale=mode) for mode in ("range", "max")},
+    "from_tokens": lambda m: maps.from_tokens(m.flatten(2), grid=(5, 6), skip=0),
 }
 
 
@@ -292,5 +368,5 @@ def test_maps_compile_without_a_break(name: str) -> None:
 
 @pytest.mark.parametrize("name", POINTWISE)
 def test_maps_are_differentiable(name: str) -> None:
-    values = torch.randn(1, 1, 4, 4, dtype=torch.float64, requires_grad=True)
+    values = torch.randn(1, 1, 5, 6, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(POINTWISE[name], values)

@@ -9,10 +9,17 @@ from typing import Any
 import funcattr
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "words.md"
-SPACES: tuple[Any, ...] = (funcattr, funcattr.maps, funcattr.masks, funcattr.metrics, funcattr.bottleneck)
+SPACES: tuple[Any, ...] = (
+    funcattr,
+    funcattr.maps,
+    funcattr.masks,
+    funcattr.metrics,
+    funcattr.bottleneck,
+    funcattr.show,
+)
 SYNONYMS = {
     *("seed", "site", "reference", "stdev", "stdevs", "learning_rate", "area_on", "step", "shape", "return_delta"),
-    *("return_history", "n_steps", "n_samples", "baselines", "target_layer", "target_layers", "eps", "logit", "std"),
+    *("return_history", "n_steps", "n_samples", "baselines", "target_layer", "target_layers", "eps", "logit"),
 }
 
 

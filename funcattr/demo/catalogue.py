@@ -94,7 +94,8 @@ CATALOGUE: tuple[Row, ...] = (
     Row("iba", _iba, maps.sum, asked=100),
     Row("readout_iba", _readout_iba, maps.sum),
     Row("occlusion", partial(occlusion, window=(12, 12), stride=4), maps.sum, asked=30),
-    Row("rise", partial(rise, samples=300, cells=8, activation=None), maps.sum, asked=30),
+    # No value of RISE's stands for nothing, so the least does.
+    Row("rise", partial(rise, samples=300, cells=8, activation=None), maps.normalize, asked=30),
     Row("extremal_perturbation", _extremal, maps.sum, asked=30),
 )
 """Every method of the demo, in the order of its columns."""

@@ -12,8 +12,10 @@ from tqdm.auto import tqdm
 
 from .. import maps
 from ..metrics import mass_in_box, pointing_game
+from ..show.pages import require_matplotlib
 from .catalogue import CATALOGUE, Row
 from .digits import Canvases, DigitNet, load_canvases, load_model
+from .gallery import Column, save_gallery
 
 BATCH = 50
 """Questions asked at once."""
@@ -170,17 +172,15 @@ def table(scores: Sequence[Score]) -> str:
 def draw(out: Path, model: DigitNet, questions: Questions, scores: Sequence[Score]) -> None:
     """Save the picture of these questions and all methods' answers, or say what is missing for it."""
     try:
-        from .gallery import Column, save_gallery
-    except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] != "matplotlib":
-            raise
-        print("\nNo picture without matplotlib. For one: pip install funcattr[plot]")
+        require_matplotlib("demo")
+    except ImportError as error:
+        print(f"\nNo picture. {error}")
         return
 
     columns = []
     for row, score in zip(CATALOGUE, scores, strict=True):
         answers = answer(row, row.attribute(model, questions.images, questions.digits), questions.images)
         hits = pointing_game(answers, questions.boxes)
-        columns.append(Column(row.name.replace("_", " "), f"{score.hit_rate:.1%} hits", answers[:, 0], hits))
-    save_gallery(out, questions.images[:, 0], questions.digits, questions.boxes, columns)
+        columns.append(Column(row.name.replace("_", " "), f"{score.hit_rate:.1%} hits", answers, hits))
+    save_gallery(out, questions.images, questions.digits, questions.boxes, columns)
     print(f"\nPicture: {out}")

@@ -6,7 +6,7 @@ from ..attribution.attribute import pulled
 from ..attribution.question import Question
 
 
-def layer_features(question: Question, channel_dim: int) -> tuple[Tensor, Tensor]:
+def layer_features(question: Question, channel_dim: int | None) -> tuple[Tensor, Tensor]:
     """A layer's features and their gradient, channels moved to dimension 1. Two of [N, C, *spatial]
 
     Raises:
@@ -26,9 +26,19 @@ def require_layer(question: Question) -> str:
     return question.layer
 
 
-def channels_first(value: Tensor, question: Question, channel_dim: int) -> Tensor:
-    """The value of a layer with its channels moved to dimension 1. [N, C, *spatial]"""
+def channels_first(value: Tensor, question: Question, channel_dim: int | None) -> Tensor:
+    """The value of a layer with its channels moved to dimension 1. [N, C, *spatial]
+
+    Without a `channel_dim` they are there, but for three dimensions: these may be [N, C, T] or tokens [N, T, C].
+    """
     rank = value.ndim
+    if channel_dim is None:
+        if rank == 3:
+            raise ValueError(
+                f"{question.call}(layer={question.layer!r}): expected channel_dim= for features of shape "
+                f"{list(value.shape)}: say channel_dim=-1 for tokens [N, T, C], or channel_dim=1 for signals [N, C, T]."
+            )
+        channel_dim = 1
     if not (1 <= channel_dim < rank or -rank < channel_dim < 0):
         raise ValueError(
             f"{question.call}(layer={question.layer!r}, channel_dim={channel_dim}): expected features with the batch "

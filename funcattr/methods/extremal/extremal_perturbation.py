@@ -221,6 +221,11 @@ def _found(
     numbers = {"lr": lr, "momentum": momentum, "dampening": dampening, "penalty": penalty}
     _check_numbers(call, {**numbers, "smooth": smooth, "least_rise": least_rise or 0.0}, growth)
     size = (x.shape[2], x.shape[3])
+    if 0 < smooth * min(size) < maps.LEAST_SIGMA:
+        raise ValueError(
+            f"{call}(smooth={smooth}): expected a share of the image's {min(size)} pixels that is at least "
+            f"{maps.LEAST_SIGMA} of one, for less smooths nothing; or 0."
+        )
     grid = mask_grid(x, size, spacing, radius, on)
     ascent = (lr, momentum, dampening, penalty, growth)
     ending = (least_rise, positive(call, "patience", patience))

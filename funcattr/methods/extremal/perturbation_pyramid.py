@@ -57,7 +57,10 @@ def pyramid_of(call: str, x: Tensor, perturbation: str, levels: int, max_blur: f
         raise ValueError(f"{call}(perturbation={perturbation!r}): expected {ways}.")
     if not 0 < max_blur < math.inf:
         raise ValueError(f"{call}(max_blur={max_blur}): expected a standard deviation in pixels above 0.")
-    return torch.stack([maps.smooth(x, (1 - strength) * max_blur, padding="constant") for strength in strengths], 1)
+    sigmas = [(1 - strength) * max_blur for strength in strengths]
+    # A level next to the image may be blurred by less than changes anything.
+    visible = [sigma if sigma >= maps.LEAST_SIGMA else 0.0 for sigma in sigmas]
+    return torch.stack([maps.smooth(x, sigma, padding="constant") for sigma in visible], 1)
 
 
 def perturb(pyramid: Tensor, mask: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ def grad_cam(
     target: Target = None,
     *,
     layer: Layer,
-    channel_dim: int = 1,
+    channel_dim: int | None = None,
     output: str | int | None = None,
     args: tuple[Any, ...] = (),
     kwargs: Mapping[str, Any] | None = None,
@@ -31,15 +31,15 @@ def grad_cam(
         model, x, target, output, args, kwargs, example_dims: As in `gradient`. `x` may be of any dtype.
         layer: Site of the features h [N, C, *spatial], usually the last convolution. Layers before it run forward only.
         channel_dim: Dimension of the channels in h, with its examples in front: 1 for convolutional features, -1 for
-            tokens [N, T, C].
+            tokens [N, T, C]. If h has three dimensions, say which; otherwise it is 1.
 
     Returns:
         Map [N, 1, *spatial] at the layer's size, non-negative. Enlarge it with `maps.resize`. With `example_dims` it
-        has
-        its examples where the layer has them: [1, *spatial] for one example.
+        has its examples where the layer has them: [1, *spatial] for one example.
 
     Raises:
-        ValueError: If `layer` is no site, or its value has no channel dimension, or not one row for each example.
+        ValueError: If `layer` is no site, its value has no such dimension, it has three and nothing says where the
+            channels are, or not one row for each example.
         TypeError, UntrackedPathError: As in `gradient`.
 
     Example:
@@ -58,7 +58,7 @@ def grad_cam(
     return question.as_given(cam_of(question, channel_dim))
 
 
-def cam_of(question: Question, channel_dim: int) -> Tensor:
+def cam_of(question: Question, channel_dim: int | None) -> Tensor:
     """The class activation map of a question, with its examples in front. [N, 1, *spatial]"""
     features, g = layer_features(question, channel_dim)
     weight = g.mean(dim=tuple(range(2, g.ndim)), keepdim=True) if g.ndim > 2 else g

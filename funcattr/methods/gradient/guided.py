@@ -112,7 +112,7 @@ def guided_grad_cam(
     target: Target = None,
     *,
     layer: Layer,
-    channel_dim: int = 1,
+    channel_dim: int | None = None,
     output: str | int | None = None,
     args: tuple[Any, ...] = (),
     kwargs: Mapping[str, Any] | None = None,

@@ -17,7 +17,7 @@ def linear_approx(
     target: Target = None,
     *,
     layer: Layer,
-    channel_dim: int = 1,
+    channel_dim: int | None = None,
     output: str | int | None = None,
     args: tuple[Any, ...] = (),
     kwargs: Mapping[str, Any] | None = None,

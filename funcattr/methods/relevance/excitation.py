@@ -94,7 +94,7 @@ def contrastive_excitation_backprop(
     layer: Layer,
     contrast_layer: Layer,
     classifier_layer: Layer | None = None,
-    channel_dim: int = 1,
+    channel_dim: int | None = None,
     output: str | int | None = None,
     args: tuple[Any, ...] = (),
     kwargs: Mapping[str, Any] | None = None,
@@ -111,7 +111,7 @@ def contrastive_excitation_backprop(
         layer: Site of the map.
         contrast_layer: Site between `layer` and the classifier; what goes by other ways is left out.
         classifier_layer: Module whose weights are negated; the last linear map by default.
-        channel_dim: Dimension of the channels at `layer`, with its examples in front; -1 for tokens [N, T, C].
+        channel_dim: Dimension of the channels at `layer`, as in `grad_cam`.
 
     Returns:
         Map at the layer's size. [N, 1, *spatial]; with `example_dims` the examples are where the layer has them.

@@ -402,6 +402,7 @@ BAD: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "penalty": ({"penalty": float("nan")}, ValueError, r"\(penalty=nan\): expected a number of at least 0"),
     "growth": ({"growth": 0.0}, ValueError, r"\(growth=0.0\): expected a factor above 0"),
     "smooth": ({"smooth": -0.1}, ValueError, r"\(smooth=-0.1\): expected a number of at least 0"),
+    "smooth in pixels": ({"smooth": 0.01}, ValueError, r"\(smooth=0.01\): expected a share of the image's 7 pixels"),
     "least rise": ({"least_rise": -0.1}, ValueError, r"\(least_rise=-0.1\): expected a number of at least 0"),
     "patience": ({"patience": 0}, ValueError, r"\(patience=0\): expected at least 1"),
     "reward": (

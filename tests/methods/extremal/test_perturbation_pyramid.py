@@ -102,3 +102,9 @@ def test_bad_options(changes: dict[str, Any], message: str) -> None:
 def test_masks_that_do_not_fit(shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match=r"perturb: expected a pyramid \[N, L, C, H, W\] and masks \[N, M, H, W\]"):
         perturb(torch.ones(1, 8, 3, 4, 4), torch.ones(shape))
+
+
+def test_levels_of_less_than_a_tenth_of_a_pixel_are_the_image() -> None:
+    x = torch.rand(1, 1, 6, 6)
+    found = perturbation_pyramid(x, max_blur=0.3, levels=8)
+    assert torch.equal(found[:, -1], x) and torch.equal(found[:, -2], x) and not torch.equal(found[:, 0], x)

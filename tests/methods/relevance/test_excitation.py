@@ -200,7 +200,7 @@ def test_contrastive_by_hand() -> None:
     model = nn.Sequential(nn.ReLU(), nn.Identity(), nn.Flatten(), head)
     x = torch.tensor([[[2.0, 0.0], [0.0, 3.0]]])
     for target, expected in ((0, [1.0, 0.0]), (1, [0.0, 1.0])):
-        assert contrastive(model, x, target, layer="0", contrast_layer="1").tolist() == [[expected]]
+        assert contrastive(model, x, target, layer="0", contrast_layer="1", channel_dim=1).tolist() == [[expected]]
 
 
 class SkipNet(nn.Module):
@@ -242,7 +242,7 @@ def test_tokens_have_their_channels_last() -> None:
     options: Any = {"layer": "1", "contrast_layer": "3"}
     actual = contrastive(linear, x, 1, channel_dim=-1, **options)
     assert actual.shape == (2, 1, 7) and actual.count_nonzero() > 3
-    assert_equal(actual, contrastive(convolution.double(), x.mT, 1, **options))
+    assert_equal(actual, contrastive(convolution.double(), x.mT, 1, channel_dim=1, **options))
 
 
 class Mean(nn.Module):
