@@ -101,7 +101,9 @@ METHODS: dict[str, Callable[..., Any]] = {
         f, x, t, [{"first": [0, 2]}], rules="epsilon", channel_dim=-1, **o
     )[0],
     "grad_cam": lambda f, x, t, at, **o: funcattr.grad_cam(f, x, t, layer="first", channel_dim=-1, **o),
-    "grad_cam with its channels in front": lambda f, x, t, at, **o: funcattr.grad_cam(f, x, t, layer="first", channel_dim=1, **o),
+    "grad_cam with its channels in front": lambda f, x, t, at, **o: funcattr.grad_cam(
+        f, x, t, layer="first", channel_dim=1, **o
+    ),
     "layer_cam": lambda f, x, t, at, **o: funcattr.layer_cam(f, x, t, layer="first", channel_dim=2, **o),
     "linear_approx": lambda f, x, t, at, **o: funcattr.linear_approx(f, x, t, layer="first", channel_dim=-1, **o),
     "rise": lambda f, x, t, at, **o: funcattr.rise(f, x, t, samples=20, cells=2, chunk_size=3, **o),
