@@ -103,6 +103,11 @@ def _from_layer(reference: Callable[..., Tensor]) -> Reference:
     return at_layer
 
 
+def _with_channels(method: Callable[..., Any]) -> Callable[..., Any]:
+    """The drawn networks have channels in dimension 1 of every layer, of signals too, where the methods ask for it."""
+    return partial(method, channel_dim=1)
+
+
 def _contrastive(model: nn.Module, x: Tensor, target: Any, layer: str) -> Tensor:
     """Of the net and of its dual, whose last linear map has the opposite sign; all paths go through `blocks`."""
     dual = copy.deepcopy(model)
@@ -270,18 +275,18 @@ ROWS = (
     Row("guided_backprop_at_layer", funcattr.guided_backprop, _at_layer("guided_backprop"), at_layer=True, share=0.5),
     Row("deconvnet", funcattr.deconvnet, _at_input("deconvnet")),
     Row("deconvnet_at_layer", funcattr.deconvnet, _at_layer("deconvnet"), at_layer=True, share=0.5),
-    Row("guided_grad_cam", funcattr.guided_grad_cam, _guided_grad_cam, at_layer=True),
-    Row("grad_cam", funcattr.grad_cam, _map(references.grad_cam), at_layer=True, is_map=True),
+    Row("guided_grad_cam", _with_channels(funcattr.guided_grad_cam), _guided_grad_cam, at_layer=True),
+    Row("grad_cam", _with_channels(funcattr.grad_cam), _map(references.grad_cam), at_layer=True, is_map=True),
     Row(
         "layer_cam",
-        funcattr.layer_cam,
+        _with_channels(funcattr.layer_cam),
         _map(lambda h, g: (g.clamp(min=0) * h).sum(1, keepdim=True).clamp(min=0)),
         at_layer=True,
         is_map=True,
     ),
     Row(
         "linear_approx",
-        funcattr.linear_approx,
+        _with_channels(funcattr.linear_approx),
         _map(references.linear_approx),
         at_layer=True,
         conserves=True,
@@ -309,7 +314,7 @@ ROWS = (
     # The models here have a site "blocks", between every layer that is asked for and the classifier.
     Row(
         "contrastive_excitation_backprop",
-        partial(funcattr.contrastive_excitation_backprop, contrast_layer="blocks"),
+        _with_channels(partial(funcattr.contrastive_excitation_backprop, contrast_layer="blocks")),
         _contrastive,
         at_layer=True,
         is_map=True,
