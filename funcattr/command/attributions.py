@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from .. import maps, rules
 from .classes import Target
 from .command_error import CommandError, refusing
-from .example import Answer, Example, sites_with_places
+from .example import Answer, Example, Shown, sites_with_places
 from .images import Photo
 from .methods import OF_IMAGES, Chosen, lacks, spelled
 from .rows import Row
@@ -69,11 +69,16 @@ def attributions_of(method: Chosen, asked: Asked, target: Target) -> Tensor:
         CommandError: If the method refuses the model, the input or an option.
     """
     ready = method._replace(options=_ready(method, asked.example))
-    index = None if asked.answer.one else target.index
+    index = None if asked.answer.one else target.number
     more = {"output": asked.output, "generator": asked.seed, "progress": asked.progress}
     with refusing():
-        found = ready.run(asked.module, asked.example.x, index, **more)
+        found = ready.attribute(asked.module, asked.example.x, index, **more)
     return (found[EMBEDS] if isinstance(found, Mapping) else found).detach()
+
+
+def shown_name(method: Chosen, shown: Shown) -> str:
+    """The method's name above its picture. Colours of words have signs, so that it says where there are none."""
+    return f"{method.name} (magnitude)" if isinstance(shown, Words) and method.magnitude else method.name
 
 
 def shown_of(method: Chosen, attributions: Tensor, asked: Asked) -> Tensor:

@@ -24,7 +24,8 @@ class Classes(NamedTuple):
 class Target(NamedTuple):
     """An output that is explained."""
 
-    index: int
+    number: int
+    """Its index."""
     name: str
     """With its index, for people."""
     score: str
@@ -33,7 +34,7 @@ class Target(NamedTuple):
 
 def imagenet() -> Classes:
     """The 1000 classes of ImageNet."""
-    lines = (files(__package__) / "imagenet_classes.txt").read_text(encoding="utf-8").splitlines()
+    lines = (files("funcattr.command") / "imagenet_classes.txt").read_text(encoding="utf-8").splitlines()
     return Classes(tuple(line for line in lines if not line.startswith("#")), "ImageNet")
 
 

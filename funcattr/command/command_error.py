@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 from ..errors import FuncattrError
 
-_MISTAKES = (FuncattrError, ValueError, TypeError, RuntimeError, ImportError, IndexError)
+_MISTAKES = (FuncattrError, ValueError, TypeError, RuntimeError, ImportError, IndexError, OSError)
 
 
 class CommandError(Exception):

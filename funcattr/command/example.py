@@ -96,7 +96,7 @@ def _refuse(kind: str, sizes: Sizes | None, row: int | None = None, columns: Seq
     """Options of other kinds of files would be without effect."""
     said = {"--row": row, "--columns": columns} | ({f"--{k}": v for k, v in sizes._asdict().items()} if sizes else {})
     for word, value in said.items():
-        if value not in (None, False):
+        if value is not None and value is not False:  # row 0 is one
             raise CommandError(f"{word}: it has no meaning for {kind}. Leave it out.")
 
 
@@ -109,15 +109,15 @@ def _text(file: Path | None) -> str:
 
 
 def _transform(file: Path, loaded: Loaded, sizes: Sizes) -> Transform:
-    said = {f"--{word}": value for word, value in sizes._asdict().items() if value not in (None, False)}
+    said = {f"--{word}": value for word, value in sizes._asdict().items() if value is not None and value is not False}
     if not said and loaded.transform is not None:
         return loaded.transform
     if sizes.size is None or sizes.mean is None or sizes.std is None:
         got = ", ".join(said) or "nothing"
         raise CommandError(
             f"{file}: expected how {loaded.says} takes images, --size, --mean and --std, got {got}. Of "
-            "pixels in 0..1 it gets (pixel - mean) / std: --mean 0 --std 1 changes nothing; most networks trained on ImageNet take "
-            "--size 224 --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225."
+            "pixels in 0..1 it gets (pixel - mean) / std: --mean 0 --std 1 changes nothing; most networks trained "
+            "on ImageNet take --size 224 --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225."
         )
     channels = 1 if sizes.grey else 3
     for word, numbers, most in (("size", sizes.size, 2), ("mean", sizes.mean, channels), ("std", sizes.std, channels)):

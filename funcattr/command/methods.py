@@ -119,10 +119,13 @@ class Chosen(NamedTuple):
         return self.method in MAGNITUDES
 
     def says(self) -> str:
-        """The name and the options, for people."""
-        return self.name + "".join(f", {name}={value}" for name, value in self.options.items())
+        """The name and the options, those by default too, for people."""
+        usual = {word: parameter.default for word, parameter in self.signature.items()}
+        every = {word: (usual | self.options)[word] for word in OPTIONS if word in usual}
+        said = {word: value for word, value in every.items() if value not in (None, inspect.Parameter.empty)}
+        return self.name + "".join(f", {word}={_text(value)}" for word, value in said.items())
 
-    def run(self, model: Any, x: Any, target: int, **more: Any) -> Any:
+    def attribute(self, model: Any, x: Any, target: int | None, **more: Any) -> Any:
         """The attributions of the model's output `target`, with more keywords for those that take them."""
         keywords = {**{name: value for name, value in more.items() if name in self.signature}, **self.options}
         if self.name == self.method:
@@ -132,6 +135,10 @@ class Chosen(NamedTuple):
         of_inner = {name: value for name, value in keywords.items() if name not in outer and name in inner}
         of_outer = {name: value for name, value in keywords.items() if name in outer}
         return noise_tunnel(partial(METHODS[self.method], model, **of_inner), x, target, **of_outer)
+
+
+def _text(value: Any) -> str:
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def chosen_methods(text: str, options: dict[str, Sequence[str]]) -> list[Chosen]:

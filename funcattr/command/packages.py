@@ -19,6 +19,6 @@ def package(name: str, who: str, install: str) -> Any:
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] != name.partition(".")[0]:
             raise
-        raise CommandError(f"{who} needs the package {name}: pip install '{install}'.") from error
-    except (ImportError, RuntimeError, OSError) as error:  # one that does not fit this torch
-        raise CommandError(f"{who} needs the package {name}, which does not load here: {one_line(error)}") from error
+        raise CommandError(f"{who} needs {name.partition('.')[0]}: pip install '{install}'.") from error
+    except (ImportError, RuntimeError, OSError) as error:
+        raise CommandError(f"{who} needs {name}, which does not load with this torch: {one_line(error)}") from error

@@ -57,8 +57,7 @@ def write_picture(out: Path, shown: Shown, numbers: Numbers, targets: Sequence[T
             parts = [(method, colored.html) for method, colored in colored_words(shown, numbers, targets).items()]
             _write_page(out, title, [f"<h3>{escape(method)}</h3>\n{html}" for method, html in parts])
             return
-        figures = _figures(shown, numbers, targets)
-    _WRITERS[out.suffix.lower()](out, figures, title)
+        _WRITERS[out.suffix.lower()](out, _figures(shown, numbers, targets), title)
 
 
 def colored_words(shown: Words, numbers: Numbers, targets: Sequence[Target]) -> dict[str, show.ColoredTokens]:

@@ -24,7 +24,7 @@ def save_attributions(
     The input of a text is the embeddings of its tokens.
     """
     tensors = {f"attributions.{method}": values for method, values in attributions.items()}
-    tensors |= {"input": example.explained, "target": torch.tensor([target.index for target in targets])}
+    tensors |= {"input": example.explained, "target": torch.tensor([target.number for target in targets])}
     shown = example.shown
     features = [] if isinstance(shown, Photo) else list(shown.names if isinstance(shown, Row) else shown.words)
     metadata = {

@@ -18,6 +18,9 @@ def load_transformers(name: str, weights: Path | None) -> Loaded:
     if weights is not None:
         raise CommandError(f"--weights {weights}: {call} has its own weights, in its folder.")
     transformers = package("transformers", call, "transformers")
+    # Its bar is over at once, and what it would warn of is checked here: weights that are missing.
+    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()
     # A folder is enough for itself; a name of the hub is one that the user asked for.
     local = Path(name).is_dir()
     config = _loaded(call, transformers.AutoConfig, name, local)
@@ -46,7 +49,7 @@ def load_transformers(name: str, weights: Path | None) -> Loaded:
 def _loaded(call: str, kind: Any, name: str, local: bool, **options: Any) -> Any:
     try:
         return kind.from_pretrained(name, local_files_only=local, **options)
-    except (OSError, ValueError, ImportError, KeyError) as error:
+    except (OSError, ValueError, ImportError, KeyError, RuntimeError) as error:
         where = "the folder lacks a file, or has a broken one" if local else (
             "no such folder here, and without network access or with a wrong name there is none on the hub either. "
             "Download it where there is a network (hf download NAME --local-dir FOLDER), and give the folder"
