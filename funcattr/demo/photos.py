@@ -33,7 +33,7 @@ class Photo(NamedTuple):
     """As in `skimage.data`."""
     thing: str
     """What is to be seen."""
-    index: int
+    number: int
     """The class of ImageNet that this is."""
 
 
@@ -77,7 +77,7 @@ def load_questions() -> Questions:
         image = torch.cat([photos[i] for i in pair], 3)
         for half, i in enumerate(pair):
             images.append(image)
-            classes.append(PHOTOS[i].index)
+            classes.append(PHOTOS[i].number)
             boxes.append([0, half * SIDE, SIDE, (half + 1) * SIDE])
             things.append(PHOTOS[i].thing)
     return Questions(torch.cat(images), torch.tensor(classes), torch.tensor(boxes), tuple(things))

@@ -3,6 +3,7 @@
 import time
 import warnings
 from pathlib import Path
+from typing import Any
 
 import torch
 from tqdm.auto import tqdm
@@ -58,7 +59,7 @@ def _seconds_of_a_pass(tour: Tour) -> float:
     return (time.perf_counter() - start) / len(images)
 
 
-def _run(tour: Tour, out: Path, bar: "tqdm[None]", seconds: float) -> list[Score]:
+def _run(tour: Tour, out: Path, bar: "tqdm[Any]", seconds: float) -> list[Score]:
     scores, columns = [centre_score(tour.questions)], []
     told = {}
     for row in tour.rows:
