@@ -14,13 +14,21 @@ def main(argv: Sequence[str] | None = None) -> None:
     commands = parser.add_subparsers(dest="command", required=True)
     tour = commands.add_parser(
         "demo",
-        help="score and draw every method on a packaged network",
-        description="Ask every method where the digits are in packaged images: a table of scores, a picture.",
+        help="ask methods where things are, on packaged networks",
+        description="Ask a network trained on ImageNet where the cat is, and a small one where digits are, by many "
+        "methods: a table of scores and a picture each.",
     )
-    tour.add_argument("--out", type=Path, default=Path("funcattr_demo.png"), help="the picture (default: %(default)s)")
-    tour.add_argument("--canvases", type=_positive, help="how many of the bundled canvases to use (default: all)")
+    tour.add_argument(
+        "--out", type=Path, default=Path("funcattr_demo"), help="folder of pictures (default: %(default)s)"
+    )
+    tour.add_argument("--canvases", type=_positive, help="how many of the canvases of digits to use (default: all)")
+    tour.add_argument("--no-photos", action="store_true", help="digits only")
     tour.add_argument("--no-progress", action="store_true", help="no progress bar")
-    tour.set_defaults(run=lambda args: demo(args.out, canvases=args.canvases, progress=not args.no_progress))
+    tour.set_defaults(
+        run=lambda args: demo(
+            args.out, canvases=args.canvases, photos=not args.no_photos, progress=not args.no_progress
+        )
+    )
     add_explain(commands)
     args = parser.parse_args(argv)
     args.run(args)

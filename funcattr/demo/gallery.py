@@ -1,4 +1,4 @@
-"""The demo's picture: the maps of all methods, with the right box and each map's maximum marked on them."""
+"""The demo's pictures: the maps of all methods, with the right box and each map's maximum marked on them."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,13 +6,15 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from torch import Tensor
 
+from ..metrics import pointing_game
 from ..show.grid import grid
+from .tour import Tour
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 ASKED, HIT, MISS = ("white", "-"), ("#00e676", "-"), ("#ff1744", "--")
-"""Colour and style of a box: of the digit, of a hit and of a miss. A miss is dashed, for those who see no red."""
+"""Colour and style of a box: of what is asked for, of a hit, and of a miss, dashed for those who see no red."""
 
 
 class Column(NamedTuple):
@@ -22,34 +24,33 @@ class Column(NamedTuple):
     subtitle: str
     maps: Tensor
     """[N, 1, H, W]"""
-    hits: Tensor
-    """Whether each map's maximum is in the box, bool. [N]"""
 
 
-def save_gallery(out: Path, images: Tensor, digits: Tensor, boxes: Tensor, columns: Sequence[Column]) -> None:
-    """Draw each question's image and each method's map of it, with the digit's box and the map's maximum.
+def save_gallery(out: Path, tour: Tour, columns: Sequence[Column]) -> None:
+    """Draw each question's image and each method's map of it, with the right box and the map's maximum.
 
     Args:
         out: The file; its extension chooses the format.
-        images: In 0..1. [N, 1, H, W]
-        digits: The digit asked for. [N]
-        boxes: (top, left, bottom, right) in pixels. [N, 4]
+        tour: What is shown, a row for each of its first questions.
         columns: The methods' answers.
     """
+    questions = tour.questions.first(tour.shown)
     headed = {f"{column.title}\n{column.subtitle}": column for column in columns}
     figure = grid(
-        images,
+        questions.images,
         {head: column.maps for head, column in headed.items()},
-        titles=[f"where is\nthe {digit}?" for digit in digits.tolist()],
-        title="Where does the network see the digit? Box: the digit. Circle: the map's maximum. Dashed: a miss.",
+        titles=[f"where is\nthe {thing}?" for thing in questions.things],
+        title=f"{tour.question} Box: the right answer. Circle: the map's maximum. Dashed: a miss.",
+        range=tour.range,
     )
     panels: dict[str, list[Axes]] = {}
     for axes in figure.axes:
         panels.setdefault(str(axes.get_label()), []).append(axes)
     for n, axes in enumerate(panels["image"]):
-        _outline(axes, boxes[n % len(boxes)].tolist(), *ASKED)
+        _outline(axes, questions.boxes[n % len(questions.boxes)].tolist(), *ASKED)
     for head, column in headed.items():
-        for axes, box, answer, hit in zip(panels[head], boxes.tolist(), column.maps[:, 0], column.hits, strict=True):
+        hits = pointing_game(column.maps, questions.boxes)
+        for axes, box, answer, hit in zip(panels[head], questions.boxes.tolist(), column.maps[:, 0], hits, strict=True):
             color, style = HIT if hit else MISS
             _outline(axes, box, color, style)
             row, left = divmod(int(answer.argmax()), answer.shape[1])

@@ -83,20 +83,61 @@ def mass_in_box(maps: Tensor, boxes: Tensor) -> Tensor:
     """
     maps = _checked("mass_in_box", maps, boxes)
 
-    height, width = maps.shape[-2:]
-    top, left, bottom, right = (edge[:, None] for edge in _pixel_ranges(boxes, height, width))  # [N, 1] each
-    rows, columns = torch.arange(height, device=maps.device), torch.arange(width, device=maps.device)
-    in_rows, in_columns = (top <= rows) & (rows < bottom), (left <= columns) & (columns < right)
-    inside = (in_rows[:, :, None] & in_columns[:, None, :]).flatten(1)  # [N, H * W]
+    inside = _inside(maps, boxes)
     size = inside.sum(1)  # [N]
 
     order = maps.flatten(1).argsort(dim=1, descending=True, stable=True)
-    among_highest = torch.arange(height * width, device=maps.device) < size[:, None]
+    among_highest = torch.arange(inside.shape[1], device=maps.device) < size[:, None]
     found = (inside.gather(1, order) & among_highest).sum(1)
     precise = torch.promote_types(maps.dtype, torch.float32)  # half precision cannot count that far
     share = found.to(precise) / size.clamp(min=1)  # an empty box finds nothing: 0
     share = share.masked_fill(maps.isnan().flatten(1).any(1), 0.0)
     return share.to(maps.dtype)
+
+
+def energy_in_box(maps: Tensor, boxes: Tensor) -> Tensor:
+    """The share of each map's positive values that lies in its box.
+
+    sum_{p in box_n} max(0, maps_np) / sum_p max(0, maps_np)
+
+    1 where all that speaks for the target lies in the box; for a random map about the box's share of the area. Of an
+    image made of several photographs, with the box around one of them, it is the score of the grid pointing game.
+
+    Args:
+        maps: One map per example; evidence for the target is positive. [N, 1, H, W] or [N, H, W]
+        boxes: (top, left, bottom, right) in pixels, ends exclusive. [N, 4]
+
+    Returns:
+        Shares in 0..1, of the maps' dtype; 0 for a map without positive values, or with a NaN. [N]
+
+    Raises:
+        ValueError: If the shapes do not fit each other.
+
+    Example:
+        >>> maps = torch.tensor([[[1.0, 3.0], [-5.0, 0.0]]])
+        >>> energy_in_box(maps, torch.tensor([[0, 1, 2, 2]]))
+        tensor([0.7500])
+
+    References:
+        Wang et al., 2020, arXiv:1910.01279; Boehle et al., 2021, arXiv:2104.00032 (grid pointing game).
+    """
+    maps = _checked("energy_in_box", maps, boxes)
+
+    precise = torch.promote_types(maps.dtype, torch.float32)
+    positive = maps.flatten(1).clamp(min=0).to(precise)
+    total = positive.sum(1)
+    found = torch.where(_inside(maps, boxes), positive, 0).sum(1)
+    share = torch.where(total > 0, found / total.clamp(min=torch.finfo(precise).tiny), 0)
+    return share.nan_to_num(0.0).to(maps.dtype)
+
+
+def _inside(maps: Tensor, boxes: Tensor) -> Tensor:
+    """Which pixels of the maps lie in their boxes, in reading order. [N, H, W], [N, 4] -> [N, H * W]"""
+    height, width = maps.shape[-2:]
+    top, left, bottom, right = (edge[:, None] for edge in _pixel_ranges(boxes, height, width))  # [N, 1] each
+    rows, columns = torch.arange(height, device=maps.device), torch.arange(width, device=maps.device)
+    in_rows, in_columns = (top <= rows) & (rows < bottom), (left <= columns) & (columns < right)
+    return (in_rows[:, :, None] & in_columns[:, None, :]).flatten(1)
 
 
 def _pixel_ranges(boxes: Tensor, height: int, width: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:

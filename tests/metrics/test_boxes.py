@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from funcattr.metrics.boxes import mass_in_box, pointing_game
+from funcattr.metrics.boxes import energy_in_box, mass_in_box, pointing_game
 
 Metric = Callable[[Tensor, Tensor], Tensor]
 
@@ -44,6 +44,14 @@ def slow_mass_in_box(image: np.ndarray, box: np.ndarray) -> float:
     return len(set(reading_order(image)[: len(inside)]) & set(inside)) / len(inside)
 
 
+def slow_energy_in_box(image: np.ndarray, box: np.ndarray) -> float:
+    """What is positive in the box, over what is positive."""
+    if np.isnan(image).any():
+        return 0.0
+    total = sum(float(v) for v in image.flat if v > 0)
+    return sum(float(image[p]) for p in box_pixels(box, *image.shape) if image[p] > 0) / total if total else 0.0
+
+
 @st.composite
 def cases(draw: st.DrawFn) -> tuple[Tensor, Tensor]:
     """Small maps [N, 1, H, W] with ties and NaN; boxes [N, 4], some empty, outside or between pixels."""
@@ -74,6 +82,27 @@ def test_mass_in_box_equals_loop_over_pixels(case: tuple[Tensor, Tensor]) -> Non
     expected = [slow_mass_in_box(image, box) for image, box in pairs]
     assert mass_in_box(maps, boxes).tolist() == pytest.approx(expected, abs=1e-12)
     assert mass_in_box(maps[:, 0], boxes).tolist() == pytest.approx(expected, abs=1e-12)
+
+
+@given(cases())
+def test_energy_in_box_equals_loop_over_pixels(case: tuple[Tensor, Tensor]) -> None:
+    maps, boxes = case
+    pairs = zip(maps[:, 0].numpy(), boxes.numpy(), strict=True)
+    expected = [slow_energy_in_box(image, box) for image, box in pairs]
+    assert energy_in_box(maps, boxes).tolist() == pytest.approx(expected, abs=1e-12)
+    assert energy_in_box(1e-3 * maps[:, 0], boxes).tolist() == pytest.approx(expected, abs=1e-12)
+
+
+def test_energy_of_nothing_positive_is_none() -> None:
+    whole = torch.tensor([[0, 0, 2, 2]])
+    for maps in (torch.zeros(1, 2, 2), -torch.ones(1, 2, 2), torch.full((1, 2, 2), math.nan)):
+        assert energy_in_box(maps, whole).tolist() == [0.0]
+
+
+def test_energy_has_a_derivative() -> None:
+    maps = torch.tensor([[[1.0, 3.0], [-5.0, 0.5]]], dtype=torch.float64, requires_grad=True)
+    box = torch.tensor([[0, 1, 2, 2]])
+    assert torch.autograd.gradcheck(lambda m: energy_in_box(m, box), maps)
 
 
 def test_tolerance_is_a_strict_bound_on_the_distance() -> None:
@@ -110,27 +139,29 @@ def test_boxes_of_any_dtype(dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
-def test_mass_in_box_keeps_the_dtype_of_the_maps(dtype: torch.dtype) -> None:
-    share = mass_in_box(torch.arange(16).reshape(1, 4, 4).to(dtype), torch.tensor([[0, 2, 4, 4]]))
-    assert share.dtype == dtype
-    assert share.item() == 0.5
+def test_shares_keep_the_dtype_of_the_maps(dtype: torch.dtype) -> None:
+    maps, box = torch.arange(16).reshape(1, 4, 4).to(dtype), torch.tensor([[0, 2, 4, 4]])
+    assert mass_in_box(maps, box).dtype == energy_in_box(maps, box).dtype == dtype
+    assert mass_in_box(maps, box).item() == 0.5
+    assert energy_in_box(maps, box).item() == pytest.approx(68 / 120, abs=4e-3)
 
 
 def test_no_examples_give_no_results() -> None:
     maps, boxes = torch.zeros(0, 1, 4, 4), torch.zeros(0, 4)
-    assert pointing_game(maps, boxes).shape == mass_in_box(maps, boxes).shape == (0,)
+    assert all(m(maps, boxes).shape == (0,) for m in (pointing_game, mass_in_box, energy_in_box))
 
 
 def test_metrics_vmap_over_methods_equals_loop() -> None:
     maps = torch.randn(3, 4, 1, 6, 7)
     boxes = torch.tensor([[0, 1, 3, 4], [2, 2, 6, 7], [-1, -1, -1, -1], [5, 5, 9, 9]])
     hits = torch.vmap(lambda m: pointing_game(m, boxes, tolerance=1.5))(maps)
-    shares = torch.vmap(lambda m: mass_in_box(m, boxes))(maps)
     assert torch.equal(hits, torch.stack([pointing_game(m, boxes, tolerance=1.5) for m in maps]))
-    torch.testing.assert_close(shares, torch.stack([mass_in_box(m, boxes) for m in maps]), rtol=1e-6, atol=1e-6)
+    for metric in (mass_in_box, energy_in_box):
+        shares = torch.vmap(lambda m, metric=metric: metric(m, boxes))(maps)
+        torch.testing.assert_close(shares, torch.stack([metric(m, boxes) for m in maps]), rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize("metric", [pointing_game, mass_in_box])
+@pytest.mark.parametrize("metric", [pointing_game, mass_in_box, energy_in_box])
 @pytest.mark.parametrize(
     ("maps", "boxes", "message"),
     [
@@ -155,8 +186,7 @@ def test_metrics_vmap_over_methods_equals_loop() -> None:
     ],
 )
 def test_shapes_that_do_not_fit_are_refused(metric: Metric, maps: Tensor, boxes: Tensor, message: str) -> None:
-    name = "pointing_game" if metric is pointing_game else "mass_in_box"
-    with pytest.raises(ValueError, match=rf"^{name}\({message}"):
+    with pytest.raises(ValueError, match=rf"^{getattr(metric, '__name__', '')}\({message}"):
         metric(maps, boxes)
 
 
