@@ -1,9 +1,10 @@
-"""The command line: `python -m funcattr demo`."""
+"""The command line: `python -m funcattr demo` and `python -m funcattr explain`."""
 
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from .command.arguments import add_explain
 from .demo.run import demo
 
 
@@ -23,9 +24,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     tour.add_argument("--canvases", type=_positive, help="how many of the canvases of digits to use (default: all)")
     tour.add_argument("--no-photos", action="store_true", help="digits only")
     tour.add_argument("--no-progress", action="store_true", help="no progress bar")
+    tour.set_defaults(
+        run=lambda args: demo(
+            args.out, canvases=args.canvases, photos=not args.no_photos, progress=not args.no_progress
+        )
+    )
+    add_explain(commands)
     args = parser.parse_args(argv)
-
-    demo(args.out, canvases=args.canvases, photos=not args.no_photos, progress=not args.no_progress)
+    args.run(args)
 
 
 def _positive(text: str) -> int:

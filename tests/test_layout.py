@@ -17,7 +17,7 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 ORDER = (
     *("_torch", "errors", "text_tables", "torch_state", "agreement", "copies", "batch", "maps"),
     *("calls", "model", "rulebook", "rules", "tape", "attribution", "sampling", "methods", "tools"),
-    *("metrics", "masks", "bottleneck", "show", "__init__", "testing", "demo", "__main__"),
+    *("metrics", "masks", "bottleneck", "show", "__init__", "testing", "demo", "command", "__main__"),
 )
 
 

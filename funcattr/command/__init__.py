@@ -1,0 +1,1 @@
+"""The command `funcattr explain`: from anyone's model and a file to a picture, on the command line."""
