@@ -144,7 +144,7 @@ def _ready(method: Chosen, example: Example) -> dict[str, Any]:
         if "feature_mask" in options:
             options["feature_mask"] = _squares(x, options["feature_mask"])
         if options.get("rules") == "epsilon_gamma_box":
-            low, high = (end.to(x.device) for end in shown.bounds)
+            low, high = shown.bounds
             options["rules"] = rules.epsilon_gamma_box(low=low, high=high)
     if isinstance(shown, Words):
         if "feature_mask" in method.signature:

@@ -37,8 +37,8 @@ class Photo(NamedTuple):
 
     pixels: Tensor
     """What the model saw, in 0..1. [C, H, W]"""
-    bounds: tuple[Tensor, Tensor]
-    """What black and white are to the model. [1, C or 1, 1, 1]"""
+    bounds: tuple[tuple[float, ...], tuple[float, ...]]
+    """What black and white are to the model. 2 x [C]"""
 
 
 def plain_transform(
@@ -77,7 +77,8 @@ def read_photo(file: Path, transform: Transform) -> tuple[Tensor, Photo, str]:
             f"{file}: expected pixels in 0..1 after x * std + mean, got {pixels.min():.3g}..{pixels.max():.3g}: the "
             f"model's own transform is another. {_SAY}"
         )
-    bounds = ((0 - mean) / std)[None], ((1 - mean) / std)[None]
+    black, white = (((end - mean) / std).flatten().expand(x.shape[1]).tolist() for end in (0, 1))
+    bounds = tuple(black), tuple(white)
     says = f"{file.name}, {size} pixels -> {list(x.shape)} ({transform.says}{notes})"
     return x, Photo(pixels.clamp(0, 1), bounds), says
 

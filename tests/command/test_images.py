@@ -138,6 +138,27 @@ def test_a_grey_model_and_a_rulebook_with_bounds(
     assert load_file(saved)["attributions.lrp"].shape == (1, 1, 20, 32)
 
 
+@pytest.mark.parametrize(("mean", "std"), [((0.5,), (0.25,)), ((0.4, 0.5, 0.6), (0.25, 0.5, 0.2))])
+def test_a_rulebook_with_bounds_gets_what_black_and_white_are_in_each_channel(
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    tmp_path: Path,
+    photo: Path,
+    net: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    saved = tmp_path / "a.safetensors"
+    numbers = [",".join(map(str, each)) for each in (mean, std)]
+    how = ("--size", 32, "--mean", numbers[0], "--std", numbers[1], "--rules", "epsilon_gamma_box", "--target", 1)
+    result = explain(capsys, photo, "--model", net, *how, "--out", tmp_path / "a.png", "--save", saved)
+    assert result.status == 0, result.err
+    m, s = (torch.tensor(each).expand(3) for each in (mean, std))
+    low, high = (tuple(((end - m) / s).tolist()) for end in (0, 1))
+    box = funcattr.rules.epsilon_gamma_box(low=low, high=high)
+    found = load_file(saved)
+    torch.testing.assert_close(found["attributions.lrp"], funcattr.lrp(small(net), found["input"], 1, rules=box))
+
+
 def test_a_photo_stands_upright_and_transparent_parts_are_white(tmp_path: Path) -> None:
     transform = plain_transform([2, 4], [0], [1])
     image = Image.new("RGB", (2, 4), "black")
