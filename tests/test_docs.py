@@ -1,22 +1,15 @@
 """The documentation runs: every ```python block of README.md and docs/, block by block, one namespace a page.
 
-One mechanism checks what a page says comes out. A comment `# -> TEXT`, at the end of a top-level expression or alone on
-the next line, is the expression's outcome: the `repr` of its value, or `Name: message` of the exception (or warning,
-since warnings are errors) that it raises. Runs of white space count as one space; ` ...` at the end stands for any
-rest. Everything else, asserts included, simply runs. `test_the_runner_fails_...` show that the mechanism can fail.
+`tests/snippets.py` says how outcomes, printed text and pictures are checked; `test_the_runner_fails_...` show that the
+checks can fail.
 """
 
-import ast
 import inspect
-import io
 import re
 import shlex
 import sys
-import textwrap
-import tokenize
 import types
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,70 +17,38 @@ import pytest
 
 import funcattr
 
+from .snippets import FENCE, blocks, is_same_output, needs, pictures, printed, run_block, run_page
+from .sweeps import long
+
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
-PAGES = (README, *sorted((ROOT / "docs").glob("*.md")))
-FENCE = re.compile(r"^(?P<indent> *)```(?P<language>\w+)\n(?P<body>.*?)^(?P=indent)```$", re.MULTILINE | re.DOTALL)
+DOCS = ROOT / "docs"
+REFERENCE = sorted((DOCS / "api").glob("*.md"))
+PAGES = (README, *sorted(set(DOCS.rglob("*.md")) - set(REFERENCE)))
+LONG = ("gallery.md",)
+"""Pages whose snippets take minutes."""
+FROM_ELSEWHERE: set[str] = set()
+"""Pictures that a page shows and another makes."""
 
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-
-
-# --- the mechanism ---------------------------------------------------------------------------------------------------
-
-
-def blocks(text: str, language: str) -> Iterator[tuple[int, str]]:
-    """The fenced blocks in a language: number of lines before the block's first, and its text."""
-    for found in FENCE.finditer(text):
-        if found["language"] == language:
-            yield text[: found.start("body")].count("\n"), textwrap.dedent(found["body"])
-
-
-def outcomes(source: str) -> dict[int, str]:
-    """The text of each `# -> ...` comment, by the line of the expression that it belongs to."""
-    found = {}
-    lines = source.splitlines()
-    for token in tokenize.generate_tokens(io.StringIO(source).readline):
-        if token.type == tokenize.COMMENT and token.string.startswith("# -> "):
-            row, column = token.start
-            alone = not lines[row - 1][:column].strip()
-            found[row - 1 if alone else row] = token.string.removeprefix("# -> ")
-    return found
-
-
-def one_line(text: str) -> str:
-    return " ".join(text.split())
-
-
-def run_block(source: str, before: int, page: str, namespace: dict[str, Any]) -> None:
-    """Run a block whose first line is line `before` + 1 of `page`, and check its outcomes."""
-    source = "\n" * before + source
-    expected = outcomes(source)
-    for statement in ast.parse(source, page).body:
-        text = expected.pop(statement.end_lineno or 0, None)
-        if text is None:
-            exec(compile(ast.Module([statement], []), page, "exec"), namespace)
-            continue
-        assert isinstance(statement, ast.Expr), f"{page}:{statement.lineno}: only an expression has an outcome"
-        try:
-            actual = repr(eval(compile(ast.Expression(statement.value), page, "eval"), namespace))
-        except Exception as error:
-            actual = f"{type(error).__name__}: {error}"
-        actual, text = one_line(actual), one_line(text)
-        same = actual.startswith(text.removesuffix("...")) if text.endswith(" ...") else actual == text
-        if not same:
-            raise AssertionError(f"{page}:{statement.lineno}: expected outcome\n  {text}\ngot\n  {actual}")
-    assert not expected, f"{page}: an outcome on line {min(expected)} belongs to no top-level expression"
 
 
 # --- the pages -------------------------------------------------------------------------------------------------------
 
 
-@each_page
-def test_snippets_run(page: Path, fresh_dynamo: None, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "page", [pytest.param(page, marks=[long] if page.name in LONG else [], id=page.name) for page in PAGES]
+)
+def test_snippets_run(page: Path, fresh_dynamo: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    text = page.read_text()
+    for module in needs(text):
+        pytest.importorskip(module, reason=f"the snippets of {page.name} need {module}")
     module = types.ModuleType(f"page_{page.stem}")
     monkeypatch.setitem(sys.modules, module.__name__, module)  # Dynamo looks a function's globals up by module
-    for before, source in blocks(page.read_text(), "python"):
-        run_block(source, before, str(page), vars(module))
+    monkeypatch.chdir(tmp_path)
+    run_page(text, str(page), vars(module))
+    made = {path.name for path in tmp_path.iterdir()}
+    assert {name for path in pictures(text) if (name := Path(path).name) not in made} <= FROM_ELSEWHERE
 
 
 @each_page

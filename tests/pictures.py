@@ -1,0 +1,62 @@
+"""The pictures of the pages, made again: `python -m tests.pictures`, or with the pages as arguments.
+
+Runs the snippets of each page that shows pictures, as the tests do, and copies what they save beside the page.
+"""
+
+import argparse
+import os
+import shutil
+import sys
+import tempfile
+import time
+import types
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from .snippets import pictures, run_page
+
+DOCS = Path(__file__).resolve().parent.parent / "docs"
+
+
+def made_by(page: Path, text: str) -> list[str]:
+    """The pictures that the snippets of a page save: those that lie in the folder that is named after it."""
+    return [path for path in pictures(text) if Path(path).parts[0] == page.stem]
+
+
+def make(page: Path, text: str) -> list[Path]:
+    """Run a page's snippets in a new folder, and copy the pictures that the page shows beside it."""
+    module = types.ModuleType(f"page_{page.stem}")
+    sys.modules[module.__name__] = module
+    torch.manual_seed(0)
+    before, written = Path.cwd(), []
+    with tempfile.TemporaryDirectory() as folder:
+        os.chdir(folder)
+        try:
+            run_page(text, str(page), vars(module))
+            for path in made_by(page, text):
+                target = page.parent / path
+                target.parent.mkdir(exist_ok=True)
+                written.append(Path(shutil.copyfile(path, target)))
+        finally:
+            os.chdir(before)
+    return written
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Make the pictures of some or all pages."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("pages", nargs="*", type=Path, help="all that show pictures by default")
+    torch.set_num_threads(1)  # as in the tests
+    for page in parser.parse_args(argv).pages or sorted(DOCS.rglob("*.md")):
+        page, text = page.resolve(), page.read_text()
+        if made_by(page, text):
+            start = time.perf_counter()
+            files = make(page, text)
+            size = sum(file.stat().st_size for file in files)
+            print(f"{page.name}: {len(files)} pictures, {size / 1000:.0f} kB, {time.perf_counter() - start:.0f} s")
+
+
+if __name__ == "__main__":
+    main()
