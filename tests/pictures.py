@@ -49,13 +49,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("pages", nargs="*", type=Path, help="all that show pictures by default")
     torch.set_num_threads(1)  # as in the tests
-    for page in parser.parse_args(argv).pages or sorted(DOCS.rglob("*.md")):
-        page, text = page.resolve(), page.read_text()
-        if made_by(page, text):
-            start = time.perf_counter()
-            files = make(page, text)
-            size = sum(file.stat().st_size for file in files)
-            print(f"{page.name}: {len(files)} pictures, {size / 1000:.0f} kB, {time.perf_counter() - start:.0f} s")
+    paths = parser.parse_args(argv).pages or sorted(DOCS.rglob("*.md"))
+    for page in map(Path.resolve, paths):
+        text = page.read_text()
+        if not made_by(page, text):
+            continue
+        start = time.perf_counter()
+        files = make(page, text)
+        size, seconds = sum(file.stat().st_size for file in files), time.perf_counter() - start
+        print(f"{page.name}: {len(files)} pictures, {size / 1000:.0f} kB, {seconds:.0f} s")
 
 
 if __name__ == "__main__":
