@@ -66,9 +66,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def as_page(path: str, text: str) -> str:
-    """A page that shows a file; what is Markdown already is a page."""
-    if path.endswith(".md"):
-        return text
+    """A page that shows a Python file."""
     return f"---\nsearch:\n  exclude: true\n---\n# `{path}`\n\n`````python\n{text}`````\n"
 
 

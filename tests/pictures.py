@@ -15,14 +15,9 @@ from pathlib import Path
 
 import torch
 
-from .snippets import pictures, run_page
+from .snippets import made_by, run_page
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
-
-
-def made_by(page: Path, text: str) -> list[str]:
-    """The pictures that the snippets of a page save: those that lie in the folder that is named after it."""
-    return [path for path in pictures(text) if Path(path).parts[0] == page.stem]
 
 
 def make(page: Path, text: str) -> list[Path]:
@@ -35,7 +30,7 @@ def make(page: Path, text: str) -> list[Path]:
         os.chdir(folder)
         try:
             run_page(text, str(page), vars(module))
-            for path in made_by(page, text):
+            for path in made_by(page.stem, text):
                 target = page.parent / path
                 target.parent.mkdir(exist_ok=True)
                 written.append(Path(shutil.copyfile(path, target)))
@@ -52,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     paths = parser.parse_args(argv).pages or sorted(DOCS.rglob("*.md"))
     for page in map(Path.resolve, paths):
         text = page.read_text()
-        if not made_by(page, text):
+        if not made_by(page.stem, text):
             continue
         start = time.perf_counter()
         files = make(page, text)

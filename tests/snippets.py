@@ -13,12 +13,13 @@ import re
 import textwrap
 import tokenize
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any
 
 FENCE = re.compile(r"^(?P<indent> *)```(?P<language>\w+)\n(?P<body>.*?)^(?P=indent)```$", re.MULTILINE | re.DOTALL)
 PICTURE = re.compile(r"!\[[^\]]*\]\((?P<path>[^)\s:]+)\)")
 NEEDS = re.compile(r"<!-- needs: (?P<modules>.*?) -->")
-NUMBER = re.compile(r"\d+(?:\.\d+)?")
+NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
 
 
 def blocks(text: str, language: str) -> Iterator[tuple[int, str]]:
@@ -38,12 +39,17 @@ def pictures(text: str) -> list[str]:
     return [found["path"] for found in PICTURE.finditer(FENCE.sub("", text))]
 
 
+def made_by(stem: str, text: str) -> list[str]:
+    """The pictures that a page's own snippets save: those in the folder that has the page's name."""
+    return [path for path in pictures(text) if path.split("/")[0] == stem]
+
+
 def printed(text: str) -> dict[int, str]:
     """What snippets print, by the number of lines before a snippet's first: text blocks right below them."""
     found = list(FENCE.finditer(text))
     return {
         text[: code.start("body")].count("\n"): textwrap.dedent(shown["body"])
-        for code, shown in zip(found, found[1:], strict=False)
+        for code, shown in pairwise(found)
         if (code["language"], shown["language"]) == ("python", "text") and not text[code.end() : shown.start()].strip()
     }
 

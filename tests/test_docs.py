@@ -17,7 +17,7 @@ import pytest
 
 import funcattr
 
-from .snippets import FENCE, blocks, is_same_output, needs, pictures, printed, run_block, run_page
+from .snippets import FENCE, blocks, is_same_output, made_by, needs, pictures, printed, run_block, run_page
 from .sweeps import long
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -27,8 +27,6 @@ REFERENCE = sorted((DOCS / "api").glob("*.md"))
 PAGES = (README, *sorted(set(DOCS.rglob("*.md")) - set(REFERENCE)))
 LONG = ("gallery.md",)
 """Pages whose snippets take minutes."""
-FROM_ELSEWHERE: set[str] = set()
-"""Pictures that a page shows and another makes."""
 
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 
@@ -47,16 +45,17 @@ def test_snippets_run(page: Path, fresh_dynamo: None, monkeypatch: pytest.Monkey
     monkeypatch.setitem(sys.modules, module.__name__, module)  # Dynamo looks a function's globals up by module
     monkeypatch.chdir(tmp_path)
     run_page(text, str(page), vars(module))
-    made = {path.name for path in tmp_path.iterdir()}
-    assert {name for path in pictures(text) if (name := Path(path).name) not in made} <= FROM_ELSEWHERE
+    assert [path for path in made_by(page.stem, text) if not (tmp_path / path).is_file()] == []
 
 
 @each_page
 def test_lines_fit_and_fences_are_known(page: Path) -> None:
     text = page.read_text()
     for number, line in enumerate(text.splitlines(), 1):
-        # A row of a table cannot be broken.
-        assert len(line) <= 120 or line.startswith("|"), f"{page.name}:{number}: {len(line)} characters"
+        # A row of a table cannot be broken, nor can a picture that is a link.
+        assert len(line) <= 120 or line.startswith(("|", "[![", "- [![")), (
+            f"{page.name}:{number}: {len(line)} characters"
+        )
     assert text.count("```") == 2 * len(list(FENCE.finditer(text))), (
         f"{page.name}: a fence without a language or an end"
     )
@@ -64,6 +63,8 @@ def test_lines_fit_and_fences_are_known(page: Path) -> None:
 
 
 def anchors(page: Path) -> set[str]:
+    if page in REFERENCE:  # an entry's anchor is its name
+        return set(re.findall(r"^::: (\S+)$", page.read_text(), re.MULTILINE))
     headings = re.findall(r"^#+ (.*)$", FENCE.sub("", page.read_text()), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
@@ -86,11 +87,21 @@ def test_relative_links_lead_to_files_and_headings(page: Path) -> None:
     assert broken_links(page) == []
 
 
-def test_every_page_is_linked_from_the_readme_and_from_the_index() -> None:
-    for page in PAGES[1:]:
-        if page.name != "index.md":
-            assert f"({page.name})" in (ROOT / "docs" / "index.md").read_text(), page.name
-            assert f"(docs/{page.name})" in README.read_text(), page.name
+def test_every_page_is_linked_from_the_index_and_has_a_place_on_the_site() -> None:
+    index, site = (DOCS / "index.md").read_text(), (ROOT / "mkdocs.yml").read_text()
+    for page in (*PAGES[1:], *REFERENCE):
+        path = page.relative_to(DOCS).as_posix()
+        assert f": {path}\n" in site, path
+        assert path == "index.md" or f"({path})" in index, path
+
+
+def test_the_pictures_that_pages_show_are_there_and_small() -> None:
+    shown = {(page.parent / path).resolve() for page in PAGES for path in pictures(page.read_text())}
+    assert len(shown) > 30
+    assert [path for path in shown if not path.is_file()] == []
+    assert [path for path in shown if path.stat().st_size > 300_000] == []
+    assert sum(path.stat().st_size for path in shown) < 1_500_000
+    assert {p for p in DOCS.rglob("*.*") if p.suffix in (".png", ".jpg")} - shown == set(), "no page shows it"
 
 
 def test_readme_shows_a_short_example_early() -> None:
@@ -109,6 +120,35 @@ def public_names() -> set[str]:
             if not name.startswith("_") and getattr(value, "__module__", "").startswith("funcattr."):
                 names.add(f"{namespace}.{name}")
     return names
+
+
+NO_MAP = {"readout_iba", "relevance_maximization", "metrics", "conservation", "verify"}
+"""Functions of a model, an input and a target that the gallery cannot or need not show."""
+
+
+def test_the_gallery_shows_every_method_that_makes_maps() -> None:
+    text = (DOCS / "gallery.md").read_text()
+    methods = {
+        name
+        for name in public_names()
+        if inspect.isfunction(method := getattr(funcattr, name, None))
+        and {"model", "x", "target"} <= set(inspect.signature(method).parameters)
+    }
+    assert {"lrp", "rise", "iba"} < methods
+    missing = {name for name in methods - NO_MAP if f"#funcattr.{name})" not in text}
+    assert missing == {"attribute", "rule_table"} & missing
+
+
+def test_quick_methods_of_the_gallery_draw_their_pictures(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    page = DOCS / "gallery.md"
+    for module in needs(page.read_text()):
+        pytest.importorskip(module, reason=f"the snippets of {page.name} need {module}")
+    (_, setup), (_, gradients), *_ = blocks(page.read_text(), "python")
+    monkeypatch.chdir(tmp_path)
+    namespace: dict[str, Any] = {}
+    quick = [line for line in gradients.splitlines() if line.startswith(('draw("gradient"', 'draw("grad_cam"'))]
+    run_page("".join(f"```python\n{source}\n```\n" for source in (setup, *quick)), "gallery.md", namespace)
+    assert {path.name for path in (tmp_path / "gallery").iterdir()} == {"gradient.jpg", "grad_cam.jpg"}
 
 
 def unmentioned(names: set[str], text: str) -> set[str]:
@@ -195,6 +235,24 @@ def test_the_runner_passes_right_outcomes() -> None:
     namespace: dict[str, Any] = {}
     run_block(source, 3, "page.md", namespace)
     assert namespace["x"] == 2
+
+
+def test_the_runner_fails_on_other_output_than_is_shown() -> None:
+    page = "```python\nprint('a', 0.51)\n```\n\n```text\na {}\n```\n"
+    run_page(page.format("0.50"), "page.md", {})
+    run_page(page.format("0.5").replace("```text", "Prose.\n```text"), "page.md", {})
+    for wrong in ("0.56", "0.5", "", "0.51 b"):
+        with pytest.raises(AssertionError, match=r"page\.md:1: expected to be printed"):
+            run_page(page.format(wrong), "page.md", {})
+    assert is_same_output("3 of 10", "3  of 10\n") and not is_same_output("3 of 10", "4 of 10")
+    assert is_same_output("0.00", "-0.01") and not is_same_output("0.02", "-0.02")
+    assert list(printed(page.format(1))) == [1]
+
+
+def test_needs_and_pictures_are_read_from_the_page() -> None:
+    text = "# A\n<!-- needs: a.b, c -->\n![x](a/p.png) [![y](b/q.jpg)](l.md)\n```text\n![n](no.png)\n```\n"
+    assert needs(text) == ["a.b", "c"]
+    assert pictures(text) == ["a/p.png", "b/q.jpg"] and made_by("a", text) == ["a/p.png"]
 
 
 def test_blocks_are_found_in_lists_too() -> None:

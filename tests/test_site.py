@@ -66,7 +66,7 @@ def site_hooks(monkeypatch: pytest.MonkeyPatch):
 
 def test_links_that_leave_the_docs_are_told_from_others(site_hooks) -> None:
     assert site_hooks.outside("benchmarks.md", "../tests/test_cost.py") == "tests/test_cost.py"
-    assert site_hooks.outside("api/rules.md", "../../README.md") == "README.md"
+    assert site_hooks.outside("api/rules.md", "../../examples/ensemble.py") == "examples/ensemble.py"
     assert site_hooks.outside("tutorials/signal.md", "../choosing.md") is None
 
 
