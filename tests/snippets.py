@@ -18,7 +18,7 @@ from typing import Any
 
 FENCE = re.compile(r"^(?P<indent> *)```(?P<language>\w+)\n(?P<body>.*?)^(?P=indent)```$", re.MULTILINE | re.DOTALL)
 PICTURE = re.compile(r"!\[[^\]]*\]\((?P<path>[^)\s:]+)\)")
-NEEDS = re.compile(r"<!-- needs: (?P<modules>.*?) -->")
+NEEDS = re.compile(r"^<!-- needs: (?P<modules>.*?) -->$", re.MULTILINE)
 NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
 
 
