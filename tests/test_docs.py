@@ -1,22 +1,15 @@
 """The documentation runs: every ```python block of README.md and docs/, block by block, one namespace a page.
 
-One mechanism checks what a page says comes out. A comment `# -> TEXT`, at the end of a top-level expression or alone on
-the next line, is the expression's outcome: the `repr` of its value, or `Name: message` of the exception (or warning,
-since warnings are errors) that it raises. Runs of white space count as one space; ` ...` at the end stands for any
-rest. Everything else, asserts included, simply runs. `test_the_runner_fails_...` show that the mechanism can fail.
+`tests/snippets.py` says how outcomes, printed text and pictures are checked; `test_the_runner_fails_...` show that the
+checks can fail.
 """
 
-import ast
 import inspect
-import io
 import re
 import shlex
 import sys
-import textwrap
-import tokenize
 import types
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,79 +18,45 @@ from matplotlib.image import imread
 
 import funcattr
 
+from .snippets import FENCE, blocks, is_same_output, made_by, needs, pictures, printed, run_block, run_page
+from .sweeps import long
+
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
-PAGES = (README, *sorted((ROOT / "docs").glob("*.md")))
-FENCE = re.compile(r"^(?P<indent> *)```(?P<language>\w+)\n(?P<body>.*?)^(?P=indent)```$", re.MULTILINE | re.DOTALL)
+DOCS = ROOT / "docs"
+REFERENCE = sorted((DOCS / "api").glob("*.md"))
+PAGES = (README, *sorted(set(DOCS.rglob("*.md")) - set(REFERENCE)))
+LONG = ("gallery.md",)
+"""Pages whose snippets take minutes."""
 
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-
-
-# --- the mechanism ---------------------------------------------------------------------------------------------------
-
-
-def blocks(text: str, language: str) -> Iterator[tuple[int, str]]:
-    """The fenced blocks in a language: number of lines before the block's first, and its text."""
-    for found in FENCE.finditer(text):
-        if found["language"] == language:
-            yield text[: found.start("body")].count("\n"), textwrap.dedent(found["body"])
-
-
-def outcomes(source: str) -> dict[int, str]:
-    """The text of each `# -> ...` comment, by the line of the expression that it belongs to."""
-    found = {}
-    lines = source.splitlines()
-    for token in tokenize.generate_tokens(io.StringIO(source).readline):
-        if token.type == tokenize.COMMENT and token.string.startswith("# -> "):
-            row, column = token.start
-            alone = not lines[row - 1][:column].strip()
-            found[row - 1 if alone else row] = token.string.removeprefix("# -> ")
-    return found
-
-
-def one_line(text: str) -> str:
-    return " ".join(text.split())
-
-
-def run_block(source: str, before: int, page: str, namespace: dict[str, Any]) -> None:
-    """Run a block whose first line is line `before` + 1 of `page`, and check its outcomes."""
-    source = "\n" * before + source
-    expected = outcomes(source)
-    for statement in ast.parse(source, page).body:
-        text = expected.pop(statement.end_lineno or 0, None)
-        if text is None:
-            exec(compile(ast.Module([statement], []), page, "exec"), namespace)
-            continue
-        assert isinstance(statement, ast.Expr), f"{page}:{statement.lineno}: only an expression has an outcome"
-        try:
-            actual = repr(eval(compile(ast.Expression(statement.value), page, "eval"), namespace))
-        except Exception as error:
-            actual = f"{type(error).__name__}: {error}"
-        actual, text = one_line(actual), one_line(text)
-        same = actual.startswith(text.removesuffix("...")) if text.endswith(" ...") else actual == text
-        if not same:
-            raise AssertionError(f"{page}:{statement.lineno}: expected outcome\n  {text}\ngot\n  {actual}")
-    assert not expected, f"{page}: an outcome on line {min(expected)} belongs to no top-level expression"
 
 
 # --- the pages -------------------------------------------------------------------------------------------------------
 
 
-@each_page
+@pytest.mark.parametrize(
+    "page", [pytest.param(page, marks=[long] if page.name in LONG else [], id=page.name) for page in PAGES]
+)
 def test_snippets_run(page: Path, fresh_dynamo: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.chdir(tmp_path)
+    text = page.read_text()
+    for module in needs(text):
+        pytest.importorskip(module, reason=f"the snippets of {page.name} need {module}")
     module = types.ModuleType(f"page_{page.stem}")
     monkeypatch.setitem(sys.modules, module.__name__, module)  # Dynamo looks a function's globals up by module
-    for before, source in blocks(page.read_text(), "python"):
-        run_block(source, before, str(page), vars(module))
+    monkeypatch.chdir(tmp_path)
+    run_page(text, str(page), vars(module))
+    assert [path for path in made_by(page.stem, text) if not (tmp_path / path).is_file()] == []
 
 
 @each_page
 def test_lines_fit_and_fences_are_known(page: Path) -> None:
     text = page.read_text()
     for number, line in enumerate(text.splitlines(), 1):
-        # A row of a table cannot be broken.
-        assert len(line) <= 120 or line.startswith("|"), f"{page.name}:{number}: {len(line)} characters"
+        # A row of a table cannot be broken, nor can a picture that is a link.
+        assert len(line) <= 120 or line.startswith(("|", "[![", "- [![")), (
+            f"{page.name}:{number}: {len(line)} characters"
+        )
     assert text.count("```") == 2 * len(list(FENCE.finditer(text))), (
         f"{page.name}: a fence without a language or an end"
     )
@@ -105,6 +64,8 @@ def test_lines_fit_and_fences_are_known(page: Path) -> None:
 
 
 def anchors(page: Path) -> set[str]:
+    if page in REFERENCE:  # an entry's anchor is its name
+        return set(re.findall(r"^::: (\S+)$", page.read_text(), re.MULTILINE))
     headings = re.findall(r"^#+ (.*)$", FENCE.sub("", page.read_text()), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
@@ -127,11 +88,21 @@ def test_relative_links_lead_to_files_and_headings(page: Path) -> None:
     assert broken_links(page) == []
 
 
-def test_every_page_is_linked_from_the_readme_and_from_the_index() -> None:
-    for page in PAGES[1:]:
-        if page.name != "index.md":
-            assert f"({page.name})" in (ROOT / "docs" / "index.md").read_text(), page.name
-            assert f"(docs/{page.name})" in README.read_text(), page.name
+def test_every_page_is_linked_from_the_index_and_has_a_place_on_the_site() -> None:
+    index, site = (DOCS / "index.md").read_text(), (ROOT / "mkdocs.yml").read_text()
+    for page in (*PAGES[1:], *REFERENCE):
+        path = page.relative_to(DOCS).as_posix()
+        assert f": {path}\n" in site, path
+        assert path == "index.md" or f"({path})" in index, path
+
+
+def test_the_pictures_that_pages_show_are_there_and_small() -> None:
+    shown = {(page.parent / path).resolve() for page in PAGES for path in pictures(page.read_text())}
+    assert len(shown) > 30
+    assert [path for path in shown if not path.is_file()] == []
+    assert [path for path in shown if path.stat().st_size > 300_000] == []
+    assert sum(path.stat().st_size for path in shown) < 1_500_000
+    assert {p for p in DOCS.rglob("*.*") if p.suffix in (".png", ".jpg")} - shown == set(), "no page shows it"
 
 
 def test_readme_shows_a_short_example_early() -> None:
@@ -150,6 +121,35 @@ def public_names() -> set[str]:
             if not name.startswith("_") and getattr(value, "__module__", "").startswith("funcattr."):
                 names.add(f"{namespace}.{name}")
     return names
+
+
+NO_MAP = {"readout_iba", "relevance_maximization", "metrics", "conservation", "verify"}
+"""Functions of a model, an input and a target that the gallery cannot or need not show."""
+
+
+def test_the_gallery_shows_every_method_that_makes_maps() -> None:
+    text = (DOCS / "gallery.md").read_text()
+    methods = {
+        name
+        for name in public_names()
+        if inspect.isfunction(method := getattr(funcattr, name, None))
+        and {"model", "x", "target"} <= set(inspect.signature(method).parameters)
+    }
+    assert {"lrp", "rise", "iba"} < methods
+    missing = {name for name in methods - NO_MAP if f"#funcattr.{name})" not in text}
+    assert missing == {"attribute", "rule_table"} & missing
+
+
+def test_quick_methods_of_the_gallery_draw_their_pictures(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    page = DOCS / "gallery.md"
+    for module in needs(page.read_text()):
+        pytest.importorskip(module, reason=f"the snippets of {page.name} need {module}")
+    (_, setup), (_, gradients), *_ = blocks(page.read_text(), "python")
+    monkeypatch.chdir(tmp_path)
+    namespace: dict[str, Any] = {}
+    quick = [line for line in gradients.splitlines() if line.startswith(('draw("gradient"', 'draw("grad_cam"'))]
+    run_page("".join(f"```python\n{source}\n```\n" for source in (setup, *quick)), "gallery.md", namespace)
+    assert {path.name for path in (tmp_path / "gallery").iterdir()} == {"gradient.jpg", "grad_cam.jpg"}
 
 
 def unmentioned(names: set[str], text: str) -> set[str]:
@@ -247,6 +247,24 @@ def test_the_runner_passes_right_outcomes() -> None:
     namespace: dict[str, Any] = {}
     run_block(source, 3, "page.md", namespace)
     assert namespace["x"] == 2
+
+
+def test_the_runner_fails_on_other_output_than_is_shown() -> None:
+    page = "```python\nprint('a', 0.51)\n```\n\n```text\na {}\n```\n"
+    run_page(page.format("0.50"), "page.md", {})
+    run_page(page.format("0.5").replace("```text", "Prose.\n```text"), "page.md", {})
+    for wrong in ("0.56", "0.5", "", "0.51 b"):
+        with pytest.raises(AssertionError, match=r"page\.md:1: expected to be printed"):
+            run_page(page.format(wrong), "page.md", {})
+    assert is_same_output("3 of 10", "3  of 10\n") and not is_same_output("3 of 10", "4 of 10")
+    assert is_same_output("0.00", "-0.01") and not is_same_output("0.02", "-0.02")
+    assert list(printed(page.format(1))) == [1]
+
+
+def test_needs_and_pictures_are_read_from_the_page() -> None:
+    text = "# A\n<!-- needs: a.b, c -->\n![x](a/p.png) [![y](b/q.jpg)](l.md)\n```text\n![n](no.png)\n```\n"
+    assert needs(text) == ["a.b", "c"]
+    assert pictures(text) == ["a/p.png", "b/q.jpg"] and made_by("a", text) == ["a/p.png"]
 
 
 def test_blocks_are_found_in_lists_too() -> None:
