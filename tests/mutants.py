@@ -546,7 +546,50 @@ MUTANTS = (
         ">{word}</span>",
         ("tests/show/test_tokens.py::test_words_cannot_break_the_page_or_steer_the_terminal",),
     ),
+    # command, demo
+    Mutant(
+        "the target is the class with the lowest output",
+        "funcattr/command/classes.py",
+        "return int(outputs.argmax())",
+        "return int(outputs.argmin())",
+        ("tests/command/test_images.py::test_the_default_network_sees_the_cat",),
+    ),
+    Mutant(
+        "black and white change places for the rulebook with bounds",
+        "funcattr/command/images.py",
+        "for end in (0, 1))",
+        "for end in (1, 0))",
+        ("tests/command/test_images.py::test_a_rulebook_with_bounds_gets_what_black_and_white_are_in_each_channel",),
+    ),
+    Mutant(
+        "a photo lies as the camera held it",
+        "funcattr/command/images.py",
+        "ImageOps.exif_transpose(opened)",
+        "opened",
+        ("tests/command/test_images.py::test_a_photo_stands_upright_and_transparent_parts_are_white",),
+    ),
+    Mutant(
+        "the right half of a pair is the other photograph",
+        "funcattr/demo/photos.py",
+        "boxes.append([0, half * SIDE, SIDE, (half + 1) * SIDE])",
+        "boxes.append([0, (1 - half) * SIDE, SIDE, (2 - half) * SIDE])",
+        ("tests/test_demo.py::test_both_things_of_a_pair_of_photographs_are_among_the_first_classes_of_the_network",),
+    ),
     # maps, batch, torch_state
+    Mutant(
+        "energy counts what speaks against the target",
+        "funcattr/metrics/boxes.py",
+        "positive = maps.flatten(1).clamp(min=0).to(precise)",
+        "positive = maps.flatten(1).abs().to(precise)",
+        ("tests/metrics/test_boxes.py::test_energy_in_box_equals_loop_over_pixels",),
+    ),
+    Mutant(
+        "a zero denominator has the sign of its zero",
+        "funcattr/rules/stabilizer.py",
+        "z.detach() + 0.0",
+        "z.detach() - 0.0",
+        ("tests/rules/test_stabilizer.py::test_a_zero_has_no_sign",),
+    ),
     Mutant(
         "tokens are laid out column by column",
         "funcattr/maps.py",

@@ -112,12 +112,10 @@ each_map = pytest.mark.parametrize("over", MAPS)
 # Compilation takes seconds. Each map has a gradient or a ruled method on two models, and a loop over samples or more.
 QUICK_MAPS = (
     "examples-gradient-cnn",
-    "examples-lrp_epsilon_plus-vit",
     "targets-grad_cam-resnet_basic",
     "targets-attnlrp-vit",
     "parameters-lrp_epsilon_plus-resnet_basic",
     "noise-excitation_backprop_at_layer-resnet_basic",
-    "noise-linear_approx-vit",
     "noise-guided_backprop-cnn",
 )
 

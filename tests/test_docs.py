@@ -26,8 +26,8 @@ README = ROOT / "README.md"
 DOCS = ROOT / "docs"
 REFERENCE = sorted((DOCS / "api").glob("*.md"))
 PAGES = (README, *sorted(set(DOCS.rglob("*.md")) - set(REFERENCE)))
-LONG = ("gallery.md",)
-"""Pages whose snippets take minutes."""
+LONG = ("gallery.md", "photograph.md", "wrong_reasons.md")
+"""Pages whose snippets take long."""
 
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 

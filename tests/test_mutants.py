@@ -14,7 +14,7 @@ PACKAGES = {path.name for path in (ROOT / "funcattr").iterdir() if path.is_dir()
 def test_there_are_many_in_every_package_with_code() -> None:
     covered = {Path(mutant.file).parts[1] for mutant in MUTANTS}
     assert len(MUTANTS) >= 40 and len({(m.file, m.name) for m in MUTANTS}) == len(MUTANTS)
-    assert PACKAGES - covered <= {"demo"}
+    assert covered >= PACKAGES
 
 
 @pytest.mark.parametrize("file", sorted({mutant.file for mutant in MUTANTS}))
