@@ -21,7 +21,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     tour.add_argument(
         "--out", type=Path, default=Path("funcattr_demo"), help="folder of pictures (default: %(default)s)"
     )
-    tour.add_argument("--canvases", type=_positive, help="how many of the canvases of digits to use (default: all)")
+    tour.add_argument(
+        "--canvases", type=_positive, default=100, help="how many of 300 images of digits to use (default: %(default)s)"
+    )
     tour.add_argument("--no-photos", action="store_true", help="digits only")
     tour.add_argument("--no-progress", action="store_true", help="no progress bar")
     tour.set_defaults(

@@ -98,8 +98,8 @@ def test_questions_ask_for_each_digit_once_and_the_first_for_a_seven() -> None:
 def test_slow_methods_are_asked_the_first_questions() -> None:
     tour = digit_tour.digit_tour(20)
     slow, quick = tour.rows[-1], tour.rows[0]
-    assert slow.asked == 30 and quick.asked is None
-    assert tour.asked(slow).things == tour.questions.things[:30]
+    assert slow.asked == 20 and quick.asked is None
+    assert tour.asked(slow).things == tour.questions.things[:20]
     assert len(tour.asked(quick).things) == len(tour.questions.things)
 
 

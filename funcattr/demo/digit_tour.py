@@ -84,13 +84,13 @@ ROWS: tuple[Row, ...] = (
         asked=100,
         passes=60,
     ),
-    Row("smoothgrad", _smoothgrad, maps.max_abs, asked=100, passes=60),
-    Row("iba", _iba, maps.sum, asked=100, passes=300),
+    Row("smoothgrad", _smoothgrad, maps.max_abs, asked=60, passes=60),
+    Row("iba", _iba, maps.sum, asked=30, passes=300),
     Row("readout_iba", _readout_iba, maps.sum),
-    Row("occlusion", partial(occlusion, window=(12, 12), stride=4), maps.sum, asked=30, passes=200),
+    Row("occlusion", partial(occlusion, window=(12, 12), stride=4), maps.sum, asked=20, passes=200),
     # No value of RISE's stands for nothing, so the least does.
-    Row("rise", partial(rise, samples=300, cells=8, activation=None), maps.normalize, asked=30, passes=300),
-    Row("extremal_perturbation", _extremal, maps.sum, asked=30, passes=180),
+    Row("rise", partial(rise, samples=300, cells=8, activation=None), maps.normalize, asked=12, passes=300),
+    Row("extremal_perturbation", _extremal, maps.sum, asked=20, passes=180),
 )
 """Every method of maps, in the order of its columns; a row added here appears in the table and in the picture."""
 
@@ -101,11 +101,11 @@ SmoothGrad's noise is a twentieth of the range of pixels; with a tenth the netwo
 Extremal perturbation looks without mirroring, for a mirrored digit is another one."""
 
 
-def digit_tour(canvases: int | None = None) -> Tour:
+def digit_tour(canvases: int) -> Tour:
     """Where is the digit?
 
     Args:
-        canvases: How many of the packaged canvases to ask about; None for all.
+        canvases: How many of the packaged canvases to ask about.
     """
     data = Canvases(*(field[:canvases] for field in load_canvases()))
     questions = all_questions(data)

@@ -25,12 +25,12 @@ _GAMMA_BOX = rules.epsilon_gamma_box(low=LOW, high=HIGH)
 
 
 def _smoothgrad(model: nn.Module, x: Tensor, target: Tensor) -> Tensor:
-    return noise_tunnel(partial(gradient, model), x, target, samples=12, sigma=0.1)
+    return noise_tunnel(partial(gradient, model), x, target, samples=8, sigma=0.1)
 
 
 ROWS: tuple[Row, ...] = (
     Row("gradient", gradient, maps.max_abs),
-    Row("smoothgrad", _smoothgrad, maps.max_abs, asked=4, passes=36),
+    Row("smoothgrad", _smoothgrad, maps.max_abs, asked=4, passes=24),
     Row("integrated_gradients", partial(integrated_gradients, steps=12), maps.sum, asked=4, passes=36),
     Row("guided_backprop", guided_backprop, maps.max_abs),
     Row("grad_cam", partial(grad_cam, layer=LAST_LAYER), maps.sum, passes=1),
@@ -39,7 +39,7 @@ ROWS: tuple[Row, ...] = (
     Row("lrp_epsilon_plus", partial(lrp, rules="epsilon_plus"), maps.sum, passes=4),
     Row("lrp_gamma_box", partial(lrp, rules=_GAMMA_BOX), maps.sum, passes=8),
     Row("deep_lift", deep_lift, maps.sum, passes=6),
-    Row("occlusion", partial(occlusion, window=(36, 36), stride=18), maps.sum, asked=4, passes=106),
+    Row("occlusion", partial(occlusion, window=(48, 48), stride=24), maps.sum, asked=4, passes=56),
 )
 """Methods of maps that are quick on a large network, in the order of their columns."""
 

@@ -16,14 +16,12 @@ from .scores import Score, centre_score, method_score, score_table
 from .tour import Tour
 
 
-def demo(
-    out: Path, *, canvases: int | None = None, photos: bool = True, progress: bool = True
-) -> dict[str, list[Score]]:
+def demo(out: Path, *, canvases: int = 100, photos: bool = True, progress: bool = True) -> dict[str, list[Score]]:
     """Ask about photographs and about digits: for each a table is printed and a picture saved.
 
     Args:
         out: The folder of the pictures, `photos.png` and `digits.png`.
-        canvases: How many of the bundled canvases of digits to use; None for all.
+        canvases: How many of the 300 packaged canvases of digits to use.
         photos: Whether to ask about photographs. They need the extra "demo"; without it a line says so.
         progress: Whether to show a progress bar on stderr.
 
@@ -33,7 +31,7 @@ def demo(
     Raises:
         ValueError: If `canvases` < 1.
     """
-    if canvases is not None and canvases < 1:
+    if canvases < 1:
         raise ValueError(f"demo(canvases=...): expected 1 or more, got {canvases}.")
     tours = [digit_tour(canvases)]
     if photos:
