@@ -81,7 +81,7 @@ ROWS: tuple[Row, ...] = (
         partial(integrated_gradients, steps=20),
         maps.sum,
         completeness=True,
-        asked=100,
+        asked=50,
         passes=60,
     ),
     Row("smoothgrad", _smoothgrad, maps.max_abs, asked=60, passes=60),
