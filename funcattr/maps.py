@@ -37,11 +37,10 @@ def sum(attributions: Tensor, *, rank: int | None = None) -> Tensor:
     """Sum over channels; keeps the total of each example. [N, C, *spatial] -> [N, 1, *spatial]
 
     Args:
-        attributions: [N, C, *spatial]
-        rank: How many spatial dimensions they have; needed for signals only, 1.
+        attributions, rank: As in `max_abs`.
 
     Raises:
-        ValueError: If the shape is another, or of three dimensions and nothing says which.
+        ValueError: As in `max_abs`.
 
     Example:
         >>> sum(torch.tensor([[1.0, -3.0]]))
@@ -54,11 +53,10 @@ def abs_sum(attributions: Tensor, *, rank: int | None = None) -> Tensor:
     """Sum of magnitudes over channels. [N, C, *spatial] -> [N, 1, *spatial]
 
     Args:
-        attributions: [N, C, *spatial]
-        rank: How many spatial dimensions they have; needed for signals only, 1.
+        attributions, rank: As in `max_abs`.
 
     Raises:
-        ValueError: If the shape is another, or of three dimensions and nothing says which.
+        ValueError: As in `max_abs`.
 
     Example:
         >>> abs_sum(torch.tensor([[1.0, -3.0]]))
@@ -71,11 +69,10 @@ def l2(attributions: Tensor, *, rank: int | None = None) -> Tensor:
     """Euclidean norm over channels. [N, C, *spatial] -> [N, 1, *spatial]
 
     Args:
-        attributions: [N, C, *spatial]
-        rank: How many spatial dimensions they have; needed for signals only, 1.
+        attributions, rank: As in `max_abs`.
 
     Raises:
-        ValueError: If the shape is another, or of three dimensions and nothing says which.
+        ValueError: As in `max_abs`.
 
     Example:
         >>> l2(torch.tensor([[3.0, -4.0]]))
@@ -88,11 +85,10 @@ def positive(attributions: Tensor, *, rank: int | None = None) -> Tensor:
     """Positive part of the sum over channels: evidence for the target. [N, C, *spatial] -> [N, 1, *spatial]
 
     Args:
-        attributions: [N, C, *spatial]
-        rank: How many spatial dimensions they have; needed for signals only, 1.
+        attributions, rank: As in `max_abs`.
 
     Raises:
-        ValueError: If the shape is another, or of three dimensions and nothing says which.
+        ValueError: As in `max_abs`.
 
     Example:
         >>> positive(torch.tensor([[1.0, -3.0]]))
@@ -105,11 +101,10 @@ def negative(attributions: Tensor, *, rank: int | None = None) -> Tensor:
     """Negative part of the sum over channels, as a magnitude. [N, C, *spatial] -> [N, 1, *spatial]
 
     Args:
-        attributions: [N, C, *spatial]
-        rank: How many spatial dimensions they have; needed for signals only, 1.
+        attributions, rank: As in `max_abs`.
 
     Raises:
-        ValueError: If the shape is another, or of three dimensions and nothing says which.
+        ValueError: As in `max_abs`.
 
     Example:
         >>> negative(torch.tensor([[1.0, -3.0]]))
@@ -136,7 +131,7 @@ def resize(
             [N, C', *spatial] whose spatial size is taken.
         mode: `"nearest"`, `"bilinear"` (linear in any number of dimensions), `"bicubic"` or `"area"`.
             Corners are not aligned.
-        rank: As in `sum`; a size of several numbers says it too.
+        rank: As in `max_abs`; a size of several numbers says it too.
 
     Returns:
         [N, C, *size]
@@ -180,7 +175,7 @@ def smooth(maps: Tensor, sigma: float, *, padding: str = "replicate", rank: int 
         maps: [N, C, *spatial]
         sigma: Standard deviation in pixels; 0 is the identity. TorchRay's `smooth=s` is `sigma=s * max(H, W)`.
         padding: `"replicate"`, `"reflect"`, `"circular"`, or `"constant"` for zeros.
-        rank: As in `sum`.
+        rank: As in `max_abs`.
 
     Returns:
         [N, C, *spatial]; a constant map stays as it is, but for zero padding.
@@ -227,13 +222,13 @@ def normalize(maps: Tensor, *, scale: str = "range", rank: int | None = None) ->
     Args:
         maps: [N, C, *spatial]
         scale: `"range"`: (m - min) / (max - min), in 0..1. `"max"`: m / max |m|, in -1..1, zero stays zero.
-        rank: As in `sum`.
+        rank: As in `max_abs`.
 
     Returns:
         [N, C, *spatial]; a constant map (`"range"`) or a zero map (`"max"`) becomes zeros.
 
     Raises:
-        ValueError: If `scale` is another; or as in `sum`.
+        ValueError: If `scale` is another; or as in `max_abs`.
 
     Example:
         >>> normalize(torch.tensor([[[2.0, 4.0]]]))

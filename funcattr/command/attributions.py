@@ -68,7 +68,7 @@ def attributions_of(method: Chosen, asked: Asked, target: Target) -> Tensor:
     Raises:
         CommandError: If the method refuses the model, the input or an option.
     """
-    ready = method._replace(options=_ready(method, asked.example))
+    ready = method._replace(options=ready_options(method, asked.example))
     index = None if asked.answer.one else target.number
     more = {"output": asked.output, "generator": asked.seed, "progress": asked.progress}
     with refusing():
@@ -133,7 +133,7 @@ def _sites(asked: Asked) -> Mapping[str, list[int]]:
         return sites_with_places(asked.example, asked.module)
 
 
-def _ready(method: Chosen, example: Example) -> dict[str, Any]:
+def ready_options(method: Chosen, example: Example) -> dict[str, Any]:
     """The options as the Python interface takes them."""
     options, shown, x = dict(method.options), example.shown, example.explained
     if isinstance(shown, Photo):

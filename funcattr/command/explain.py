@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from .. import verify
+from ..rules.composites import COMPOSITES, rulebook_of
 from ..text_tables import table
 from . import pictures, saving
-from .attributions import Asked, attributions_of, check_method, shown_name, shown_of
+from .attributions import Asked, attributions_of, check_method, ready_options, shown_name, shown_of
 from .classes import TOP, Target, read_classes, targets_of
 from .command_error import CommandError, one_line, refusing
 from .example import Sizes, answer, read_example
@@ -153,11 +154,19 @@ def _shapes(attributions: dict[str, Tensor]) -> str:
 
 
 def _verified(methods: Sequence[Chosen], asked: Asked, target: Target) -> Any:
-    """What holds in the rulebook that one of the methods has, or in the usual one."""
-    rules = next((m.options["rules"] for m in methods if m.method == "lrp" and "rules" in m.options), "epsilon_plus")
+    """What holds, in the rulebook of the first method that has one of relevance, or in the usual one."""
+    rules = next((found for method in methods if (found := _rules_of(method, asked)) is not None), "epsilon_plus")
     index = None if asked.answer.one else target.number
     with refusing("--verify: "):
         return verify(asked.module, asked.example.x, index, rules=rules, output=asked.output)
+
+
+def _rules_of(method: Chosen, asked: Asked) -> Any:
+    if method.method == "lrp":
+        return ready_options(method, asked.example).get("rules")
+    # The other methods of relevance have the names of their rulebooks; that of deep_lift needs a baseline.
+    has_rules = method.method in COMPOSITES and rulebook_of("explain", method.method).space != "multiplier"
+    return method.method if has_rules else None
 
 
 def _say(what: str, text: str) -> None:

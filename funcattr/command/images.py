@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .command_error import CommandError
+from ..extras import needed
+from .command_error import CommandError, refusing
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -88,10 +89,10 @@ _SAY = "Say how it takes images: --size, --mean and --std."
 
 def _open(file: Path) -> "tuple[Image, str]":
     """An RGB image that stands upright, and notes."""
-    try:
-        from PIL import Image, ImageOps, UnidentifiedImageError
-    except ModuleNotFoundError as error:
-        raise CommandError(f"{file}: reading images needs Pillow: pip install 'funcattr[plot]'.") from error
+    with refusing():
+        needed(str(file), "PIL", "funcattr[plot]", "Pillow")
+    from PIL import Image, ImageOps, UnidentifiedImageError
+
     try:
         with Image.open(file) as opened:
             opened.load()

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from ..demo.photos import load_network
+from ..demo.photos import MEAN, STD, load_network
 from .classes import imagenet
 from .command_error import CommandError, refusing
 from .hubs import load_timm, load_torchvision
@@ -45,5 +45,5 @@ def _demo(weights: Path | None) -> Loaded:
         )
     with refusing("--model demo, the default: "):
         module = load_network()
-    transform = plain_transform([224], [127 / 255], [128 / 255])
+    transform = plain_transform([224], [MEAN], [STD])
     return Loaded(module, "EfficientNet-Lite0, trained on ImageNet (the demo's network)", transform, None, imagenet())

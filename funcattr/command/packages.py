@@ -1,8 +1,8 @@
 """Packages that only some models need."""
 
-from importlib import import_module
 from typing import Any
 
+from ..extras import MissingPackageError, needed
 from .command_error import CommandError, one_line
 
 
@@ -15,10 +15,10 @@ def package(name: str, who: str, install: str) -> Any:
         install: What pip is to be told.
     """
     try:
-        return import_module(name)
-    except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] != name.partition(".")[0]:
-            raise
-        raise CommandError(f"{who} needs {name.partition('.')[0]}: pip install '{install}'.") from error
+        return needed(who, name, install)
+    except MissingPackageError as error:
+        raise CommandError(one_line(error)) from error
+    except ModuleNotFoundError:  # of a package that this one imports
+        raise
     except (ImportError, RuntimeError, OSError) as error:
         raise CommandError(f"{who} needs {name}, which does not load with this torch: {one_line(error)}") from error

@@ -6,13 +6,13 @@ The network and the photographs come with packages of other people's, the extra 
 
 import contextlib
 import io
-from importlib import import_module
 from itertools import permutations
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from ..extras import needed
 from .tour import Questions
 
 SIDE = 144
@@ -22,7 +22,10 @@ three classes."""
 LAYER, LAST_LAYER = "_blocks.10", "_blocks.15"
 """Sites of the network: a block with a value for each 16 x 16 pixels, the last one with a value for each 32 x 32."""
 
-LOW, HIGH = -127 / 128, 1.0
+MEAN, STD = 127 / 255, 128 / 255
+"""The network takes (pixel - MEAN) / STD of pixels in 0..1."""
+
+LOW, HIGH = -MEAN / STD, (1 - MEAN) / STD
 """What black and white are to the network."""
 
 
@@ -55,13 +58,13 @@ def load_network() -> nn.Module:
 def as_input(photo: Tensor) -> Tensor:
     """A photograph as the network takes it. Uint8 [H, W] or [H, W, 3] -> [1, 3, SIDE, SIDE]"""
     photo = photo[..., None].expand(-1, -1, 3) if photo.ndim == 2 else photo
-    pixels = photo.movedim(-1, 0)[None].float()
+    pixels = photo.movedim(-1, 0)[None].float() / 255
     height, width = pixels.shape[-2:]
     side = min(height, width)
     top, left = (height - side) // 2, (width - side) // 2
     square = pixels[..., top : top + side, left : left + side]
     size = {"size": (SIDE, SIDE), "mode": "bilinear", "antialias": True}
-    return ((nn.functional.interpolate(square, **size) - 127) / 128).clamp(LOW, HIGH)
+    return (nn.functional.interpolate(square, **size).clamp(0, 1) - MEAN) / STD
 
 
 def load_questions() -> Questions:
@@ -84,11 +87,4 @@ def load_questions() -> Questions:
 
 
 def _module(name: str) -> Any:
-    try:
-        return import_module(name)
-    except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] != name.partition(".")[0]:
-            raise
-        raise ImportError(
-            f"the demo's photographs and the network for them need {name!r}: pip install 'funcattr[demo]'"
-        ) from error
+    return needed("the demo's photographs", name, "funcattr[demo]")

@@ -3,6 +3,8 @@
 import re
 from typing import TYPE_CHECKING, Any
 
+from ..extras import needed
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -16,12 +18,7 @@ DPI = 100
 
 def require_matplotlib(call: str) -> None:
     """Raises: ImportError, if it is not installed."""
-    try:
-        import matplotlib.figure  # noqa: F401
-    except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] != "matplotlib":
-            raise
-        raise ImportError(f'{call}: it needs matplotlib: pip install "funcattr[plot]".') from error
+    needed(call, "matplotlib.figure", "funcattr[plot]")
 
 
 def page(call: str, width: float, height: float) -> "Figure":

@@ -110,6 +110,23 @@ def test_pictures_are_of_the_kind_of_the_extension(
     assert out.read_bytes().startswith(begins)
 
 
+@pytest.mark.parametrize(
+    ("method", "book"),
+    [
+        (("lrp", "--rules", "epsilon_gamma_box"), "epsilon_gamma_box"),
+        (("gradient,attnlrp",), "attnlrp"),
+        (("deep_lift,lrp",), "epsilon_plus"),
+    ],
+)
+def test_verify_asks_about_the_rules_of_the_methods(
+    method: tuple[str, ...], book: str, tmp_path: Path, photo: Path, net: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    how = ("--method", *method, "--out", tmp_path / "a.png", "--verify", "--no-progress")
+    result = explain(capsys, photo, "--model", net, *HOW, *how)
+    assert result.status == 0, result.err
+    assert f"with the rules '{book}'" in result.out
+
+
 def test_verify_prints_what_holds(tmp_path: Path, photo: Path, net: str, capsys: pytest.CaptureFixture[str]) -> None:
     result = explain(capsys, photo, "--model", net, *HOW, "--out", tmp_path / "a.png", "--verify")
     assert "the copy gives the model's own output" in result.out
@@ -206,4 +223,4 @@ def test_models_of_torchvision_and_timm_take_their_own_transform(
     assert "Closest: 'small18'" in refused(capsys, photo, "--model", f"{package}:small8", *weights)
     monkeypatch.setitem(sys.modules, package, None)
     monkeypatch.setitem(sys.modules, f"{package}.models", None)
-    assert f"needs {package}: pip install '{package}'." in refused(capsys, photo, *model, *weights)
+    assert f"it needs {package}: pip install '{package}'." in refused(capsys, photo, *model, *weights)

@@ -144,10 +144,14 @@ def test_mistakes_are_one_line(arguments: tuple[Any, ...], message: str, capsys:
 @pytest.mark.parametrize(
     ("missing", "arguments", "message"),
     [
-        ("efficientnet_lite_pytorch", ("photo.png",), "need 'efficientnet_lite_pytorch': pip install 'funcattr[demo]'"),
+        (
+            "efficientnet_lite_pytorch",
+            ("photo.png",),
+            "needs efficientnet_lite_pytorch: pip install 'funcattr[demo]'.",
+        ),
         ("transformers", ("photo.png", "--model", "transformers:a"), "needs transformers: pip install 'transformers'."),
-        ("PIL", ("photo.png", *NET), "reading images needs Pillow"),
-        ("matplotlib.figure", ("photo.png", *NET), 'explain: it needs matplotlib: pip install "funcattr[plot]".'),
+        ("PIL", ("photo.png", *NET), "it needs Pillow: pip install 'funcattr[plot]'."),
+        ("matplotlib.figure", ("photo.png", *NET), "explain: it needs matplotlib: pip install 'funcattr[plot]'."),
     ],
 )
 @pytest.mark.usefixtures("folder")

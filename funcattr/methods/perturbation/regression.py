@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from ..._torch import assume_constant_result, inside_derivative
+from ...extras import needed
 
 COLUMNS = 256
 NO_DERIVATIVE = (
@@ -69,10 +70,7 @@ def lasso(call: str, design: Tensor, scores: Tensor, weights: Tensor, alpha: flo
 @assume_constant_result
 def require_scikit_learn(call: str) -> None:
     """Raise where scikit-learn is missing, before the model runs for nothing."""
-    try:
-        import sklearn.linear_model  # noqa: F401
-    except ImportError as error:
-        raise ImportError(f"{call}: it needs scikit-learn: pip install 'funcattr[regression]'.") from error
+    needed(call, "sklearn.linear_model", "funcattr[regression]", "scikit-learn")
 
 
 def _has_tangent(values: Tensor) -> bool:
