@@ -108,6 +108,7 @@ def verify(
 
     Example:
         >>> import torch, funcattr
+        >>> _ = torch.manual_seed(0)
         >>> model = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.ReLU(), torch.nn.Linear(3, 2, bias=False))
         >>> found = funcattr.verify(model, torch.ones(1, 2), target=1)
         >>> found.holds, [finding.what for finding in found][0]

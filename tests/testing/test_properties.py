@@ -18,7 +18,7 @@ from funcattr.testing.networks import Smooth
 from funcattr.testing.seeding import settle
 
 MODEL = settle(Smooth)
-X = torch.randn(2, 2, 5, 5, dtype=torch.float64)
+X = torch.randn(2, 2, 5, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 
 
 def gradient(model: Any, x: Tensor, target: Any) -> Tensor:
