@@ -393,6 +393,23 @@ MUTANTS = (
             "test_a_class_of_a_spatial_output_is_its_mean_over_space",
         ),
     ),
+    Mutant(
+        "copies of an image that see each other are let pass",
+        "funcattr/methods/extremal/extremal_perturbation.py",
+        'if len(areas) > 1 or variant == "dual":',
+        "if False:",
+        (
+            "tests/attribution/test_example_dims.py::"
+            "test_no_method_puts_copies_beside_each_other_that_see_each_other[extremal_perturbation]",
+        ),
+    ),
+    Mutant(
+        "rows of one half only are changed when a reward is checked",
+        "funcattr/attribution/separate_rows.py",
+        "for digit in range((len(output) - 1).bit_length()):",
+        "for digit in range(1):",
+        ("tests/attribution/test_separate_rows.py::test_a_function_that_sees_other_rows_is_refused",),
+    ),
     # methods/bottleneck
     Mutant(
         "information is in nats",

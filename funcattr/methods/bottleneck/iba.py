@@ -11,6 +11,7 @@ from ..._torch import is_differentiated
 from ...attribution.example_dims import ExampleDims
 from ...attribution.question import Layer, Model, Question, ask, own
 from ...attribution.separate_copies import check_separate
+from ...attribution.separate_rows import of_separate_rows
 from ...attribution.targets import Target, cotangent_of, pick_output, repeated_target
 from ...batch import merged, repeated
 from ...errors import UntrackedPathError
@@ -231,6 +232,8 @@ def _found(
         noise = own(noise)
         check_noise(call, noise, value, (count, drawn))
 
+    if callable(loss):
+        loss = of_separate_rows(call, "loss", loss)
     copies: Any = repeated_target(call, target, examples, chunk) if loss is None else _each_copy(target, chunk)
     shapes: list[torch.Size] = []
 
