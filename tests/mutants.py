@@ -457,6 +457,20 @@ MUTANTS = (
     ),
     # metrics
     Mutant(
+        "the area lacks its last point",
+        "funcattr/metrics/degradation.py",
+        "torch.trapezoid(scores, shares, dim=1)",
+        "torch.trapezoid(scores[:, :-1], shares[:-1], dim=1)",
+        ("tests/metrics/test_faithfulness.py::test_a_linear_model_loses_its_terms_one_by_one",),
+    ),
+    Mutant(
+        "subsets are of one feature more",
+        "funcattr/metrics/sensitivity_n.py",
+        "stream=size) < size",
+        "stream=size) <= size",
+        ("tests/metrics/test_faithfulness.py::test_subsets_are_of_their_size_and_not_cumulative",),
+    ),
+    Mutant(
         "a peak at the tolerance is a hit",
         "funcattr/metrics/boxes.py",
         "squared < tolerance**2",
