@@ -14,4 +14,6 @@ from .degradation import deletion as deletion
 from .degradation import insertion as insertion
 from .infidelity import infidelity as infidelity
 from .max_sensitivity import max_sensitivity as max_sensitivity
+from .randomization import Randomization as Randomization
+from .randomization import randomization as randomization
 from .sensitivity_n import sensitivity_n as sensitivity_n

@@ -16,6 +16,7 @@ from ..methods.perturbation.coalitions import precise
 from ..sampling.baselines import Baseline
 from ..sampling.draws import Generator, permutations, seed_from
 from ..sampling.loops import chunk_for, loop, positive
+from .correlation import pearson
 from .players import Players, players
 
 
@@ -86,10 +87,12 @@ def sensitivity_n(
         raise ValueError(f"{call}(n={n!r}): expected a number of features, or several.")
     seed = seed_from(call, generator)
     whole = precise(score(call, activated(call, question.outputs(), activation), question.target)).unsqueeze(1)
-    found = [
-        _correlation(*_removed(question, given, size, count, activation, seed, chunk_size, progress), whole)
-        for size in sizes
-    ]
+    found = []
+    for size in sizes:
+        sums, scores = _removed(question, given, size, count, activation, seed, chunk_size, progress)
+        # What is lost is a difference: its rounding is that of the scores.
+        same = (scores - scores[:, :1]).abs().amax(1) <= 32 * torch.finfo(scores.dtype).eps * whole.abs().amax(1)
+        found.append(torch.where(same, torch.nan, pearson(sums, whole - scores)))
     return found[0] if isinstance(n, int) else torch.stack(found, 1)
 
 
@@ -124,16 +127,3 @@ def _removed(
     chunk = chunk_for(question, chunk_size, count)
     _, (sums, scores) = loop(call, body, done, count, chunk, device=groups.device, progress=progress)
     return sums.T, scores.T
-
-
-def _correlation(sums: Tensor, scores: Tensor, whole: Tensor) -> Tensor:
-    """Of the sums with what is lost, over the subsets. [N, S] -> [N]"""
-    dtype = torch.promote_types(sums.dtype, scores.dtype)
-    a, b = sums.to(dtype), (whole - scores).to(dtype)
-    a, b = a - a.mean(1, keepdim=True), b - b.mean(1, keepdim=True)
-    # Rounding alone makes no spread: equal sums have no correlation with anything.
-    least = 32 * torch.finfo(dtype).eps
-    scale = [(t**2).mean(1).sqrt() for t in (a, b)]
-    sizes = [(sums**2).mean(1).sqrt(), (scores**2 + whole**2).mean(1).sqrt()]
-    known = torch.stack([s > least * size.to(dtype) for s, size in zip(scale, sizes, strict=True)]).all(0)
-    return torch.where(known, (a * b).mean(1) / (scale[0] * scale[1]), torch.nan).clamp(-1, 1)
