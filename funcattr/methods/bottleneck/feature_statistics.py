@@ -69,6 +69,18 @@ class FeatureStatistics:
         """Of the layer's value for one example."""
         return self.centre.shape
 
+    @staticmethod
+    def of(
+        values: Tensor, *, layer: str = "", estimator: Estimator = "gaussian", threshold: float = 0.01
+    ) -> "FeatureStatistics":
+        """Of values that are at hand, one row for each example. [N, ...]
+
+        Raises:
+            TypeError: If they are no floating-point tensor [N, ...].
+        """
+        check_value("FeatureStatistics.of", layer, values, len(values) if values.ndim else 1)
+        return _of_batch(layer, values, estimator, threshold)
+
     def __add__(self, other: "FeatureStatistics") -> "FeatureStatistics":
         if not isinstance(other, FeatureStatistics):
             return NotImplemented
@@ -315,6 +327,9 @@ def _check(call: str, found: Mapping[str, FeatureStatistics], seen: int) -> None
             raise ValueError(f"{call}(layer={name!r}): the values are not finite.")
         rounding = 8 * torch.finfo(statistics.std.dtype).eps * statistics.centre.abs()
         if not bool((statistics.std > rounding).any()):
-            raise ValueError(f"{call}(layer={name!r}): all {seen} examples have the same values: give different ones.")
+            raise ValueError(
+                f"{call}(layer={name!r}): all {seen} examples have the same values, so no information about them "
+                "passes the layer. Give different examples, or another layer (a relu that is never on?)."
+            )
     if seen < FEW:
         warn(f"{call}: {seen} examples are few for means and spreads; some {FEW} or more are better.")
