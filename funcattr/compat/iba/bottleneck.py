@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from .estimator import TorchWelfordEstimator
 from .saliency_map import to_saliency_map
 
 FEW = 1000
+T = TypeVar("T")
 
 
 class _Interrupted(Exception):  # noqa: N818  (no error: it ends a forward pass)
@@ -392,7 +393,7 @@ def _statistics(mean: Tensor, std: Tensor, active: Tensor | None, layer: str) ->
     return FeatureStatistics(layer, "gaussian", rows, nonzero, mean, std**2)
 
 
-def _first(given: Any, otherwise: Any) -> Any:
+def _first(given: T | None, otherwise: T) -> T:
     return otherwise if given is None else given
 
 

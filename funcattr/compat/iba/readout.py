@@ -1,6 +1,7 @@
 """The readout bottleneck as a module: a network predicts alpha from other layers of the live model."""
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -109,13 +110,13 @@ class IBAReadout(IBA):
         (model,) = self._model
         yield model.register_forward_pre_hook(self._keep_inputs)
         for i, layer in enumerate(self._read):
-            yield layer.register_forward_hook(lambda _, inputs, output, i=i: self._see(i, output))
+            yield layer.register_forward_hook(partial(self._see, i))
 
     def _keep_inputs(self, _: nn.Module, inputs: tuple[Any, ...]) -> None:
         if not self._reads:
             self._inputs = inputs
 
-    def _see(self, index: int, value: Tensor) -> None:
+    def _see(self, index: int, _: nn.Module, inputs: Any, value: Tensor) -> None:
         if self._reads:
             self._values[f"readout{index}"] = value.clone()  # the model may write into its own
         elif self._estimates:

@@ -47,7 +47,7 @@ def test_picture() -> None:
     pyplot.switch_backend("agg")
     bits, image = np.linspace(0, 2, 48).reshape(6, 8), np.random.default_rng(0).random((6, 8, 3))
     axes = plot_saliency_map(bits, image)
-    below, above = (drawn.get_array() for drawn in axes.get_images())
+    below, above = (np.asarray(drawn.get_array()) for drawn in axes.get_images())
     np.testing.assert_allclose(below[..., 0], image @ [0.2125, 0.7154, 0.0721])
     assert above[0, 0, 3] == pytest.approx(0.2)
     assert above[-1, -1, 3] == pytest.approx(0.7)
