@@ -55,8 +55,9 @@ class InnvestigateModel(nn.Module):
 
     def evaluate(self, in_tensor: Tensor) -> Tensor:
         """The model's output, which is kept with the input for `innvestigate`."""
-        self._last, self.prediction = in_tensor, self.model(in_tensor)
-        return self.prediction
+        output: Tensor = self.model(in_tensor)
+        self._last, self.prediction = in_tensor, output
+        return output
 
     def innvestigate(self, in_tensor: Tensor | None = None, rel_for_class: Any = None) -> tuple[Tensor, Tensor]:
         """The output, and the relevance of each input value for a class.
