@@ -52,6 +52,24 @@ def test_one_step_is_that_of_the_model_behind_the_bottleneck() -> None:
     torch.testing.assert_close(behind(x), flow.value.tanh())
 
 
+def test_one_step_composes(fresh_dynamo: None) -> None:
+    given, value, e = statistics(3, 4, 5), uniform(2, 3, 4, 5), uniform(2, 3, 4, 5, seed=4)
+    alphas = 3 * uniform(4, 1, 3, 4, 5, seed=3)
+
+    def bits(alpha: Tensor) -> Tensor:
+        flow = funcattr.bottleneck.restrict(value, alpha, given, noise=e)
+        return flow.capacity.sum() + flow.value.pow(2).sum()
+
+    each = torch.stack([bits(alpha) for alpha in alphas])
+    torch.testing.assert_close(torch.vmap(bits)(alphas), each)
+    compiled = torch.compile(bits, fullgraph=True, backend="eager")
+    torch.testing.assert_close(compiled(alphas[0]), each[0])
+    gradient = torch.func.grad(bits)(alphas[0])
+    step = 1e-6 * uniform(1, 3, 4, 5, seed=5)
+    slope = (bits(alphas[0] + step) - bits(alphas[0] - step)) / 2
+    torch.testing.assert_close((gradient * step).sum(), slope, rtol=1e-5, atol=1e-9)
+
+
 def test_noise_of_one_step_is_drawn_by_the_generator() -> None:
     given, value, alpha = statistics(3), uniform(2, 3), torch.zeros(1, 3).double()
     first, same, other = (funcattr.bottleneck.restrict(value, alpha, given, generator=seed).value for seed in (0, 0, 1))
