@@ -1,1 +1,1 @@
-"""The public names of other libraries, served by funcattr: their users change an import line."""
+"""The names of other libraries, for users who come from them: change the import line, and nothing else."""

@@ -33,7 +33,7 @@ class RestrictedFlow(NamedTuple):
 
     Attributes:
         value: z, which goes on. [N, ...]
-        capacity: Bits that each element lets through. [N, ...]
+        capacity: Bits that each element lets through, in single precision or better. [N, ...]
     """
 
     value: Tensor
@@ -142,7 +142,7 @@ def restrict(
         rows = torch.arange(len(value), device=value.device)
         noise = normal(rows, value.shape[1:], wide_value, seed_from(call, generator))
     z, nats = behind(wide_value, gate, noise.to(dtype), prior), information(wide_value, gate, prior)
-    return RestrictedFlow(z.to(value.dtype), in_bits(nats).to(value.dtype))
+    return RestrictedFlow(z.to(value.dtype), in_bits(nats))
 
 
 def to_saliency_map(

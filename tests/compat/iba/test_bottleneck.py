@@ -192,6 +192,39 @@ def test_modes(mode: Any) -> None:
     np.testing.assert_allclose(found, expected)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_has_sums_and_capacities_in_single(dtype: torch.dtype) -> None:
+    model = net(dtype)
+    iba = IBA(model.relu)
+    iba.estimate(model, [data().to(dtype)])
+    exact = references.welford(net().conv1(data()).relu().detach())
+    torch.testing.assert_close(iba.estimator.mean().double(), exact.mean, rtol=0.02, atol=0.02)
+    bits = iba.analyze(X.to(dtype), lambda x: -torch.log_softmax(model(x).float(), 1)[:, 1].mean(), beta=1)
+    assert bits.dtype == np.float32
+    assert np.isfinite(bits).all() and bits.sum() > 0
+
+
+class Tokens(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.head = nn.Linear(4, 6), nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.first(x).tanh()).mean(1)
+
+
+def test_tokens_have_a_capacity_each() -> None:
+    model = settle(Tokens)
+    iba = IBA(model.first)  # type: ignore[arg-type]
+    iba.estimate(model, [uniform(1000, 5, 4)])
+    torch.manual_seed(3)
+    bits = iba.analyze(uniform(1, 5, 4), loss_of(model), mode="capacity", beta=0.1)
+    statistics = funcattr.bottleneck.feature_statistics(model, uniform(1000, 5, 4), layer="first")
+    drawn = noise(10, 10, 3, (5, 6))
+    options: Any = {"statistics": statistics, "noise": drawn, "per": "element", "beta": 0.1}
+    np.testing.assert_allclose(bits, funcattr.iba(model, uniform(1, 5, 4), 1, **options)[0].numpy(), rtol=1e-6)
+
+
 def test_a_constant_layer_gives_finite_numbers() -> None:
     """A relu that is never on gives zeros."""
     model = net()
