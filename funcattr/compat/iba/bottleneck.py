@@ -162,9 +162,17 @@ class IBA(nn.Module):
         assert self._layer is not None
         (layer,) = self._layer
         if self._at_input:
-            yield layer.register_forward_pre_hook(lambda _, inputs: (self(inputs[0]), *inputs[1:]))
+            yield layer.register_forward_pre_hook(self._of_inputs)
         else:
             yield layer.register_forward_hook(lambda _, inputs, output: self(output))
+
+    def _of_inputs(self, _: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+        if not inputs:
+            raise FuncattrError(
+                "IBA(input_or_output='input'): the layer gets its input by keyword. Take the output of the layer before "
+                "it."
+            )
+        return self(inputs[0]), *inputs[1:]
 
     @contextmanager
     def _with(self, flag: str) -> Iterator[None]:

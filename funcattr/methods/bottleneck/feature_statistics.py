@@ -77,8 +77,11 @@ class FeatureStatistics:
 
         Raises:
             TypeError: If they are no floating-point tensor [N, ...].
+            ValueError: If there is no such estimator.
         """
-        check_value("FeatureStatistics.of", layer, values, len(values) if values.ndim else 1)
+        rows = len(values) if isinstance(values, Tensor) and values.ndim else 1
+        check_value("FeatureStatistics.of", layer, values, rows)
+        _check_estimator("FeatureStatistics.of", estimator)
         return _of_batch(layer, values, estimator, threshold)
 
     def __add__(self, other: "FeatureStatistics") -> "FeatureStatistics":
@@ -247,8 +250,7 @@ def _collected(
     kwargs: dict[str, Any],
     example_dims: ExampleDims,
 ) -> tuple[FeatureStatistics, ...]:
-    if estimator not in get_args(Estimator):
-        raise ValueError(f"{call}(estimator={estimator!r}): expected 'gaussian' or 'relu'.")
+    _check_estimator(call, estimator)
     fm = as_functional(model)
     argument = "layer" if call == "feature_statistics" else "layers"
     names = tuple(fm.site_name(call, layer, argument) for layer in layers)
@@ -317,6 +319,11 @@ def check_value(call: str, layer: str, value: Any, examples: int) -> None:
             f"{call}(layer={layer!r}): expected a value with one row for each of the {examples} examples, "
             f"got shape {list(value.shape)}."
         )
+
+
+def _check_estimator(call: str, estimator: Any) -> None:
+    if estimator not in get_args(Estimator):
+        raise ValueError(f"{call}(estimator={estimator!r}): expected 'gaussian' or 'relu'.")
 
 
 def _check(call: str, found: Mapping[str, FeatureStatistics], seen: int) -> None:

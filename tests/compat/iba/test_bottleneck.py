@@ -428,10 +428,22 @@ ERRORS: dict[str, tuple[Callable[[IBA, Net], Any], type[Exception], str]] = {
         "IBA.restrict_flow: no value passed the bottleneck",
     ),
     "place": (lambda iba, m: IBA(m.relu, input_or_output="both"), ValueError, "input_or_output='both'"),  # type: ignore[arg-type]
+    "an input by keyword": (
+        lambda iba, m: IBA(ByKeyword.layer, input_or_output="input").estimate(ByKeyword(), batches()),
+        funcattr.FuncattrError,
+        "by keyword. Take the output of the layer before",
+    ),
     "nothing restricted": (lambda iba, m: iba.capacity(), funcattr.FuncattrError, "IBA.capacity: nothing"),
     "a tuple": (lambda iba, m: iba((X, X)), funcattr.FuncattrError, "of type tuple"),  # type: ignore[arg-type]
     "an empty estimator": (lambda iba, m: TorchWelfordEstimator().mean(), funcattr.FuncattrError, "no values yet"),
 }
+
+
+class ByKeyword(nn.Module):
+    layer = nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(input=x)
 
 
 def _within(iba: IBA, model: nn.Module) -> None:
