@@ -169,8 +169,8 @@ class IBA(nn.Module):
     def _of_inputs(self, _: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
         if not inputs:
             raise FuncattrError(
-                "IBA(input_or_output='input'): the layer gets its input by keyword. Take the output of the layer before "
-                "it."
+                "IBA(input_or_output='input'): the layer gets its input by keyword. Take the output of the layer "
+                "before it."
             )
         return self(inputs[0]), *inputs[1:]
 

@@ -431,7 +431,7 @@ ERRORS: dict[str, tuple[Callable[[IBA, Net], Any], type[Exception], str]] = {
     "an input by keyword": (
         lambda iba, m: IBA(ByKeyword.layer, input_or_output="input").estimate(ByKeyword(), batches()),
         funcattr.FuncattrError,
-        "by keyword. Take the output of the layer before",
+        "by keyword. Take the output of the layer",
     ),
     "nothing restricted": (lambda iba, m: iba.capacity(), funcattr.FuncattrError, "IBA.capacity: nothing"),
     "a tuple": (lambda iba, m: iba((X, X)), funcattr.FuncattrError, "of type tuple"),  # type: ignore[arg-type]
