@@ -425,6 +425,50 @@ MUTANTS = (
         "return (*after, after.value.clone()), tuple",
         ("tests/methods/bottleneck/test_iba.py::test_equals_the_reference_step_by_step",),
     ),
+    Mutant(
+        "one step forgets to cut at zero",
+        "funcattr/methods/bottleneck/flow.py",
+        "rectified = relu or statistics",
+        "rectified = statistics",
+        ("tests/methods/bottleneck/test_bottleneck.py::test_one_step_is_that_of_the_formulas",),
+    ),
+    # compat/iba
+    Mutant(
+        "a hook stays on the layer",
+        "funcattr/compat/iba/bottleneck.py",
+        "hooks.callback(handle.remove)",
+        "pass",
+        ("tests/compat/iba/test_bottleneck.py::test_the_model_is_as_it_was",),
+    ),
+    Mutant(
+        "the model's parameters get a .grad",
+        "funcattr/compat/iba/bottleneck.py",
+        "loss.backward(inputs=[alpha])",
+        "loss.backward()",
+        ("tests/compat/iba/test_bottleneck.py::test_the_model_is_as_it_was",),
+    ),
+    Mutant(
+        "the map is not mirrored at its border",
+        "funcattr/compat/iba/saliency_map.py",
+        "- 0.5\n",
+        "- 0.5\n    at = at.clamp(0, length - 1)\n",
+        ("tests/compat/iba/test_saliency_map.py::test_bits_are_spread_as_scikit_image_resizes",),
+    ),
+    # compat/tensorwatch
+    Mutant(
+        "the stabiliser of rare units is that of the others",
+        "funcattr/rules/tensorwatch.py",
+        "1 / abs(weight) if weight else 1.0",
+        "1.0",
+        ("tests/compat/tensorwatch/test_innvestigate.py::test_the_b_rule_is_tensorwatchs",),
+    ),
+    Mutant(
+        "Grad-CAM looks at what comes out of the layer",
+        "funcattr/compat/tensorwatch/saliency.py",
+        '@input")',
+        '")',
+        ("tests/compat/tensorwatch/test_saliency.py::test_a_method_by_its_name",),
+    ),
     # methods/perturbation
     Mutant(
         "cells are not reflected at the border",
