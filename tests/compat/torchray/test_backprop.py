@@ -361,6 +361,16 @@ def test_a_probe_sees_past_a_relu_in_place_and_each_pass_anew() -> None:
     close(probe.data[0].grad, expected)
 
 
+@each_method
+def test_a_probe_that_was_left_on_the_model_changes_no_method(name: str) -> None:
+    method, _, _, layer = METHODS[name]
+    expected = method(net, X, 1, saliency_layer=layer)
+    with common.Probe(net.act, "output") as probe, common.Probe(net.first):
+        close(method(net, X, 1, saliency_layer=layer), expected)
+        close(method(net, X, 1, saliency_layer=layer, debug=True)[0], expected)
+        assert len(probe.data) == 1  # of the live pass
+
+
 def test_a_probe_without_gradients_still_notes_values() -> None:
     module = nn.Linear(3, 2)
     with common.Probe(module, "output") as probe, torch.no_grad():

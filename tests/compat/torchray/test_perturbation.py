@@ -5,6 +5,7 @@ from typing import Any
 import matplotlib
 import pytest
 import torch
+from matplotlib import pyplot
 from torch import Tensor, nn
 
 import funcattr
@@ -115,9 +116,9 @@ def test_the_search_prints_and_draws_and_takes_one_image(capsys: pytest.CaptureF
     extremal_perturbation(net(), X[:1], 2, [0.2, 0.4], max_iter=3, print_iter=2, debug=True, **SMALL)
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 4 and lines[0].startswith("[0000] area 0.2: energy ") and lines[3].startswith("[0002]")
-    figure = matplotlib.pyplot.gcf()
+    figure = pyplot.gcf()
     assert [axis.get_title() for axis in figure.axes] == ["masks", "reward", "regulariser"]
-    matplotlib.pyplot.close(figure)
+    pyplot.close(figure)
     with pytest.raises(funcattr.FuncattrError, match=r"^extremal_perturbation\(input=\.\.\.\): expected one image"):
         extremal_perturbation(net(), X, 2)
     with pytest.raises(funcattr.FuncattrError, match="expected a reward for each of 1 masks, got shape \\[\\]"):

@@ -39,13 +39,13 @@ class Probe:
     def __init__(self, module: nn.Module, target: str = "input") -> None:
         if target not in ("input", "output"):
             raise ValueError(f"Probe(target={target!r}): expected 'input' or 'output'.")
-        self.module, self.target = module, target
+        self.module, self.target, self._place = module, target, id(module)
         self.data: list[Tensor] = []
         self.contrast: list[Tensor] | None = None
         if target == "input":
-            self._hook = module.register_forward_pre_hook(lambda _, inputs: self._noted(inputs))
+            self._hook = module.register_forward_pre_hook(lambda module, inputs: self._noted(module, inputs))
         else:
-            self._hook = module.register_forward_hook(lambda _, inputs, output: self._noted(output))
+            self._hook = module.register_forward_hook(lambda module, _, output: self._noted(module, output))
 
     def remove(self) -> None:
         """Take the probe off its module; `data` stays."""
@@ -57,7 +57,10 @@ class Probe:
     def __exit__(self, *error: Any) -> None:
         self.remove()
 
-    def _noted(self, value: Any) -> Any:
+    def _noted(self, module: nn.Module, value: Any) -> Any:
+        # The copies that funcattr's methods run have copies of this probe too.
+        if id(module) != self._place:
+            return None
         self.data = []
         return self._with_copies(value)
 
