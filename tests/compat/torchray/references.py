@@ -208,8 +208,8 @@ def gaussian(image: np.ndarray, sigma: float, mode: str, value: float = 0.0, mor
     taps = np.exp(-((np.arange(-width, width + 1) / (math.sqrt(2) * sigma + 1.19e-7)) ** 2))
     taps = taps / taps.sum()
     options: dict[str, Any] = {"constant_values": value} if mode == "constant" else {}
-    names = {"replicate": "edge", "reflect": "reflect", "constant": "constant", "circular": "wrap"}
-    padded = np.pad(image, width + more, mode=names[mode], **options)
+    options["mode"] = {"replicate": "edge", "reflect": "reflect", "constant": "constant", "circular": "wrap"}[mode]
+    padded = np.pad(image, width + more, **options)
     for axis in (0, 1):
         padded = np.apply_along_axis(lambda line: np.convolve(line, taps, "valid"), axis, padded)
     return padded

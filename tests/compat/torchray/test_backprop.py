@@ -33,7 +33,7 @@ from funcattr.testing.seeding import settle, uniform
 
 from . import references as reference
 
-net: reference.Net = settle(reference.Net)
+net: Any = settle(reference.Net)
 X = uniform(2, 3, 14, 14)
 METHODS: dict[str, tuple[Any, Any, Any, str]] = {
     "gradient": (gradient, reference.PLAIN, reference.largest, ""),
@@ -46,7 +46,7 @@ METHODS: dict[str, tuple[Any, Any, Any, str]] = {
 each_method = pytest.mark.parametrize("name", METHODS)
 
 
-def close(found: Tensor, expected: Tensor) -> None:
+def close(found: Any, expected: Any) -> None:
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
 
 
@@ -157,7 +157,7 @@ def test_a_cotangent_and_a_function_for_one_replace_the_class() -> None:
 
 def test_guided_lets_p_pass_at_zero_as_torchray_does_and_funcattr_does_not() -> None:
     x = torch.tensor([[0.0, 0.0, 1.0, -1.0]])
-    model = nn.Sequential(nn.ReLU(), nn.Linear(4, 1, bias=False))
+    model: Any = nn.Sequential(nn.ReLU(), nn.Linear(4, 1, bias=False))
     with torch.no_grad():
         model[1].weight.copy_(torch.tensor([[2.0, -3.0, 4.0, 5.0]]))
     y = saliency(model, x, 0, context_builder=GuidedBackpropContext, gradient_to_saliency=lambda x: x.grad)
@@ -183,6 +183,9 @@ def test_the_probes_of_a_contrastive_pass_hold_the_contrast() -> None:
 
 def test_excitation_sums_to_one_and_eltwise_sum_splits() -> None:
     class Skip(nn.Module):
+        plus: Any
+        conv: Any
+
         def __init__(self, plus: Any) -> None:
             super().__init__()
             self.plus, self.conv = plus, settle(lambda: nn.Conv2d(2, 2, 3, padding=1, bias=False))
@@ -294,6 +297,26 @@ def test_what_the_model_writes_after_a_call_does_not_change_its_rule() -> None:
     close(x.grad, 2 * (x.detach() > 0).double())
 
 
+def test_a_parameter_as_the_input_and_keywords_in_any_order_have_the_rule() -> None:
+    x, w = nn.Parameter(uniform(2, 3)), nn.Parameter(uniform(4, 3, seed=2))
+    p = uniform(2, 4, seed=3)
+    with ExcitationBackpropContext(), GuidedBackpropContext():
+        F.linear(weight=w, input=torch.relu(x)).backward(p)
+    relu, above = x.detach().clamp(min=0), w.detach().clamp(min=0)
+    back = relu * ((p / (relu @ above.T + 1e-20)) @ above)
+    close(x.grad, back * (back > 0) * (x >= 0))
+    assert w.grad is None
+
+
+def test_a_context_does_nothing_without_gradients() -> None:
+    x = X.clone().requires_grad_()
+    for context in (GuidedBackpropContext, ExcitationBackpropContext):
+        with context(), torch.no_grad():
+            close(net(x), net(X))
+        with context():
+            close(net(X).detach(), net(X).detach())
+
+
 def test_a_context_frees_what_it_holds() -> None:
     import gc
     import weakref
@@ -350,7 +373,9 @@ def test_a_probe_notes_inputs_and_outputs_with_their_gradients() -> None:
 
 
 def test_a_probe_sees_past_a_relu_in_place_and_each_pass_anew() -> None:
-    model = settle(lambda: nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(inplace=True), nn.Flatten(), nn.Linear(144, 2)))
+    model: Any = settle(
+        lambda: nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(inplace=True), nn.Flatten(), nn.Linear(144, 2))
+    )
     x = uniform(1, 3, 8, 8)
     with common.Probe(model[0], "output") as probe, GuidedBackpropContext():
         for _ in range(2):

@@ -137,7 +137,8 @@ def test_rewards_equal_their_formulas() -> None:
     for reward in (simple_reward, contrastive_reward):
         with pytest.raises(funcattr.FuncattrError, match=r"\(variant='both'\): expected 'preserve'"):
             reward(y, 0, "both")
-        for wrong in (3, -1, True, 1.0):
+        wrongs: tuple[Any, ...] = (3, -1, True, 1.0)
+        for wrong in wrongs:
             with pytest.raises(funcattr.FuncattrError, match=r"expected a channel from 0 to 2"):
                 reward(y, wrong, PRESERVE_VARIANT)
 

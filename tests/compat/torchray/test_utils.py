@@ -67,7 +67,8 @@ def test_images_are_scaled_and_drawn() -> None:
     figure = pyplot.figure()
     scaled = utils.imsc(X[0])
     close(scaled, (X[0] - X[0].min()) / (X[0].max() - X[0].min()))
-    np.testing.assert_allclose(figure.axes[0].images[0].get_array(), scaled.movedim(0, -1).numpy(), atol=1e-6)
+    drawn: Any = figure.axes[0].images[0].get_array()
+    np.testing.assert_allclose(drawn, scaled.movedim(0, -1).numpy(), atol=1e-6)
     utils.imsc(X[0, :1], quiet=True)
     assert len(figure.axes[0].images) == 1
     mosaic = utils.imarraysc(X[:, :1], spacing=2)

@@ -11,6 +11,7 @@ that a user may change them in between (`weight.data.neg_()`), as TorchRay's own
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode, handle_torch_function, has_torch_function
 
@@ -45,7 +46,7 @@ class RuledContext:
 
     def run(self, func: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
         """One torch function of the model: with its rule in the backward pass, if it has one."""
-        operands = _operands(func, (*args, *kwargs.values()))
+        operands = _operands(func, args, kwargs)
         found = rules.ruled_call(self.rulebook, func, args, kwargs, tracked=operands) if operands else None
         if found is None:
             return func(*args, **kwargs)
@@ -122,10 +123,11 @@ class ReLUContext(RuledContext):
 
     def run(self, func: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
         """One torch function of the model: the user's function, if it is a relu."""
-        (x, *_) = [v for v in (*args, *kwargs.values()) if isinstance(v, Tensor)] or [None]
-        found = None if x is None else rules.ruled_call(self.rulebook, func, args, kwargs, tracked=(x,))
+        operands = _operands(func, args, kwargs) or [v for v in (*args, *kwargs.values()) if isinstance(v, Tensor)][:1]
+        found = rules.ruled_call(self.rulebook, func, args, kwargs, tracked=operands) if operands else None
         if found is None:
             return func(*args, **kwargs)
+        (x,) = operands
         return written(found.written, self.relu_func.apply(x.clone() if found.written else x))
 
 
@@ -136,7 +138,13 @@ def written(targets: Sequence[Tensor], result: Any) -> Any:
     return targets[0] if targets else result
 
 
-def _operands(func: Callable[..., Any], values: Sequence[Any]) -> tuple[Tensor, ...]:
-    """The tensors that a rule hands p back to: the first that depends on something, the weights never."""
+def _operands(func: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> tuple[Tensor, ...]:
+    """The tensors that a rule hands p back to: the input of the call; never its weights."""
+    if not torch.is_grad_enabled():
+        return ()
+    first = args[0] if args else kwargs.get("input")
+    if func is not eltwise_sum and isinstance(first, Tensor) and first.requires_grad:
+        return (first,)
+    values = (*args, *kwargs.values())
     found = [v for v in values if isinstance(v, Tensor) and v.requires_grad and not isinstance(v, nn.Parameter)]
     return tuple(dict.fromkeys(found)) if func is eltwise_sum else tuple(found[:1])

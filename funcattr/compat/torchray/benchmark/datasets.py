@@ -14,10 +14,10 @@ from torch import Tensor
 
 from .... import FuncattrError
 
-VOC_CLASSES = (
-    "aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse motorbike person pottedplant sheep "
-    "sofa train tvmonitor"
-).split()
+VOC_CLASSES: list[str] = [
+    *"aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse motorbike person pottedplant sheep ".split(),
+    *"sofa train tvmonitor".split(),
+]
 """The classes of PASCAL VOC."""
 
 COCO_CLASSES = [
