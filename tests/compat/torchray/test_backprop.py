@@ -295,6 +295,14 @@ def test_what_the_model_writes_after_a_call_does_not_change_its_rule() -> None:
         y *= 2
         y.sum().backward()
     close(x.grad, 2 * (x.detach() > 0).double())
+    x, w = uniform(2, 3).requires_grad_(), uniform(4, 3, seed=2)
+    with ExcitationBackpropContext():
+        h = x * 1
+        y = F.linear(h, w)
+        h += 5
+        y.sum().backward()
+    above = w.clamp(min=0)
+    close(x.grad, x.detach() * ((1 / (x.detach() @ above.T)) @ above))
 
 
 def test_a_parameter_as_the_input_and_keywords_in_any_order_have_the_rule() -> None:

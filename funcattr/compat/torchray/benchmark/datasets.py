@@ -15,8 +15,8 @@ from torch import Tensor
 from .... import FuncattrError
 
 VOC_CLASSES: list[str] = [
-    *"aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse motorbike person pottedplant sheep ".split(),
-    *"sofa train tvmonitor".split(),
+    *"aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse motorbike person".split(),
+    *"pottedplant sheep sofa train tvmonitor".split(),
 ]
 """The classes of PASCAL VOC."""
 
