@@ -316,6 +316,16 @@ def test_a_parameter_as_the_input_and_keywords_in_any_order_have_the_rule() -> N
     assert w.grad is None
 
 
+def test_a_rule_is_derived_by_the_cotangent() -> None:
+    x = torch.tensor([-1.0, 2.0, 3.0], requires_grad=True)
+    with GuidedBackpropContext():
+        y = torch.relu(x)
+        (g,) = torch.autograd.grad((y**3).sum(), x, create_graph=True)
+        (second,) = torch.autograd.grad(g.sum(), x)
+    close(g.detach(), torch.tensor([0.0, 12.0, 27.0]))
+    close(second, torch.tensor([0.0, 12.0, 18.0]))
+
+
 def test_a_context_does_nothing_without_gradients() -> None:
     x = X.clone().requires_grad_()
     for context in (GuidedBackpropContext, ExcitationBackpropContext):
