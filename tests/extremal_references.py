@@ -24,8 +24,16 @@ def canvas_size(length: int, spacing: int, radius: float) -> int:
     return spacing * middle - spacing + 1
 
 
-def canvas_pixel(parameters: Tensor, row: int, column: int, spacing: int, radius: float) -> Tensor:
-    """One pixel of the canvas: the smooth maximum of the weighted parameters around it, zeros outside."""
+def canvas_pixel(
+    parameters: Tensor,
+    row: int,
+    column: int,
+    spacing: int,
+    radius: float,
+    pooling: str = "softmax",
+    clamp: bool = True,
+) -> Tensor:
+    """One pixel of the canvas: the smooth maximum of the weighted parameters around it, or their sum; zeros outside."""
     padding, reach = 1 + math.ceil((radius + radius) / spacing), 1 + math.ceil(radius / spacing)
     taps = range(2 * reach + 1)
     rows, columns = ([at // spacing + k - padding for k in taps] for at in (row, column))
@@ -34,12 +42,13 @@ def canvas_pixel(parameters: Tensor, row: int, column: int, spacing: int, radius
     padded = torch.nn.functional.pad(parameters, (padding, padding, padding, padding))
     seen = padded[rows[0] + padding : rows[-1] + padding + 1, columns[0] + padding : columns[-1] + padding + 1]
     s = weights * seen.flatten()
-    return (s * torch.softmax(20 * s, 0)).sum().clamp(0, 1)
+    pixel = s.sum() if pooling == "sum" else (s * torch.softmax(20 * s, 0)).sum()
+    return pixel.clamp(0, 1) if clamp else pixel
 
 
-def canvas(parameters: Tensor, size: tuple[int, int], spacing: int, radius: float) -> Tensor:
+def canvas(parameters: Tensor, size: tuple[int, int], spacing: int, radius: float, **options: Any) -> Tensor:
     height, width = (canvas_size(length, spacing, radius) for length in size)
-    pixels = [canvas_pixel(parameters, u, v, spacing, radius) for u in range(height) for v in range(width)]
+    pixels = [canvas_pixel(parameters, u, v, spacing, radius, **options) for u in range(height) for v in range(width)]
     return torch.stack(pixels).reshape(height, width)
 
 

@@ -44,6 +44,7 @@ class Mutant(NamedTuple):
     tests: tuple[str, ...]
 
 
+TORCHRAY = "tests/compat/torchray"
 MUTANTS = (
     # model
     Mutant(
@@ -692,6 +693,56 @@ MUTANTS = (
         "if torch.is_grad_enabled():",
         "if False:",
         ("tests/tape/test_recompute.py::test_a_result_takes_the_place_of_what_is_owned_only_where_nobody_can_tell",),
+    ),
+    # compat.torchray
+    Mutant(
+        "a context's rule reads what the model wrote into its operand",
+        "funcattr/compat/torchray/attribution/contexts.py",
+        "copies = [operand.clone() for operand in operands]",
+        "copies = [operand.view_as(operand) for operand in operands]",
+        (f"{TORCHRAY}/test_backprop.py::test_what_the_model_writes_after_a_call_does_not_change_its_rule",),
+    ),
+    Mutant(
+        "guided backpropagation by TorchRay's name blocks p at zero",
+        "funcattr/compat/torchray/attribution/guided_backprop.py",
+        "return torch.where(call.operands[0] == 0, p.clamp(min=0), rules.guided(call, p))",
+        "return rules.guided(call, p)",
+        (f"{TORCHRAY}/test_backprop.py::test_guided_lets_p_pass_at_zero_as_torchray_does_and_funcattr_does_not",),
+    ),
+    Mutant(
+        "a probe takes part in the passes of funcattr's methods",
+        "funcattr/compat/torchray/attribution/probes.py",
+        "if id(module) != self._place:",
+        "if module is not self.module:",
+        (f"{TORCHRAY}/test_backprop.py::test_a_probe_that_was_left_on_the_model_changes_no_method",),
+    ),
+    Mutant(
+        "width and height are mixed up",
+        "funcattr/compat/torchray/attribution/seeds.py",
+        "else tuple(size)[::-1]",
+        "else tuple(size)",
+        (f"{TORCHRAY}/test_backprop.py::test_each_call_equals_the_formulas",),
+    ),
+    Mutant(
+        "a box of VOC begins a pixel too late",
+        "funcattr/compat/torchray/benchmark/datasets.py",
+        "mask[max(top - 1, 0) : bottom, max(left - 1, 0) : right] = True",
+        "mask[top:bottom, left:right] = True",
+        (f"{TORCHRAY}/test_benchmark.py::test_voc_is_read",),
+    ),
+    Mutant(
+        "a dual reward takes the first half of the copies for what is kept",
+        "funcattr/compat/torchray/attribution/extremal_perturbation.py",
+        "halves = torch.cat([activation[0::2], activation[1::2]])",
+        "halves = activation",
+        (f"{TORCHRAY}/test_perturbation.py::test_the_search_equals_the_formulas",),
+    ),
+    Mutant(
+        "a single call in place writes",
+        "funcattr/rulebook/one_call.py",
+        "func, args, kwargs, *_ = out_of_place(func, told, args, kwargs)",
+        "pass",
+        ("tests/rulebook/test_one_call.py::test_what_a_call_writes_is_said_and_not_written",),
     ),
 )
 

@@ -13,6 +13,8 @@ from ..rulebook.actions import decompose as decompose
 from ..rulebook.actions import fold as fold
 from ..rulebook.actions import join as join
 from ..rulebook.conditions import Conditions as Conditions
+from ..rulebook.one_call import RuledCall as RuledCall
+from ..rulebook.one_call import ruled_call as ruled_call
 from ..rulebook.rulebook import Entry as Entry
 from .composites import COMPOSITES as COMPOSITES
 from .composites import GRADIENT_SPACE as GRADIENT_SPACE

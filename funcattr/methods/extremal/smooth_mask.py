@@ -10,6 +10,7 @@ from einops import rearrange
 from torch import Tensor
 
 On = Literal["image", "canvas"]
+Pooling = Literal["softmax", "sum"]
 
 # exp(20 s) as 2^(SHARPNESS s): powers of two are the faster ones.
 SHARPNESS = 20 / math.log(2)
@@ -18,7 +19,14 @@ PIECE_ON_CPU, PIECE = 2**18, 2**26
 
 
 def smooth_mask(
-    parameters: Tensor, size: tuple[int, int], *, spacing: int = 7, radius: float = 21.0, on: On = "image"
+    parameters: Tensor,
+    size: tuple[int, int],
+    *,
+    spacing: int = 7,
+    radius: float = 21.0,
+    on: On = "image",
+    pooling: Pooling = "softmax",
+    clamp: bool = True,
 ) -> Tensor:
     """The smooth mask of a grid of parameters, by max-convolution.
 
@@ -35,13 +43,17 @@ def smooth_mask(
         spacing: Pixels between parameters.
         radius: Of the kernel, in pixels.
         on: What is computed: the mask of the "image", or of the "canvas" around it (`crop` cuts the image out).
+        pooling: "softmax" for the smooth maximum of the s_i as above, or their "sum".
+        clamp: Whether values outside [0, 1] become 0 or 1; there are none for the smooth maximum of parameters in
+            [0, 1].
 
     Returns:
-        Masks in [0, 1], in the parameters' dtype. [..., H, W], or the canvas [..., H + about 2 radius, W + ...]:
-        224 pixels have 32 parameters and a canvas of 260.
+        Masks in [0, 1] (if `clamp`), in the parameters' dtype. [..., H, W], or the canvas [..., H + about 2 radius,
+        W + ...]: 224 pixels have 32 parameters and a canvas of 260.
 
     Raises:
-        ValueError: If the parameters are not of that shape, `spacing` < 1, `radius` <= 0 or `on` is another word.
+        ValueError: If the parameters are not of that shape, `spacing` < 1, `radius` <= 0, or `on` or `pooling` is
+            another word.
 
     Example:
         >>> smooth_mask(torch.ones(32, 32), (224, 224)).shape
@@ -55,13 +67,23 @@ def smooth_mask(
     check_kernel("smooth_mask", spacing, radius)
     if on not in ("image", "canvas"):
         raise ValueError(f"smooth_mask(on={on!r}): expected 'image' or 'canvas'.")
+    if pooling not in ("softmax", "sum"):
+        raise ValueError(f"smooth_mask(pooling={pooling!r}): expected 'softmax' or 'sum'.")
     expected = parameters_size(size, spacing)
     if tuple(parameters.shape[-2:]) != expected:
         raise ValueError(
             f"smooth_mask(parameters=...): a mask of {size[0]} x {size[1]} pixels with spacing={spacing} has "
             f"parameters [..., {expected[0]}, {expected[1]}], got shape {list(parameters.shape)}."
         )
-    return mask_vjp(parameters, mask_grid(parameters, size, spacing, radius, on))[0]
+    grid = mask_grid(parameters, size, spacing, radius, on)
+    seen = _seen(parameters, grid)[1]
+    groups = _groups(seen, grid.weights)
+    if pooling == "sum":
+        pooled = [torch.einsum("kp,mkb->mpb", grid.weights, group) for group in groups]
+    else:
+        pooled = [_pooled(group, grid.weights)[0] for group in groups]
+    mask = _to_pixels(torch.cat(pooled), grid.rows, grid.columns).to(parameters.dtype)
+    return (mask.clamp(0, 1) if clamp else mask).reshape(*parameters.shape[:-2], *mask.shape[-2:])
 
 
 def mask_vjp(parameters: Tensor, grid: "MaskGrid") -> tuple[Tensor, Callable[[Tensor], Tensor]]:
@@ -83,10 +105,8 @@ def mask_vjp(parameters: Tensor, grid: "MaskGrid") -> tuple[Tensor, Callable[[Te
         (torch.Size([32, 32]), torch.Size([5, 5]))
     """
     rows, columns, weights = grid
-    padding = (columns.before, columns.after, rows.before, rows.after)
-    padded = F.pad(parameters.to(weights.dtype).reshape(-1, 1, *parameters.shape[-2:]), padding)
-    seen = F.unfold(padded, (rows.taps, columns.taps))  # [M, taps, blocks]
-    groups = seen.split(_at_once(seen, seen[0].numel() * weights.shape[1], len(seen)))
+    padded, seen = _seen(parameters, grid)
+    groups = _groups(seen, weights)
     pairs = [_pooled(group, weights) for group in groups]
     pooled, normaliser = (torch.cat(parts) for parts in zip(*pairs, strict=True))
     mask = _to_pixels(pooled, rows, columns).clamp(0, 1).to(parameters.dtype)
@@ -96,7 +116,7 @@ def mask_vjp(parameters: Tensor, grid: "MaskGrid") -> tuple[Tensor, Callable[[Te
         parts = [value.split(len(groups[0])) for value in (blocks, seen, pooled, normaliser)]
         of_seen = torch.cat([_pooled_adjoint(*part, weights=weights) for part in zip(*parts, strict=True)])
         of_padded = F.fold(of_seen, (padded.shape[-2], padded.shape[-1]), (rows.taps, columns.taps))
-        return F.pad(of_padded, tuple(-p for p in padding)).reshape(parameters.shape).to(parameters.dtype)
+        return F.pad(of_padded, tuple(-p for p in _padding(grid))).reshape(parameters.shape).to(parameters.dtype)
 
     return mask.reshape(*parameters.shape[:-2], *mask.shape[-2:]), pullback
 
@@ -202,6 +222,21 @@ def _axis(length: int, spacing: int, radius: float, on: On) -> Axis:
     before, after = padding - first, last - 1 + taps - padding - parameters
     origin = radius - spacing * padding
     return Axis(last - first, spacing, start - first * spacing, stop - start, taps, before, after, origin)
+
+
+def _padding(grid: MaskGrid) -> tuple[int, int, int, int]:
+    return grid.columns.before, grid.columns.after, grid.rows.before, grid.rows.after
+
+
+def _seen(parameters: Tensor, grid: MaskGrid) -> tuple[Tensor, Tensor]:
+    """The parameters with zeros around them, and those that each block of pixels sees. [M, taps, blocks]"""
+    padded = F.pad(parameters.to(grid.weights.dtype).reshape(-1, 1, *parameters.shape[-2:]), _padding(grid))
+    return padded, F.unfold(padded, (grid.rows.taps, grid.columns.taps))
+
+
+def _groups(seen: Tensor, weights: Tensor) -> tuple[Tensor, ...]:
+    """Masks that are worked on together."""
+    return seen.split(_at_once(seen, seen[0].numel() * weights.shape[1], len(seen)))
 
 
 def _pieces(seen: Tensor, weights: Tensor) -> Iterator[tuple[Tensor, Tensor]]:

@@ -51,6 +51,19 @@ def test_pullback_equals_autograd_through_the_formula(size: tuple[int, int], gri
         assert_equal(pullback(cotangent), torch.func.vjp(formula, p)[1](cotangent)[0])
 
 
+@settings(max_examples=8)
+@given(SIZES, GRIDS)
+def test_sums_and_unclamped_masks_equal_the_formula(size: tuple[int, int], grid: dict[str, Any]) -> None:
+    p = 3 * parameters(size, grid["spacing"]) - 1
+    for pooling in ("softmax", "sum"):
+        expected = reference.canvas(p, size, **grid, pooling=pooling, clamp=False)
+        if any(have < round(grid["radius"]) + need for have, need in zip(expected.shape, size, strict=True)):
+            return  # the published canvas has no room for the image
+        found = smooth_mask(p, size, on="canvas", **grid, pooling=pooling, clamp=False)
+        assert_equal(found, expected)
+        assert_equal(smooth_mask(p, size, on="canvas", **grid, pooling=pooling), expected.clamp(0, 1))
+
+
 @given(SIZES, GRIDS)
 def test_the_canvas_has_room_for_the_image(size: tuple[int, int], grid: dict[str, Any]) -> None:
     p = parameters(size, grid["spacing"])
@@ -127,6 +140,7 @@ def test_vmap_equals_a_batch_and_second_derivatives_are_right() -> None:
         ({"radius": 0}, r"smooth_mask\(radius=0\): expected a radius"),
         ({"radius": float("nan")}, r"smooth_mask\(radius=nan\): expected a radius"),
         ({"on": "crop"}, r"smooth_mask\(on='crop'\): expected 'image' or 'canvas'"),
+        ({"pooling": "max"}, r"smooth_mask\(pooling='max'\): expected 'softmax' or 'sum'"),
         ({"spacing": 8}, r"a mask of 28 x 28 pixels with spacing=8 has parameters \[..., 4, 4\], got shape \[4, 5\]"),
     ],
 )

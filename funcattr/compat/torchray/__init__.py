@@ -1,0 +1,1 @@
+"""TorchRay's names, signatures and defaults on funcattr: `torchray.X` becomes `funcattr.compat.torchray.X`."""
