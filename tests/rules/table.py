@@ -72,10 +72,10 @@ def _opposed(m: Tensor, bias: Tensor | float = 0.0) -> Tensor:
     return XP * (q @ VN) + XN * (q @ VP)
 
 
-def _gamma(x: Tensor, m: Tensor) -> Tensor:
+def _gamma(x: Tensor, m: Tensor, bias: float = 1.0) -> Tensor:
     up = [v + 0.25 * p for v, p in ((W, VP), (W, VN))]
     z, found = _linear(x), torch.zeros_like(x)
-    for above, (v, w), b in ((z > 0, up, B + 0.25 * BP), (z <= 0, up[::-1], B + 0.25 * BN)):
+    for above, (v, w), b in ((z > 0, up, bias * (B + 0.25 * BP)), (z <= 0, up[::-1], bias * (B + 0.25 * BN))):
         q = torch.where(above, m, 0) / s(XP @ v.T + XN @ w.T + b)
         found = found + XP * (q @ v) + XN * (q @ w)
     return found
@@ -105,6 +105,15 @@ def _softmax_slope(x: Tensor, m: Tensor) -> Tensor:
     mean = _log_mean(x, X0)
     return mean * (m - (mean * m).sum(1, keepdim=True) / mean.sum(1, keepdim=True))
 
+
+WITHOUT_BIAS: dict[str, Row] = {
+    "epsilon": Row("linear", _linear, (X,), lambda x, m: x * (m / s(x @ W.T) @ W)),
+    "z_plus": Row("linear", _linear, (X,), lambda x, m: _supported(m)),
+    "alpha_beta": Row("linear", _linear, (X,), lambda x, m: 2 * _supported(m) - _opposed(m)),
+    "gamma": Row("linear", _linear, (X,), lambda x, m: _gamma(x, m, bias=0.0)),
+    "w_square": Row("linear", _linear, (X,), lambda x, m: m / s(W.square().sum(1)) @ W.square()),
+}
+"""The rules that have `bias="ignore"`, with it."""
 
 ROWS: dict[str, Row] = {
     "epsilon": Row("linear", _linear, (X,), lambda x, m: x * (m / s(_linear(x)) @ W)),
