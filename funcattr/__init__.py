@@ -14,6 +14,7 @@ from .errors import FuncattrError as FuncattrError
 from .errors import UnknownSiteError as UnknownSiteError
 from .errors import UnsupportedOperationError as UnsupportedOperationError
 from .errors import UntrackedPathError as UntrackedPathError
+from .hints import hinting_methods as _hinting_methods
 from .methods.bottleneck.iba import iba as iba
 from .methods.bottleneck.readout import readout_iba as readout_iba
 from .methods.extremal.extremal_perturbation import extremal_perturbation as extremal_perturbation
@@ -63,3 +64,5 @@ from .tape.vjp import vjp as vjp
 from .tools.export import export as export
 from .tools.fold_batch_norm import fold_batch_norm as fold_batch_norm
 from .tools.verify import verify as verify
+
+globals().update(_hinting_methods(globals()))
