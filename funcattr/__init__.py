@@ -50,6 +50,7 @@ from .methods.relevance.conservation import conservation as conservation
 from .methods.relevance.deep_lift import deep_lift as deep_lift
 from .methods.relevance.excitation import contrastive_excitation_backprop as contrastive_excitation_backprop
 from .methods.relevance.excitation import excitation_backprop as excitation_backprop
+from .methods.relevance.full_grad import full_grad as full_grad
 from .methods.relevance.lrp import attnlrp as attnlrp
 from .methods.relevance.lrp import cp_lrp as cp_lrp
 from .methods.relevance.lrp import lrp as lrp

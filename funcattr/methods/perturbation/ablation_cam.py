@@ -44,7 +44,8 @@ def ablation_cam(
         progress: Whether to show a progress bar.
 
     Returns:
-        Map [N, 1, *spatial] at the layer's size, non-negative with `relu`. Nothing is conserved.
+        Map [N, 1, *spatial] at the layer's size, non-negative with `relu`. Nothing is conserved. Take a layer behind
+        its relu: a channel that helps by negative values gets a weight above 0, and so a map below.
 
     Raises:
         ValueError, TypeError: As in `grad_cam`.
