@@ -4,6 +4,7 @@ from . import bottleneck as bottleneck
 from . import maps as maps
 from . import masks as masks
 from . import metrics as metrics
+from . import paths as paths
 from . import rules as rules
 from . import show as show
 from .attribution.attribute import attribute as attribute

@@ -44,7 +44,7 @@ ELSEWHERE = {
     "multiply_by_inputs": "Divide the result by x - baseline, or take another method.",
     "abs": "Take the result's .abs(); attributions are signed here.",
     "resize": "Enlarge the result with funcattr.maps.resize.",
-    "reshape_transform": "Say channel_dim=-1; funcattr.maps.tokens makes maps of tokens.",
+    "reshape_transform": "Say channel_dim=-1; funcattr.maps.from_tokens lays tokens out.",
     "aug_smooth": "There is no such option; noise_tunnel averages over noise.",
     "eigen_smooth": "There is no such option; eigen_grad_cam has the first component.",
     "use_cuda": "The call runs where the model and x are: move them, model.cuda().",

@@ -2,7 +2,9 @@
 
 import importlib
 import inspect
+import operator
 import pickle
+import re
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -76,6 +78,12 @@ def test_hints_name_words_of_the_page_and_one_word_for_a_name() -> None:
     assert {*HERE, *OF_TUNNELS} <= set(listed(PAGE.read_text()))
     names = [name for table in (HERE, OF_TUNNELS) for names in table.values() for name in names] + list(ELSEWHERE)
     assert len(names) == len(set(names))
+
+
+@pytest.mark.parametrize("hint", ELSEWHERE.values())
+def test_what_a_hint_names_is_there(hint: str) -> None:
+    for name in re.findall(r"funcattr((?:\.\w+)+)", hint):
+        assert callable(operator.attrgetter(name[1:])(funcattr))
 
 
 @every_method

@@ -17,7 +17,7 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 ORDER = (
     *("_torch", "errors", "hints", "extras", "text_tables", "torch_state", "agreement", "copies", "batch", "maps"),
     *("calls", "model", "rulebook", "rules", "tape", "attribution", "sampling", "methods", "tools"),
-    *("metrics", "masks", "bottleneck", "show", "__init__", "testing", "demo", "command", "__main__"),
+    *("metrics", "masks", "paths", "bottleneck", "show", "__init__", "testing", "demo", "command", "__main__"),
 )
 
 

@@ -15,7 +15,7 @@ import funcattr
 import funcattr.testing
 
 ROOT = Path(__file__).resolve().parent.parent
-NAMESPACES = ("bottleneck", "maps", "masks", "metrics", "rules", "show", "testing")
+NAMESPACES = ("bottleneck", "maps", "masks", "metrics", "paths", "rules", "show", "testing")
 
 
 def public_names() -> list[str]:

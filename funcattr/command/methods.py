@@ -50,8 +50,8 @@ METHODS: dict[str, Callable[..., Any]] = {
     method.__name__: method
     for method in (
         gradient, input_x_gradient, full_grad, guided_backprop, deconvnet, guided_grad_cam, grad_cam, layer_cam,
-        hires_cam, grad_cam_plus_plus, xgrad_cam, eigen_cam, eigen_grad_cam, score_cam, ablation_cam, linear_approx, lrp,
-        attnlrp, cp_lrp, excitation_backprop, contrastive_excitation_backprop, deep_lift, integrated_gradients,
+        hires_cam, grad_cam_plus_plus, xgrad_cam, eigen_cam, eigen_grad_cam, score_cam, ablation_cam, linear_approx,
+        lrp, attnlrp, cp_lrp, excitation_backprop, contrastive_excitation_backprop, deep_lift, integrated_gradients,
         expected_gradients, internal_influence, layer_conductance, occlusion, feature_ablation, shapley_sampling,
         kernel_shap, lime, rise, extremal_perturbation,
     )

@@ -31,7 +31,8 @@ def eigen_cam(
 
     A singular vector has no sign, and where singular values tie no direction. This v has both: of the first singular
     vectors it is the one nearest to the plain sum over channels, which it agrees with. For features of at least 0 it is
-    the only one of at least 0: take a layer behind its relu. Where all are at right angles to the sum, nothing tells the sign: the map is 0.
+    the only one of at least 0: take a layer behind its relu. Where all are at right angles to the sum, nothing tells
+    the sign: the map is 0.
 
     Args:
         model, x, layer, channel_dim, relu, output, args, kwargs, example_dims: As in `grad_cam`.
