@@ -158,7 +158,7 @@ def gamma(layer: LinearMap, *, gamma: float = 0.25, eps: float = 1e-6, bias: str
     second = tuple((x, w) for (x, _), w in zip(terms, (below, above), strict=False))
     helped = total(layer, terms, positive(own))
     # Either part has the sign of z, so nothing cancels.
-    whole = z if own is layer.bias else z - layer.field(layer.bias)
+    whole = z if layer.bias is None or bias == "absorb" else z - layer.field(layer.bias)
     favoured = torch.add(whole, torch.where(z > 0, helped, whole - helped), alpha=gamma)
     return (
         Share(first, favoured, _more(own, gamma, positive), where=z, owned=True),

@@ -1,7 +1,6 @@
 """Blur integrated gradients: the path from a blurred image to the image."""
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -33,11 +32,15 @@ class blur:  # noqa: N801  (a path reads as a word: path=blur(20))
     """
 
     sigma: float
-    starts_at_baseline: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if isinstance(self.sigma, bool) or not isinstance(self.sigma, int | float) or not self.sigma > 0:
             raise ValueError(f"blur(sigma={self.sigma!r}): expected a number of pixels above 0.")
+
+    @property
+    def starts_at_baseline(self) -> bool:
+        """Whether its start is the baseline: it is the blurred x."""
+        return False
 
     def baseline(self, x: Tensor) -> Tensor:
         """The start of the path, to whose score the attributions add up. [N, C, *spatial]"""

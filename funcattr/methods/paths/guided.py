@@ -1,7 +1,6 @@
 """Guided integrated gradients: the path that changes what has small gradients first."""
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -37,11 +36,15 @@ class guided:  # noqa: N801  (a path reads as a word: path=guided())
 
     fraction: float = 0.25
     distance: float = 0.02
-    starts_at_baseline: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if not (0 < self.fraction <= 1 and 0 <= self.distance <= 1):
             raise ValueError(f"{self!r}: expected a fraction from above 0 to 1, and a distance from 0 to 1, as shares.")
+
+    @property
+    def starts_at_baseline(self) -> bool:
+        """Whether its start is the baseline."""
+        return True
 
     def integral(self, walk: Walk) -> Tensor:
         """The gradient, integrated along the path. Shaped as the root"""
@@ -51,17 +54,15 @@ class guided:  # noqa: N801  (a path reads as a word: path=guided())
             gradient = walk.gradients(point.unsqueeze(1))[0].squeeze(1)
             alpha = (step + 1) / walk.steps
             least, most = ((start + (alpha + by).clamp(0, 1) * (end - start)) for by in (-self.distance, self.distance))
-            after = self._next(
-                *(v.flatten(1) for v in (point, gradient, least.to(end), most.to(end), end)),
-                (1 - alpha) * (end - start).abs().flatten(1).sum(1),
-            )
-            after = after.reshape(end.shape).to(end.dtype)
+            left = (1 - alpha) * (end - start).abs().flatten(1).sum(1)
+            after = self._next(point, gradient, least.to(end), most.to(end), end, left).reshape(end.shape).to(end.dtype)
             return after, (gradient * (after - point)).to(wide(end.dtype))
 
         return walk.one_by_one(body)
 
     def _next(self, point: Tensor, gradient: Tensor, least: Tensor, most: Tensor, end: Tensor, left: Tensor) -> Tensor:
-        """The next point: at the distance `left` [N] from the end. Each [N, D]"""
+        """The next point: at the distance `left` [N] from the end. [N, D]"""
+        point, gradient, least, most, end = (v.flatten(1) for v in (point, gradient, least, most, end))
         point = torch.where((end - point).abs() > (end - least).abs(), least, point)
         room = (most - point).abs()
         need = (end - point).abs().sum(1) - left

@@ -56,7 +56,8 @@ class Walk(NamedTuple):
             return (part(index) if carry is None else carry + part(index)), ()
 
         call, device = self.question.call, self.root.device
-        return loop(call, body, None, self.steps, self.chunk, device=device, progress=self.progress)[0]
+        summed: Any = loop(call, body, None, self.steps, self.chunk, device=device, progress=self.progress)[0]
+        return summed
 
     def one_by_one(self, body: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]) -> Tensor:
         """The sum over steps that need each other: `body(point, step) -> next point, part`. [N, ...]"""

@@ -1,6 +1,7 @@
 """Class activation maps: what the contract's drawn networks hardly have. Ties, zeros, signs, and the papers' claims."""
 
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ CAMS = (
 every_cam = pytest.mark.parametrize("name", CAMS)
 
 
-def net(bias: bool = True) -> nn.Sequential:
+def net(bias: bool = True) -> Any:
     torch.manual_seed(0)
     layers = (nn.Conv2d(2, 5, 3, bias=bias), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(20, 3, bias))
     return nn.Sequential(*layers).double().eval()
@@ -154,7 +155,8 @@ def test_chunks_change_nothing_and_progress_shows(
 
 
 def test_ablation_cam_of_a_linear_tail_is_the_sum_over_channels_of_what_each_adds() -> None:
-    model = nn.Sequential(nn.Conv2d(2, 3, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 2)).double().eval()
+    layers = (nn.Conv2d(2, 3, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 2))
+    model: Any = nn.Sequential(*layers).double().eval()
     h = model[0](X)
     added = model[3].weight[1] * h.mean((2, 3))
     found = funcattr.ablation_cam(model, X, 1, layer="0", relu=False)
