@@ -211,6 +211,19 @@ def _on_a_line(reference: Callable[..., Tensor], **options: Any) -> Reference:
     return lambda model, x, target, layer: reference(model, x, target, layer, **options)
 
 
+def _idgi(model: nn.Module, x: Tensor, target: Any, layer: str) -> Tensor:
+    """Step by step: the rise to the next point, shared out by the squared gradient at this one."""
+    points = [BASELINE + (x - BASELINE) * s / STEPS for s in range(STEPS + 1)]
+    scores = [_class_scores(model(point), target) for point in points]
+    found = torch.zeros_like(x)
+    for s in range(STEPS):
+        squares = references.pseudo_gradient("gradient", model, points[s], target)[1] ** 2
+        for n, square in enumerate(squares):
+            if square.any():
+                found[n] += square / square.sum() * (scores[s + 1][n] - scores[s][n])
+    return found
+
+
 def _expected_gradients(model: nn.Module, x: Tensor, target: Any, layer: str) -> Tensor:
     """The draws are the package's, what is made of them is not."""
     alphas = draws.uniform(torch.arange(SAMPLES), (), torch.zeros((), dtype=x.dtype), 0, stream=-2)
@@ -401,6 +414,12 @@ ROWS = (
         partial(funcattr.integrated_gradients, **_ON_A_LINE),
         _on_a_line(sampling_references.integrated_gradients, **_NODES),
         at_layer=True,
+        share=0.5,
+    ),
+    Row(
+        "idgi",
+        partial(funcattr.integrated_gradients, **_ON_A_LINE, path=funcattr.paths.idgi()),
+        _idgi,
         share=0.5,
     ),
     Row(
