@@ -197,6 +197,10 @@ def is_wrapped(tensor: Tensor) -> bool:
     return _functorch.is_functorch_wrapped_tensor(tensor)
 
 
+outside_transforms = temporarily_clear_interpreter_stack
+"""A context where no transform runs, for tensors that none of them wraps."""
+
+
 def unwrapped(tensor: Tensor) -> list[Tensor]:
     """The tensors under `tensor`, one for each transform that wraps it."""
     layers: list[Tensor] = []

@@ -393,6 +393,23 @@ MUTANTS = (
             "test_a_class_of_a_spatial_output_is_its_mean_over_space",
         ),
     ),
+    Mutant(
+        "copies of an image that see each other are let pass",
+        "funcattr/methods/extremal/extremal_perturbation.py",
+        'if len(areas) > 1 or variant == "dual":',
+        "if False:",
+        (
+            "tests/attribution/test_example_dims.py::"
+            "test_no_method_puts_copies_beside_each_other_that_see_each_other[extremal_perturbation]",
+        ),
+    ),
+    Mutant(
+        "rows of one half only are changed when a reward is checked",
+        "funcattr/attribution/separate_rows.py",
+        "for digit in range((len(output) - 1).bit_length()):",
+        "for digit in range(1):",
+        ("tests/attribution/test_separate_rows.py::test_a_function_that_sees_other_rows_is_refused",),
+    ),
     # methods/bottleneck
     Mutant(
         "information is in nats",
@@ -407,6 +424,50 @@ MUTANTS = (
         "return (*after, state[0].clone()), tuple",
         "return (*after, after.value.clone()), tuple",
         ("tests/methods/bottleneck/test_iba.py::test_equals_the_reference_step_by_step",),
+    ),
+    Mutant(
+        "one step forgets to cut at zero",
+        "funcattr/methods/bottleneck/flow.py",
+        "rectified = relu or statistics",
+        "rectified = statistics",
+        ("tests/methods/bottleneck/test_bottleneck.py::test_one_step_is_that_of_the_formulas",),
+    ),
+    # compat/iba
+    Mutant(
+        "a hook stays on the layer",
+        "funcattr/compat/iba/bottleneck.py",
+        "hooks.callback(handle.remove)",
+        "pass",
+        ("tests/compat/iba/test_bottleneck.py::test_the_model_is_as_it_was",),
+    ),
+    Mutant(
+        "the model's parameters get a .grad",
+        "funcattr/compat/iba/bottleneck.py",
+        "loss.backward(inputs=[alpha])",
+        "loss.backward()",
+        ("tests/compat/iba/test_bottleneck.py::test_the_model_is_as_it_was",),
+    ),
+    Mutant(
+        "the map is not mirrored at its border",
+        "funcattr/compat/iba/saliency_map.py",
+        "- 0.5\n",
+        "- 0.5\n    at = at.clamp(0, length - 1)\n",
+        ("tests/compat/iba/test_saliency_map.py::test_bits_are_spread_as_scikit_image_resizes",),
+    ),
+    # compat/tensorwatch
+    Mutant(
+        "the stabiliser of rare units is that of the others",
+        "funcattr/rules/tensorwatch.py",
+        "1 / abs(weight) if weight else 1.0",
+        "1.0",
+        ("tests/compat/tensorwatch/test_innvestigate.py::test_the_b_rule_is_tensorwatchs",),
+    ),
+    Mutant(
+        "Grad-CAM looks at what comes out of the layer",
+        "funcattr/compat/tensorwatch/saliency.py",
+        '@input")',
+        '")',
+        ("tests/compat/tensorwatch/test_saliency.py::test_a_method_by_its_name",),
     ),
     # methods/perturbation
     Mutant(
@@ -439,6 +500,20 @@ MUTANTS = (
         ("tests/tools/test_export.py::test_not_a_number_is_a_number_like_any_other",),
     ),
     # metrics
+    Mutant(
+        "the area lacks its last point",
+        "funcattr/metrics/degradation.py",
+        "torch.trapezoid(scores, shares, dim=1)",
+        "torch.trapezoid(scores[:, :-1], shares[:-1], dim=1)",
+        ("tests/metrics/test_faithfulness.py::test_a_linear_model_loses_its_terms_one_by_one",),
+    ),
+    Mutant(
+        "subsets are of one feature more",
+        "funcattr/metrics/sensitivity_n.py",
+        "stream=size) < size",
+        "stream=size) <= size",
+        ("tests/metrics/test_faithfulness.py::test_subsets_are_of_their_size_and_not_cumulative",),
+    ),
     Mutant(
         "a peak at the tolerance is a hit",
         "funcattr/metrics/boxes.py",

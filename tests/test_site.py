@@ -3,6 +3,7 @@
 That `mkdocs build --strict` passes, with no broken link and no page left out, is a step of `.ci/run`.
 """
 
+import importlib
 import inspect
 import re
 import sys
@@ -15,15 +16,21 @@ import funcattr
 import funcattr.testing
 
 ROOT = Path(__file__).resolve().parent.parent
-NAMESPACES = ("bottleneck", "maps", "masks", "metrics", "paths", "rules", "show", "testing")
+NAMESPACES = (
+    *("bottleneck", "maps", "masks", "metrics", "paths", "rules", "show", "testing"),
+    *("compat.iba", "compat.tensorwatch"),
+)
 
 
 def public_names() -> list[str]:
     """Every public name as a user writes it: of funcattr, and of its public namespaces."""
     names = []
-    for prefix, module in (("funcattr", funcattr), *((f"funcattr.{n}", getattr(funcattr, n)) for n in NAMESPACES)):
+    spaces = ("funcattr", *(f"funcattr.{name}" for name in NAMESPACES))
+    for prefix, module in ((space, importlib.import_module(space)) for space in spaces):
         for name, value in vars(module).items():
-            ours = getattr(value, "__module__", "funcattr").startswith("funcattr")
+            home = getattr(value, "__module__", "funcattr")
+            # Names of another library's may stand for a rule, which has its entry.
+            ours = home.startswith("funcattr") and not (".compat." in prefix and ".compat." not in home)
             if not name.startswith("_") and not inspect.ismodule(value) and ours:
                 names.append(f"{prefix}.{name}")
     return names

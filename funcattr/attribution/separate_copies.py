@@ -111,7 +111,7 @@ def are_separate(
             return known[signature]
     except TypeError:  # what is no key, such as a list
         known, signature = {}, None
-    with _own_draws(device):
+    with own_draws(device):
         found = _compared(call, examples, alone, beside, again, size, way_out)
     if found is None:
         return False
@@ -155,7 +155,8 @@ def _form(part: Any) -> Any:
 
 
 @contextmanager
-def _own_draws(device: torch.device) -> Iterator[None]:
+def own_draws(device: torch.device) -> Iterator[None]:
+    """Draws that leave no trace in the random state."""
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         yield
 
@@ -216,10 +217,10 @@ def _beside(question: Question) -> Question:
 
 def beside_changed(value: Tensor) -> Tensor:
     """A batch, each example followed by a changed copy of it. [N, ...] -> [2 N, ...]"""
-    return merged(torch.stack([value, _changed(value)], 1))
+    return merged(torch.stack([value, changed(value)], 1))
 
 
-def _changed(value: Tensor) -> Tensor:
+def changed(value: Tensor) -> Tensor:
     """A tensor of other numbers in the same range: moved by one place, and if they are no integers made smaller."""
     rolled = value.reshape(len(value), -1).roll(1, 1).reshape(value.shape) if value[0].numel() > 1 else value.roll(1, 0)
     return rolled * 0.7 + 0.1 if value.is_floating_point() or value.is_complex() else rolled

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .. import maps, rules
+from .. import maps, masks, rules
 from .classes import Target
 from .command_error import CommandError, refusing
 from .example import Answer, Example, Shown, sites_with_places
@@ -142,7 +142,10 @@ def ready_options(method: Chosen, example: Example) -> dict[str, Any]:
         if "stride" in options and len(options["stride"]) == 1:
             options["stride"] *= 2
         if "feature_mask" in options:
-            options["feature_mask"] = _squares(x, options["feature_mask"])
+            side = options["feature_mask"]
+            if side < 1:
+                raise CommandError(f"--feature-mask {side}: expected 1 pixel or more.")
+            options["feature_mask"] = masks.patches(x, side)
         if options.get("rules") == "epsilon_gamma_box":
             low, high = shown.bounds
             options["rules"] = rules.epsilon_gamma_box(low=low, high=high)
@@ -152,12 +155,3 @@ def ready_options(method: Chosen, example: Example) -> dict[str, Any]:
         if "channel_dim" in method.signature:
             options.setdefault("channel_dim", -1)
     return options
-
-
-def _squares(x: Tensor, side: int) -> Tensor:
-    """The number of the square that each value is in. [1, C, H, W]"""
-    if side < 1:
-        raise CommandError(f"--feature-mask {side}: expected 1 pixel or more.")
-    height, width = x.shape[2:]
-    rows, columns = (torch.arange(n, device=x.device) // side for n in (height, width))
-    return (rows[:, None] * (-(-width // side)) + columns).expand_as(x)

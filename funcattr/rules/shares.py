@@ -34,6 +34,7 @@ class Share(NamedTuple):
         where: It hands back the relevance of the outputs where this is above zero; None for all.
         sign: 1 or -1 if all its terms have that sign, 0 if they may have both.
         below: It hands back where `where` is below zero instead.
+        damping: What multiplies eps in its denominator, of z's shape; None for 1.
         owned: Whether z is a tensor that nobody else reads, which its denominator may be written over.
     """
 
@@ -44,6 +45,7 @@ class Share(NamedTuple):
     where: Tensor | None = None
     sign: int = 0
     below: bool = False
+    damping: Tensor | None = None
     owned: bool = False
 
     def part(self, relevance: Tensor, own: bool = False) -> Tensor:
@@ -58,6 +60,9 @@ class Share(NamedTuple):
 
     def denominator(self, eps: float, own: bool = False) -> Tensor:
         """s(z), in place of z if that is `own`; with a known sign there is no need to look at each value's."""
+        if self.damping is not None:
+            shift = (eps * self.damping).clamp(min=torch.finfo(self.z.dtype).tiny)
+            return plus(torch.where(self.z.detach() >= 0, shift, -shift), self.z)
         if self.sign == 0:
             return stabilized(self.z, eps, own)
         shift = self.sign * max(eps, torch.finfo(self.z.dtype).tiny)

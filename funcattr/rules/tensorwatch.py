@@ -1,5 +1,7 @@
 """The two rules of tensorwatch's relevance propagation, whose bias takes no relevance."""
 
+import math
+
 import torch
 
 from ..calls.linear_map import LinearMap
@@ -34,8 +36,8 @@ def e_rule(layer: LinearMap, *, p: int = 1, eps: float = 1e-6) -> tuple[Share, .
 
 def _check_b_rule(beta: float, eps: float) -> None:
     check_eps("b_rule", eps)
-    if not beta >= 0:
-        raise ValueError(f"b_rule(beta={beta!r}): expected beta of 0 or more; alpha is 1 + beta.")
+    if not math.isfinite(beta):
+        raise ValueError(f"b_rule(beta={beta!r}): expected a finite number; alpha is 1 + beta.")
 
 
 @linear_rule(_check_b_rule)
@@ -45,10 +47,11 @@ def b_rule(layer: LinearMap, *, beta: float = 0.5, eps: float = 1e-6) -> tuple[S
     R_x = (x+ J_{W+}^T + x- J_{W-}^T)[a R / s(n)] + (x+ J_{W-}^T + x- J_{W+}^T)[c R / s(n')],
     n = x+ W+ + x- W-,    n' = x+ W- + x- W+,    a = 1 + beta and c = -beta
 
-    A unit is rare if n or n' is 0; all its relevance then follows the other one, a = c = 1 (beta = 0: c stays 0).
+    A unit is rare if n or n' is 0; all its relevance then follows the other one, a = c = 1, with eps / |1 + beta| and
+    eps / |beta| in the denominators. With beta = 0 (-1) only what is above (below) zero counts, in rare units too.
 
     Args:
-        beta: Weight of the contributions below zero.
+        beta: Weight of the contributions below zero; below 0 these gain relevance: with -0.5 both have half of it.
         eps: Stabiliser, in units of z.
 
     References:
@@ -57,6 +60,10 @@ def b_rule(layer: LinearMap, *, beta: float = 0.5, eps: float = 1e-6) -> tuple[S
     above, below = supporting(layer), opposing(layer)
     n, m = total(layer, above), total(layer, below)
     rare = (n == 0) | (m == 0)
-    a = torch.where(rare, 1.0, 1.0 + beta).to(n)
-    c = torch.where(rare, 1.0 if beta else 0.0, -beta).to(m)
-    return Share(above, n, scale=a, sign=1, owned=True), Share(below, m, scale=c, sign=-1, owned=True)
+    shares = []
+    for terms, z, weight, sign in ((above, n, 1.0 + beta, 1), (below, m, -beta, -1)):
+        # Two numbers would be rounded to single precision.
+        scale = torch.where(rare, z.new_tensor(1.0 if weight else 0.0), weight)
+        damping = torch.where(rare, z.new_tensor(1 / abs(weight) if weight else 1.0), 1.0)
+        shares.append(Share(terms, z, scale=scale, sign=sign, damping=damping, owned=True))
+    return tuple(shares)

@@ -696,6 +696,48 @@ def test_a_target_that_sees_the_batch_is_refused(method: str) -> None:
         getattr(funcattr, method)(lambda x: x**2, torch.randn(BATCH, WIDTH).double(), above_the_mean)
 
 
+class _Mixes(Images):
+    """An example's features are weighted by those of the batch."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.relu(self.first(x))
+        return self.head(self.act(self.hidden(h * (1 + h.mean(0)))).mean((-2, -1)))
+
+
+class _MixesWords(nn.Module):
+    """[N, T, F] -> [N, K], an example's features weighted by those of the batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.head = nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.first(x).tanh()
+        return self.head((h * (1 + h.mean(0))).mean(1))
+
+
+ONE_PASS = (
+    *("gradient", "gradient at a layer", "lrp", "attnlrp", "deep_lift", "conditional_relevance", "grad_cam"),
+    *("grad_cam with its channels in front", "layer_cam", "linear_approx", "guided_grad_cam", "excitation_backprop"),
+    *("contrastive_excitation_backprop", "conditional_relevance at a layer", "readout_iba", "readout_iba of elements"),
+)
+"""Those that make no copies: the batch is asked about as it is."""
+
+
+@pytest.mark.parametrize("method", [*METHODS, *OF_IMAGES])
+def test_no_method_puts_copies_beside_each_other_that_see_each_other(method: str) -> None:
+    def run() -> Any:
+        if method in OF_IMAGES:
+            return OF_IMAGES[method](_Mixes().double().eval(), torch.rand(2, 2, 6, 6).double(), 1)
+        return METHODS[method](_MixesWords().double(), torch.rand(2, TIME, WIDTH).double(), 1, lambda v: v)
+
+    if method in ONE_PASS:
+        run()
+        return
+    with pytest.raises(ValueError, match=r"\(example_dims=0\): .* depends on what else is in the batch"):
+        run()
+
+
 @pytest.mark.parametrize("batch", [1, 3])
 def test_examples_that_do_not_see_each_other_pass(batch: int) -> None:
     x = torch.randn(batch, WIDTH).double()

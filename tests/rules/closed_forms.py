@@ -153,15 +153,18 @@ def e_rule(layer: Dense, x: Array, relevance: Array, *, p: int = 1, eps: float =
 def b_rule(layer: Dense, x: Array, relevance: Array, *, beta: float = 0.5, eps: float = 1e-6) -> Array:
     """Alpha-beta with alpha = 1 + beta and no bias; an output with one sign of contributions only sends R on whole.
 
-    But for beta = 0, which sends nothing along negative contributions.
+    But for beta = 0, which sends nothing along negative contributions, and -1, nothing along positive ones. A weight w
+    cancels against the denominator's, w z + eps: so it does with the stabiliser eps / |w|.
     """
     excitation, inhibition = _agreeing(layer, x), _opposing(layer, x)
     messages = np.zeros((2, *layer.matrix.shape))
     for o, (up, down, r) in enumerate(zip(excitation, inhibition, relevance, strict=True)):
         rare = not up.any() or not down.any()
-        alpha_, beta_ = (1.0, -1.0 if beta else 0.0) if rare else (1 + beta, beta)
-        messages[0, o] = alpha_ * up * (r / stabilised(up.sum(), eps))
-        messages[1, o] = -beta_ * down * (r / stabilised(down.sum(), eps))
+        for message, part, weight in ((messages[0], up, 1 + beta), (messages[1], down, -beta)):
+            if rare and weight:
+                message[o] = part * (r / stabilised(part.sum(), eps / abs(weight)))
+            else:
+                message[o] = weight * part * (r / stabilised(part.sum(), eps))
     return messages
 
 

@@ -41,7 +41,7 @@ def _t(*rows: Any) -> Tensor:
     return torch.tensor(rows, dtype=torch.float64)
 
 
-def s(z: Tensor, eps: float = EPS) -> Tensor:
+def s(z: Tensor, eps: Any = EPS) -> Tensor:
     """z + eps sgn(z)"""
     return z + eps * torch.where(z >= 0, 1.0, -1.0)
 
@@ -62,8 +62,8 @@ def _linear(x: Tensor) -> Tensor:
     return F.linear(x, W, B)
 
 
-def _supported(m: Tensor, bias: Tensor | float = 0.0) -> Tensor:
-    q = m / s(XP @ VP.T + XN @ VN.T + bias)
+def _supported(m: Tensor, bias: Tensor | float = 0.0, eps: Any = EPS) -> Tensor:
+    q = m / s(XP @ VP.T + XN @ VN.T + bias, eps)
     return XP * (q @ VP) + XN * (q @ VN)
 
 
@@ -126,7 +126,12 @@ ROWS: dict[str, Row] = {
     "winning_probability": Row("linear", _linear, (X.abs(),), lambda x, m: x * (m / (x @ VP.T) @ VP)),
     "e_rule": Row("linear", _linear, (X,), lambda x, m: x * (m / s(x @ W.T) @ W)),
     # Nothing opposes the first output, so all its relevance follows what supports it.
-    "b_rule": Row("linear", _linear, (X,), lambda x, m: _supported(m * _t([1.0, 1.5])) + _opposed(m * _t([1.0, -0.5]))),
+    "b_rule": Row(
+        "linear",
+        _linear,
+        (X,),
+        lambda x, m: _supported(m * _t([1.0, 1.5]), eps=_t([EPS / 1.5, EPS])) + _opposed(m * _t([1.0, -0.5])),
+    ),
     "norm": Row("add", torch.add, (A, C), lambda a, c, m: (a * m / s(a + c), c * m / s(a + c))),
     "affine": Row("layer_norm", _layer_norm, (X,), lambda x, m: x * _frozen(x, m / s(_layer_norm(x)))),
     "softmax_taylor": Row(

@@ -69,6 +69,19 @@ def test_the_b_rule_conserves_at_rare_outputs() -> None:
     np.testing.assert_allclose(found.sum(0), [[1, 3], [3, 3], [12, -4]], rtol=1e-12)
 
 
+def test_the_b_rule_divides_the_stabiliser_by_the_weight_at_rare_outputs() -> None:
+    layer = Dense(np.array([[1.0, 3.0], [-2.0, -2.0]]), np.ones((2, 2)), np.ones(2))
+    found = closed_forms.b_rule(layer, np.array([1.0, 1.0]), np.array([4.0, 6.0]), beta=0.5, eps=1)
+    # 4 + 1 / 1.5 and -4 - 1 / 0.5
+    np.testing.assert_allclose(found.sum(0), [[4 / (4 + 2 / 3), 12 / (4 + 2 / 3)], [2, 2]], rtol=1e-12)
+
+
+def test_the_b_rule_below_0_shares_among_both_signs() -> None:
+    layer = Dense(np.array([[3.0, -1.0]]), np.ones((1, 2)), np.zeros(1))
+    found = closed_forms.b_rule(layer, np.array([1.0, 1.0]), np.array([8.0]), beta=-0.25, eps=1e-15)
+    np.testing.assert_allclose(found.sum(0), [[6, 2]], rtol=1e-12)
+
+
 def test_the_b_rule_with_beta_0_sends_nothing_along_negative_contributions() -> None:
     layer = Dense(np.array([[1.0, 3.0], [-2.0, -2.0]]), np.ones((2, 2)), np.ones(2))
     found = closed_forms.b_rule(layer, np.array([1.0, 1.0]), np.array([4.0, 6.0]), beta=0, eps=1e-15)

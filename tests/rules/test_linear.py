@@ -38,7 +38,7 @@ OPTIONS: dict[str, st.SearchStrategy[dict[str, Any]]] = {
     "w_square": _options(),
     "flat": _options(),
     "e_rule": _options(p=st.sampled_from([1, 2, 3])),
-    "b_rule": _options(beta=st.sampled_from([0, 0.25, 2])),
+    "b_rule": _options(beta=st.sampled_from([0, 0.25, 2, 0.3, -0.3, -1, -3])),
     "winning_probability": _options(),
 }
 

@@ -31,7 +31,7 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("e_rule", {"p": 0}, r"e_rule\(p=0"),
     ("e_rule", {"p": -2}, r"e_rule\(p=-2"),
     ("e_rule", {"p": 1.5}, r"e_rule\(p=1\.5"),
-    ("b_rule", {"beta": -0.5}, r"b_rule\(beta=-0\.5"),
+    ("b_rule", {"beta": float("nan")}, r"b_rule\(beta=nan"),
     *(
         (name, {"bias": "other"}, rf"{name}\(.*bias='other'")
         for name in ("epsilon", "z_plus", "alpha_beta", "gamma", "w_square")

@@ -69,6 +69,21 @@ class FeatureStatistics:
         """Of the layer's value for one example."""
         return self.centre.shape
 
+    @staticmethod
+    def of(
+        values: Tensor, *, layer: str = "", estimator: Estimator = "gaussian", threshold: float = 0.01
+    ) -> "FeatureStatistics":
+        """Of values that are at hand, one row for each example. [N, ...]
+
+        Raises:
+            TypeError: If they are no floating-point tensor [N, ...].
+            ValueError: If there is no such estimator.
+        """
+        rows = len(values) if isinstance(values, Tensor) and values.ndim else 1
+        check_value("FeatureStatistics.of", layer, values, rows)
+        _check_estimator("FeatureStatistics.of", estimator)
+        return _of_batch(layer, values, estimator, threshold)
+
     def __add__(self, other: "FeatureStatistics") -> "FeatureStatistics":
         if not isinstance(other, FeatureStatistics):
             return NotImplemented
@@ -235,8 +250,7 @@ def _collected(
     kwargs: dict[str, Any],
     example_dims: ExampleDims,
 ) -> tuple[FeatureStatistics, ...]:
-    if estimator not in get_args(Estimator):
-        raise ValueError(f"{call}(estimator={estimator!r}): expected 'gaussian' or 'relu'.")
+    _check_estimator(call, estimator)
     fm = as_functional(model)
     argument = "layer" if call == "feature_statistics" else "layers"
     names = tuple(fm.site_name(call, layer, argument) for layer in layers)
@@ -307,6 +321,11 @@ def check_value(call: str, layer: str, value: Any, examples: int) -> None:
         )
 
 
+def _check_estimator(call: str, estimator: Any) -> None:
+    if estimator not in get_args(Estimator):
+        raise ValueError(f"{call}(estimator={estimator!r}): expected 'gaussian' or 'relu'.")
+
+
 def _check(call: str, found: Mapping[str, FeatureStatistics], seen: int) -> None:
     if seen < 2:
         raise ValueError(f"{call}(batches=...): expected 2 examples or more, got {seen}: their spread is not known.")
@@ -315,6 +334,9 @@ def _check(call: str, found: Mapping[str, FeatureStatistics], seen: int) -> None
             raise ValueError(f"{call}(layer={name!r}): the values are not finite.")
         rounding = 8 * torch.finfo(statistics.std.dtype).eps * statistics.centre.abs()
         if not bool((statistics.std > rounding).any()):
-            raise ValueError(f"{call}(layer={name!r}): all {seen} examples have the same values: give different ones.")
+            raise ValueError(
+                f"{call}(layer={name!r}): all {seen} examples have the same values, so no information about them "
+                "passes the layer. Give different examples, or another layer (a relu that is never on?)."
+            )
     if seen < FEW:
         warn(f"{call}: {seen} examples are few for means and spreads; some {FEW} or more are better.")

@@ -28,6 +28,18 @@ class Prior(NamedTuple):
     rectified: bool
 
 
+class RestrictedFlow(NamedTuple):
+    """What a bottleneck makes of a layer's value.
+
+    Attributes:
+        value: z, which goes on. [N, ...]
+        capacity: Bits that each element lets through, in single precision or better. [N, ...]
+    """
+
+    value: Tensor
+    capacity: Tensor
+
+
 class Gate(NamedTuple):
     """The share of each element that goes on, lambda, and 1 - lambda to full precision. Each [N, ...]"""
 
@@ -74,6 +86,63 @@ def capacity(value: Tensor, keep: Tensor, statistics: FeatureStatistics, *, min_
             f"got {got}."
         )
     return in_bits(information(value.to(prior.mean.dtype), Gate(keep, 1 - keep), prior)).to(value.dtype)
+
+
+def restrict(
+    value: Tensor,
+    alpha: Tensor,
+    statistics: FeatureStatistics,
+    *,
+    sigma: float | None = 1.0,
+    spatial: Sequence[int] | None = None,
+    min_std: float = 0.01,
+    relu: bool = False,
+    noise: Tensor | None = None,
+    generator: Generator = 0,
+) -> RestrictedFlow:
+    """Send a layer's value through a bottleneck: the one step behind `iba` and `restrict_flow`, for loops of your own.
+
+    z = lambda R + (1 - lambda) (mean + std e), e ~ N(0, 1), for active elements and 0 for the others
+    lambda = the smoothed sigmoid(alpha)
+
+    Args:
+        value: R, the layer's value. [N, ...]
+        alpha: [N, ...], or [1, ...] for all of them.
+        statistics: Of that layer.
+        sigma, spatial, min_std, relu: As in `iba`.
+        noise: e, [N or 1, ...]; drawn by default, for each of the N its own.
+        generator: A seed, or a `torch.Generator` from which one is drawn.
+
+    Returns:
+        A `RestrictedFlow`: z, and its capacity in bits. Both can be differentiated by value and alpha.
+
+    Raises:
+        ValueError: If the shapes do not fit, or the statistics hold NaN, or zeros with `min_std=0`.
+
+    Example:
+        >>> import torch, funcattr
+        >>> model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.ReLU())
+        >>> statistics = funcattr.bottleneck.feature_statistics(model, torch.randn(1000, 3), layer="0")
+        >>> flow = funcattr.bottleneck.restrict(torch.ones(2, 4), torch.full((1, 4), -40.0), statistics)
+        >>> flow.value.shape, flow.capacity.sum()
+        (torch.Size([2, 4]), tensor(0.))
+
+    References:
+        Schulz et al., 2020, arXiv:2001.00396, equations 1 and 6.
+    """
+    call = "restrict"
+    prior = prior_of(call, statistics, value, min_std, relu)
+    for name, given in (("alpha", alpha), ("noise", noise)):
+        if given is not None and not _fits(given, value):
+            got = list(given.shape) if isinstance(given, Tensor) else type(given).__name__
+            raise ValueError(f"{call}({name}=...): expected shape {list(value.shape)}, or 1 in front, got {got}.")
+    dtype = prior.mean.dtype
+    gate, wide_value = gate_of(call, alpha.to(dtype), sigma, spatial), value.to(dtype)
+    if noise is None:
+        rows = torch.arange(len(value), device=value.device)
+        noise = normal(rows, value.shape[1:], wide_value, seed_from(call, generator))
+    z, nats = behind(wide_value, gate, noise.to(dtype), prior), information(wide_value, gate, prior)
+    return RestrictedFlow(z.to(value.dtype), in_bits(nats))
 
 
 def to_saliency_map(
@@ -133,6 +202,7 @@ def restrict_flow(
     sigma: float | None = 1.0,
     spatial: Sequence[int] | None = None,
     min_std: float = 0.01,
+    relu: bool = False,
     noise: Tensor | None = None,
     generator: Generator = 0,
     example_dims: ExampleDims = 0,
@@ -144,11 +214,11 @@ def restrict_flow(
 
     Args:
         model: A module, a `FunctionalModel` or a callable. Not modified.
-        statistics: Of the layer; by the "relu" estimator, negative z become 0.
+        statistics: Of the layer.
         alpha: As `iba_search` gives it. [N, ...]
         keep: lambda itself, in place of alpha. [N, ...]
         layer: The site; by default that of the statistics.
-        sigma, spatial, min_std: As in `iba`, for alpha.
+        sigma, spatial, min_std, relu: As in `iba`.
         noise: e, [N or 1, ...]; drawn by default, the same for all N examples.
         generator: A seed, or a `torch.Generator` from which one is drawn.
         example_dims: As `iba_search` was given it. Of alpha, keep and the layer's value, the dimension of "layer"
@@ -183,7 +253,7 @@ def restrict_flow(
 
     def bottleneck(at_site: Any) -> Tensor:
         value = moved(at_site, dim) if isinstance(at_site, Tensor) else at_site
-        prior = prior_of(call, statistics, value, min_std)
+        prior = prior_of(call, statistics, value, min_std, relu)
         if given.shape[1:] != value.shape[1:] or len(value) % len(given) != 0:
             raise ValueError(
                 f"{call}: alpha or keep has shape {list(given.shape)}, the value at {site!r} {list(value.shape)}."
@@ -213,7 +283,7 @@ def layer_of(call: str, model: FunctionalModel, layer: Layer | None, statistics:
     return statistics.layer
 
 
-def prior_of(call: str, statistics: FeatureStatistics, value: Tensor, min_std: float) -> Prior:
+def prior_of(call: str, statistics: FeatureStatistics, value: Tensor, min_std: float, relu: bool = False) -> Prior:
     """The statistics in the dtype to compute with, checked against a layer's value."""
     if not isinstance(value, Tensor) or value.shape[1:] != statistics.shape:
         got = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
@@ -230,8 +300,12 @@ def prior_of(call: str, statistics: FeatureStatistics, value: Tensor, min_std: f
             raise ValueError(f"{call}(min_std=0): some elements have a standard deviation of zero.")
     dtype, device = wide(value.dtype), value.device
     mean, std = (tensor.to(device, dtype) for tensor in (statistics.mean, statistics.std))
-    rectified = statistics.estimator == "relu"
+    rectified = relu or statistics.estimator == "relu"
     return Prior(mean, std.clamp(min=min_std), statistics.active.to(device), rectified)
+
+
+def _fits(given: object, value: Tensor) -> bool:
+    return isinstance(given, Tensor) and given.shape[1:] == value.shape[1:] and len(given) in (1, len(value))
 
 
 def spatial_axes(call: str, value: Tensor, spatial: Sequence[int] | None) -> tuple[int, ...]:

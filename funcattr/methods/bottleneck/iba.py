@@ -11,6 +11,7 @@ from ..._torch import is_differentiated
 from ...attribution.example_dims import ExampleDims
 from ...attribution.question import Layer, Model, Question, ask, own
 from ...attribution.separate_copies import check_separate
+from ...attribution.separate_rows import of_separate_rows
 from ...attribution.targets import Target, cotangent_of, pick_output, repeated_target
 from ...batch import merged, repeated
 from ...errors import UntrackedPathError
@@ -60,6 +61,7 @@ def iba(
     sigma: float | None = 1.0,
     spatial: Sequence[int] | None = None,
     min_std: float = 0.01,
+    relu: bool = False,
     initial_alpha: float = 5.0,
     loss: Loss | None = None,
     per: Per = "position",
@@ -85,8 +87,7 @@ def iba(
         model: A module, a `FunctionalModel` or a callable; called as `model(x, *args, **kwargs)`. Not modified.
         x: Input, [N, ...]; a tuple or mapping of inputs.
         target: Class, or class per example; a function of the output, to be kept large; or the target of `loss`.
-        statistics: R's mean and spread over a data set, from `bottleneck.feature_statistics`. With the "relu"
-            estimator negative z become 0, as in the paper's code.
+        statistics: R's mean and spread over a data set, from `bottleneck.feature_statistics`.
         layer: The site of the bottleneck, R; by default that of the statistics. "features.17", or
             "features.17@input" for the input of the module.
         beta: Weight of the information, which the loss counts in nats, as in the paper.
@@ -97,6 +98,7 @@ def iba(
         spatial: Spatial dimensions of the layer's value with its examples in front; by default those from 2 on of
             values with four or more. Tokens [N, T, D] and vectors [N, D] have none, and are not smoothed.
         min_std: Smallest standard deviation of an element that is divided by.
+        relu: Whether negative z become 0, as fits a layer behind a relu. With the "relu" estimator they always do.
         initial_alpha: Where alpha starts: 5 lets nearly all through.
         loss: `(output) -> [copies]`, or `(output, target) -> [copies]` if a target is given (repeated for the copies);
             a function of torch.nn.functional with reduction="none", say. Rows of a tensor and items of a list are
@@ -132,7 +134,7 @@ def iba(
         Schulz et al., 2020, arXiv:2001.00396, equations 1 to 7.
     """
     question = ask("iba", model, x, target, output=output, args=args, kwargs=kwargs, example_dims=example_dims)
-    given = (statistics, layer, beta, steps, lr, samples, sigma, spatial, min_std, initial_alpha, loss)
+    given = (statistics, layer, beta, steps, lr, samples, sigma, spatial, min_std, relu, initial_alpha, loss)
     return _found(question, *given, per, noise, generator, chunk_size, progress).attributions
 
 
@@ -150,6 +152,7 @@ def iba_search(
     sigma: float | None = 1.0,
     spatial: Sequence[int] | None = None,
     min_std: float = 0.01,
+    relu: bool = False,
     initial_alpha: float = 5.0,
     loss: Loss | None = None,
     per: Per = "position",
@@ -187,7 +190,7 @@ def iba_search(
         Schulz et al., 2020, arXiv:2001.00396, equations 1 to 7.
     """
     question = ask("iba_search", model, x, target, output=output, args=args, kwargs=kwargs, example_dims=example_dims)
-    given = (statistics, layer, beta, steps, lr, samples, sigma, spatial, min_std, initial_alpha, loss)
+    given = (statistics, layer, beta, steps, lr, samples, sigma, spatial, min_std, relu, initial_alpha, loss)
     return _found(question, *given, per, noise, generator, chunk_size, progress)
 
 
@@ -202,6 +205,7 @@ def _found(
     sigma: float | None,
     spatial: Sequence[int] | None,
     min_std: float,
+    relu: bool,
     initial_alpha: float,
     loss: Loss | None,
     per: Per,
@@ -225,12 +229,14 @@ def _found(
     at_site, tail = split(f"{call}(layer={site!r})", question.model, site, question.arguments, copied_inputs)
     value = question.at_layer(at_site) if isinstance(at_site, Tensor) else at_site
     check_value(call, site, value, examples)
-    prior = prior_of(call, statistics, value, min_std)
+    prior = prior_of(call, statistics, value, min_std, relu)
     spatial_axes(call, value, spatial)
     if noise is not None:
         noise = own(noise)
         check_noise(call, noise, value, (count, drawn))
 
+    if callable(loss):
+        loss = of_separate_rows(call, "loss", loss)
     copies: Any = repeated_target(call, target, examples, chunk) if loss is None else _each_copy(target, chunk)
     shapes: list[torch.Size] = []
 

@@ -45,6 +45,7 @@ def train_readout(
     epochs: int = 10,
     lr: float = 1e-5,
     sigma: float | None = 1.0,
+    relu: bool = False,
     loss: Loss | None = None,
     checkpoint: str | Path | None = None,
     generator: Generator = 0,
@@ -66,7 +67,7 @@ def train_readout(
         beta: Weight of the information.
         epochs: In all, those of a checkpoint counted in.
         lr: Adam's learning rate.
-        sigma: As in `iba`.
+        sigma, relu: As in `iba`.
         loss: `(output, target) -> [N]`; by default the cross-entropy.
         checkpoint: A file that is written after each epoch. If it is there, the training goes on from it, as if it had
             not stopped, given the same batches.
@@ -100,7 +101,7 @@ def train_readout(
     count, seed, fm = positive(CALL, "epochs", epochs), seed_from(CALL, generator), as_functional(model)
     optimizer = torch.optim.Adam(readout.parameters(), lr=lr)
     history = _resumed(checkpoint, readout, optimizer)
-    training = _Training(readout, sigma, loss, seed)
+    training = _Training(readout, sigma, relu, loss, seed)
     for epoch in range(len(history), count):
         totals, seen = torch.zeros(2, dtype=torch.float64), 0
         for batch in tqdm(batches, disable=not progress, desc=f"{CALL} {epoch + 1}/{count}", leave=False):
@@ -129,6 +130,7 @@ class _Training(NamedTuple):
 
     readout: ReadoutBottleneck
     sigma: float | None
+    relu: bool
     loss: Loss | None
     seed: int
 
@@ -139,7 +141,7 @@ def _losses(training: _Training, question: Question, epoch: int, index: Tensor) 
     with torch.no_grad():
         values = values_in_front(question, readout)
     value = values[layer]
-    prior = prior_of(call, readout.statistics, value, readout.min_std)
+    prior = prior_of(call, readout.statistics, value, readout.min_std, training.relu)
     wide = value.to(prior.mean.dtype)
     gate = gate_of(call, readout(values).to(wide.dtype), training.sigma, None)
     noise = normal(index, value.shape[1:], wide, training.seed, epoch)

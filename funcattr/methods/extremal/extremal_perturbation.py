@@ -9,6 +9,8 @@ from torch import Tensor
 from ... import maps
 from ...attribution.example_dims import ExampleDims
 from ...attribution.question import Model, Question, ask
+from ...attribution.separate_copies import check_separate
+from ...attribution.separate_rows import of_separate_rows
 from ...attribution.targets import Target
 from ...sampling.loops import loop, positive
 from ...torch_state import is_plain_eager
@@ -226,6 +228,10 @@ def _found(
             f"{call}(smooth={smooth}): expected a share of the image's {min(size)} pixels that is at least "
             f"{maps.LEAST_SIGMA} of one, for less smooths nothing; or 0."
         )
+    if len(areas) > 1 or variant == "dual":  # copies of each example
+        check_separate(question)
+    if callable(reward):
+        reward = of_separate_rows(call, "reward", reward)
     grid = mask_grid(x, size, spacing, radius, on)
     ascent = (lr, momentum, dampening, penalty, growth)
     ending = (least_rise, positive(call, "patience", patience))

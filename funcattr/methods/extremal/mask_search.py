@@ -8,7 +8,6 @@ from torch import Tensor
 
 from ..._torch import is_differentiated
 from ...attribution.question import Question
-from ...attribution.separate_copies import copies_of
 from ...batch import merged
 from ...errors import UntrackedPathError
 from ...torch_state import derivative_is_final
@@ -118,7 +117,7 @@ def reward_of_masks(search: Search, question: Question, levels: Tensor, mask: Te
     copies = interpolated(levels, torch.stack(sides, 2).flatten(1, 2))
     if search.jitter:
         copies = torch.where(t % 2 == 0, copies.flip(-1), copies)
-    asked = copies_of(question, merged(copies))
+    asked = question.of_copies(merged(copies))
     rewards = reward_of(question.call, search.reward, asked.outputs(), asked.target)
     # Dynamo cannot follow the question.
     if not torch.compiler.is_dynamo_compiling() and not is_differentiated(rewards):

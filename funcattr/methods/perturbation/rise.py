@@ -2,11 +2,12 @@
 
 import math
 from collections.abc import Mapping
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from ...attribution.activation import Activation, activated
 from ...attribution.example_dims import ExampleDims
 from ...attribution.question import Model, Question, ask, own
 from ...attribution.separate_copies import copies_of
@@ -15,7 +16,6 @@ from ...batch import merged, parted
 from ...sampling.draws import Generator, integers, seed_from, uniform
 from ...sampling.loops import chunk_for, loop, positive
 
-Activation = Literal["sigmoid", "softmax"]
 BLOCK = 256
 """Masks whose scores for all classes are added up at once."""
 
@@ -83,8 +83,6 @@ def rise(
     call, x, masks = question.call, question.x, own(masks)
     size = spatial_size(call, x)
     _check(call, cells, p)
-    if activation is not None and activation not in get_args(Activation):
-        raise ValueError(f"{call}(activation={activation!r}): expected 'sigmoid', 'softmax' or None.")
     count = positive(call, "samples", samples) if masks is None else _checked(call, masks, x)
     seed = seed_from(call, generator)
     chunk = chunk_for(question, chunk_size, count)
@@ -194,11 +192,7 @@ def _drawn(index: Tensor, size: tuple[int, ...], cells: int, p: float, seed: int
 
 def _scores(copies: Question, activation: Activation | None) -> Tensor:
     """The activated target, or all activated classes. [N * c, ...] -> [N * c, 1 or K]"""
-    found = copies.outputs()
-    if activation == "softmax" and found.ndim < 2:
-        raise ValueError(f"rise(activation='softmax'): expected an output [N, K], got shape {list(found.shape)}.")
-    if activation is not None:
-        found = found.sigmoid() if activation == "sigmoid" else found.softmax(1)
+    found = activated(copies.call, copies.outputs(), activation)
     if copies.target is not None:
         return score(copies.call, found, copies.target).unsqueeze(1)
     if found.ndim > 2:

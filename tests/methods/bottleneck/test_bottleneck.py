@@ -29,6 +29,62 @@ def of_reference(given: FeatureStatistics) -> references.Statistics:
     return references.Statistics(given.mean, given.std, given.active)
 
 
+# --- one step -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("relu", [False, True])
+def test_one_step_is_that_of_the_formulas(relu: bool) -> None:
+    given, value = statistics(3, 4, 5), uniform(2, 3, 4, 5)
+    alpha, e = 3 * uniform(1, 3, 4, 5, seed=3), uniform(2, 3, 4, 5, seed=4)
+    flow = funcattr.bottleneck.restrict(value, alpha, given, noise=e, relu=relu)
+    reference = of_reference(given)
+    keep = references.smoothed(torch.sigmoid(alpha[0]), 1.0)
+    z = (keep * value + (1 - keep) * (reference.std * e + reference.mean)) * reference.active
+    torch.testing.assert_close(flow.value, z.clamp(min=0) if relu else z)
+    torch.testing.assert_close(flow.capacity, references.divergence(value, keep, reference) / math.log(2))
+
+
+def test_one_step_is_that_of_the_model_behind_the_bottleneck() -> None:
+    given, alpha, e = statistics(3, layer="0"), uniform(2, 3), uniform(2, 3, seed=4)
+    model, x = settle(lambda: nn.Sequential(nn.Linear(4, 3), nn.Tanh())), uniform(2, 4)
+    behind = restrict_flow(model, statistics=given, alpha=alpha, noise=e, relu=True)
+    flow = funcattr.bottleneck.restrict(model[0](x), alpha, given, noise=e, relu=True)  # pyright: ignore
+    torch.testing.assert_close(behind(x), flow.value.tanh())
+
+
+def test_one_step_composes(fresh_dynamo: None) -> None:
+    given, value, e = statistics(3, 4, 5), uniform(2, 3, 4, 5), uniform(2, 3, 4, 5, seed=4)
+    alphas = 3 * uniform(4, 1, 3, 4, 5, seed=3)
+
+    def bits(alpha: Tensor) -> Tensor:
+        flow = funcattr.bottleneck.restrict(value, alpha, given, noise=e)
+        return flow.capacity.sum() + flow.value.pow(2).sum()
+
+    each = torch.stack([bits(alpha) for alpha in alphas])
+    torch.testing.assert_close(torch.vmap(bits)(alphas), each)
+    compiled = torch.compile(bits, fullgraph=True, backend="eager")
+    torch.testing.assert_close(compiled(alphas[0]), each[0])
+    gradient = torch.func.grad(bits)(alphas[0])
+    step = 1e-6 * uniform(1, 3, 4, 5, seed=5)
+    slope = (bits(alphas[0] + step) - bits(alphas[0] - step)) / 2
+    torch.testing.assert_close((gradient * step).sum(), slope, rtol=1e-5, atol=1e-9)
+
+
+def test_noise_of_one_step_is_drawn_by_the_generator() -> None:
+    given, value, alpha = statistics(3), uniform(2, 3), torch.zeros(1, 3).double()
+    first, same, other = (funcattr.bottleneck.restrict(value, alpha, given, generator=seed).value for seed in (0, 0, 1))
+    torch.testing.assert_close(first, same)
+    assert not torch.allclose(first, other)
+
+
+@pytest.mark.parametrize(("name", "shape"), [("alpha", (3, 3)), ("alpha", (1, 4)), ("noise", (3,))])
+def test_one_step_refuses_other_shapes(name: str, shape: tuple[int, ...]) -> None:
+    tensors: Any = {"alpha": torch.zeros(1, 3), "noise": None} | {name: torch.zeros(shape)}
+    alpha, e = tensors["alpha"], tensors["noise"]
+    with pytest.raises(ValueError, match=rf"restrict\({name}=...\): expected shape \[2, 3\]"):
+        funcattr.bottleneck.restrict(uniform(2, 3), alpha, statistics(3), noise=e)
+
+
 # --- smoothing -------------------------------------------------------------------------------------------------------
 
 

@@ -247,3 +247,24 @@ def test_others_do_not_add_up() -> None:
     first, second = (feature_statistics(net(), uniform(12, 4), layer=name) for name in ("0", "1"))
     with pytest.raises(ValueError, match="do not add up"):
         _ = first + second
+
+
+@pytest.mark.parametrize("estimator", ["gaussian", "relu"])
+def test_of_values_at_hand(estimator: Any) -> None:
+    values = uniform(1000, 3, 4).relu()
+    found = FeatureStatistics.of(values, layer="0", estimator=estimator, threshold=0.3)
+    expected = feature_statistics(nn.Sequential(nn.Identity()), values, layer="0", estimator=estimator, threshold=0.3)
+    for name in ("mean", "std", "active"):
+        torch.testing.assert_close(getattr(found, name), getattr(expected, name))
+    assert found.count == 1000
+    torch.testing.assert_close((found + found).mean, found.mean)
+
+
+@pytest.mark.parametrize(
+    ("values", "error"), [(torch.ones(3, 4).long(), TypeError), (torch.ones(3), TypeError), ([1.0], TypeError)]
+)
+def test_values_at_hand_are_checked(values: Any, error: type[Exception]) -> None:
+    with pytest.raises(error, match=r"FeatureStatistics\.of"):
+        FeatureStatistics.of(values)
+    with pytest.raises(ValueError, match="estimator='median'"):
+        FeatureStatistics.of(torch.ones(3, 4), estimator="median")  # type: ignore[arg-type]

@@ -87,6 +87,33 @@ def test_equals_the_reference_of_the_papers_code() -> None:
     assert_equal(found, runs)
 
 
+@pytest.mark.parametrize("rows", [1, 2])
+def test_equals_the_reference_behind_a_relu_with_gaussian_statistics(rows: int) -> None:
+    given, drawn = statistics(*SHAPE, layer="1"), noise(SHAPE, rows=rows)
+    told: Any = {"statistics": given, "steps": STEPS, "samples": SAMPLES, "noise": drawn, "per": "element"}
+    found = iba_search(convolutions(), X, 2, relu=True, **told)
+    runs = references.iba(convolutions(), X, 2, "1", statistics=of_reference(given), noise=drawn, relu=True)
+    assert_equal(found, runs)
+    assert not torch.allclose(found.alpha, iba_search(convolutions(), X, 2, **told).alpha)
+
+
+@pytest.mark.parametrize("level", [0.0, 3.0])
+def test_a_layer_that_is_constant_on_the_data_gives_finite_bits(level: float) -> None:
+    """0: a relu that is never on; 3: a layer that is its bias."""
+    model = convolutions()
+    with torch.no_grad():
+        model[0].weight.zero_()
+        model[0].bias.fill_(level)
+    value = model[0](X).detach()
+    given = FeatureStatistics.of(value.expand(1000, 2, *SHAPE).flatten(0, 1), layer="0")
+    found = iba_search(model, X, 2, statistics=given, steps=STEPS, samples=SAMPLES)
+    assert all(numbers.isfinite().all() for numbers in found)
+    if level == 0:
+        torch.testing.assert_close(found.attributions, torch.zeros(2, 1, 6, 6, dtype=X.dtype))
+    with pytest.raises(ValueError, match="all 5 examples have the same values, so no information"):
+        feature_statistics(model, uniform(5, 2, 6, 6), layer="0")
+
+
 class Skips(nn.Module):
     """With a connection around the layer of the bottleneck."""
 

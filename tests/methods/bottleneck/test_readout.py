@@ -282,3 +282,22 @@ def test_the_reference_tells_networks_apart() -> None:
     found = values(net(), X)
     assert not torch.allclose(alpha(trained(1), found), alpha(trained(2), found))
     assert isinstance(statistics(3), FeatureStatistics)
+
+
+def test_training_behind_a_relu_cuts_noise_at_zero() -> None:
+    """The output is the layer, and the loss the size of what is below zero."""
+    model = settle(lambda: nn.Sequential(nn.Conv2d(2, 3, 1), nn.ReLU(), nn.Flatten()), dtype=torch.float32)
+    data = uniform(1000, 2, 4, 4, dtype=torch.float32)
+    layer, answer = funcattr.bottleneck.feature_statistics_of_layers(model, data, layers=["1", "2"])
+
+    def below_zero(output: Tensor, target: Tensor) -> Tensor:
+        return output.clamp(max=0).abs().sum(1)
+
+    losses = []
+    for relu in (False, True):
+        readout = funcattr.bottleneck.ReadoutBottleneck(layer, [layer, answer])
+        batches = [(data[:20], torch.zeros(20))]
+        history = funcattr.bottleneck.train_readout(model, batches, readout, epochs=1, relu=relu, loss=below_zero)
+        losses.append(history.loss.item())
+    assert losses[0] > 0
+    assert losses[1] == 0

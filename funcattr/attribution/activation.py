@@ -1,0 +1,24 @@
+"""What makes scores of a model's outputs, before the target is read from them."""
+
+from typing import Literal
+
+from torch import Tensor
+
+Activation = Literal["sigmoid", "softmax"]
+
+
+def activated(call: str, output: Tensor, activation: Activation | None) -> Tensor:
+    """The output itself, its sigmoid, or its softmax over the classes, which are in dimension 1. [N, ...]
+
+    Raises:
+        ValueError: If there are no classes to take the softmax over, or the word is another one.
+    """
+    if activation is None:
+        return output
+    if activation == "sigmoid":
+        return output.sigmoid()
+    if activation != "softmax":
+        raise ValueError(f"{call}(activation={activation!r}): expected 'sigmoid', 'softmax' or None.")
+    if output.ndim < 2:
+        raise ValueError(f"{call}(activation='softmax'): expected an output [N, K], got shape {list(output.shape)}.")
+    return output.softmax(1)

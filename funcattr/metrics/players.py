@@ -1,0 +1,116 @@
+"""The features that attributions are about: what is removed or shown as one, and how much each one got."""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from .._torch import pytree
+from ..attribution.inputs import as_dict
+from ..attribution.question import Question
+from ..methods.perturbation.coalitions import FeatureGroups, feature_groups
+from ..sampling.baselines import Baseline, broadcasts
+from ..sampling.loops import wide
+from ..torch_state import can_look_at
+
+
+class Players(NamedTuple):
+    """The features of a batch of examples, and their attributions.
+
+    Attributes:
+        groups: The features, F of them.
+        attributions: Of each feature, the sum over its values. [N, F]
+    """
+
+    groups: FeatureGroups
+    attributions: Tensor
+
+
+def players(
+    question: Question, attributions: Any, feature_mask: Any, baseline: Baseline, features: int | None
+) -> Players:
+    """The features of a measure's arguments, and the sum of each one's attributions.
+
+    Without a `feature_mask` each attribution is of a feature: one of a map [N, 1, H, W] is of a pixel, with all its
+    channels.
+
+    Raises:
+        TypeError: If an attribution is no floating-point tensor.
+        ValueError: If their structure or a shape does not fit the inputs or the mask, or if pixels would be removed
+            channel by channel.
+    """
+    call, (leaves, structure) = question.call, pytree.tree_flatten(question.x)
+    parts = pytree.tree_leaves(checked_attributions(question, attributions))
+    if feature_mask is None:
+        if any(value.ndim > 3 and part.shape[1] > 1 for part, value in zip(parts, leaves, strict=True)):
+            raise ValueError(
+                f"{call}(attributions=...): expected one number for each pixel, [N, 1, ...], for a pixel has all its "
+                f"channels or none; got {[list(part.shape) for part in parts]}. Reduce them first, by "
+                "funcattr.maps.sum for instance, or say feature_mask=."
+            )
+        feature_mask = pytree.tree_unflatten(_each_its_own(parts), structure)
+        count = sum(part[0].numel() for part in parts)
+        if features not in (None, count):
+            raise ValueError(f"{call}(features={features}): without a feature_mask there are {count}.")
+        features = count
+    groups = feature_groups(question, feature_mask, baseline, features)
+    masks = pytree.tree_leaves(groups.ids)
+    sums = parts[0].new_zeros(question.examples, groups.features, dtype=wide(parts[0].dtype))
+    for part, ids in zip(parts, masks, strict=True):
+        where = _narrowed(call, ids, part).reshape(len(ids), -1).expand(len(part), -1)
+        sums = sums.scatter_add(1, where, part.reshape(len(part), -1).to(sums.dtype))
+    return Players(groups, sums)
+
+
+def checked_attributions(question: Question, attributions: Any) -> Any:
+    """The attributions with their examples in front, structured as x; each [N, ...], and broadcasts to it.
+
+    Raises:
+        TypeError: If one is no floating-point tensor.
+        ValueError: If their structure or a shape does not fit the inputs.
+    """
+    given = as_dict(question.laid(attributions))
+    leaves, structure = pytree.tree_flatten(question.x)
+    parts, found = pytree.tree_flatten(given)
+    if found != structure:
+        raise ValueError(
+            f"{question.call}(attributions=...): expected {len(leaves)}, structured as x, got {len(parts)}."
+        )
+    for part, value in zip(parts, leaves, strict=True):
+        _check(question.call, part, value)
+    return given
+
+
+def _check(call: str, part: Any, value: Tensor) -> None:
+    if not isinstance(part, Tensor) or not part.is_floating_point():
+        got = part.dtype if isinstance(part, Tensor) else type(part).__name__
+        raise TypeError(f"{call}(attributions=...): expected floating-point tensors, got {got}.")
+    if part.ndim != value.ndim or len(part) != len(value) or not broadcasts(part.shape, value.shape):
+        raise ValueError(
+            f"{call}(attributions=...): expected the input's shape {list(value.shape)}, or 1 in place of some of its "
+            f"dimensions but the first, got {list(part.shape)}."
+        )
+
+
+def _each_its_own(parts: list[Tensor]) -> list[Tensor]:
+    """The number of each attribution of an example. Each [1, ...]"""
+    masks, start = [], 0
+    for part in parts:
+        size = part[0].numel()
+        masks.append(torch.arange(start, start + size, device=part.device).reshape(1, *part.shape[1:]))
+        start += size
+    return masks
+
+
+def _narrowed(call: str, ids: Tensor, part: Tensor) -> Tensor:
+    """The features of attributions that stand for several values each, which have to be of one feature."""
+    for dim, (size, wanted) in enumerate(zip(ids.shape[1:], part.shape[1:], strict=True), 1):
+        if size != wanted:
+            first = ids.narrow(dim, 0, 1)
+            if can_look_at(ids) and not bool((ids == first).all()):
+                raise ValueError(
+                    f"{call}(feature_mask=...): expected one feature for all values that share an attribution, but "
+                    f"along dimension {dim} the mask changes, and the attributions have 1 there."
+                )
+            ids = first
+    return ids
