@@ -4,6 +4,7 @@ from . import bottleneck as bottleneck
 from . import maps as maps
 from . import masks as masks
 from . import metrics as metrics
+from . import paths as paths
 from . import rules as rules
 from . import show as show
 from .attribution.attribute import attribute as attribute
@@ -14,27 +15,35 @@ from .errors import FuncattrError as FuncattrError
 from .errors import UnknownSiteError as UnknownSiteError
 from .errors import UnsupportedOperationError as UnsupportedOperationError
 from .errors import UntrackedPathError as UntrackedPathError
+from .hints import hinting_methods as _hinting_methods
 from .methods.bottleneck.iba import iba as iba
 from .methods.bottleneck.readout import readout_iba as readout_iba
 from .methods.extremal.extremal_perturbation import extremal_perturbation as extremal_perturbation
+from .methods.gradient.eigen_cam import eigen_cam as eigen_cam
+from .methods.gradient.eigen_grad_cam import eigen_grad_cam as eigen_grad_cam
 from .methods.gradient.grad_cam import grad_cam as grad_cam
+from .methods.gradient.grad_cam_plus_plus import grad_cam_plus_plus as grad_cam_plus_plus
 from .methods.gradient.gradient import gradient as gradient
 from .methods.gradient.gradient import input_x_gradient as input_x_gradient
 from .methods.gradient.guided import deconvnet as deconvnet
 from .methods.gradient.guided import guided_backprop as guided_backprop
 from .methods.gradient.guided import guided_grad_cam as guided_grad_cam
+from .methods.gradient.hires_cam import hires_cam as hires_cam
 from .methods.gradient.layer_cam import layer_cam as layer_cam
 from .methods.gradient.linear_approx import linear_approx as linear_approx
 from .methods.gradient.noise_tunnel import noise_tunnel as noise_tunnel
+from .methods.gradient.xgrad_cam import xgrad_cam as xgrad_cam
 from .methods.paths.conductance import internal_influence as internal_influence
 from .methods.paths.conductance import layer_conductance as layer_conductance
 from .methods.paths.expected_gradients import expected_gradients as expected_gradients
 from .methods.paths.integrated_gradients import integrated_gradients as integrated_gradients
+from .methods.perturbation.ablation_cam import ablation_cam as ablation_cam
 from .methods.perturbation.feature_ablation import feature_ablation as feature_ablation
 from .methods.perturbation.kernel_shap import kernel_shap as kernel_shap
 from .methods.perturbation.lime import lime as lime
 from .methods.perturbation.occlusion import occlusion as occlusion
 from .methods.perturbation.rise import rise as rise
+from .methods.perturbation.score_cam import score_cam as score_cam
 from .methods.perturbation.shapley_sampling import shapley_sampling as shapley_sampling
 from .methods.relevance.conditional import conditional_relevance as conditional_relevance
 from .methods.relevance.conditional import relevance_maximization as relevance_maximization
@@ -42,6 +51,7 @@ from .methods.relevance.conservation import conservation as conservation
 from .methods.relevance.deep_lift import deep_lift as deep_lift
 from .methods.relevance.excitation import contrastive_excitation_backprop as contrastive_excitation_backprop
 from .methods.relevance.excitation import excitation_backprop as excitation_backprop
+from .methods.relevance.full_grad import full_grad as full_grad
 from .methods.relevance.lrp import attnlrp as attnlrp
 from .methods.relevance.lrp import cp_lrp as cp_lrp
 from .methods.relevance.lrp import lrp as lrp
@@ -56,3 +66,5 @@ from .tape.vjp import vjp as vjp
 from .tools.export import export as export
 from .tools.fold_batch_norm import fold_batch_norm as fold_batch_norm
 from .tools.verify import verify as verify
+
+globals().update(_hinting_methods(globals()))

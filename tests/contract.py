@@ -34,6 +34,7 @@ class Row(NamedTuple):
     conserves: bool = False  # sums to the target's output on a positively homogeneous net
     is_map: bool = False  # its result has one channel
     every_class: bool = False  # without a target it explains all classes
+    reads_target: bool = True
     rules: Rulebook | None = None  # of relevance, which `conservation` accounts for
     share: float = 1.0  # of the drawn networks: less where another row has the same formula, or where a call is slow
 
@@ -108,6 +109,36 @@ def _with_channels(method: Callable[..., Any]) -> Callable[..., Any]:
     return partial(method, channel_dim=1)
 
 
+def _class_scores(output: Tensor, target: Any) -> list[float]:
+    return (output * references.one_hot(output, target)).flatten(1).sum(1).tolist()
+
+
+def _score_cam(model: nn.Module, x: Tensor, target: Any, layer: str) -> Tensor:
+    """Channel by channel and example by example."""
+    features, _ = sampling_references.from_layer(model, x, layer)
+    mode = {3: "linear", 4: "bilinear", 5: "trilinear"}[x.ndim]
+    scores = torch.zeros(features.shape[:2], dtype=x.dtype, device=x.device)
+    for c in range(features.shape[1]):
+        masked = x.clone()
+        for n, mask in enumerate(F.interpolate(features[:, c : c + 1], x.shape[2:], mode=mode)[:, 0]):
+            spread = mask.max() - mask.min()
+            masked[n] *= (mask - mask.min()) / spread if spread > 0 else 0 * mask
+        scores[:, c] = x.new_tensor(_class_scores(model(masked), target))
+    weights = scores.exp() / scores.exp().sum(1, keepdim=True)
+    return torch.einsum("nc,nc...->n...", weights, features).unsqueeze(1).clamp(min=0)
+
+
+def _ablation_cam(model: nn.Module, x: Tensor, target: Any, layer: str) -> Tensor:
+    features, rest = sampling_references.from_layer(model, x, layer)
+    found, whole = torch.zeros_like(features[:, :1]), _class_scores(rest(features.clone()), target)
+    for c in range(features.shape[1]):
+        without = features.clone()
+        without[:, c] = 0
+        for n, score in enumerate(_class_scores(rest(without), target)):
+            found[n, 0] += (whole[n] - score) * features[n, c]
+    return found.clamp(min=0)
+
+
 def _contrastive(model: nn.Module, x: Tensor, target: Any, layer: str) -> Tensor:
     """Of the net and of its dual, whose last linear map has the opposite sign; all paths go through `blocks`."""
     dual = copy.deepcopy(model)
@@ -126,6 +157,17 @@ def _lrp(name: str, **bounds: float) -> Row:
     # The composites differ in one rule of their own, which is enough for half of the networks.
     share = 1.0 if name == "epsilon_plus" else 0.5
     return Row(f"lrp_{name}", partial(funcattr.lrp, rules=book, start="one"), reference, rules=book, share=share)
+
+
+def _cam(
+    name: str,
+    method: Callable[..., Tensor],
+    formula: Callable[[Tensor, Tensor], Tensor],
+    reads_target: bool = True,
+    **options: bool,
+) -> Row:
+    cam = _with_channels(partial(method, **options))
+    return Row(name, cam, _map(formula), at_layer=True, is_map=True, reads_target=reads_target, share=0.5)
 
 
 STEPS, SAMPLES, CHUNK = 3, 3, 2
@@ -167,6 +209,19 @@ _NODES: dict[str, Any] = {"baseline": BASELINE, "nodes": NODES, "weights": WEIGH
 
 def _on_a_line(reference: Callable[..., Tensor], **options: Any) -> Reference:
     return lambda model, x, target, layer: reference(model, x, target, layer, **options)
+
+
+def _idgi(model: nn.Module, x: Tensor, target: Any, layer: str) -> Tensor:
+    """Step by step: the rise to the next point, shared out by the squared gradient at this one."""
+    points = [BASELINE + (x - BASELINE) * s / STEPS for s in range(STEPS + 1)]
+    scores = [_class_scores(model(point), target) for point in points]
+    found = torch.zeros_like(x)
+    for s in range(STEPS):
+        squares = references.pseudo_gradient("gradient", model, points[s], target)[1] ** 2
+        for n, square in enumerate(squares):
+            if square.any():
+                found[n] += square / square.sum() * (scores[s + 1][n] - scores[s][n])
+    return found
 
 
 def _expected_gradients(model: nn.Module, x: Tensor, target: Any, layer: str) -> Tensor:
@@ -277,12 +332,34 @@ ROWS = (
     Row("deconvnet_at_layer", funcattr.deconvnet, _at_layer("deconvnet"), at_layer=True, share=0.5),
     Row("guided_grad_cam", _with_channels(funcattr.guided_grad_cam), _guided_grad_cam, at_layer=True),
     Row("grad_cam", _with_channels(funcattr.grad_cam), _map(references.grad_cam), at_layer=True, is_map=True),
+    _cam("grad_cam_signed", funcattr.grad_cam, references.signed_grad_cam, relu=False),
     Row(
         "layer_cam",
         _with_channels(funcattr.layer_cam),
         _map(lambda h, g: (g.clamp(min=0) * h).sum(1, keepdim=True).clamp(min=0)),
         at_layer=True,
         is_map=True,
+    ),
+    _cam("hires_cam", funcattr.hires_cam, lambda h, g: references.linear_approx(h, g).clamp(min=0)),
+    _cam("grad_cam_plus_plus", funcattr.grad_cam_plus_plus, references.grad_cam_plus_plus),
+    _cam("xgrad_cam", funcattr.xgrad_cam, references.xgrad_cam),
+    _cam("eigen_cam", funcattr.eigen_cam, lambda h, g: references.principal(h).clamp(min=0), reads_target=False),
+    _cam("eigen_grad_cam", funcattr.eigen_grad_cam, lambda h, g: references.principal(h * g), relu=False),
+    Row(
+        "score_cam",
+        _with_channels(partial(funcattr.score_cam, chunk_size=CHUNK)),
+        _score_cam,
+        at_layer=True,
+        is_map=True,
+        share=0.5,
+    ),
+    Row(
+        "ablation_cam",
+        _with_channels(partial(funcattr.ablation_cam, chunk_size=CHUNK)),
+        _ablation_cam,
+        at_layer=True,
+        is_map=True,
+        share=0.5,
     ),
     Row(
         "linear_approx",
@@ -337,6 +414,12 @@ ROWS = (
         partial(funcattr.integrated_gradients, **_ON_A_LINE),
         _on_a_line(sampling_references.integrated_gradients, **_NODES),
         at_layer=True,
+        share=0.5,
+    ),
+    Row(
+        "idgi",
+        partial(funcattr.integrated_gradients, **_ON_A_LINE, path=funcattr.paths.idgi()),
+        _idgi,
         share=0.5,
     ),
     Row(

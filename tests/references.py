@@ -4,6 +4,7 @@ A rectifier's backward is replaced by a `torch.autograd.Function`, and layers ar
 itself never does; that makes these independent of how the package works.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -121,6 +122,54 @@ def grad_cam(features: Tensor, gradient: Tensor) -> Tensor:
         for c in range(h.shape[1]):
             maps[n, 0] += h[n, c] * g[n, c].mean()
     return torch.from_numpy(np.maximum(maps, 0)).to(features)
+
+
+def signed_grad_cam(features: Tensor, gradient: Tensor) -> Tensor:
+    """sum_c h_c mean_u g_cu: the positive part of it less that of its opposite."""
+    return grad_cam(features, gradient) - grad_cam(features, -gradient)
+
+
+def _weighted(features: Tensor, gradient: Tensor, weight: Callable[[list[float], list[float]], float]) -> Tensor:
+    """max(0, sum_c w(h_c, g_c) h_c), in Python's numbers, one channel at a time."""
+    maps = torch.zeros_like(features[:, :1])
+    for n in range(features.shape[0]):
+        for h, g in zip(features[n], gradient[n], strict=True):
+            maps[n, 0] += weight(h.flatten().tolist(), g.flatten().tolist()) * h
+    return maps.clamp(min=0)
+
+
+def grad_cam_plus_plus(features: Tensor, gradient: Tensor) -> Tensor:
+    """As equation 19 has it, with g^2 and g^3."""
+
+    def weight(h: list[float], g: list[float]) -> float:
+        total = math.fsum(h)
+        return math.fsum(v**2 / (2 * v**2 + total * v**3) * v for v in g if v > 1e-60)
+
+    return _weighted(features, gradient, weight)
+
+
+def xgrad_cam(features: Tensor, gradient: Tensor) -> Tensor:
+    """With each position's share of its channel, where the channel does not cancel."""
+
+    def weight(h: list[float], g: list[float]) -> float:
+        total = math.fsum(h)
+        if abs(total) <= 1e-13 * math.fsum(map(abs, h)):
+            return 0.0
+        return math.fsum(v / total * w for v, w in zip(h, g, strict=True))
+
+    return _weighted(features, gradient, weight)
+
+
+def principal(features: Tensor) -> Tensor:
+    """By NumPy's singular vectors, the one nearest to ones; 0 where they are at right angles to it."""
+    maps = np.zeros((len(features), 1, *features.shape[2:]))
+    for n, h in enumerate(features.reshape(*features.shape[:2], -1).cpu().numpy()):
+        vectors, values, _ = np.linalg.svd(h, full_matrices=False)
+        first = vectors[:, values >= values[0] * (1 - 1e-14)]
+        nearest = first @ first.sum(0)
+        if np.linalg.norm(nearest) > 1e-12:
+            maps[n, 0] = ((nearest / np.linalg.norm(nearest)) @ h).reshape(features.shape[2:])
+    return torch.from_numpy(maps).to(features)
 
 
 def linear_approx(features: Tensor, gradient: Tensor) -> Tensor:

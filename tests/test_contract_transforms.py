@@ -61,7 +61,8 @@ def test_derivative_equals_finite_differences(row: Row, differences: str) -> Non
 @every_method
 @each_way
 def test_derivative_by_bound_parameters_equals_finite_differences(row: Row, differences: str) -> None:
-    model, x, name = Smooth().double().eval(), torch.randn(2, 2, 5, 5, dtype=torch.float64), "blocks.second.weight"
+    model, x = Smooth().double().eval(), torch.randn(2, 2, 5, 5, dtype=torch.float64)
+    name = "blocks.second.weight" if row.reads_target else "blocks.first.weight"  # behind the layer, and before it
     whole = differences == "whole"
     properties.has_derivative_by_parameters(row.at(Smooth.layer), model, x, 1, name, whole=whole)
 

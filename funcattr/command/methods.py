@@ -7,19 +7,25 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from .. import (
+    ablation_cam,
     attnlrp,
     contrastive_excitation_backprop,
     cp_lrp,
     deconvnet,
     deep_lift,
+    eigen_cam,
+    eigen_grad_cam,
     excitation_backprop,
     expected_gradients,
     extremal_perturbation,
     feature_ablation,
+    full_grad,
     grad_cam,
+    grad_cam_plus_plus,
     gradient,
     guided_backprop,
     guided_grad_cam,
+    hires_cam,
     input_x_gradient,
     integrated_gradients,
     internal_influence,
@@ -32,7 +38,9 @@ from .. import (
     noise_tunnel,
     occlusion,
     rise,
+    score_cam,
     shapley_sampling,
+    xgrad_cam,
 )
 from .command_error import CommandError
 
@@ -41,7 +49,8 @@ TUNNEL = "noise_tunnel"
 METHODS: dict[str, Callable[..., Any]] = {
     method.__name__: method
     for method in (
-        gradient, input_x_gradient, guided_backprop, deconvnet, guided_grad_cam, grad_cam, layer_cam, linear_approx,
+        gradient, input_x_gradient, full_grad, guided_backprop, deconvnet, guided_grad_cam, grad_cam, layer_cam,
+        hires_cam, grad_cam_plus_plus, xgrad_cam, eigen_cam, eigen_grad_cam, score_cam, ablation_cam, linear_approx,
         lrp, attnlrp, cp_lrp, excitation_backprop, contrastive_excitation_backprop, deep_lift, integrated_gradients,
         expected_gradients, internal_influence, layer_conductance, occlusion, feature_ablation, shapley_sampling,
         kernel_shap, lime, rise, extremal_perturbation,
@@ -51,7 +60,7 @@ METHODS: dict[str, Callable[..., Any]] = {
 MAGNITUDES = {"gradient", "guided_backprop", "deconvnet", "guided_grad_cam"}
 """Rates of change and details: their sizes say more than their signs, which cancel in a sum."""
 
-OF_IMAGES = {"guided_grad_cam", "occlusion", "rise", "extremal_perturbation"}
+OF_IMAGES = {"full_grad", "guided_grad_cam", "occlusion", "rise", "score_cam", "extremal_perturbation"}
 """What covers or enlarges places."""
 
 

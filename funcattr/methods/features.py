@@ -1,9 +1,11 @@
-"""The features of a layer beside their gradient, with channels in dimension 1."""
+"""The features of a layer beside their gradient, channels in dimension 1; and the maps that weights make of them."""
 
+import torch
 from torch import Tensor
 
 from ..attribution.attribute import pulled
 from ..attribution.question import Question
+from ..sampling.loops import wide
 
 
 def layer_features(question: Question, channel_dim: int | None) -> tuple[Tensor, Tensor]:
@@ -17,6 +19,33 @@ def layer_features(question: Question, channel_dim: int | None) -> tuple[Tensor,
     found = pulled(question)
     question.require_rows(found.root)
     return channels_first(found.root, question, channel_dim), channels_first(found.cotangent, question, channel_dim)
+
+
+def activation_map(features: Tensor, weights: Tensor, relu: bool) -> Tensor:
+    """sum_c w_cu h_cu, rectified if `relu`. [N, C, *spatial] -> [N, 1, *spatial]
+
+    Args:
+        weights: One for each channel, [N, C], or for each value, [N, C, *spatial].
+    """
+    weights = weights.reshape(*weights.shape, *[1] * (features.ndim - weights.ndim)).to(features.dtype)
+    summed = (weights * features).sum(1, keepdim=True)
+    return summed.clamp(min=0) if relu else summed
+
+
+def over_positions(values: Tensor) -> Tensor:
+    """The positions in one dimension, in a dtype to sum many of them. [N, C, *spatial] -> [N, C, positions]"""
+    return values.reshape(*values.shape[:2], -1).to(wide(values.dtype))
+
+
+def quotient(over: Tensor, under: Tensor, terms: Tensor, dtype: torch.dtype) -> Tensor:
+    """Over / under, and 0 where `under` is a sum that cancels up to rounding.
+
+    Args:
+        terms: The sum of the absolute values of what `under` sums.
+        dtype: Of the values that are summed, which says how large their rounding is.
+    """
+    cancels = under.abs() <= 4 * torch.finfo(dtype).eps * terms
+    return torch.where(cancels, 0, over / torch.where(cancels, 1, under))
 
 
 def require_layer(question: Question) -> str:

@@ -9,7 +9,7 @@ from torch import Tensor
 from ..calls.call import Call
 from ..calls.kinds import GROUPS
 from ..calls.linear_map import LinearMap
-from .linear import check_eps
+from .linear import absorbing, check_eps, check_options
 from .parametric import linear_rule, rule
 from .real_parts import RealParts
 from .shares import Share, distribute, leaks_of, ones, total
@@ -77,21 +77,22 @@ def _per_channel(bound: Any, layer: LinearMap) -> Any:
     return torch.tensor(bound, dtype=layer.x.dtype, device=layer.x.device).reshape(shape)
 
 
-@linear_rule(lambda eps: check_eps("w_square", eps), needs_output=False)
-def w_square(layer: LinearMap, *, eps: float = 1e-6) -> tuple[Share, ...]:
+@linear_rule(lambda eps, bias: check_options("w_square", eps, bias), needs_output=False)
+def w_square(layer: LinearMap, *, eps: float = 1e-6, bias: str = "absorb") -> tuple[Share, ...]:
     """The w-square rule: relevance by the squared weights, whatever the input.
 
     R_x = J_{W^2}^T[R / s(sum W^2 + b^2)]
 
     Args:
         eps: Stabiliser, in units of z.
+        bias: "absorb": the sum contains b^2, whose share is lost; "ignore": the sum without it.
 
     References:
         Montavon et al., 2017, arXiv:1512.02479, the w^2-rule.
     """
-    terms = ((None, layer.weight.square()),)
-    bias = None if layer.bias is None else layer.bias.square()
-    return (Share(terms, total(layer, terms, bias), bias, sign=1, owned=True),)
+    terms, own = ((None, layer.weight.square()),), absorbing(layer, bias)
+    own = None if own is None else own.square()
+    return (Share(terms, total(layer, terms, own), own, sign=1, owned=True),)
 
 
 def _flat_split(layer: LinearMap) -> tuple[Share, ...]:

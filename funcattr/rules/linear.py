@@ -46,13 +46,19 @@ def check_eps(name: str, eps: Any) -> None:
         raise ValueError(f"{name}(eps={eps!r}): expected a stabilizer above 0.")
 
 
-def _check_epsilon(eps: float, bias: str) -> None:
-    check_eps("epsilon", eps)
+def check_options(name: str, eps: Any, bias: Any) -> None:
+    """Raise unless the stabiliser is above zero, and the bias absorbs relevance or is ignored."""
+    check_eps(name, eps)
     if bias not in ("absorb", "ignore"):
-        raise ValueError(f"epsilon(bias={bias!r}): expected 'absorb' or 'ignore'.")
+        raise ValueError(f"{name}(bias={bias!r}): expected 'absorb' or 'ignore'.")
 
 
-@linear_rule(_check_epsilon)
+def absorbing(layer: LinearMap, bias: str) -> Tensor | None:
+    """The bias that takes a share of the relevance; None if it is ignored."""
+    return layer.bias if bias == "absorb" else None
+
+
+@linear_rule(lambda eps, bias: check_options("epsilon", eps, bias))
 def epsilon(layer: LinearMap, *, eps: float = 1e-6, bias: str = "absorb") -> tuple[Share, ...]:
     """The epsilon rule: relevance in proportion to the contributions to z.
 
@@ -70,24 +76,25 @@ def epsilon(layer: LinearMap, *, eps: float = 1e-6, bias: str = "absorb") -> tup
     return (Share(((layer.x, layer.weight),), layer.z, layer.bias),)
 
 
-@linear_rule(lambda eps: check_eps("z_plus", eps), needs_output=False)
-def z_plus(layer: LinearMap, *, eps: float = 1e-6) -> tuple[Share, ...]:
+@linear_rule(lambda eps, bias: check_options("z_plus", eps, bias), needs_output=False)
+def z_plus(layer: LinearMap, *, eps: float = 1e-6, bias: str = "absorb") -> tuple[Share, ...]:
     """The z+ rule: relevance along the contributions above zero only. The same as alpha_beta(alpha=1, beta=0).
 
     R_x = x+ J_{W+}^T[R / s(n)] + x- J_{W-}^T[R / s(n)],    n = x+ W+ + x- W- + b+
 
     Args:
         eps: Stabiliser, in units of z.
+        bias: "absorb": n contains b+, whose share is lost; "ignore": n without it.
 
     References:
         Montavon et al., 2017, arXiv:1512.02479, the z+-rule; for inputs of both signs, Bach et al., 2015, equation 60.
     """
-    terms, bias = supporting(layer), positive(layer.bias)
-    return (Share(terms, total(layer, terms, bias), bias, sign=1, owned=True),)
+    terms, own = supporting(layer), positive(absorbing(layer, bias))
+    return (Share(terms, total(layer, terms, own), own, sign=1, owned=True),)
 
 
-def _check_alpha_beta(alpha: float, beta: float, eps: float) -> None:
-    check_eps("alpha_beta", eps)
+def _check_alpha_beta(alpha: float, beta: float, eps: float, bias: str) -> None:
+    check_options("alpha_beta", eps, bias)
     if not (alpha >= 0 and beta >= 0 and abs(alpha - beta - 1) <= 1e-9):
         raise ValueError(
             f"alpha_beta(alpha={alpha!r}, beta={beta!r}): expected alpha - beta = 1 with both at least 0, or relevance "
@@ -96,7 +103,9 @@ def _check_alpha_beta(alpha: float, beta: float, eps: float) -> None:
 
 
 @linear_rule(_check_alpha_beta, needs_output=False)
-def alpha_beta(layer: LinearMap, *, alpha: float = 2.0, beta: float = 1.0, eps: float = 1e-6) -> tuple[Share, ...]:
+def alpha_beta(
+    layer: LinearMap, *, alpha: float = 2.0, beta: float = 1.0, eps: float = 1e-6, bias: str = "absorb"
+) -> tuple[Share, ...]:
     """The alpha-beta rule: contributions above and below zero on their own.
 
     R_x = alpha (x+ J_{W+}^T + x- J_{W-}^T)[R / s(n)] - beta (x+ J_{W-}^T + x- J_{W+}^T)[R / s(n')],
@@ -105,26 +114,27 @@ def alpha_beta(layer: LinearMap, *, alpha: float = 2.0, beta: float = 1.0, eps: 
     Args:
         alpha, beta: Weights of the two parts, alpha - beta = 1.
         eps: Stabiliser, in units of z.
+        bias: "absorb": n and n' contain b+ and b-, whose shares are lost; "ignore": n and n' without them.
 
     References:
         Bach et al., 2015, doi:10.1371/journal.pone.0130140, equation 60.
     """
-    terms, bias = supporting(layer), positive(layer.bias)
-    above = Share(terms, total(layer, terms, bias), bias, float(alpha), sign=1, owned=True)
+    terms, own = supporting(layer), positive(absorbing(layer, bias))
+    above = Share(terms, total(layer, terms, own), own, float(alpha), sign=1, owned=True)
     if beta == 0:
         return (above,)
-    terms, bias = opposing(layer), negative(layer.bias)
-    return above, Share(terms, total(layer, terms, bias), bias, -float(beta), sign=-1, owned=True)
+    terms, own = opposing(layer), negative(absorbing(layer, bias))
+    return above, Share(terms, total(layer, terms, own), own, -float(beta), sign=-1, owned=True)
 
 
-def _check_gamma(gamma: float, eps: float) -> None:
-    check_eps("gamma", eps)
+def _check_gamma(gamma: float, eps: float, bias: str) -> None:
+    check_options("gamma", eps, bias)
     if not gamma >= 0:
         raise ValueError(f"gamma(gamma={gamma!r}): expected gamma at least 0; 0 is the epsilon rule.")
 
 
 @linear_rule(_check_gamma)
-def gamma(layer: LinearMap, *, gamma: float = 0.25, eps: float = 1e-6) -> tuple[Share, ...]:
+def gamma(layer: LinearMap, *, gamma: float = 0.25, eps: float = 1e-6, bias: str = "absorb") -> tuple[Share, ...]:
     """The generalised gamma rule: contributions of the sign of z count more.
 
     Where z > 0, R goes along x+ (W + gamma W+) + x- (W + gamma W-) + b + gamma b+; where z < 0, along
@@ -133,23 +143,26 @@ def gamma(layer: LinearMap, *, gamma: float = 0.25, eps: float = 1e-6) -> tuple[
     Args:
         gamma: How much more; 0 is the epsilon rule, infinity the z+ rule (where z > 0).
         eps: Stabiliser, in units of z.
+        bias: "absorb": the bias is a contribution, whose share is lost; "ignore": it is none. The sign is that of z
+            with the bias either way, so that with "ignore" a denominator may be near 0.
 
     References:
         Montavon et al., 2019, doi:10.1007/978-3-030-28954-6_10, section 10.2.3; Andeol et al., 2021, arXiv:2105.00832.
     """
-    weight, bias, z = layer.weight, layer.bias, layer.z
+    weight, own, z = layer.weight, absorbing(layer, bias), layer.z
     terms = supporting(layer)
     positive_weight = terms[0][1]
     above = torch.add(weight, positive_weight, alpha=gamma)
     below = torch.lerp(positive_weight, weight, 1 + gamma)  # W+ + (1 + gamma) W-
     first = tuple((x, w) for (x, _), w in zip(terms, (above, below), strict=False))
     second = tuple((x, w) for (x, _), w in zip(terms, (below, above), strict=False))
-    helped = total(layer, terms, positive(bias))
+    helped = total(layer, terms, positive(own))
     # Either part has the sign of z, so nothing cancels.
-    favoured = torch.add(z, torch.where(z > 0, helped, z - helped), alpha=gamma)
+    whole = z if layer.bias is None or bias == "absorb" else z - layer.field(layer.bias)
+    favoured = torch.add(whole, torch.where(z > 0, helped, whole - helped), alpha=gamma)
     return (
-        Share(first, favoured, _more(bias, gamma, positive), where=z, owned=True),
-        Share(second, favoured, _more(bias, gamma, negative), where=z, below=True, owned=True),
+        Share(first, favoured, _more(own, gamma, positive), where=z, owned=True),
+        Share(second, favoured, _more(own, gamma, negative), where=z, below=True, owned=True),
     )
 
 

@@ -105,6 +105,17 @@ METHODS: dict[str, Callable[..., Any]] = {
         f, x, t, layer="first", channel_dim=1, **o
     ),
     "layer_cam": lambda f, x, t, at, **o: funcattr.layer_cam(f, x, t, layer="first", channel_dim=2, **o),
+    "hires_cam": lambda f, x, t, at, **o: funcattr.hires_cam(f, x, t, layer="first", channel_dim=2, **o),
+    "grad_cam_plus_plus": lambda f, x, t, at, **o: funcattr.grad_cam_plus_plus(
+        f, x, t, layer="first", channel_dim=-1, **o
+    ),
+    "xgrad_cam": lambda f, x, t, at, **o: funcattr.xgrad_cam(f, x, t, layer="first", channel_dim=-1, **o),
+    "eigen_cam": lambda f, x, t, at, **o: funcattr.eigen_cam(f, x, t, layer="first", channel_dim=-1, **o),
+    "eigen_grad_cam": lambda f, x, t, at, **o: funcattr.eigen_grad_cam(f, x, t, layer="first", channel_dim=-1, **o),
+    "score_cam": lambda f, x, t, at, **o: funcattr.score_cam(f, x, t, layer="first", channel_dim=1, chunk_size=2, **o),
+    "ablation_cam": lambda f, x, t, at, **o: funcattr.ablation_cam(
+        f, x, t, layer="first", channel_dim=-1, chunk_size=2, **o
+    ),
     "linear_approx": lambda f, x, t, at, **o: funcattr.linear_approx(f, x, t, layer="first", channel_dim=-1, **o),
     "rise": lambda f, x, t, at, **o: funcattr.rise(f, x, t, samples=20, cells=2, chunk_size=3, **o),
     "rise of all classes": lambda f, x, t, at, **o: funcattr.rise(f, x, samples=20, cells=2, **o),

@@ -17,6 +17,7 @@ RULES = (
     rules.z_plus,
     rules.alpha_beta,
     rules.gamma,
+    rules.gamma(bias="ignore"),
     rules.w_square,
     rules.flat,
     rules.e_rule(p=2),

@@ -41,7 +41,7 @@ def _t(*rows: Any) -> Tensor:
     return torch.tensor(rows, dtype=torch.float64)
 
 
-def s(z: Tensor, eps: float = EPS) -> Tensor:
+def s(z: Tensor, eps: Any = EPS) -> Tensor:
     """z + eps sgn(z)"""
     return z + eps * torch.where(z >= 0, 1.0, -1.0)
 
@@ -62,8 +62,8 @@ def _linear(x: Tensor) -> Tensor:
     return F.linear(x, W, B)
 
 
-def _supported(m: Tensor, bias: Tensor | float = 0.0) -> Tensor:
-    q = m / s(XP @ VP.T + XN @ VN.T + bias)
+def _supported(m: Tensor, bias: Tensor | float = 0.0, eps: Any = EPS) -> Tensor:
+    q = m / s(XP @ VP.T + XN @ VN.T + bias, eps)
     return XP * (q @ VP) + XN * (q @ VN)
 
 
@@ -72,10 +72,10 @@ def _opposed(m: Tensor, bias: Tensor | float = 0.0) -> Tensor:
     return XP * (q @ VN) + XN * (q @ VP)
 
 
-def _gamma(x: Tensor, m: Tensor) -> Tensor:
+def _gamma(x: Tensor, m: Tensor, bias: float = 1.0) -> Tensor:
     up = [v + 0.25 * p for v, p in ((W, VP), (W, VN))]
     z, found = _linear(x), torch.zeros_like(x)
-    for above, (v, w), b in ((z > 0, up, B + 0.25 * BP), (z <= 0, up[::-1], B + 0.25 * BN)):
+    for above, (v, w), b in ((z > 0, up, bias * (B + 0.25 * BP)), (z <= 0, up[::-1], bias * (B + 0.25 * BN))):
         q = torch.where(above, m, 0) / s(XP @ v.T + XN @ w.T + b)
         found = found + XP * (q @ v) + XN * (q @ w)
     return found
@@ -106,6 +106,15 @@ def _softmax_slope(x: Tensor, m: Tensor) -> Tensor:
     return mean * (m - (mean * m).sum(1, keepdim=True) / mean.sum(1, keepdim=True))
 
 
+WITHOUT_BIAS: dict[str, Row] = {
+    "epsilon": Row("linear", _linear, (X,), lambda x, m: x * (m / s(x @ W.T) @ W)),
+    "z_plus": Row("linear", _linear, (X,), lambda x, m: _supported(m)),
+    "alpha_beta": Row("linear", _linear, (X,), lambda x, m: 2 * _supported(m) - _opposed(m)),
+    "gamma": Row("linear", _linear, (X,), lambda x, m: _gamma(x, m, bias=0.0)),
+    "w_square": Row("linear", _linear, (X,), lambda x, m: m / s(W.square().sum(1)) @ W.square()),
+}
+"""The rules that have `bias="ignore"`, with it."""
+
 ROWS: dict[str, Row] = {
     "epsilon": Row("linear", _linear, (X,), lambda x, m: x * (m / s(_linear(x)) @ W)),
     "z_plus": Row("linear", _linear, (X,), lambda x, m: _supported(m, BP)),
@@ -117,7 +126,12 @@ ROWS: dict[str, Row] = {
     "winning_probability": Row("linear", _linear, (X.abs(),), lambda x, m: x * (m / (x @ VP.T) @ VP)),
     "e_rule": Row("linear", _linear, (X,), lambda x, m: x * (m / s(x @ W.T) @ W)),
     # Nothing opposes the first output, so all its relevance follows what supports it.
-    "b_rule": Row("linear", _linear, (X,), lambda x, m: _supported(m * _t([1.0, 1.5])) + _opposed(m * _t([1.0, -0.5]))),
+    "b_rule": Row(
+        "linear",
+        _linear,
+        (X,),
+        lambda x, m: _supported(m * _t([1.0, 1.5]), eps=_t([EPS / 1.5, EPS])) + _opposed(m * _t([1.0, -0.5])),
+    ),
     "norm": Row("add", torch.add, (A, C), lambda a, c, m: (a * m / s(a + c), c * m / s(a + c))),
     "affine": Row("layer_norm", _layer_norm, (X,), lambda x, m: x * _frozen(x, m / s(_layer_norm(x)))),
     "softmax_taylor": Row(

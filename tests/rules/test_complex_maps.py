@@ -51,6 +51,8 @@ RULES = {
     "z_plus": rules.z_plus,
     "alpha_beta": rules.alpha_beta,
     "gamma": rules.gamma,
+    "gamma without bias": rules.gamma(bias="ignore"),
+    "z_plus without bias": rules.z_plus(bias="ignore"),
     "w_square": rules.w_square,
     "flat": rules.flat,
 }

@@ -32,7 +32,10 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("e_rule", {"p": -2}, r"e_rule\(p=-2"),
     ("e_rule", {"p": 1.5}, r"e_rule\(p=1\.5"),
     ("b_rule", {"beta": float("nan")}, r"b_rule\(beta=nan"),
-    ("epsilon", {"bias": "other"}, r"epsilon\(.*bias='other'"),
+    *(
+        (name, {"bias": "other"}, rf"{name}\(.*bias='other'")
+        for name in ("epsilon", "z_plus", "alpha_beta", "gamma", "w_square")
+    ),
     *(
         (name, {"eps": float("nan")}, rf"{name}\(.*eps=nan")
         for name in ("epsilon", "z_plus", "alpha_beta", "gamma", "w_square", "b_rule")

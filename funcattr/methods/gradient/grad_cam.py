@@ -8,7 +8,7 @@ from torch import Tensor
 from ...attribution.example_dims import ExampleDims
 from ...attribution.question import Layer, Model, Question, ask
 from ...attribution.targets import Target
-from ..features import layer_features
+from ..features import activation_map, layer_features, over_positions
 
 
 def grad_cam(
@@ -18,6 +18,7 @@ def grad_cam(
     *,
     layer: Layer,
     channel_dim: int | None = None,
+    relu: bool = True,
     output: str | int | None = None,
     args: tuple[Any, ...] = (),
     kwargs: Mapping[str, Any] | None = None,
@@ -32,10 +33,11 @@ def grad_cam(
         layer: Site of the features h [N, C, *spatial], usually the last convolution. Layers before it run forward only.
         channel_dim: Dimension of the channels in h, with its examples in front: 1 for convolutional features, -1 for
             tokens [N, T, C]. If h has three dimensions, say which; otherwise it is 1.
+        relu: Whether values below 0, the evidence against the target, become 0.
 
     Returns:
-        Map [N, 1, *spatial] at the layer's size, non-negative. Enlarge it with `maps.resize`. With `example_dims` it
-        has its examples where the layer has them: [1, *spatial] for one example.
+        Map [N, 1, *spatial] at the layer's size, non-negative with `relu`. Enlarge it with `maps.resize`. With
+        `example_dims` it has its examples where the layer has them: [1, *spatial] for one example.
 
     Raises:
         ValueError: If `layer` is no site, its value has no such dimension, it has three and nothing says where the
@@ -55,11 +57,10 @@ def grad_cam(
     question = ask(
         "grad_cam", model, x, target, layer=layer, output=output, args=args, kwargs=kwargs, example_dims=example_dims
     )
-    return question.as_given(cam_of(question, channel_dim))
+    return question.as_given(cam_of(question, channel_dim, relu))
 
 
-def cam_of(question: Question, channel_dim: int | None) -> Tensor:
+def cam_of(question: Question, channel_dim: int | None, relu: bool = True) -> Tensor:
     """The class activation map of a question, with its examples in front. [N, 1, *spatial]"""
     features, g = layer_features(question, channel_dim)
-    weight = g.mean(dim=tuple(range(2, g.ndim)), keepdim=True) if g.ndim > 2 else g
-    return (weight * features).sum(1, keepdim=True).clamp(min=0)
+    return activation_map(features, over_positions(g).mean(2), relu)

@@ -8,7 +8,7 @@ from torch import Tensor
 from ...attribution.example_dims import ExampleDims
 from ...attribution.question import Layer, Model, ask
 from ...attribution.targets import Target
-from ..features import layer_features
+from ..features import activation_map, layer_features
 
 
 def layer_cam(
@@ -18,6 +18,7 @@ def layer_cam(
     *,
     layer: Layer,
     channel_dim: int | None = None,
+    relu: bool = True,
     output: str | int | None = None,
     args: tuple[Any, ...] = (),
     kwargs: Mapping[str, Any] | None = None,
@@ -28,10 +29,10 @@ def layer_cam(
     A_u = max(0, sum_c max(0, d y_t / d h_cu) h_cu)
 
     Args:
-        model, x, target, layer, channel_dim, output, args, kwargs, example_dims: As in `grad_cam`.
+        model, x, target, layer, channel_dim, relu, output, args, kwargs, example_dims: As in `grad_cam`.
 
     Returns:
-        Map [N, 1, *spatial] at the layer's size, non-negative. Nothing is conserved.
+        Map [N, 1, *spatial] at the layer's size, non-negative with `relu`. Nothing is conserved.
 
     Raises:
         ValueError, TypeError, UntrackedPathError: As in `grad_cam`.
@@ -49,4 +50,4 @@ def layer_cam(
         "layer_cam", model, x, target, layer=layer, output=output, args=args, kwargs=kwargs, example_dims=example_dims
     )
     features, g = layer_features(question, channel_dim)
-    return question.as_given((g.clamp(min=0) * features).sum(1, keepdim=True).clamp(min=0))
+    return question.as_given(activation_map(features, g.clamp(min=0), relu))

@@ -11,9 +11,10 @@ from ...attribution.example_dims import ExampleDims
 from ...attribution.question import Inputs, Layer, Model, ask
 from ...attribution.targets import Target
 from ...sampling.baselines import Baseline, baseline_like, distribution
-from ...sampling.loops import chunk_for, loop
+from ...sampling.loops import chunk_for, loop, positive
 from .lines import Points, each_copy, in_dtype_of, line_integral, root_at
 from .quadrature import Quadrature, nodes_and_weights
+from .walk import Path, Walk, require_plain
 
 
 def integrated_gradients(
@@ -24,6 +25,7 @@ def integrated_gradients(
     baseline: Baseline | distribution = 0.0,
     steps: int = 50,
     quadrature: Quadrature = "gausslegendre",
+    path: Path | None = None,
     layer: Layer | None = None,
     chunk_size: int | None = None,
     progress: bool = False,
@@ -42,6 +44,8 @@ def integrated_gradients(
             inputs a structure of them; or `distribution(rows)`, over whose rows the result is averaged.
         steps: Points of the numerical integration, for each row of a distribution.
         quadrature: "gausslegendre", "riemann_left", "riemann_middle", "riemann_right" or "riemann_trapezoid".
+        path: The way to x: None for the straight line, or one of `funcattr.paths`: `blur(sigma)`, `guided()`, `idgi()`.
+            Those take `steps` steps of a rule of their own.
         layer: Site to attribute to: the line then goes from its value at the baseline to its value at x.
         chunk_size: Points that run at once; by default so many that 16 examples do.
         progress: Whether to show a progress bar.
@@ -76,6 +80,11 @@ def integrated_gradients(
         example_dims=example_dims,
     )
     root = question.root()
+    if path is not None:
+        require_plain(question, path, baseline, quadrature)
+        start = root_at(question, each_copy(baseline_like(question.call, question.x, question.laid(baseline))))
+        chunk = chunk_for(question, chunk_size, positive(question.call, "steps", steps))
+        return question.as_given(in_dtype_of(root, path.integral(Walk(question, root, start, steps, chunk, progress))))
     like = pytree.tree_leaves(root)[0]
     nodes, weights = nodes_and_weights(question.call, quadrature, steps, like)
     rows = baseline if isinstance(baseline, distribution) else None

@@ -38,24 +38,26 @@ class Points(NamedTuple):
 
 
 def line_integral(question: Question, root: Any, points: Points) -> Any:
-    """sum_s weight_s (end_s - start_s) grad f(point_s). Structured as the root, each [N, ...]
-
-    At a site the model runs on x, whose value there (`root`) is shifted to the point.
-    """
-    count, examples = len(points.alpha), question.examples
-    values = points.values(examples)
-    if question.layer is None:
-        g = pulled(copies_of(question, values)).cotangent
-    else:
-        shift = values - as_batch(root.unsqueeze(1), examples, count)
-        copies = copies_of(question, repeated(question.x, examples, count))
-        by = question.layer_as_given(shift)
-        g = pulled(copies._replace(model=question.model.shifted({question.layer: by}))).cotangent
+    """sum_s weight_s (end_s - start_s) grad f(point_s). Structured as the root, each [N, ...]"""
+    count = len(points.alpha)
+    g = pulled(at_values(question, root, points.values(question.examples), count)).cotangent
 
     def leaf(start: Tensor, end: Tensor, g: Tensor) -> Tensor:
         return weighted_sum(parted(g, count) * (end - start), points.weight)
 
     return pytree.tree_map(leaf, points.start, points.end, g)
+
+
+def at_values(question: Question, root: Any, values: Any, count: int) -> Question:
+    """The question where the root has other values, `count` for each example. Structured as the root, each [N * c, ...]
+
+    At a site the model runs on x, whose value there (`root`) is shifted to them.
+    """
+    if question.layer is None:
+        return copies_of(question, values)
+    shift = values - as_batch(root.unsqueeze(1), question.examples, count)
+    copies = copies_of(question, repeated(question.x, question.examples, count))
+    return copies._replace(model=question.model.shifted({question.layer: question.layer_as_given(shift)}))
 
 
 def root_at(question: Question, inputs: Any) -> Any:

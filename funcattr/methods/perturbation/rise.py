@@ -81,7 +81,7 @@ def rise(
     """
     question = ask("rise", model, x, target, output=output, args=args, kwargs=kwargs, example_dims=example_dims)
     call, x, masks = question.call, question.x, own(masks)
-    size = _spatial(call, x)
+    size = spatial_size(call, x)
     _check(call, cells, p)
     count = positive(call, "samples", samples) if masks is None else _checked(call, masks, x)
     seed = seed_from(call, generator)
@@ -203,7 +203,8 @@ def _scores(copies: Question, activation: Activation | None) -> Tensor:
     return found if found.ndim == 2 else found.unsqueeze(1)
 
 
-def _spatial(call: str, x: Tensor) -> tuple[int, ...]:
+def spatial_size(call: str, x: Tensor) -> tuple[int, ...]:
+    """The spatial size of an input that must be one tensor [N, C, *spatial]."""
     if not isinstance(x, Tensor) or not x.is_floating_point():
         got = x.dtype if isinstance(x, Tensor) else type(x).__name__
         raise TypeError(f"{call}(x=...): expected one floating-point tensor [N, C, *spatial], got {got}.")

@@ -22,6 +22,7 @@ RULES: dict[str, Any] = {
     "epsilon, bias ignored": rules.epsilon(bias="ignore"),
     "z_plus": rules.z_plus,
     "gamma": rules.gamma,
+    "gamma, bias ignored": rules.gamma(bias="ignore"),
     "alpha_beta": rules.alpha_beta,
     "alpha3_beta2": rules.alpha_beta(alpha=3, beta=2, eps=0.125),
     "z_box": rules.z_box(low=-3, high=3),
