@@ -36,6 +36,7 @@ from .methods.perturbation.lime import lime as lime
 from .methods.perturbation.occlusion import occlusion as occlusion
 from .methods.perturbation.rise import rise as rise
 from .methods.perturbation.shapley_sampling import shapley_sampling as shapley_sampling
+from .methods.perturbation.shapley_values import shapley_values as shapley_values
 from .methods.relevance.conditional import conditional_relevance as conditional_relevance
 from .methods.relevance.conditional import relevance_maximization as relevance_maximization
 from .methods.relevance.conservation import conservation as conservation

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import funcattr
+import funcattr.compat.captum.attr.lrp_rules
 import funcattr.testing
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -21,7 +22,10 @@ NAMESPACES = ("bottleneck", "maps", "masks", "metrics", "rules", "show", "testin
 def public_names() -> list[str]:
     """Every public name as a user writes it: of funcattr, and of its public namespaces."""
     names = []
-    for prefix, module in (("funcattr", funcattr), *((f"funcattr.{n}", getattr(funcattr, n)) for n in NAMESPACES)):
+    attr = funcattr.compat.captum.attr
+    captum = {"funcattr.compat.captum.attr": attr, "funcattr.compat.captum.attr.lrp_rules": attr.lrp_rules}
+    spaces = {f"funcattr.{name}": getattr(funcattr, name) for name in NAMESPACES}
+    for prefix, module in ({"funcattr": funcattr} | spaces | captum).items():
         for name, value in vars(module).items():
             ours = getattr(value, "__module__", "funcattr").startswith("funcattr")
             if not name.startswith("_") and not inspect.ismodule(value) and ours:

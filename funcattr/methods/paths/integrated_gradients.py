@@ -25,6 +25,7 @@ def integrated_gradients(
     steps: int = 50,
     quadrature: Quadrature = "gausslegendre",
     layer: Layer | None = None,
+    times_difference: bool = True,
     chunk_size: int | None = None,
     progress: bool = False,
     output: str | int | None = None,
@@ -43,6 +44,8 @@ def integrated_gradients(
         steps: Points of the numerical integration, for each row of a distribution.
         quadrature: "gausslegendre", "riemann_left", "riemann_middle", "riemann_right" or "riemann_trapezoid".
         layer: Site to attribute to: the line then goes from its value at the baseline to its value at x.
+        times_difference: Whether the mean gradient is multiplied by x - x'. False: the mean gradient itself, in units
+            of y per unit of x, whose sum is nothing conserved.
         chunk_size: Points that run at once; by default so many that 16 examples do.
         progress: Whether to show a progress bar.
 
@@ -89,7 +92,7 @@ def integrated_gradients(
     def body(carry: Any, index: Tensor) -> Any:
         begin = fixed if rows is None else root_at(question, rows.samples(index // steps))
         points = Points(begin, each_copy(root), nodes[index % steps], weights[index % steps])
-        part = line_integral(question, root, points)
+        part = line_integral(question, root, points, times_difference)
         return part if carry is None else pytree.tree_map(torch.add, carry, part), ()
 
     chunk = chunk_for(question, chunk_size, count)

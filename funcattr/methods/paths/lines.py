@@ -37,8 +37,10 @@ class Points(NamedTuple):
         return as_batch(pytree.tree_map(leaf, self.start, self.end), examples, len(self.alpha))
 
 
-def line_integral(question: Question, root: Any, points: Points) -> Any:
+def line_integral(question: Question, root: Any, points: Points, times_difference: bool = True) -> Any:
     """sum_s weight_s (end_s - start_s) grad f(point_s). Structured as the root, each [N, ...]
+
+    Without `times_difference` it is sum_s weight_s grad f(point_s).
 
     At a site the model runs on x, whose value there (`root`) is shifted to the point.
     """
@@ -53,7 +55,8 @@ def line_integral(question: Question, root: Any, points: Points) -> Any:
         g = pulled(copies._replace(model=question.model.shifted({question.layer: by}))).cotangent
 
     def leaf(start: Tensor, end: Tensor, g: Tensor) -> Tensor:
-        return weighted_sum(parted(g, count) * (end - start), points.weight)
+        slopes = parted(g, count)
+        return weighted_sum(slopes * (end - start) if times_difference else slopes, points.weight)
 
     return pytree.tree_map(leaf, points.start, points.end, g)
 
