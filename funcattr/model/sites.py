@@ -176,7 +176,8 @@ class SiteMode(TorchFunctionMode):
             raise ValueError(f"the site '{name}{PART}{first}': expected a tuple or list with such a part, got {got}.")
         parts: Any = list(value)
         parts[first] = self._with_part_visited(parts[first], f"{name}{PART}{first}", tuple(rest))
-        return value._make(parts) if hasattr(value, "_make") else type(value)(parts)
+        kind: Any = type(value)
+        return kind(*parts) if hasattr(kind, "_fields") else kind(parts)
 
     def call(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run one torch function of the model."""

@@ -13,7 +13,7 @@ from funcattr.compat.captum import attr
 from funcattr.testing.seeding import settle, uniform
 
 X, X0 = uniform(4, 3), uniform(4, 3, seed=2)
-mlp = settle(lambda: nn.Sequential(nn.Linear(3, 5), nn.Tanh(), nn.Linear(5, 2)))
+mlp: Any = settle(lambda: nn.Sequential(nn.Linear(3, 5), nn.Tanh(), nn.Linear(5, 2)))
 
 
 def slopes(x: Tensor, target: int) -> Tensor:
@@ -79,14 +79,15 @@ def test_the_noise_tunnels_deltas_are_those_of_the_samples(batch: Any) -> None:
 
 
 def test_torchs_seed_decides() -> None:
-    for method, options in (
+    cases: Any = (
         (attr.NoiseTunnel(attr.Saliency(mlp)), {}),
         (attr.GradientShap(mlp), {"baselines": X0}),
         (attr.ShapleyValueSampling(mlp), {"n_samples": 2}),
         (attr.KernelShap(mlp), {"n_samples": 4}),
         (attr.Lime(mlp), {}),
         (attr.FeaturePermutation(mlp), {}),
-    ):
+    )
+    for method, options in cases:
         found = []
         for seed in (1, 1, 2):
             torch.manual_seed(seed)
@@ -290,7 +291,7 @@ def test_interpolation() -> None:
 
 
 def test_an_embedding_is_configured_and_removed() -> None:
-    model = nn.Sequential(nn.Embedding(7, 3), nn.Flatten(), nn.Linear(6, 2)).double()
+    model: Any = nn.Sequential(nn.Embedding(7, 3), nn.Flatten(), nn.Linear(6, 2)).double()
     ids, embedding = torch.tensor([[1, 2], [3, 4]]), model[0]
     expected = model(ids)
     with pytest.warns(UserWarning, match="now takes vectors"):

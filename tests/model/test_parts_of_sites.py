@@ -104,7 +104,7 @@ def test_a_part_of_a_recurrent_layer() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return self.out(self.lstm(x)[0][:, -1])
 
-    model = settle(Tagger)
+    model: Any = settle(Tagger)
     expected = torch.zeros(2, 5, 3, dtype=torch.float64)
     expected[:, -1] = model.out.weight[1].detach()
     torch.testing.assert_close(funcattr.gradient(model, uniform(2, 5, 4), 1, layer="lstm:0"), expected)

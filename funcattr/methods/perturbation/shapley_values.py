@@ -10,7 +10,7 @@ from torch import Tensor
 from ...attribution.example_dims import ExampleDims
 from ...attribution.question import Inputs, Model, ask
 from ...attribution.targets import Target
-from ...sampling.baselines import Baseline
+from ...sampling.baselines import Baseline, distribution
 from .coalitions import coalition_scores, feature_groups
 
 MOST_FEATURES = 20
@@ -22,7 +22,7 @@ def shapley_values(
     target: Target = None,
     *,
     feature_mask: Any = None,
-    baseline: Baseline = 0.0,
+    baseline: Baseline | distribution = 0.0,
     features: int | None = None,
     chunk_size: int | None = None,
     progress: bool = False,
@@ -63,7 +63,15 @@ def shapley_values(
         Shapley, 1953, doi:10.1515/9781400881970-018.
     """
     question = ask(
-        "shapley_values", model, x, target, output=output, args=args, kwargs=kwargs, example_dims=example_dims
+        "shapley_values",
+        model,
+        x,
+        target,
+        output=output,
+        args=args,
+        kwargs=kwargs,
+        example_dims=example_dims,
+        forward_only=True,
     )
     groups = feature_groups(question, feature_mask, baseline, features)
     count = groups.features

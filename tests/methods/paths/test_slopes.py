@@ -10,7 +10,7 @@ import funcattr
 from funcattr.testing.seeding import settle, uniform
 
 X, X0 = uniform(3, 4), uniform(3, 4, seed=2)
-model = settle(lambda: nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 2)))
+model: Any = settle(lambda: nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 2)))
 METHODS = {
     "integrated_gradients": funcattr.integrated_gradients,
     "expected_gradients": funcattr.expected_gradients,

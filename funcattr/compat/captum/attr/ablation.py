@@ -32,6 +32,7 @@ class FeatureAblation(PerturbationAttribution):
             funcattr.feature_ablation,
             self.forward_func,
             given,
+            outputs_in_rows=True,
             feature_mask=as_masks(feature_mask),
             baseline=covers,
             chunk_size=perturbations_per_eval,
@@ -61,6 +62,7 @@ class Occlusion(FeatureAblation):
             funcattr.occlusion,
             self.forward_func,
             given,
+            outputs_in_rows=True,
             window=windows,
             stride=tuple(
                 _of_one(step, window)

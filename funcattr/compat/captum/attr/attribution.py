@@ -52,7 +52,7 @@ class Given(NamedTuple):
         x, args = (repeated(values, self.examples, copies) for values in (self.x, self.args))
         return self._replace(x=x, args=args, target=repeated(self.target, self.examples, copies))
 
-    def result(self, attributions: tuple[Tensor, ...]) -> Any:
+    def result(self, attributions: Sequence[Tensor]) -> Any:
         """Attributions as Captum returns them: without a graph, and a tuple only where the inputs are one."""
         return formatted(attributions, self.is_tuple)
 
@@ -152,7 +152,7 @@ class Attribution:
 class GradientAttribution(Attribution):
     """The base of methods that take gradients."""
 
-    def compute_convergence_delta(
+    def compute_convergence_delta(  # pyright: ignore[reportIncompatibleMethodOverride]
         self,
         attributions: Any,
         start_point: Any,

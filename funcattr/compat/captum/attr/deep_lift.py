@@ -71,7 +71,7 @@ class DeepLiftShap(DeepLift):
     def __init__(self, model: nn.Module, multiply_by_inputs: bool = True) -> None:
         super().__init__(model, multiply_by_inputs)
 
-    def attribute(
+    def attribute(  # pyright: ignore[reportIncompatibleMethodOverride]
         self,
         inputs: Any,
         baselines: Any,

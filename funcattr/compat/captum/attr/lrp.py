@@ -81,10 +81,11 @@ class LayerLRP(LayerAttribution, LRP):
         book = _book(self.model, verbose)
         layer = self.layer or [m for m in self.model.modules() if not list(m.children())]
         with located(self.model, layer, attribute_to_layer_input) as layers:
-            values = layers.read(*given.inputs)
-            result = layers.each(
-                values, lambda name: funcattr.lrp(layers.model, given.x, layer=name, **given.every, rules=book)
-            )
+
+            def one(name: str) -> Any:
+                return funcattr.lrp(layers.model, given.x, layer=name, **given.every, rules=book)
+
+            result = layers.each(layers.read(*given.inputs), one)
         if not return_convergence_delta:
             return result
         output = self._output(given)

@@ -35,16 +35,16 @@ class NeuronOutput(nn.Module):
         return selected(funcattr.read(self.run, self.name)(*inputs)[1][self.name], self.selector)
 
 
-def selected(value: Any, selector: Any) -> Tensor:
+def selected(value: Any, selector: Any) -> Any:
     """The neurons that a selector chooses of a layer's value. [N]
 
     Args:
         value: A tensor, or a tuple of them.
         selector: An index into the trailing dimensions, whose slices are summed over, or a function of the value.
     """
-    parts = tuple(value) if isinstance(value, tuple | list) else (value,)
+    parts: tuple[Tensor, ...] = tuple(value) if isinstance(value, tuple | list) else (value,)
     if callable(selector):
-        return selector(parts if len(parts) > 1 else parts[0])
+        return selector(parts if len(parts) > 1 else next(iter(parts)))
     if len(parts) != 1:
         raise funcattr.FuncattrError(
             f"attribute(neuron_selector={selector!r}): the layer gives {len(parts)} tensors. Give a function of them."

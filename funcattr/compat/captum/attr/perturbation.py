@@ -11,16 +11,19 @@ from .attribution import Given, as_baseline, as_tuple
 Method = Callable[..., tuple[Tensor, ...]]
 
 
-def perturbed(method: Method, forward_func: Callable[..., Any], given: Given, **options: Any) -> Any:
+def perturbed(
+    method: Method, forward_func: Callable[..., Any], given: Given, *, outputs_in_rows: bool = False, **options: Any
+) -> Any:
     """A method's attributions, for every number that the model gives where no target chooses one.
 
-    A row for each example; with K numbers for each example [N * K, ...]; where the model gives numbers for the batch as
+    A row for each example; with K numbers for each example [N, K, ...]; where the model gives numbers for the batch as
     a whole, a row for each of them: the batch then is one example, and its rows are perturbed alike.
 
     Args:
         method: A function of the package: `(model, x, target, **options) -> attributions`.
         forward_func: The model; it may return Python numbers, integers or booleans.
         given: Inputs and target.
+        outputs_in_rows: Whether K numbers for each example are rows, [N * K, ...], as in Captum's ablation.
         options: More of the method's. Masks and baselines are tuples.
     """
 
@@ -39,7 +42,10 @@ def perturbed(method: Method, forward_func: Callable[..., Any], given: Given, **
             count = chosen[0].numel()
             columns = [_column(given.target, k) for k in range(count)]
             found = [method(model, given.x, target=c, args=given.args, **options) for c in columns]
-            return given.result(tuple(torch.stack(parts, 1).flatten(0, 1) for parts in zip(*found, strict=True)))
+            stacked = [torch.stack(parts, 1) for parts in zip(*found, strict=True)]
+            if outputs_in_rows:
+                return given.result([each.flatten(0, 1) for each in stacked])
+            return given.result([each.unflatten(1, chosen.shape[1:]) for each in stacked])
         whole = _for_the_batch(given, options)
         found = [
             method(_number_of_batch(model, given, k), given.x, None, **whole, example_dims={"x": None, "output": None})
@@ -49,9 +55,8 @@ def perturbed(method: Method, forward_func: Callable[..., Any], given: Given, **
 
 
 def _numbers(output: Any) -> Tensor:
-    """A model's output as floating-point numbers."""
-    output = output if isinstance(output, Tensor) else torch.as_tensor(output)
-    return output if output.is_floating_point() else output.to(torch.get_default_dtype())
+    """A model's output as a tensor."""
+    return output if isinstance(output, Tensor) else torch.as_tensor(output)
 
 
 def _chooses_for_all(target: Any) -> bool:
