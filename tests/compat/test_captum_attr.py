@@ -152,6 +152,41 @@ def test_the_users_model_is_as_before_on_errors_too() -> None:
     assert all(parameter.grad is None for parameter in mlp.parameters()) and X.grad is None
 
 
+class Sentence(nn.Module):
+    """A class from token ids, some of which are masked."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding, self.mix, self.out = nn.Embedding(9, 4), nn.Linear(4, 4), nn.Linear(4, 3)
+
+    def forward(self, ids: Tensor, mask: Any = None, kinds: Any = None) -> Tensor:
+        h = self.embedding(ids) if mask is None else self.embedding(ids) * mask.unsqueeze(2)
+        return self.out(self.mix(h).tanh().mean(1))
+
+
+sentence = settle(Sentence)
+
+
+def predicted(ids: Tensor, mask: Any, kinds: Any) -> Tensor:
+    """As notebooks have it: a global model, called by a function."""
+    return sentence(ids, mask, kinds)
+
+
+def test_functions_around_functions_around_a_global_model() -> None:
+    def forward(ids: Tensor, mask: Any = None, kinds: Any = None) -> Tensor:
+        return predicted(ids, mask, kinds)[:, 1]
+
+    ids, mask = torch.tensor([[1, 5, 3], [2, 2, 8]]), torch.tensor([[1.0, 1.0, 0.0], [1.0, 1.0, 1.0]]).double()
+    options: Any = {"additional_forward_args": (mask, None), "return_convergence_delta": True, "n_steps": 30}
+    found = attr.LayerIntegratedGradients(forward, sentence.embedding).attribute(ids, 0 * ids, **options)
+    direct = attr.LayerIntegratedGradients(sentence, sentence.embedding)
+    expected = direct.attribute(ids, 0 * ids, target=1, **options)
+    for a, e in zip(found, expected, strict=True):
+        torch.testing.assert_close(a, e)
+    rise = forward(ids, mask) - forward(0 * ids, mask)
+    torch.testing.assert_close(found[0].sum((1, 2)), rise.detach(), rtol=1e-6, atol=1e-8)
+
+
 def test_a_layer_that_runs_twice_is_refused() -> None:
     """Which of its calls is meant cannot be known, and Captum changes both where it integrates."""
     relu, first = nn.ReLU(), nn.Linear(3, 3).double()
@@ -271,6 +306,13 @@ def test_what_is_refused_says_what_to_use() -> None:
         attr.Saliency(mlp).attribute_future(X)
     with pytest.raises(ImportError, match="visualization is not served"):
         from funcattr.compat.captum.attr import visualization as visualization  # pyright: ignore
+
+
+def test_one_float_or_bool_is_no_class() -> None:
+    with pytest.raises(ValueError, match="a floating-point target is a cotangent"):
+        attr.Saliency(mlp).attribute(X, torch.tensor([1.7]))
+    with pytest.raises(TypeError, match=r"expected integer classes, got torch\.bool"):
+        attr.Saliency(mlp).attribute(X, torch.tensor([True]))
 
 
 def test_names_and_properties() -> None:

@@ -69,8 +69,10 @@ def formatted(attributions: Sequence[Tensor], is_tuple: bool) -> Any:
 
 
 def as_target(target: Any) -> Any:
-    """A target of the package: Captum's tensor of one number is a class for all examples."""
-    return int(target) if isinstance(target, Tensor) and target.numel() == 1 else target
+    """A target of the package: Captum's tensor of one integer is a class for all examples."""
+    if not isinstance(target, Tensor) or target.numel() != 1:
+        return target
+    return target if target.is_floating_point() or target.dtype == torch.bool else int(target)
 
 
 def as_baseline(baselines: Any, x: tuple[Tensor, ...]) -> tuple[Any, ...]:
