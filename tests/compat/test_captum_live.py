@@ -16,6 +16,11 @@ from torch import Tensor, nn
 from funcattr.compat.captum import attr as ours
 from funcattr.testing.seeding import settle, uniform
 
+# Captum tells of the hooks and gradients that it sets on the user's things.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::UserWarning:captum.*", "ignore::UserWarning:torch.*", "ignore:Multiple layers provided:UserWarning"
+)
+
 theirs: Any = pytest.importorskip("captum.attr", reason="captum is not installed (it is in the extra 'bench')")
 
 
