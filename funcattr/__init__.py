@@ -45,6 +45,7 @@ from .methods.perturbation.occlusion import occlusion as occlusion
 from .methods.perturbation.rise import rise as rise
 from .methods.perturbation.score_cam import score_cam as score_cam
 from .methods.perturbation.shapley_sampling import shapley_sampling as shapley_sampling
+from .methods.perturbation.shapley_values import shapley_values as shapley_values
 from .methods.relevance.conditional import conditional_relevance as conditional_relevance
 from .methods.relevance.conditional import relevance_maximization as relevance_maximization
 from .methods.relevance.conservation import conservation as conservation

@@ -41,7 +41,7 @@ OF_TUNNELS: dict[str, tuple[str, ...]] = {
 ELSEWHERE = {
     "return_convergence_delta": "funcattr.metrics.completeness gives the error, after the call.",
     "attribute_to_layer_input": 'A site has a name for its input: layer="features.3@input".',
-    "multiply_by_inputs": "Divide the result by x - baseline, or take another method.",
+    "multiply_by_inputs": "integrated_gradients, expected_gradients and deep_lift take times_difference=False.",
     "abs": "Take the result's .abs(); attributions are signed here.",
     "resize": "Enlarge the result with funcattr.maps.resize.",
     "reshape_transform": "Say channel_dim=-1; funcattr.maps.from_tokens lays tokens out.",

@@ -462,6 +462,7 @@ ROWS = (
             permutations=torch.tensor([[0, 1], [1, 0], [1, 0]]),
         ),
     ),
+    Row("shapley_values", *_of_features(funcattr.shapley_values, perturbation_references.shapley_values)),
     Row(
         "kernel_shap",
         *_of_features(funcattr.kernel_shap, perturbation_references.kernel_shap, coalitions=COALITIONS),

@@ -46,7 +46,36 @@ class Mutant(NamedTuple):
 
 TORCHRAY = "tests/compat/torchray"
 MUTANTS = (
+    # compat.captum
+    Mutant(
+        "Captum's saliency is signed by default",
+        "funcattr/compat/captum/attr/gradients.py",
+        "abs: bool = True",
+        "abs: bool = False",
+        ("tests/compat/test_captum_attr.py::test_saliency_is_absolute_and_so_is_its_noise_tunnel",),
+    ),
+    Mutant(
+        "a layer of the user's live model keeps what the call put there",
+        "funcattr/compat/captum/attr/located_layers.py",
+        'vars(one).pop("forward", None)',
+        "pass",
+        ("tests/compat/test_captum_attr.py::test_the_users_model_is_as_before_on_errors_too",),
+    ),
+    Mutant(
+        "the deltas of a noise tunnel are those of its check of the batch",
+        "funcattr/compat/captum/attr/noise_tunnel.py",
+        "deltas.pop()",
+        "deltas.pop(0)",
+        ("tests/compat/test_captum_attr.py::test_the_noise_tunnels_deltas_are_those_of_the_samples",),
+    ),
     # model
+    Mutant(
+        "a part of a site's value is another one",
+        "funcattr/model/sites.py",
+        "parts[first] = self._with_part_visited(parts[first]",
+        "parts[first] = self._with_part_visited(parts[0]",
+        ("tests/model/test_parts_of_sites.py::test_read_and_edit_a_part",),
+    ),
     Mutant(
         "a module left by an error is not left",
         "funcattr/model/sites.py",

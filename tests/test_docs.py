@@ -101,7 +101,7 @@ def test_the_pictures_that_pages_show_are_there_and_small() -> None:
     assert len(shown) > 30
     assert [path for path in shown if not path.is_file()] == []
     assert [path for path in shown if path.stat().st_size > 300_000] == []
-    assert sum(path.stat().st_size for path in shown) < 1_500_000
+    assert sum(path.stat().st_size for path in shown) < 2_000_000
     assert {p for p in DOCS.rglob("*.*") if p.suffix in (".png", ".jpg")} - shown == set(), "no page shows it"
 
 
@@ -123,7 +123,7 @@ def public_names() -> set[str]:
     return names
 
 
-NO_MAP = {"readout_iba", "relevance_maximization", "metrics", "conservation", "verify"}
+NO_MAP = {"readout_iba", "relevance_maximization", "metrics", "conservation", "verify", "shapley_values"}
 """Functions of a model, an input and a target that the gallery cannot or need not show."""
 
 

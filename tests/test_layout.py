@@ -3,6 +3,7 @@
 import ast
 import re
 import subprocess
+import sys
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -17,19 +18,8 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 ORDER = (
     *("_torch", "errors", "hints", "extras", "text_tables", "torch_state", "agreement", "copies", "batch", "maps"),
     *("calls", "model", "rulebook", "rules", "tape", "attribution", "sampling", "methods", "tools"),
-    *(
-        "metrics",
-        "masks",
-        "paths",
-        "bottleneck",
-        "show",
-        "__init__",
-        "compat",
-        "testing",
-        "demo",
-        "command",
-        "__main__",
-    ),
+    *("metrics", "masks", "paths", "bottleneck", "show", "__init__", "compat", "testing"),
+    *("demo", "command", "__main__"),
 )
 
 
@@ -72,6 +62,51 @@ def violations(source: str, module: str) -> list[str]:
         if private:
             found.append(f"{module}:{line}: {name} is private")
     return found
+
+
+def below_the_interface(source: str, module: str) -> list[str]:
+    """Imports by a module of compat that are neither of compat nor of the public interface."""
+    public = {*ORDER[ORDER.index("metrics") : ORDER.index("__init__") + 1], "rules", "maps", "errors", "extras"}
+    names = [(line, name) for line, name in imported(source, module) if part_of(name) not in (*public, "compat")]
+    deep = [(line, name) for line, name in imported(source, module) if part_of(name) in public and is_module(name)]
+    return [f"{module}:{line}: {name} is below the public interface" for line, name in sorted({*names, *deep})]
+
+
+def is_module(name: str) -> bool:
+    """Whether a dotted name goes into a module inside of a concept's folder, and is no name that the folder exports."""
+    parts = name.split(".")
+    folder = PACKAGE / (parts[1] if len(parts) > 1 else "")
+    if len(parts) < 3 or not folder.is_dir():
+        return False
+    exported = re.search(rf" as {parts[2]}$", (folder / "__init__.py").read_text(), re.MULTILINE)
+    return len(parts) > 3 or (exported is None and (folder / f"{parts[2]}.py").exists())
+
+
+def test_compat_is_thin_it_imports_only_the_public_interface() -> None:
+    paths = [path for path in SOURCES if dotted(path).startswith("funcattr.compat")]
+    assert paths and [v for path in paths for v in below_the_interface(path.read_text(), dotted(path))] == []
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("from funcattr.attribution.question import ask", ["funcattr.attribution.question.ask"]),
+        ("from ....methods.gradient.guided import cam_of", ["funcattr.methods.gradient.guided.cam_of"]),
+        ("import funcattr.sampling.draws", ["funcattr.sampling.draws"]),
+        ("from funcattr.rules.shares import Share", ["funcattr.rules.shares.Share"]),
+        ("import funcattr\nfrom funcattr import rules, gradient\nfrom funcattr.rules import Share", []),
+        ("from funcattr.metrics import completeness\nfrom .paths import GradientShap\nfrom ... import compat", []),
+    ],
+)
+def test_the_check_of_compat_catches_what_is_below(source: str, expected: list[str]) -> None:
+    module = "funcattr.compat.captum.attr.new"
+    found = [v.split(": ")[1].split(" ")[0] for v in below_the_interface(source, module)]
+    assert found == expected
+
+
+def test_the_package_does_not_import_compat() -> None:
+    code = "import sys, funcattr; sys.exit(any(name.startswith('funcattr.compat') for name in sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
 
 
 def test_imports_go_one_way() -> None:

@@ -34,6 +34,7 @@ class Question(NamedTuple):
         output: Key, index or attribute of the explained tensor among several outputs.
         args, kwargs: More inputs of the model.
         layout: Where the user's tensors have their examples, if not in front; here they are.
+        forward_only: Whether nothing is differentiated, so that outputs may be integers or booleans.
     """
 
     call: str
@@ -45,6 +46,7 @@ class Question(NamedTuple):
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     layout: Layout | None = None
+    forward_only: bool = False
 
     @property
     def examples(self) -> int:
@@ -89,7 +91,7 @@ class Question(NamedTuple):
 
         def run(x: Any, args: Any, kwargs: Any) -> Tensor:
             positional, keyword = call_arguments(x, args, kwargs)
-            return pick_output(self.call, model(*positional, **keyword), self.output)
+            return pick_output(self.call, model(*positional, **keyword), self.output, self.forward_only)
 
         args, kwargs = copied((self.args, self.kwargs))
         return run(x, args, kwargs) if self.layout is None else self.layout.run(self.call, run, x, args, kwargs)
@@ -191,6 +193,7 @@ def ask(
     args: tuple[Any, ...] = (),
     kwargs: Mapping[str, Any] | None = None,
     example_dims: ExampleDims = 0,
+    forward_only: bool = False,
 ) -> Question:
     """The question of a method's arguments, checked, in the forms that the package reads.
 
@@ -220,7 +223,7 @@ def ask(
         given |= constants
     aim = read_target(call, target)
     aim = aim if layout is None else layout.moved_target(aim)
-    question = Question(call, fm, x, aim, site, output, args, given, layout)
+    question = Question(call, fm, x, aim, site, output, args, given, layout, forward_only)
     return question._replace(**own({name: getattr(question, name) for name in ("x", "target", "args", "kwargs")}))
 
 

@@ -134,17 +134,22 @@ def _read_list(call: str, target: list[Any]) -> Target:
     return rows
 
 
-def pick_output(call: str, value: Any, output: str | int | None) -> Tensor:
-    """The tensor of a model's output that is explained: `output` names it, `logits` is the default where present."""
+def pick_output(call: str, value: Any, output: str | int | None, forward_only: bool = False) -> Tensor:
+    """The tensor of a model's output that is explained: `output` names it, `logits` is the default where present.
+
+    Integers and booleans are numbers where nothing is differentiated (`forward_only`).
+    """
     if output is not None:
         value = _named(call, value, output)
     elif not isinstance(value, Tensor):
         value = _default(call, value)
     if not isinstance(value, Tensor):
         raise TypeError(f"{call}: expected the model to return a tensor, got {type(value).__name__}.")
-    if not value.is_floating_point():
+    if value.is_floating_point():
+        return value
+    if not forward_only or value.is_complex():
         raise TypeError(f"{call}: expected a floating-point output, got {value.dtype}: it has no derivative.")
-    return value
+    return value.to(torch.get_default_dtype())
 
 
 def _named(call: str, value: Any, output: str | int) -> Any:

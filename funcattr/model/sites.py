@@ -1,11 +1,13 @@
 """Sites: named values inside a model, which the active torch function mode of this thread may read or replace.
 
-A module's output is a site under the module's qualified name, and what it is given a site under that name with
-`@input`; a plain function marks its own with `site`.
+A module's output is a site under the module's qualified name; what it is given is one under that name with `@input`
+(the first argument) and `@args` (the tuple of all positional ones). A plain function marks its own with `site`. A part
+of a value that is a tuple is a site too: `lstm:0`.
 State lives in the mode, never on the model, so that sites are right in threads, under `vmap` and in compiled code.
 """
 
 import inspect
+import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar, cast
 
@@ -40,6 +42,11 @@ def site(value: T, name: str) -> T:
 
 INPUT = "@input"
 """Follows a module's name in the name of the site of its first argument."""
+ARGS = "@args"
+"""Follows a module's name in the name of the site of the tuple of its positional arguments."""
+
+PART = ":"
+"""Stands between the name of a site whose value is a tuple and the position of the part that is meant."""
 
 
 def enter_module(name: str, kind: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -47,7 +54,11 @@ def enter_module(name: str, kind: Any, args: tuple[Any, ...], kwargs: dict[str, 
     modes = _site_modes()
     for mode in modes:
         mode.modules.append((name, kind))
-    if any(mode.asks_inputs and mode.wants(name + INPUT) for mode in modes):  # nearly never
+    if not any(mode.asks_inputs for mode in modes):  # nearly always
+        return args, kwargs
+    if any(mode.wants(name + ARGS) for mode in modes):
+        args = site(args, name + ARGS)
+    if any(mode.wants(name + INPUT) for mode in modes):
         if args:
             return (site(args[0], name + INPUT), *args[1:]), kwargs
         parameters = [p for p in inspect.signature(kind.forward).parameters if p != "self"]
@@ -78,6 +89,17 @@ def _site_modes() -> list["SiteMode"]:
     return [mode for mode in function_modes() if isinstance(mode, SiteMode)]
 
 
+def _parts_of(asked: Iterable[str]) -> dict[str, list[tuple[int, ...]]]:
+    """The positions of the parts asked for in the value of each site: those of "lstm:1:0" are (1, 0)."""
+    parts: dict[str, list[tuple[int, ...]]] = {}
+    for name in asked:
+        found = re.fullmatch(rf"(.+?)((?:{PART}\d+)+)", name)
+        if found:
+            positions = tuple(map(int, found[2].split(PART)[1:]))
+            parts.setdefault(found[1], []).append(positions)
+    return parts
+
+
 class SiteMode(TorchFunctionMode):
     """A mode that knows the module path of the running call and numbers the sites that it passes.
 
@@ -93,8 +115,9 @@ class SiteMode(TorchFunctionMode):
         self.asked = frozenset(asked)
         self.modules: list[tuple[str, type]] = []
         self.reached: dict[str, int] = {}
-        self._asked_modules = {name.partition("#")[0] for name in self.asked}
-        self.asks_inputs = any(name.endswith(INPUT) for name in self._asked_modules)
+        self._asked_parts = _parts_of(self.asked)
+        self._asked_modules = {name.partition("#")[0] for name in (*self.asked, *self._asked_parts)}
+        self.asks_inputs = any(name.endswith((INPUT, ARGS)) for name in self._asked_modules)
 
     @property
     def path(self) -> str:
@@ -133,11 +156,28 @@ class SiteMode(TorchFunctionMode):
             if func is leave_module:
                 self.leave(name)
             numbered = self.count(name)
-            return func(self.visit(value, numbered) if numbered in self.asked else value, name)
+            value = self.visit(value, numbered) if numbered in self.asked else value
+            for positions in self._asked_parts.get(numbered, ()):
+                value = self._with_part_visited(value, numbered, positions)
+            return func(value, name)
         kwargs = kwargs or {}
         if self.look is not None:
             self.look(func, args, kwargs)
         return self.call(func, args, kwargs)
+
+    def _with_part_visited(self, value: Any, name: str, positions: tuple[int, ...]) -> Any:
+        """The value with its part, named after all of its positions, replaced by what goes on from there."""
+        if not positions:
+            self.reached[name] = 1
+            return self.visit(value, name)
+        first, *rest = positions
+        if not isinstance(value, tuple | list) or first >= len(value):
+            got = f"{len(value)} parts" if isinstance(value, tuple | list) else type(value).__name__
+            raise ValueError(f"the site '{name}{PART}{first}': expected a tuple or list with such a part, got {got}.")
+        parts: Any = list(value)
+        parts[first] = self._with_part_visited(parts[first], f"{name}{PART}{first}", tuple(rest))
+        kind: Any = type(value)
+        return kind(*parts) if hasattr(kind, "_fields") else kind(parts)
 
     def call(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run one torch function of the model."""

@@ -22,8 +22,9 @@ class distribution:  # noqa: N801  (a baseline reads as a word: baseline=distrib
         rows: Baselines, [B, ...]; for several inputs a tuple or dict of them, whose rows belong together.
 
     Returns:
-        A baseline for `integrated_gradients` and `deep_lift` (the mean over all rows), for `expected_gradients` and a
-        keyword of `noise_tunnel` (each sample draws a row, with replacement).
+        A baseline for `integrated_gradients`, `deep_lift`, `feature_ablation`, `lime` and the Shapley values (the mean
+        over all rows), for `expected_gradients` and a keyword of `noise_tunnel` (each sample draws a row, with
+        replacement).
 
     Raises:
         TypeError, ValueError: If `rows` are no tensors with one number of rows in common.

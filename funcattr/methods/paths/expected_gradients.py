@@ -27,6 +27,7 @@ def expected_gradients(
     samples: int = 50,
     sigma: Sigma = 0.0,
     layer: Layer | None = None,
+    times_difference: bool = True,
     generator: Generator = 0,
     chunk_size: int | None = None,
     progress: bool = False,
@@ -50,6 +51,8 @@ def expected_gradients(
         sigma: Standard deviation of normal noise on the input, in units of x; structured as x, or one for all.
         layer: Site to attribute to: the lines are then between its values.
         generator: A seed, or a `torch.Generator` from which one is drawn.
+        times_difference: Whether the mean gradient is multiplied by x - x'. False: the mean gradient itself, in units
+            of y per unit of x, whose sum is nothing conserved.
         chunk_size: Samples that run at once; by default so many that 16 examples do. It changes no draw.
         progress: Whether to show a progress bar.
 
@@ -94,7 +97,8 @@ def expected_gradients(
         begin = root_at(question, ends.first(index)) if fixed is None else fixed
         end = each_copy(root) if ends.spread is None else root_at(question, ends.last(index))
         weight = torch.full_like(index, 1 / count, dtype=wide(like.dtype))
-        part = line_integral(question, root, Points(begin, end, uniform(index, (), weight, seed, stream=-2), weight))
+        points = Points(begin, end, uniform(index, (), weight, seed, stream=-2), weight)
+        part = line_integral(question, root, points, times_difference)
         return part if carry is None else pytree.tree_map(torch.add, carry, part), ()
 
     chunk = chunk_for(question, chunk_size, count)

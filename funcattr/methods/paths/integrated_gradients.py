@@ -27,6 +27,7 @@ def integrated_gradients(
     quadrature: Quadrature = "gausslegendre",
     path: Path | None = None,
     layer: Layer | None = None,
+    times_difference: bool = True,
     chunk_size: int | None = None,
     progress: bool = False,
     output: str | int | None = None,
@@ -47,6 +48,8 @@ def integrated_gradients(
         path: The way to x: None for the straight line, or one of `funcattr.paths`: `blur(sigma)`, `guided()`, `idgi()`.
             Those take `steps` steps of a rule of their own.
         layer: Site to attribute to: the line then goes from its value at the baseline to its value at x.
+        times_difference: Whether the mean gradient is multiplied by x - x'. False: the mean gradient itself, in units
+            of y per unit of x, whose sum is nothing conserved.
         chunk_size: Points that run at once; by default so many that 16 examples do.
         progress: Whether to show a progress bar.
 
@@ -81,7 +84,7 @@ def integrated_gradients(
     )
     root = question.root()
     if path is not None:
-        require_plain(question, path, baseline, quadrature)
+        require_plain(question, path, baseline, quadrature, times_difference)
         start = root_at(question, each_copy(baseline_like(question.call, question.x, question.laid(baseline))))
         chunk = chunk_for(question, chunk_size, positive(question.call, "steps", steps))
         return question.as_given(in_dtype_of(root, path.integral(Walk(question, root, start, steps, chunk, progress))))
@@ -98,7 +101,7 @@ def integrated_gradients(
     def body(carry: Any, index: Tensor) -> Any:
         begin = fixed if rows is None else root_at(question, rows.samples(index // steps))
         points = Points(begin, each_copy(root), nodes[index % steps], weights[index % steps])
-        part = line_integral(question, root, points)
+        part = line_integral(question, root, points, times_difference)
         return part if carry is None else pytree.tree_map(torch.add, carry, part), ()
 
     chunk = chunk_for(question, chunk_size, count)

@@ -37,13 +37,17 @@ class Points(NamedTuple):
         return as_batch(pytree.tree_map(leaf, self.start, self.end), examples, len(self.alpha))
 
 
-def line_integral(question: Question, root: Any, points: Points) -> Any:
-    """sum_s weight_s (end_s - start_s) grad f(point_s). Structured as the root, each [N, ...]"""
+def line_integral(question: Question, root: Any, points: Points, times_difference: bool = True) -> Any:
+    """sum_s weight_s (end_s - start_s) grad f(point_s). Structured as the root, each [N, ...]
+
+    Without `times_difference` it is sum_s weight_s grad f(point_s).
+    """
     count = len(points.alpha)
     g = pulled(at_values(question, root, points.values(question.examples), count)).cotangent
 
     def leaf(start: Tensor, end: Tensor, g: Tensor) -> Tensor:
-        return weighted_sum(parted(g, count) * (end - start), points.weight)
+        slopes = parted(g, count)
+        return weighted_sum(slopes * (end - start) if times_difference else slopes, points.weight)
 
     return pytree.tree_map(leaf, points.start, points.end, g)
 

@@ -92,7 +92,7 @@ def straight_points(walk: Walk, alpha: Tensor) -> Tensor:
     return (walk.start + alpha * (end - walk.start)).to(end.dtype)
 
 
-def require_plain(question: Question, path: Any, baseline: Any, quadrature: str) -> None:
+def require_plain(question: Question, path: Any, baseline: Any, quadrature: str, times_difference: bool) -> None:
     """Raise unless a path other than the straight line can be gone.
 
     Raises:
@@ -112,6 +112,9 @@ def require_plain(question: Question, path: Any, baseline: Any, quadrature: str)
         raise ValueError(
             _wrong(question, path, "the path has a start of its own, the blurred x; it takes no baseline=.")
         )
+    if not times_difference:
+        what = "times_difference=False is for the straight line, where one difference is in front of all slopes."
+        raise ValueError(_wrong(question, path, what))
     if quadrature != "gausslegendre":
         what = f"the path has a rule of its own; quadrature={quadrature!r} is for the straight line."
         raise ValueError(_wrong(question, path, what))

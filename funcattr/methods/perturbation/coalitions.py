@@ -13,7 +13,7 @@ from ...attribution.inputs import as_dict
 from ...attribution.question import Question, own
 from ...attribution.separate_copies import copies_of
 from ...batch import merged, parted
-from ...sampling.baselines import Baseline, baseline_like, broadcasts
+from ...sampling.baselines import Baseline, baseline_like, broadcasts, distribution
 from ...sampling.loops import chunk_for, loop, positive
 
 
@@ -23,9 +23,10 @@ class FeatureGroups(NamedTuple):
     Attributes:
         features: The number of features, F.
         x: The inputs.
-        baseline: What stands for an absent value; structured and shaped as x.
+        baseline: What stands for an absent value; structured and shaped as x. Of no use where there are rows.
         ids: The feature, 0 .. F - 1, of each value; structured as x, each [1 or N, ...].
         doubt: Where masks cannot be looked at, which examples have a feature beyond F. [1 or N]
+        rows: Background data: scores are means over its rows.
     """
 
     features: int
@@ -33,20 +34,32 @@ class FeatureGroups(NamedTuple):
     baseline: Any
     ids: Any
     doubt: Tensor | None = None
+    rows: distribution | None = None
 
     @property
     def device(self) -> torch.device:
         """Where the inputs are."""
         return pytree.tree_leaves(self.x)[0].device
 
-    def copies(self, present: Tensor) -> Any:
-        """Each example with the features of each coalition, neighbours. [c, F] -> as x, each [N * c, ...]"""
+    @property
+    def passes(self) -> int:
+        """How many forwards a coalition takes."""
+        return 1 if self.rows is None else self.rows.count
+
+    def copies(self, present: Tensor, row: Tensor) -> Any:
+        """Each example with the features of each coalition, neighbours. [c, F] -> as x, each [N * c, ...]
+
+        Args:
+            present: The coalitions.
+            row: The row of the background data that each has behind it. [c]
+        """
+        behind = each_copy(self.baseline) if self.rows is None else self.rows.samples(row)
 
         def leaf(x: Tensor, baseline: Tensor, ids: Tensor) -> Tensor:
             kept = present.index_select(1, ids.reshape(-1)).reshape(-1, *ids.shape).transpose(0, 1)
-            return merged(torch.where(kept, x.unsqueeze(1), baseline.unsqueeze(1)))
+            return merged(torch.where(kept, x.unsqueeze(1), baseline.to(x.dtype)))
 
-        return pytree.tree_map(leaf, self.x, self.baseline, self.ids)
+        return pytree.tree_map(leaf, self.x, behind, self.ids)
 
     def spread(self, values: Tensor) -> Any:
         """A number for each feature, given to each value of its group. [N, F] -> as x, each [N, ...]
@@ -64,7 +77,14 @@ class FeatureGroups(NamedTuple):
         return pytree.tree_map(leaf, self.x, self.ids)
 
 
-def feature_groups(question: Question, feature_mask: Any, baseline: Baseline, features: int | None) -> FeatureGroups:
+def each_copy(values: Any) -> Any:
+    """Values of the batch as those of any number of coalitions. [N, ...] -> [N, 1, ...]"""
+    return pytree.tree_map(lambda value: value.unsqueeze(1), values)
+
+
+def feature_groups(
+    question: Question, feature_mask: Any, baseline: Baseline | distribution, features: int | None
+) -> FeatureGroups:
     """The `FeatureGroups` of a method's arguments.
 
     Args:
@@ -76,6 +96,9 @@ def feature_groups(question: Question, feature_mask: Any, baseline: Baseline, fe
     """
     call, x, examples = question.call, question.x, question.examples
     feature_mask = own(question.laid(as_dict(feature_mask)))
+    if isinstance(baseline, distribution):
+        baseline.check(call, x)
+        return feature_groups(question, feature_mask, 0, features)._replace(rows=baseline)
     full = baseline_like(call, x, question.laid(baseline))
     if feature_mask is None:
         count = question.example_size
@@ -162,18 +185,31 @@ def coalition_scores(
         chunk_size, progress: As the method was given them.
 
     Returns:
-        As `precise` makes them. [N, S]
+        As `precise` makes them; the mean over the rows of background data. [N, S]
     """
-    chunk = chunk_for(question, chunk_size, count)
+    passes = groups.passes
+    chunk = chunk_for(question, chunk_size, count * passes)
 
     def body(done: Tensor, index: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
-        found = parted(precise(copies_of(question, groups.copies(coalitions(index))).scores()), len(index))
+        copies = groups.copies(coalitions(index // passes), index % passes)
+        found = parted(precise(copies_of(question, copies).scores()), len(index))
         return done + len(index), (found.transpose(0, 1).clone(),)
 
     # Nothing goes from chunk to chunk; but torch's scan has to carry something.
     done = torch.zeros((), dtype=torch.long, device=groups.device)
-    _, (found,) = loop(question.call, body, done, count, chunk, device=groups.device, progress=progress)
-    return found.transpose(0, 1)
+    _, (found,) = loop(question.call, body, done, count * passes, chunk, device=groups.device, progress=progress)
+    return (found if passes == 1 else found.unflatten(0, (count, passes)).mean(1)).transpose(0, 1)
+
+
+def empty_scores(question: Question, groups: FeatureGroups, chunk_size: int | None) -> Tensor:
+    """The score of each example with none of its features, as `precise` makes it. [N, 1]"""
+    if groups.rows is None:
+        return precise(copies_of(question, groups.baseline).scores()).unsqueeze(1)
+
+    def nobody(index: Tensor) -> Tensor:
+        return torch.zeros(len(index), groups.features, dtype=torch.bool, device=index.device)
+
+    return coalition_scores(question, groups, nobody, 1, chunk_size, False)
 
 
 def checked_coalitions(call: str, coalitions: Any, groups: FeatureGroups) -> Tensor:

@@ -9,7 +9,7 @@ from torch import Tensor
 from ...attribution.example_dims import ExampleDims
 from ...attribution.question import Inputs, Model, ask
 from ...attribution.targets import Target
-from ...sampling.baselines import Baseline
+from ...sampling.baselines import Baseline, distribution
 from .coalitions import coalition_scores, feature_groups, precise
 
 
@@ -19,7 +19,7 @@ def feature_ablation(
     target: Target = None,
     *,
     feature_mask: Any = None,
-    baseline: Baseline = 0.0,
+    baseline: Baseline | distribution = 0.0,
     features: int | None = None,
     chunk_size: int | None = None,
     progress: bool = False,
@@ -33,14 +33,15 @@ def feature_ablation(
     A_j = f(x) - f(x with feature j at the baseline)
 
     Args:
-        model: A module, a `FunctionalModel` or a callable; called as `model(*x, *args, **kwargs)`. Not modified.
+        model: A module, a `FunctionalModel` or a callable; called as `model(*x, *args, **kwargs)`. Not modified. It may
+            return integers or booleans.
         x: Input, [N, ...]; a tuple of inputs; or a mapping of inputs that go by keyword. Integers (token ids) will do,
             but beside floating-point inputs in a mapping they are constants.
         target, output, args, kwargs, example_dims: As in `gradient`.
         feature_mask: The feature of each value: integers 0 .. F - 1, structured as x, each of a shape that broadcasts
             to it. Values with the same number, in whichever inputs, are one feature. By default each value is one.
         baseline: What stands for an absent feature: a number, or a tensor that broadcasts to x; for several inputs also
-            a structure of them.
+            a structure of them. `distribution(rows)`, background data: f is the mean over its rows.
         features: F. It is read from the mask, but for compiled code and a mask that is mapped by `vmap`.
         chunk_size: Features that are ablated at once; by default so many that 16 examples run.
         progress: Whether to show a progress bar.
@@ -65,7 +66,15 @@ def feature_ablation(
         Zeiler & Fergus, 2014, arXiv:1311.2901, section 4.2; Li et al., 2016, arXiv:1612.08220.
     """
     question = ask(
-        "feature_ablation", model, x, target, output=output, args=args, kwargs=kwargs, example_dims=example_dims
+        "feature_ablation",
+        model,
+        x,
+        target,
+        output=output,
+        args=args,
+        kwargs=kwargs,
+        example_dims=example_dims,
+        forward_only=True,
     )
     groups = feature_groups(question, feature_mask, baseline, features)
 

@@ -10,12 +10,11 @@ from torch import Tensor
 
 from ...attribution.example_dims import ExampleDims
 from ...attribution.question import Inputs, Model, ask
-from ...attribution.separate_copies import copies_of
 from ...attribution.targets import Target
-from ...sampling.baselines import Baseline
+from ...sampling.baselines import Baseline, distribution
 from ...sampling.draws import Generator, permutations, seed_from, uniform
 from ...sampling.loops import positive
-from .coalitions import checked_coalitions, coalition_scores, feature_groups, precise
+from .coalitions import checked_coalitions, coalition_scores, empty_scores, feature_groups, precise
 from .regression import solution_operator
 
 
@@ -26,7 +25,7 @@ def kernel_shap(
     *,
     samples: int = 2048,
     feature_mask: Any = None,
-    baseline: Baseline = 0.0,
+    baseline: Baseline | distribution = 0.0,
     features: int | None = None,
     coalitions: Tensor | None = None,
     generator: Generator = 0,
@@ -75,13 +74,23 @@ def kernel_shap(
     References:
         Lundberg & Lee, 2017, arXiv:1705.07874, theorem 2; pairs: Covert & Lee, 2021, arXiv:2012.01536.
     """
-    question = ask("kernel_shap", model, x, target, output=output, args=args, kwargs=kwargs, example_dims=example_dims)
+    question = ask(
+        "kernel_shap",
+        model,
+        x,
+        target,
+        output=output,
+        args=args,
+        kwargs=kwargs,
+        example_dims=example_dims,
+        forward_only=True,
+    )
     call = question.call
     groups = feature_groups(question, feature_mask, baseline, features)
     seed, count = seed_from(call, generator), positive(call, "samples", samples)
     given = None if coalitions is None else checked_coalitions(call, coalitions, groups)
     _check_enough(call, count if given is None else len(given), groups.features)
-    empty = precise(copies_of(question, groups.baseline).scores()).unsqueeze(1)
+    empty = empty_scores(question, groups, chunk_size)
     gained = precise(question.scores()).unsqueeze(1) - empty
     if groups.features == 1:
         return question.as_given(groups.spread(gained))

@@ -10,7 +10,7 @@ from torch import Tensor
 from ...attribution.example_dims import ExampleDims
 from ...attribution.question import Inputs, Model, ask
 from ...attribution.targets import Target
-from ...sampling.baselines import Baseline
+from ...sampling.baselines import Baseline, distribution
 from ...sampling.draws import Generator, seed_from, uniform
 from ...sampling.loops import positive
 from .coalitions import checked_coalitions, coalition_scores, feature_groups
@@ -26,7 +26,7 @@ def lime(
     *,
     samples: int = 50,
     feature_mask: Any = None,
-    baseline: Baseline = 0.0,
+    baseline: Baseline | distribution = 0.0,
     features: int | None = None,
     kernel_width: float = 0.25,
     regression: Regression = "lasso",
@@ -83,7 +83,9 @@ def lime(
     """
     _check("lime", kernel_width, regression, penalty)
     require_scikit_learn("lime")
-    question = ask("lime", model, x, target, output=output, args=args, kwargs=kwargs, example_dims=example_dims)
+    question = ask(
+        "lime", model, x, target, output=output, args=args, kwargs=kwargs, example_dims=example_dims, forward_only=True
+    )
     call = question.call
     groups = feature_groups(question, feature_mask, baseline, features)
     seed, count = seed_from(call, generator), positive(call, "samples", samples)

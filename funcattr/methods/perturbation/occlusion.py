@@ -70,7 +70,17 @@ def occlusion(
     References:
         Zeiler & Fergus, 2014, arXiv:1311.2901, section 4.2.
     """
-    question = ask("occlusion", model, x, target, output=output, args=args, kwargs=kwargs, example_dims=example_dims)
+    question = ask(
+        "occlusion",
+        model,
+        x,
+        target,
+        output=output,
+        args=args,
+        kwargs=kwargs,
+        example_dims=example_dims,
+        forward_only=True,
+    )
     call = question.call
     covers = pytree.tree_leaves(baseline_like(call, question.x, question.laid(baseline)))
     leaves, structure = pytree.tree_flatten(question.x)

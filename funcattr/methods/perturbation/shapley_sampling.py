@@ -11,12 +11,12 @@ from ...attribution.question import Inputs, Model, ask, own
 from ...attribution.separate_copies import copies_of
 from ...attribution.targets import Target
 from ...batch import parted
-from ...sampling.baselines import Baseline
+from ...sampling.baselines import Baseline, distribution
 from ...sampling.draws import Generator, seed_from
 from ...sampling.draws import permutations as drawn
 from ...sampling.loops import chunk_for, loop, positive
 from ...torch_state import is_plain_eager
-from .coalitions import feature_groups, precise
+from .coalitions import empty_scores, feature_groups, precise
 
 
 def shapley_sampling(
@@ -26,7 +26,7 @@ def shapley_sampling(
     *,
     samples: int = 25,
     feature_mask: Any = None,
-    baseline: Baseline = 0.0,
+    baseline: Baseline | distribution = 0.0,
     features: int | None = None,
     permutations: Tensor | None = None,
     generator: Generator = 0,
@@ -72,7 +72,15 @@ def shapley_sampling(
         Castro et al., 2009, doi:10.1016/j.cor.2008.04.004; Strumbelj & Kononenko, 2010, JMLR 11.
     """
     question = ask(
-        "shapley_sampling", model, x, target, output=output, args=args, kwargs=kwargs, example_dims=example_dims
+        "shapley_sampling",
+        model,
+        x,
+        target,
+        output=output,
+        args=args,
+        kwargs=kwargs,
+        example_dims=example_dims,
+        forward_only=True,
     )
     call = question.call
     groups = feature_groups(question, feature_mask, baseline, features)
@@ -81,7 +89,7 @@ def shapley_sampling(
     permutations = own(permutations)
     orders = positive(call, "samples", samples) if permutations is None else _checked(call, permutations, count)
     seed = seed_from(call, generator)
-    empty = precise(copies_of(question, groups.baseline).scores()).unsqueeze(1)
+    empty = empty_scores(question, groups, chunk_size)
     gained = precise(question.scores()).unsqueeze(1) - empty
     if last == 0:
         return question.as_given(groups.spread(gained))
@@ -92,17 +100,19 @@ def shapley_sampling(
     def body(total: Tensor, index: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         # One of the first 1 .. F - 1 features of an order: what they score beyond the baseline is credited to the last
         # of them and charged to the next, so that a coalition runs once. The whole order's score goes to its last.
+        row, index = index % groups.passes, index // groups.passes
         order, size = order_of(index // last), (index % last + 1).unsqueeze(1)
         present = torch.zeros_like(order, dtype=torch.bool).scatter(1, order, players < size)
         credited, charged = (players == order.gather(1, place) for place in (size - 1, size))
-        scored = parted(precise(copies_of(question, groups.copies(present)).scores()), len(index)) - empty
+        scored = parted(precise(copies_of(question, groups.copies(present, row)).scores()), len(index)) - empty
         whole = (charged & (size == last)).sum(0)
         return total + scored @ (credited.to(scored) - charged.to(scored)) + gained * whole, ()
 
-    chunk = chunk_for(question, chunk_size, orders * last)
+    passes = orders * last * groups.passes
+    chunk = chunk_for(question, chunk_size, passes)
     total = gained.new_zeros(question.examples, count)
-    total, _ = loop(call, body, total, orders * last, chunk, device=groups.device, progress=progress)
-    return question.as_given(groups.spread(total / orders))
+    total, _ = loop(call, body, total, passes, chunk, device=groups.device, progress=progress)
+    return question.as_given(groups.spread(total / (orders * groups.passes)))
 
 
 def _checked(call: str, permutations: Any, features: int) -> int:

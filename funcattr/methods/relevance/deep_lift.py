@@ -28,6 +28,7 @@ def deep_lift(
     baseline: Baseline | distribution = 0.0,
     rules: Rules = "deep_lift",
     layer: Layer | None = None,
+    times_difference: bool = True,
     chunk_size: int | None = None,
     progress: bool = False,
     output: str | int | None = None,
@@ -49,6 +50,8 @@ def deep_lift(
         rules: The rulebook or its name; `rules.deep_lift() | {...}` gives rules to operations that it does not know. A
             mapping from operation to rule has to name them all.
         layer: Site to attribute to, whose value at x' is its baseline.
+        times_difference: Whether the multipliers are multiplied by x - x'. False: m itself, in units of y per unit of
+            x.
         chunk_size: Rows of a distribution that run at once; by default so many that 16 examples do.
         progress: Whether to show a progress bar.
 
@@ -84,25 +87,30 @@ def deep_lift(
     )
     if not isinstance(baseline, distribution):
         start = baseline_like(question.call, question.x, question.laid(baseline))
-        return question.as_given(_difference(question, start, book))
+        return question.as_given(_difference(question, start, book, times_difference))
     baseline.check(question.call, question.x)
     chunk = chunk_for(question, chunk_size, baseline.count)
-    return question.as_given(_mean_over_rows(question, baseline, book, chunk, progress))
+    return question.as_given(_mean_over_rows(question, baseline, book, chunk, progress, times_difference))
 
 
-def _difference(question: Question, baseline: Any, rules: Rulebook) -> Any:
-    """(x - x') m. Structured as the root, each [N, ...]"""
+def _difference(question: Question, baseline: Any, rules: Rulebook, times_difference: bool) -> Any:
+    """(x - x') m, or m itself. Structured as the root, each [N, ...]"""
     found = pulled(question, PassOptions(rules, baseline=baseline))
+    if not times_difference:
+        return found.cotangent
     return pytree.tree_map(lambda x, x0, m: (x - x0) * m, found.root, found.baseline, found.cotangent)
 
 
-def _mean_over_rows(question: Question, rows: distribution, book: Rulebook, chunk: int, progress: bool) -> Any:
+def _mean_over_rows(
+    question: Question, rows: distribution, book: Rulebook, chunk: int, progress: bool, times_difference: bool
+) -> Any:
     examples = question.examples
 
     def body(carry: Any, index: Tensor) -> Any:
         times = len(index)
         baseline = as_batch(rows.samples(index), examples, times)
-        each = _difference(copies_of(question, repeated(question.x, examples, times)), baseline, book)
+        copies = copies_of(question, repeated(question.x, examples, times))
+        each = _difference(copies, baseline, book, times_difference)
         part = pytree.tree_map(lambda a: parted(a, times).sum(1, dtype=wide(a.dtype)), each)
         dtypes = tuple(a.new_zeros(times) for a in pytree.tree_leaves(each))  # nothing else tells that of a site
         return part if carry is None else pytree.tree_map(torch.add, carry, part), dtypes

@@ -212,6 +212,8 @@ def test_what_a_path_cannot_do_is_refused() -> None:
         along(IMAGES, X, 1, path=blur(2.0), layer="1")
     with pytest.raises(ValueError, match=r"quadrature='riemann_left' is for the straight line"):
         along(IMAGES, X, 1, path=guided(), quadrature="riemann_left")
+    with pytest.raises(ValueError, match=r"times_difference=False is for the straight line"):
+        along(IMAGES, X, 1, path=guided(), times_difference=False)
     with pytest.raises(ValueError, match=r"expected one baseline; a distribution"):
         along(IMAGES, X, 1, path=guided(), baseline=funcattr.distribution(X))
     with pytest.raises(TypeError, match=r"expected one tensor x, or a layer"):

@@ -1,0 +1,138 @@
+"""Layers, given as modules, as sites of a model that may be a plain function around the module they belong to."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+from torch import Tensor, nn
+
+import funcattr
+
+from .attribution import as_tuple
+
+
+class LocatedLayers(NamedTuple):
+    """Layers of a model.
+
+    Attributes:
+        model: The model.
+        names: The sites of the layers.
+        is_list: Whether several were asked for, so that results are lists.
+    """
+
+    model: Callable[..., Any]
+    names: tuple[str, ...]
+    is_list: bool
+
+    def read(self, *inputs: Any) -> tuple[Any, ...]:
+        """The values at the layers. Each a tensor or a tuple."""
+        self._require_one_call(inputs)
+        _, values = funcattr.read(self.model, *self.names)(*inputs)
+        return tuple(_unwrapped(name, values[name]) for name in self.names)
+
+    def _require_one_call(self, inputs: tuple[Any, ...]) -> None:
+        """Raise where a layer runs several times: nobody can know which of its values is meant."""
+        for name in self.names:
+            try:
+                funcattr.read(self.model, f"{name}#1")(*inputs)
+            except funcattr.UnknownSiteError:
+                continue
+            raise funcattr.FuncattrError(
+                f"attribute(layer={name!r}): the layer runs more than once. Say which call is meant, in a function of "
+                f"this package: funcattr.gradient(model, x, target, layer='{name}#1')."
+            )
+
+    def parts(self, values: tuple[Any, ...]) -> list[list[str]]:
+        """For each layer the sites of the tensors that its value is made of."""
+        found = []
+        for name, value in zip(self.names, values, strict=True):
+            one = not isinstance(value, tuple) and not name.endswith("@args")
+            found.append([name] if one else [f"{name}:{i}" for i in range(len(as_tuple(value)))])
+        return found
+
+    def each(self, values: tuple[Any, ...], method: Callable[[str], Tensor]) -> Any:
+        """A method's results for each layer, structured as its value."""
+        found = [[method(part).detach() for part in parts] for parts in self.parts(values)]
+        return self.structured(values, [result for results in found for result in results])
+
+    def structured(self, values: tuple[Any, ...], results: Any) -> Any:
+        """Flat results, structured as the layers' values; a list where several layers were asked for."""
+        rest, found = list(results), []
+        for value in values:
+            count = len(as_tuple(value))
+            found.append(tuple(rest[:count]) if isinstance(value, tuple) else rest[0])
+            rest = rest[count:]
+        return found if self.is_list else found[0]
+
+    def from_values(self, values: tuple[Any, ...]) -> Callable[..., Any]:
+        """The model as a function of the tensors at the layers, followed by its inputs."""
+        count = sum(len(as_tuple(value)) for value in values)
+
+        def run(*tensors: Any) -> Any:
+            rest, edits = list(tensors[:count]), {}
+            for name, value in zip(self.names, values, strict=True):
+                own = tuple(rest[: len(as_tuple(value))])
+                wrapped = own if isinstance(value, tuple) or name.endswith("@args") else own[0]
+                edits[name], rest = _constant(wrapped), rest[len(own) :]
+            return funcattr.edit(self.model, edits)(*tensors[count:])
+
+        return run
+
+
+def _constant(value: Any) -> Callable[[Any], Any]:
+    return lambda _: value
+
+
+def _unwrapped(name: str, value: Any) -> Any:
+    """A layer's value: a tensor, or a tuple of them; the only argument of a layer is a tensor."""
+    parts = tuple(value) if isinstance(value, tuple | list) else (value,)
+    if not parts or not all(isinstance(part, Tensor) for part in parts):
+        raise funcattr.FuncattrError(
+            f"attribute(layer={name!r}): expected a layer whose value is a tensor or a tuple of them. Name a part in "
+            "a function of this package: funcattr.gradient(model, x, target, layer='name:1:0')."
+        )
+    one = isinstance(value, Tensor) or (name.endswith("@args") and len(parts) == 1)
+    return parts[0] if one else parts
+
+
+@contextmanager
+def located(forward_func: Callable[..., Any], layer: Any, of_input: bool = False) -> Iterator[LocatedLayers]:
+    """The layers of a model, for the time of a call.
+
+    A module's are sites already. A function's module is the user's live one: inside the context the layer announces its
+    value by a `forward` of its own, which is gone afterwards.
+
+    Args:
+        forward_func: The model.
+        layer: A module, or a list of them.
+        of_input: Whether what the layers are given is meant, and not what they return.
+    """
+    layers = list(layer) if isinstance(layer, list | tuple) else [layer]
+    for one in layers:
+        if not isinstance(one, nn.Module):
+            raise TypeError(f"attribute(layer=...): expected a module of the model, got {type(one).__name__}.")
+    suffix, is_list = "@args" if of_input else "", isinstance(layer, list | tuple)
+    if isinstance(forward_func, nn.Module):
+        model = funcattr.functionalize(forward_func)
+        names = tuple(model.site_name("attribute", one) + suffix for one in layers)
+        yield LocatedLayers(model, names, is_list)
+        return
+    names = tuple(f"layer{i}" for i in range(len(layers)))
+    before = [vars(one).get("forward") for one in layers]
+    try:
+        for one, name in zip(layers, names, strict=True):
+            vars(one)["forward"] = _announcing(one.forward, name)
+        yield LocatedLayers(forward_func, tuple(name + suffix for name in names), is_list)
+    finally:
+        for one, forward in zip(layers, before, strict=True):
+            if forward is None:
+                vars(one).pop("forward", None)
+            else:
+                vars(one)["forward"] = forward
+
+
+def _announcing(forward: Callable[..., Any], name: str) -> Callable[..., Any]:
+    def announced(*args: Any, **kwargs: Any) -> Any:
+        return funcattr.site(forward(*funcattr.site(args, f"{name}@args"), **kwargs), name)
+
+    return announced

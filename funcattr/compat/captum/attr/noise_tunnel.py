@@ -1,0 +1,87 @@
+"""The noise tunnel around any of the attribution classes, as in Captum."""
+
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import funcattr
+
+from .attribution import Attribution, as_tuple, formatted
+
+
+class NoiseTunnel(Attribution):
+    """The mean, mean square or variance of attributions over noisy copies of the inputs.
+
+    Args:
+        attribution_method: An object of any attribution class.
+    """
+
+    def __init__(self, attribution_method: Attribution) -> None:
+        super().__init__(attribution_method.forward_func)
+        self.attribution_method = attribution_method
+
+    @property
+    def multiplies_by_inputs(self) -> bool:
+        """As the method inside."""
+        return self.attribution_method.multiplies_by_inputs
+
+    def has_convergence_delta(self) -> bool:
+        """As the method inside."""
+        return self.attribution_method.has_convergence_delta()
+
+    def attribute(
+        self,
+        inputs: Any,
+        nt_type: str = "smoothgrad",
+        nt_samples: int = 5,
+        nt_samples_batch_size: int | None = None,
+        stdevs: Any = 1.0,
+        draw_baseline_from_distrib: bool = False,
+        **kwargs: Any,
+    ) -> Any:
+        """The statistic, structured and shaped as the attributions, and how far each sample is off. [N * nt_samples]"""
+        target, options = kwargs.pop("target", None), dict(kwargs)
+        wants_delta = self.has_convergence_delta() and options.get("return_convergence_delta", False)
+        if draw_baseline_from_distrib:
+            baselines = options.get("baselines")
+            if not all(isinstance(rows, Tensor) for rows in as_tuple(baselines)):
+                raise TypeError("NoiseTunnel.attribute(baselines=...): expected tensors whose rows are drawn.")
+            options["baselines"] = funcattr.distribution(baselines)
+        deltas: list[Tensor] = []
+
+        def method(x: Any, target: Any, **options: Any) -> Any:
+            found = self.attribution_method.attribute(x, **({} if target is None else {"target": target}), **options)
+            if wants_delta:
+                found, delta = found
+                deltas.append(delta)
+            return found
+
+        one = not isinstance(inputs, tuple)
+        x = inputs.detach() if one else tuple(x.detach() for x in inputs)
+        found = funcattr.noise_tunnel(
+            partial(method, **options),  # whose names may be those of the tunnel's own
+            x,
+            target,
+            kind=nt_type,  # pyright: ignore[reportArgumentType]
+            samples=nt_samples,
+            sigma=stdevs,
+            generator=int(torch.randint(2**62, ())),
+            chunk_size=nt_samples if nt_samples_batch_size is None else nt_samples_batch_size,
+        )
+        result = formatted(as_tuple(found), isinstance(found, tuple))
+        return (result, _of_samples(deltas, len(as_tuple(x)[0]), nt_samples)) if wants_delta else result
+
+
+def _of_samples(deltas: list[Tensor], examples: int, samples: int) -> Tensor:
+    """The deltas of all samples, example by example, from those of chunks of them. [N * S]
+
+    Before the chunks the method has run to see whether examples are separate, so the last calls count.
+    """
+    parts, left = [], examples * samples
+    while left > 0:
+        delta = deltas.pop()
+        parts.insert(0, delta.reshape(examples, -1))
+        left -= delta.numel()
+    return torch.cat(parts, 1).flatten()

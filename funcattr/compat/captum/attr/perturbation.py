@@ -1,0 +1,116 @@
+"""What Captum's perturbation methods have in common: masks of any numbers, and models of any output."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .attribution import Given, as_baseline, as_tuple
+
+Method = Callable[..., tuple[Tensor, ...]]
+
+
+def perturbed(
+    method: Method, forward_func: Callable[..., Any], given: Given, *, outputs_in_rows: bool = False, **options: Any
+) -> Any:
+    """A method's attributions, for every number that the model gives where no target chooses one.
+
+    A row for each example; with K numbers for each example [N, K, ...]; where the model gives numbers for the batch as
+    a whole, a row for each of them: the batch then is one example, and its rows are perturbed alike.
+
+    Args:
+        method: A function of the package: `(model, x, target, **options) -> attributions`.
+        forward_func: The model; it may return Python numbers, integers or booleans.
+        given: Inputs and target.
+        outputs_in_rows: Whether K numbers for each example are rows, [N * K, ...], as in Captum's ablation.
+        options: More of the method's. Masks and baselines are tuples.
+    """
+
+    def model(*inputs: Any) -> Tensor:
+        return _numbers(forward_func(*inputs))
+
+    with torch.no_grad():
+        output = model(*given.inputs)
+        has_rows = output.ndim > 0 and len(output) == given.examples
+        if has_rows and not _chooses_for_all(given.target):
+            return given.result(method(model, given.x, **given.every, **options))
+        chosen = _chosen(output, given.target)
+        if has_rows and chosen[0].numel() == 1:
+            return given.result(method(model, given.x, **given.every, **options))
+        if has_rows:
+            count = chosen[0].numel()
+            columns = [_column(given.target, k) for k in range(count)]
+            found = [method(model, given.x, target=c, args=given.args, **options) for c in columns]
+            stacked = [torch.stack(parts, 1) for parts in zip(*found, strict=True)]
+            if outputs_in_rows:
+                return given.result([each.flatten(0, 1) for each in stacked])
+            return given.result([each.unflatten(1, chosen.shape[1:]) for each in stacked])
+        whole = _for_the_batch(given, options)
+        found = [
+            method(_number_of_batch(model, given, k), given.x, None, **whole, example_dims={"x": None, "output": None})
+            for k in range(chosen.numel())
+        ]
+        return given.result(tuple(torch.cat([part[:1] for part in parts]) for parts in zip(*found, strict=True)))
+
+
+def _numbers(output: Any) -> Tensor:
+    """A model's output as a tensor."""
+    return output if isinstance(output, Tensor) else torch.as_tensor(output)
+
+
+def _chooses_for_all(target: Any) -> bool:
+    return target is None or isinstance(target, int | tuple)
+
+
+def _chosen(output: Tensor, target: Any) -> Tensor:
+    """What a target for all examples chooses of an output."""
+    return output if target is None else output[(slice(None), *as_tuple(target))]
+
+
+def _column(target: Any, k: int) -> Callable[[Tensor], Tensor]:
+    return lambda output: _chosen(output, target).flatten(1)[:, k]
+
+
+def _number_of_batch(model: Callable[..., Tensor], given: Given, k: int) -> Callable[..., Tensor]:
+    return lambda *x: _chosen(model(*x, *given.args), given.target).reshape(-1)[k]
+
+
+def _for_the_batch(given: Given, options: dict[str, Any]) -> dict[str, Any]:
+    """Options for the batch as one example: a feature is the same values of all rows."""
+    if "feature_mask" not in options:
+        return options
+    masks = options["feature_mask"] or each_value_its_own(given.x)
+    return options | {"feature_mask": tuple(mask.expand(x.shape) for mask, x in zip(masks, given.x, strict=True))}
+
+
+def each_value_its_own(x: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Masks of as many features as there are values in an example. Each [1, ...]"""
+    found, start = [], 0
+    for value in x:
+        size = value[0].numel()
+        found.append(torch.arange(start, start + size, device=value.device).reshape(1, *value.shape[1:]))
+        start += size
+    return tuple(found)
+
+
+def as_masks(feature_mask: Any) -> tuple[Tensor, ...] | None:
+    """Masks whose features are numbered from 0 without a gap, or None."""
+    if feature_mask is None:
+        return None
+    masks = as_tuple(feature_mask)
+    _, ids = torch.cat([mask.flatten() for mask in masks]).unique(return_inverse=True)
+    parts = ids.split([mask.numel() for mask in masks])
+    return tuple(part.reshape(mask.shape) for part, mask in zip(parts, masks, strict=True))
+
+
+def as_covers(baselines: Any, given: Given) -> tuple[Given, tuple[Any, ...]]:
+    """The inputs, and what stands for their absent values: integers become floats where that is none."""
+    covers = tuple(torch.tensor(b) if isinstance(b, bool) else b for b in as_baseline(baselines, given.x))
+    x = tuple(_of_kind(value, cover) for value, cover in zip(given.x, covers, strict=True))
+    return given._replace(x=x), covers
+
+
+def _of_kind(value: Tensor, cover: Any) -> Tensor:
+    is_whole = not (isinstance(cover, float) or (isinstance(cover, Tensor) and cover.is_floating_point()))
+    return value if value.is_floating_point() or is_whole else value.to(torch.get_default_dtype())

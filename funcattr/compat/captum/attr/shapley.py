@@ -1,0 +1,153 @@
+"""Shapley values, their estimates, and LIME, as in Captum."""
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import funcattr
+
+from .attribution import Given, PerturbationAttribution, as_tuple
+from .perturbation import as_covers, as_masks, each_value_its_own, perturbed
+
+
+class ShapleyValueSampling(PerturbationAttribution):
+    """Shapley values by sampling: what features add when they come in random orders, from torch's generator."""
+
+    def attribute(
+        self,
+        inputs: Any,
+        baselines: Any = None,
+        target: Any = None,
+        additional_forward_args: Any = None,
+        feature_mask: Any = None,
+        n_samples: int = 25,
+        perturbations_per_eval: int = 1,
+        show_progress: bool = False,
+    ) -> Any:
+        """The attributions, shaped as the inputs: a row for each number that the model gives (see `perturbed`)."""
+        given, covers = as_covers(baselines, Given.of(inputs, target, additional_forward_args))
+        return perturbed(
+            funcattr.shapley_sampling,
+            self.forward_func,
+            given,
+            samples=n_samples,
+            generator=_seed(),
+            feature_mask=as_masks(feature_mask),
+            baseline=covers,
+            chunk_size=perturbations_per_eval,
+            progress=show_progress,
+        )
+
+
+class ShapleyValues(ShapleyValueSampling):
+    """Shapley values, exactly: every coalition of the features runs once."""
+
+    def attribute(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self,
+        inputs: Any,
+        baselines: Any = None,
+        target: Any = None,
+        additional_forward_args: Any = None,
+        feature_mask: Any = None,
+        perturbations_per_eval: int = 1,
+        show_progress: bool = False,
+    ) -> Any:
+        """The attributions, shaped as the inputs: a row for each number that the model gives (see `perturbed`)."""
+        given, covers = as_covers(baselines, Given.of(inputs, target, additional_forward_args))
+        return perturbed(
+            funcattr.shapley_values,
+            self.forward_func,
+            given,
+            feature_mask=as_masks(feature_mask),
+            baseline=covers,
+            chunk_size=perturbations_per_eval,
+            progress=show_progress,
+        )
+
+
+class LinearFit(PerturbationAttribution):
+    """The base of methods that fit a linear model to the output."""
+
+    _method: Callable[..., Any]
+    _options: Mapping[str, Any] = MappingProxyType({})
+
+    def attribute(
+        self,
+        inputs: Any,
+        baselines: Any = None,
+        target: Any = None,
+        additional_forward_args: Any = None,
+        feature_mask: Any = None,
+        n_samples: int = 25,
+        perturbations_per_eval: int = 1,
+        return_input_shape: bool = True,
+        show_progress: bool = False,
+    ) -> Any:
+        """The coefficients, shaped as the inputs; with `return_input_shape=False` one for each feature. [N, F]"""
+        given, covers = as_covers(baselines, Given.of(inputs, target, additional_forward_args))
+        found = perturbed(
+            type(self)._method,
+            self.forward_func,
+            given,
+            samples=n_samples,
+            generator=_seed(),
+            feature_mask=as_masks(feature_mask),
+            baseline=covers,
+            chunk_size=perturbations_per_eval,
+            progress=show_progress,
+            **self._options,
+        )
+        if return_input_shape:
+            return found
+        masks = each_value_its_own(given.x) if feature_mask is None else as_tuple(feature_mask)
+        return _by_feature(as_tuple(found), masks)
+
+
+class KernelShap(LinearFit):
+    """Kernel SHAP: Shapley values by a weighted regression, whose coalitions come from torch's generator."""
+
+    _method = staticmethod(funcattr.kernel_shap)
+
+
+class Lime(LinearFit):
+    """LIME with Captum's defaults: a Lasso fit with penalty 0.01, weighted by a kernel of width 1.
+
+    Args:
+        forward_func: The model.
+        interpretable_model, similarity_func, perturb_func: Refused: `funcattr.lime` has options for what they do.
+    """
+
+    _method = staticmethod(funcattr.lime)
+    _options = MappingProxyType({"kernel_width": 1.0, "penalty": 0.01})
+
+    def __init__(
+        self,
+        forward_func: Callable[..., Any],
+        interpretable_model: Any = None,
+        similarity_func: Any = None,
+        perturb_func: Any = None,
+    ) -> None:
+        if not interpretable_model is similarity_func is perturb_func is None:
+            raise funcattr.FuncattrError(
+                "Lime(...): models, kernels and draws of your own are not served. Use funcattr.lime(regression=..., "
+                "penalty=..., kernel_width=..., coalitions=...)."
+            )
+        super().__init__(forward_func)
+
+
+def _seed() -> int:
+    """A seed from torch's generator, so that `torch.manual_seed` decides, as in Captum."""
+    return int(torch.randint(2**62, ()))
+
+
+def _by_feature(attributions: tuple[Tensor, ...], masks: tuple[Tensor, ...]) -> Tensor:
+    """A number for each feature, from attributions whose values of a feature are all alike. [N, F]"""
+    count = 1 + max(int(mask.max()) for mask in masks)
+    found = attributions[0].new_zeros(len(attributions[0]), count)
+    for values, mask in zip(attributions, masks, strict=True):
+        index = mask.expand(values.shape).flatten(1) if values.ndim > 1 else mask.expand(values.shape).reshape(-1, 1)
+        found = found.scatter(1, index, values.reshape(index.shape))
+    return found

@@ -1,0 +1,355 @@
+"""`funcattr.compat.captum.attr` by itself: its numbers are those of closed forms, and the user's model is untouched."""
+
+import inspect
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import funcattr
+from funcattr.compat.captum import attr
+from funcattr.testing.seeding import settle, uniform
+
+X, X0 = uniform(4, 3), uniform(4, 3, seed=2)
+mlp: Any = settle(lambda: nn.Sequential(nn.Linear(3, 5), nn.Tanh(), nn.Linear(5, 2)))
+
+
+def slopes(x: Tensor, target: int) -> Tensor:
+    """The gradient of `mlp`, by autograd."""
+    x = x.detach().clone().requires_grad_()
+    return torch.autograd.grad(mlp(x)[:, target].sum(), x)[0]
+
+
+def test_the_seeds_example_runs_with_its_import_changed() -> None:
+    from funcattr.compat.captum.attr import IntegratedGradients, NoiseTunnel
+
+    net = settle(lambda: nn.Sequential(nn.Conv2d(3, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(72, 10)))
+    ig = IntegratedGradients(net)
+    input = torch.randn(2, 3, 8, 8, dtype=torch.float64, requires_grad=True)
+    nt = NoiseTunnel(ig)
+    attribution = nt.attribute(input, nt_type="smoothgrad", nt_samples=10, target=3)
+    assert attribution.shape == input.shape and not attribution.requires_grad
+
+
+def test_saliency_is_absolute_and_so_is_its_noise_tunnel() -> None:
+    torch.testing.assert_close(attr.Saliency(mlp).attribute(X, 1), slopes(X, 1).abs())
+    torch.manual_seed(5)
+    found = attr.NoiseTunnel(attr.Saliency(mlp)).attribute(X, nt_samples=3, stdevs=0.5, target=1)
+    torch.manual_seed(5)
+    seed = int(torch.randint(2**62, ()))
+
+    def absolute(x: Any, target: Any) -> Any:
+        return funcattr.gradient(mlp, x, target).abs()
+
+    torch.testing.assert_close(found, funcattr.noise_tunnel(absolute, X, 1, samples=3, sigma=0.5, generator=seed))
+    signed = funcattr.noise_tunnel(partial(funcattr.gradient, mlp), X, 1, samples=3, sigma=0.5, generator=seed)
+    assert not torch.allclose(found, signed)
+
+
+def test_noise_is_of_the_size_that_is_asked_for() -> None:
+    """Of f = x^2 the gradient is 2 x: its variance over the noise is 4 s^2, and its mean square 4 (x^2 + s^2)."""
+    options: Any = {"nt_samples": 4000, "stdevs": 0.5, "abs": False}
+    method = attr.NoiseTunnel(attr.Saliency(lambda x: (x**2).sum(1)))
+    variance = method.attribute(X, nt_type="vargrad", **options)
+    torch.testing.assert_close(variance, torch.ones_like(X), rtol=0.1, atol=0.0)
+    square = method.attribute(X, nt_type="smoothgrad_sq", **options)
+    torch.testing.assert_close(square, 4 * (X**2 + 0.25), rtol=0.0, atol=0.35)
+
+
+@pytest.mark.parametrize("batch", [None, 1, 2])
+def test_the_noise_tunnels_deltas_are_those_of_the_samples(batch: Any) -> None:
+    """f = x^3 by one Riemann step: each delta is what that step misses at its own noisy input, x^3 - 0."""
+    method = attr.NoiseTunnel(attr.IntegratedGradients(lambda x: (x**3).sum(1)))
+    options: Any = {"n_steps": 1, "method": "riemann_left", "return_convergence_delta": True}
+    torch.manual_seed(0)
+    a, delta = method.attribute(X, nt_samples=5, nt_samples_batch_size=batch, stdevs=0.1, **options)
+    assert delta.shape == (20,) and not a.any()
+    of_examples = delta.reshape(4, 5)
+    torch.manual_seed(0)
+    seed = int(torch.randint(2**62, ()))
+
+    def missed(x: Any, target: Any) -> Any:
+        return -(x**3).sum(1)
+
+    for kind, found in (("smoothgrad", of_examples.mean(1)), ("vargrad", of_examples.var(1, correction=0))):
+        expected = funcattr.noise_tunnel(missed, X, kind=kind, samples=5, sigma=0.1, generator=seed)  # pyright: ignore
+        torch.testing.assert_close(found, expected)
+
+
+def test_torchs_seed_decides() -> None:
+    cases: Any = (
+        (attr.NoiseTunnel(attr.Saliency(mlp)), {}),
+        (attr.GradientShap(mlp), {"baselines": X0}),
+        (attr.ShapleyValueSampling(mlp), {"n_samples": 2}),
+        (attr.KernelShap(mlp), {"n_samples": 4}),
+        (attr.Lime(mlp), {}),
+        (attr.FeaturePermutation(mlp), {}),
+    )
+    for method, options in cases:
+        found = []
+        for seed in (1, 1, 2):
+            torch.manual_seed(seed)
+            found.append(method.attribute(X, target=1, **options))
+        torch.testing.assert_close(found[0], found[1], rtol=1e-12, atol=1e-12)
+        if not isinstance(method, attr.KernelShap):  # whose six coalitions need four
+            assert not torch.allclose(found[0], found[2], rtol=1e-9)
+
+
+def test_drawn_baselines_of_a_linear_model_give_the_difference_to_their_mean() -> None:
+    weight = torch.tensor([1.0, -2.0, 3.0], dtype=torch.float64)
+    method = attr.NoiseTunnel(attr.IntegratedGradients(lambda x: x @ weight))
+    options: Any = {"baselines": X0, "draw_baseline_from_distrib": True, "stdevs": 0.0, "nt_samples": 3000}
+    found = method.attribute(X, **options)
+    torch.testing.assert_close(found, weight * (X - X0.mean(0)), rtol=0.0, atol=0.15)
+
+
+@pytest.mark.parametrize("method", ["riemann_trapezoid", "gausslegendre"])
+def test_a_linear_function_is_integrated_exactly(method: str) -> None:
+    """Captum's trapezoid gives (n - 1) / n of it."""
+    weight = torch.tensor([1.0, -2.0, 3.0], dtype=torch.float64)
+    found = attr.IntegratedGradients(lambda x: x @ weight).attribute(X, X0, n_steps=5, method=method)
+    torch.testing.assert_close(found, weight * (X - X0))
+
+
+def test_deep_lift_sees_activations_written_as_functions() -> None:
+    model = settle(lambda: Written())
+    found, delta = attr.DeepLift(model).attribute(X, X0, 1, return_convergence_delta=True)
+    torch.testing.assert_close(found.sum(1), (model(X) - model(X0))[:, 1])
+    torch.testing.assert_close(delta, torch.zeros(4, dtype=torch.float64))
+
+
+class Written(nn.Module):
+    """A model whose activation is a function."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(3, 5), nn.Linear(5, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.first(x).tanh())
+
+
+def test_the_users_model_is_as_before_on_errors_too() -> None:
+    def forward(x: Tensor) -> Tensor:
+        return mlp(x)
+
+    before = {name: dict(vars(module)) for name, module in mlp.named_modules()}
+    attr.LayerActivation(forward, mlp[1]).attribute(X)
+    attr.LayerIntegratedGradients(forward, [mlp[0], mlp[1]]).attribute(X, target=1)
+    with pytest.raises(ValueError, match="out of range"):
+        attr.LayerGradientXActivation(forward, mlp[1]).attribute(X, target=7)
+    attr.LRP(mlp).attribute(X, 1)
+    mlp[0].forward = mlp[0].forward  # a forward of the user's own
+    own = vars(mlp[0])["forward"]
+    try:
+        attr.LayerActivation(forward, mlp[0]).attribute(X)
+        assert vars(mlp[0])["forward"] is own
+    finally:
+        del mlp[0].forward
+    assert {name: dict(vars(module)) for name, module in mlp.named_modules()} == before
+    assert all(parameter.grad is None for parameter in mlp.parameters()) and X.grad is None
+
+
+class Sentence(nn.Module):
+    """A class from token ids, some of which are masked."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding, self.mix, self.out = nn.Embedding(9, 4), nn.Linear(4, 4), nn.Linear(4, 3)
+
+    def forward(self, ids: Tensor, mask: Any = None, kinds: Any = None) -> Tensor:
+        h = self.embedding(ids) if mask is None else self.embedding(ids) * mask.unsqueeze(2)
+        return self.out(self.mix(h).tanh().mean(1))
+
+
+sentence = settle(Sentence)
+
+
+def predicted(ids: Tensor, mask: Any, kinds: Any) -> Tensor:
+    """As notebooks have it: a global model, called by a function."""
+    return sentence(ids, mask, kinds)
+
+
+def test_functions_around_functions_around_a_global_model() -> None:
+    def forward(ids: Tensor, mask: Any = None, kinds: Any = None) -> Tensor:
+        return predicted(ids, mask, kinds)[:, 1]
+
+    ids, mask = torch.tensor([[1, 5, 3], [2, 2, 8]]), torch.tensor([[1.0, 1.0, 0.0], [1.0, 1.0, 1.0]]).double()
+    options: Any = {"additional_forward_args": (mask, None), "return_convergence_delta": True, "n_steps": 30}
+    found = attr.LayerIntegratedGradients(forward, sentence.embedding).attribute(ids, 0 * ids, **options)
+    direct = attr.LayerIntegratedGradients(sentence, sentence.embedding)
+    expected = direct.attribute(ids, 0 * ids, target=1, **options)
+    for a, e in zip(found, expected, strict=True):
+        torch.testing.assert_close(a, e)
+    rise = forward(ids, mask) - forward(0 * ids, mask)
+    torch.testing.assert_close(found[0].sum((1, 2)), rise.detach(), rtol=1e-6, atol=1e-8)
+
+
+def test_a_layer_that_runs_twice_is_refused() -> None:
+    """Which of its calls is meant cannot be known, and Captum changes both where it integrates."""
+    relu, first = nn.ReLU(), nn.Linear(3, 3).double()
+
+    def twice(x: Tensor) -> Tensor:
+        return relu(first(relu(x)))
+
+    for model in (twice, nn.Sequential(relu, first, relu)):
+        with pytest.raises(funcattr.FuncattrError, match="runs more than once"):
+            attr.LayerActivation(model, relu).attribute(X)
+
+
+def test_layers_that_are_no_modules_of_the_model_are_refused() -> None:
+    with pytest.raises(TypeError, match="expected a module of the model, got str"):
+        attr.LayerActivation(mlp, "1").attribute(X)
+    with pytest.raises(ValueError, match="not one of the model's"):
+        attr.LayerActivation(mlp, nn.ReLU()).attribute(X)
+    with pytest.raises(TypeError, match=r"DeepLift\(model=...\): expected a module, got function"):
+        attr.DeepLift(lambda x: x)  # pyright: ignore[reportArgumentType]
+
+
+def test_conductance_of_a_neuron_is_the_neurons_share_of_all() -> None:
+    """Summed over the neurons of a layer that all paths go through, it is integrated gradients."""
+    for layer in (0, 1):
+        each = [
+            attr.NeuronConductance(mlp, mlp[layer]).attribute(X, i, X0, [1, 0, 1, 0], method="gausslegendre")
+            for i in range(5)
+        ]
+        whole = attr.IntegratedGradients(mlp).attribute(X, X0, [1, 0, 1, 0])
+        torch.testing.assert_close(torch.stack(each).sum(0), whole, rtol=1e-9, atol=1e-12)
+
+
+def test_conductance_takes_layers_of_several_tensors() -> None:
+    """f = a b with a = x1 and b = 2 x2 along x: conductance of each is int b da = x1 x2."""
+
+    class Two(nn.Module):
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            return x[:, :1], 2 * x[:, 1:2]
+
+    class Product(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.two = Two()
+
+        def forward(self, x: Tensor) -> Tensor:
+            a, b = self.two(x)
+            return (a * b).sum(1)
+
+    model = Product()
+    a, b = attr.LayerConductance(model, model.two).attribute(X)
+    torch.testing.assert_close(a, X[:, :1] * X[:, 1:2])
+    torch.testing.assert_close(b, X[:, :1] * X[:, 1:2])
+
+
+def test_rules_of_modules() -> None:
+    """On one linear layer: R along W + gamma W+, along W+, and as it comes."""
+    from funcattr.compat.captum.attr.lrp_rules import Alpha1_Beta0_Rule, EpsilonRule, GammaRule, IdentityRule
+
+    layer: Any = nn.Linear(3, 2).double()
+    weight, bias = layer.weight[1].detach(), layer.bias[1].detach()
+    output = layer(X)[:, 1:].detach()
+    cases = {
+        GammaRule(0.5): (weight + 0.5 * weight.clamp(min=0), bias),
+        GammaRule(0.5, set_bias_to_zero=True): (weight + 0.5 * weight.clamp(min=0), 0.0),
+        Alpha1_Beta0_Rule(): (weight.clamp(min=0), bias),
+        EpsilonRule(1e-6): (weight, bias),
+    }
+    for rule, (changed, b) in cases.items():
+        layer.rule = rule
+        expected = X * changed * output / ((X * changed).sum(1, keepdim=True) + b)
+        torch.testing.assert_close(attr.LRP(Held(layer)).attribute(X, 1), expected, rtol=1e-4, atol=1e-4)
+    square: Any = nn.Linear(3, 3).double()
+    square.rule = IdentityRule()
+    found = attr.LRP(Held(square)).attribute(X, 1)
+    torch.testing.assert_close(found, torch.stack([0 * X[:, 0], square(X)[:, 1].detach(), 0 * X[:, 0]], 1))
+    square.rule = "epsilon"
+    with pytest.raises(TypeError, match="expected a PropagationRule as the rule of 'layer'"):
+        attr.LRP(Held(square)).attribute(X, 1)
+
+
+class Held(nn.Module):
+    """A model of one layer."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x)
+
+
+def test_permutation_importance_of_a_feature_that_does_not_count_is_zero() -> None:
+    found = attr.FeaturePermutation(lambda x: x[:, 0] * x[:, 1]).attribute(X)
+    assert found[:, :2].any() and not found[:, 2].any()
+    of_batch = attr.FeaturePermutation(lambda x: (x[:, 0] * x[:, 1]).mean()).attribute(X)
+    assert of_batch.shape == (1, 3) and not of_batch[:, 2].any()
+    with pytest.raises(ValueError, match="two examples at least"):
+        attr.FeaturePermutation(mlp).attribute(X[:1], 1)
+
+
+@pytest.mark.parametrize("name", ["KernelShap", "Lime"])
+def test_coefficients_by_feature(name: str) -> None:
+    mask = torch.tensor([[0, 2, 0]])
+    method = getattr(attr, name)(mlp)
+    torch.manual_seed(0)
+    shaped = method.attribute(X, target=1, feature_mask=mask)
+    torch.manual_seed(0)
+    found = method.attribute(X, target=1, feature_mask=mask, return_input_shape=False)
+    expected = torch.stack([shaped[:, 0], 0 * shaped[:, 0], shaped[:, 1]], 1)
+    torch.testing.assert_close(found, expected)
+
+
+def test_what_is_refused_says_what_to_use() -> None:
+    with pytest.raises(funcattr.FuncattrError, match=r"Use funcattr.lime\("):
+        attr.Lime(mlp, interpretable_model=object())
+    with pytest.raises(funcattr.FuncattrError, match="models that return futures are not served"):
+        attr.Saliency(mlp).attribute_future(X)
+    with pytest.raises(ImportError, match="visualization is not served"):
+        from funcattr.compat.captum.attr import visualization as visualization  # pyright: ignore
+
+
+def test_one_float_or_bool_is_no_class() -> None:
+    with pytest.raises(ValueError, match="a floating-point target is a cotangent"):
+        attr.Saliency(mlp).attribute(X, torch.tensor([1.7]))
+    with pytest.raises(TypeError, match=r"expected integer classes, got torch\.bool"):
+        attr.Saliency(mlp).attribute(X, torch.tensor([True]))
+
+
+def test_names_and_properties() -> None:
+    assert attr.IntegratedGradients.get_name() == "Integrated Gradients"
+    assert attr.IntegratedGradients(mlp).has_convergence_delta() and not attr.Saliency(mlp).has_convergence_delta()
+    assert attr.NoiseTunnel(attr.DeepLift(mlp)).multiplies_by_inputs
+    assert not attr.NoiseTunnel(attr.Saliency(mlp)).has_convergence_delta()
+    assert issubclass(attr.LayerLRP, attr.LayerAttribution) and issubclass(attr.NeuronDeepLift, attr.NeuronAttribution)
+    for name, value in vars(attr).items():
+        if inspect.isclass(value):
+            assert value.__doc__, name
+
+
+def test_interpolation() -> None:
+    maps = uniform(2, 1, 2, 2)
+    larger = maps.repeat_interleave(2, 2).repeat_interleave(2, 3)
+    assert torch.equal(attr.LayerAttribution.interpolate(maps, (4, 4)), larger)
+
+
+def test_an_embedding_is_configured_and_removed() -> None:
+    model: Any = nn.Sequential(nn.Embedding(7, 3), nn.Flatten(), nn.Linear(6, 2)).double()
+    ids, embedding = torch.tensor([[1, 2], [3, 4]]), model[0]
+    expected = model(ids)
+    with pytest.warns(UserWarning, match="now takes vectors"):
+        wrapped = attr.configure_interpretable_embedding_layer(model, "0")
+    vectors = wrapped.indices_to_embeddings(ids)
+    assert torch.equal(model(vectors), expected) and wrapped.embedding_dim == 3
+    with pytest.raises(ValueError, match="configured already"):
+        attr.configure_interpretable_embedding_layer(model, "0")
+    found = attr.IntegratedGradients(model).attribute(vectors, target=1)
+    attr.remove_interpretable_embedding_layer(model, wrapped)
+    assert model[0] is embedding and torch.equal(model(ids), expected)
+    at_layer = attr.LayerIntegratedGradients(model, embedding)
+    reference = attr.TokenReferenceBase(0).generate_reference(2, "cpu")
+    assert reference.tolist() == [0, 0]
+    first = attr.IntegratedGradients(nn.Sequential(*model[1:])).attribute(vectors, target=1)
+    torch.testing.assert_close(found, first)
+    zero = at_layer.attribute(ids, reference.expand(2, 2), target=1)
+    weight = model[2].weight[1].reshape(1, 2, 3)
+    torch.testing.assert_close(zero, ((vectors - embedding(reference)) * weight).detach())
