@@ -4,6 +4,7 @@ Each flaw that `docs/noise_tunnel.md` says ours is free of has a test here; `tes
 of Captum.
 """
 
+import inspect
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, NamedTuple
@@ -472,6 +473,20 @@ def test_nested_tunnels_share_their_noise_unless_their_seeds_differ() -> None:
 
     assert (variance(0) - 4).abs() < 0.8  # e + e
     assert (variance(1) - 2).abs() < 0.4
+
+
+@pytest.mark.parametrize("tunnel", [noise_tunnel, inspect.unwrap(noise_tunnel)])
+def test_what_is_one_for_each_example_is_repeated_in_the_method_of_a_tunnel_inside(tunnel: Any) -> None:
+    x, weight = uniform(2, 3, seed=1), uniform(2, 3, seed=2)
+    seen: list[torch.Size] = []
+
+    def method(x: Tensor, target: Any, scale: Tensor) -> Tensor:
+        seen.append(scale.shape)
+        return x * scale
+
+    inner = partial(tunnel, partial(method, scale=weight), samples=2, sigma=0.0)
+    assert_equal(tunnel(inner, x, samples=3, sigma=0.0), x * weight)
+    assert torch.Size([12, 3]) in seen
 
 
 def test_a_site_inside_nested_tunnels() -> None:
