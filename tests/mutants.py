@@ -378,15 +378,15 @@ MUTANTS = (
     Mutant(
         "Grad-CAM is not rectified",
         "funcattr/methods/gradient/grad_cam.py",
-        ".sum(1, keepdim=True).clamp(min=0)",
-        ".sum(1, keepdim=True)",
+        "over_positions(g).mean(2), relu)",
+        "over_positions(g).mean(2), False)",
         ("tests/test_families.py::test_maps_have_the_layers_size_and_equal_the_reference[vgg]",),
     ),
     # methods/paths
     Mutant(
         "the line at a site begins at the site's value",
         "funcattr/methods/paths/lines.py",
-        "shift = values - as_batch(root.unsqueeze(1), examples, count)",
+        "shift = values - as_batch(root.unsqueeze(1), question.examples, count)",
         "shift = values",
         ("tests/methods/paths/test_integrated_gradients.py::test_at_a_site_it_is_that_of_the_rest_of_the_model",),
     ),
@@ -436,7 +436,7 @@ MUTANTS = (
     Mutant(
         "rows of one half only are changed when a reward is checked",
         "funcattr/attribution/separate_rows.py",
-        "for digit in range((len(output) - 1).bit_length()):",
+        "for digit in range(((len(output) - 1) // together).bit_length()):",
         "for digit in range(1):",
         ("tests/attribution/test_separate_rows.py::test_a_function_that_sees_other_rows_is_refused",),
     ),

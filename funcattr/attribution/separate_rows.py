@@ -12,7 +12,9 @@ from ..torch_state import can_look_at
 from .separate_copies import changed, own_draws
 
 
-def of_separate_rows(call: str, option: str, function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+def of_separate_rows(
+    call: str, option: str, function: Callable[..., Tensor], together: int = 1
+) -> Callable[..., Tensor]:
     """The function, `(output [K, ...], ...) -> [K]`, whose first numbers are checked where they can be looked at.
 
     Rows are changed, and the numbers of the others have to stay. Any two rows differ in some binary digit of their
@@ -22,6 +24,7 @@ def of_separate_rows(call: str, option: str, function: Callable[..., Tensor]) ->
         call: First words of errors.
         option: Whose value the function is.
         function: It is only called, with what it is given.
+        together: How many neighbouring rows may see each other, such as both sides of a mask.
 
     Raises:
         ValueError: At a call, if they do not stay, and the function gives the same numbers when it is asked again.
@@ -33,30 +36,42 @@ def of_separate_rows(call: str, option: str, function: Callable[..., Tensor]) ->
         has_numbers = isinstance(values, Tensor) and values.shape == output.shape[:1]  # else the method says so
         if not torch.compiler.is_compiling() and not checked and has_numbers:
             checked.append(True)
-            _check(call, option, function, output, others, values)
+            _check(call, option, function, together, output, others, values)
         return values
 
     return run
 
 
 def _check(
-    call: str, option: str, function: Callable[..., Tensor], output: Tensor, others: tuple[Any, ...], values: Tensor
+    call: str,
+    option: str,
+    function: Callable[..., Tensor],
+    together: int,
+    output: Tensor,
+    others: tuple[Any, ...],
+    values: Tensor,
 ) -> None:
     if (current_level() or 1) > 1:
         return  # beside the derivative that the method takes, somebody else's transform
     plain, found = [(unwrapped(t) or [t])[-1] for t in (output, values)]
     with outside_transforms(), torch.no_grad():
         if all(can_look_at(t) for t in (plain, found, *(o for o in others if isinstance(o, Tensor)))):
-            _check_plain(call, option, function, plain, others, found)
+            _check_plain(call, option, function, together, plain, others, found)
 
 
 def _check_plain(
-    call: str, option: str, function: Callable[..., Tensor], output: Tensor, others: tuple[Any, ...], found: Tensor
+    call: str,
+    option: str,
+    function: Callable[..., Tensor],
+    together: int,
+    output: Tensor,
+    others: tuple[Any, ...],
+    found: Tensor,
 ) -> None:
-    other, positions = changed(output), torch.arange(len(output), device=output.device)
+    other, positions = changed(output), torch.arange(len(output), device=output.device) // together
     shape = (-1, *[1] * (output.ndim - 1))
     with own_draws(output.device):
-        for digit in range((len(output) - 1).bit_length()):
+        for digit in range(((len(output) - 1) // together).bit_length()):
             for value in (0, 1):
                 kept = (positions >> digit) % 2 == value
                 again = function(torch.where(kept.reshape(shape), output, other), *others)

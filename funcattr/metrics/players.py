@@ -9,7 +9,7 @@ from .._torch import pytree
 from ..attribution.inputs import as_dict
 from ..attribution.question import Question
 from ..methods.perturbation.coalitions import FeatureGroups, feature_groups
-from ..sampling.baselines import Baseline, broadcasts
+from ..sampling.baselines import Baseline, broadcasts, distribution
 from ..sampling.loops import wide
 from ..torch_state import can_look_at
 
@@ -53,6 +53,8 @@ def players(
         if features not in (None, count):
             raise ValueError(f"{call}(features={features}): without a feature_mask there are {count}.")
         features = count
+    if isinstance(baseline, distribution):
+        raise TypeError(f"{call}(baseline=...): expected a number or tensors, got a distribution. Give a row of it.")
     groups = feature_groups(question, feature_mask, baseline, features)
     masks = pytree.tree_leaves(groups.ids)
     sums = parts[0].new_zeros(question.examples, groups.features, dtype=wide(parts[0].dtype))

@@ -118,7 +118,7 @@ def _removed(
     def body(done: Tensor, index: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         # A feature is removed if its place in a random order is among the first n.
         removed = permutations(index, groups.features, seed=seed, stream=size) < size  # [c, F]
-        asked = copies_of(question, groups.copies(~removed))
+        asked = copies_of(question, groups.copies(~removed, index))
         found = precise(score(call, activated(call, asked.outputs(), activation), asked.target))
         sums = removed.to(given.attributions.dtype) @ given.attributions.T
         return done + len(index), (sums, parted(found, len(index)).transpose(0, 1).clone())

@@ -196,8 +196,8 @@ def test_a_number_for_the_whole_batch(method: str) -> None:
     torch.testing.assert_close(given, right)
 
 
-AS_IT_IS = {"read", "edit", "functionalize", "rule_table", "fold_batch_norm"}
-"""What runs a call of a model as it stands, and does not ask for examples."""
+AS_IT_IS = {"read", "edit", "functionalize", "rule_table", "fold_batch_norm", "max_sensitivity", "randomization"}
+"""What runs a call of a model or a method as it stands, and does not ask for examples."""
 
 
 def test_every_method_has_the_option() -> None:
@@ -719,6 +719,7 @@ class _MixesWords(nn.Module):
 ONE_PASS = (
     *("gradient", "gradient at a layer", "lrp", "attnlrp", "deep_lift", "conditional_relevance", "grad_cam"),
     *("grad_cam with its channels in front", "layer_cam", "linear_approx", "guided_grad_cam", "excitation_backprop"),
+    *("hires_cam", "grad_cam_plus_plus", "xgrad_cam", "eigen_cam", "eigen_grad_cam"),
     *("contrastive_excitation_backprop", "conditional_relevance at a layer", "readout_iba", "readout_iba of elements"),
 )
 """Those that make no copies: the batch is asked about as it is."""

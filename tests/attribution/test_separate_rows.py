@@ -67,6 +67,18 @@ def test_a_function_is_checked_once() -> None:
     assert len(asked) == 6
 
 
+def test_neighbours_may_see_each_other_where_they_belong_together() -> None:
+    def difference(y: Tensor) -> Tensor:
+        kept, hidden = y[0::2, 0], y[1::2, 0]
+        return torch.stack([kept - hidden, 0 * kept], 1).flatten()
+
+    y = torch.randn(6, 2, dtype=torch.float64)
+    torch.testing.assert_close(of_separate_rows("rise", "reward", difference, together=2)(y), difference(y))
+    for together, function in ((1, difference), (2, MIXED["mean"]), (2, MIXED["two rows away"])):
+        with pytest.raises(ValueError, match="depends on the other rows"):
+            of_separate_rows("rise", "reward", function, together=together)(y)
+
+
 def settled() -> nn.Module:
     torch.manual_seed(0)
     return nn.Sequential(nn.Conv2d(2, 3, 3), nn.ReLU(), nn.Flatten(), nn.Linear(48, 4)).double().eval()

@@ -334,6 +334,7 @@ BAD: dict[str, tuple[Any, dict[str, Any], type[Exception], str]] = {
     "more steps than pixels": (deletion, {"steps": 31}, ValueError, r"\(steps=31\): expected no more .* features, 30"),
     "no steps": (insertion, {"steps": 0}, ValueError, r"insertion\(steps=0\): expected at least 1"),
     "activation": (deletion, {"activation": "relu"}, ValueError, r"\(activation='relu'\): expected 'sigmoid', 'softm"),
+    "rows": (deletion, {"baseline": funcattr.distribution(X)}, TypeError, r"\(baseline=...\): .* got a distribution"),
     "count": (deletion, {"features": 7}, ValueError, r"deletion\(features=7\): without a feature_mask there are 30"),
     "all features": (sensitivity_n, {"n": 30}, ValueError, r"sensitivity_n\(n=30\): expected 1 to 29"),
     "no feature": (sensitivity_n, {"n": 0}, ValueError, r"sensitivity_n\(n=0\): expected at least 1"),

@@ -231,7 +231,7 @@ def _found(
     if len(areas) > 1 or variant == "dual":  # copies of each example
         check_separate(question)
     if callable(reward):
-        reward = of_separate_rows(call, "reward", reward)
+        reward = of_separate_rows(call, "reward", reward, together=2 if variant == "dual" else 1)
     grid = mask_grid(x, size, spacing, radius, on)
     ascent = (lr, momentum, dampening, penalty, growth)
     ending = (least_rise, positive(call, "patience", patience))
