@@ -14,6 +14,8 @@ from torch.nn.utils import parametrizations, spectral_norm
 import funcattr
 from funcattr import FunctionalModel, functionalize, read
 
+from ..sweeps import sweep
+
 
 class Tied(nn.Module):
     """Two layers with one weight, and a module registered under two names."""
@@ -281,7 +283,11 @@ def test_threads_with_their_own_parameters_equal_the_series(x: Tensor) -> None:
 
 
 @pytest.mark.usefixtures("fresh_dynamo")
-@pytest.mark.parametrize("name", sorted(set(MODELS) - {"lstm", "gru", "rnn"}))  # Dynamo takes no recurrent modules
+@pytest.mark.parametrize(
+    "name",
+    # Dynamo takes no recurrent modules.
+    sweep(sorted(set(MODELS) - {"lstm", "gru", "rnn"}), quick=("tied", "weight_norm", "batch norm", "counter")),
+)
 def test_compiled_apply_equals_eager_and_leaves_the_model_as_it_was(name: str, x: Tensor) -> None:
     model = MODELS[name]()
     before, fm = snapshot(model), functionalize(model)

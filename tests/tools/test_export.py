@@ -55,7 +55,9 @@ def _leaves(tree: Any) -> list[Tensor]:
     sweep(
         [(dynamic, name, model) for dynamic in (False, True) for name in FUNCTIONS for model in MODELS],
         quick=(
-            *(f"{dynamic}-{name}-cnn" for dynamic in (False, True) for name in FUNCTIONS),
+            "False-logits and map-cnn",
+            "True-grad_cam-cnn",
+            "True-integrated_gradients-cnn",
             "False-gradient-vit",
             "True-lrp-vgg_bn",
         ),

@@ -13,6 +13,7 @@ from funcattr.metrics import completeness
 from funcattr.paths import blur, guided, idgi
 
 from ...contract import assert_equal
+from ...sweeps import sweep
 
 torch.manual_seed(0)
 IMAGES = nn.Sequential(nn.Conv2d(2, 4, 3), nn.Tanh(), nn.Conv2d(4, 3, 3), nn.SiLU(), nn.Flatten(), nn.Linear(27, 3))
@@ -193,7 +194,7 @@ def test_the_derivative_is_that_of_finite_differences(name: str) -> None:
     assert_equal(slope, (total(X + 1e-6 * d) - total(X - 1e-6 * d)) / 2e-6, tolerance=1e-5)
 
 
-@every_path
+@pytest.mark.parametrize("name", sweep(PATHS, quick=("idgi along a blur",)))
 def test_compiled_code_gives_the_same(name: str, fresh_dynamo: None) -> None:
     fm = funcattr.functionalize(IMAGES)
     method = partial(along, path=PATHS[name], chunk_size=2)
