@@ -14,7 +14,7 @@ def needed(call: str, name: str, install: str, package: str | None = None) -> An
     Args:
         call: Needs it; first words of the error.
         name: Of the module, as it is imported.
-        install: What pip is to be told.
+        install: What pip is to be told; an extra of this package as in a clone of it, ".[plot]".
         package: What people call the package; by default the first part of the name.
 
     Raises:
@@ -26,4 +26,6 @@ def needed(call: str, name: str, install: str, package: str | None = None) -> An
         if (error.name or "").partition(".")[0] != name.partition(".")[0]:
             raise
         package = package or name.partition(".")[0]
-        raise MissingPackageError(f"{call}: it needs {package}: pip install '{install}'.") from error
+        # Not "funcattr[plot]": PyPI has another project of that name.
+        where = " in a clone of funcattr" if install.startswith(".") else ""
+        raise MissingPackageError(f"{call}: it needs {package}: pip install '{install}'{where}.") from error

@@ -169,7 +169,7 @@ def test_without_its_packages_the_demo_says_so_and_asks_about_digits(
     monkeypatch.setattr(digit_tour, "ROWS", ROWS[:1])
     assert list(demo(tmp_path, canvases=1, progress=False)) == ["digits"]
     assert "No photographs: " in capsys.readouterr().out
-    with pytest.raises(ImportError, match=r"it needs efficientnet_lite_pytorch: pip install 'funcattr\[demo\]'"):
+    with pytest.raises(ImportError, match=r"it needs efficientnet_lite_pytorch: pip install '.\[demo\]' in a clone"):
         photos.load_network()
 
 
@@ -254,7 +254,7 @@ def test_without_matplotlib_the_table_is_still_printed(
     demo(tmp_path / "pictures", canvases=2, photos=False, progress=False)
     printed = capsys.readouterr().out
     assert ROWS[1].name in printed
-    assert "No picture. demo: it needs matplotlib: pip install 'funcattr[plot]'." in printed
+    assert "No picture. demo: it needs matplotlib: pip install '.[plot]' in a clone of funcattr." in printed
     assert not (tmp_path / "pictures").exists()
 
 

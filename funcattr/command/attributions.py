@@ -29,6 +29,13 @@ class Asked(NamedTuple):
     """Tokens of no place in front of those of a vision transformer."""
 
 
+def with_usual_rules(method: Chosen, shown: Shown) -> Chosen:
+    """The method; relevance of a photo goes by the rules that know what black and white are, if none were said."""
+    if method.name != "lrp" or not isinstance(shown, Photo) or "rules" in method.options:
+        return method
+    return method._replace(options={**method.options, "rules": "epsilon_gamma_box"})
+
+
 def check_method(method: Chosen, asked: Asked) -> None:
     """Whether the method can be asked about this kind of example, and has the options that it needs.
 

@@ -1,6 +1,7 @@
 """Names of classes, and the targets that are asked for by name, by index or as the top one."""
 
 import difflib
+import re
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -112,8 +113,9 @@ def _index(word: str, outputs: Tensor, names: tuple[str, ...] | None) -> int:
             "here. Give a file with one name a line: --labels FILE."
         )
     lower = {name.casefold(): name for name in names}
-    closest = [lower[name] for name in difflib.get_close_matches(word.casefold(), lower, n=3, cutoff=0.4)]
-    closest = closest or [name for name in names if word.casefold() in name.casefold()][:3]
+    has_word = [name for name in names if word.casefold() in re.findall(r"\w+", name.casefold())]
+    alike = [lower[name] for name in difflib.get_close_matches(word.casefold(), lower, n=3, cutoff=0.4)]
+    closest = (has_word or alike or [name for name in names if word.casefold() in name.casefold()])[:3]
     way_out = f"Closest: {', '.join(map(repr, closest))}." if closest else f"'{names[0]}', say, or an index."
     raise CommandError(f"--target {word!r}: no class has this name. {way_out}")
 

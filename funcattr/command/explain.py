@@ -15,7 +15,7 @@ from .. import verify
 from ..rules.composites import COMPOSITES, rulebook_of
 from ..text_tables import table
 from . import pictures, saving
-from .attributions import Asked, attributions_of, check_method, ready_options, shown_name, shown_of
+from .attributions import Asked, attributions_of, check_method, ready_options, shown_name, shown_of, with_usual_rules
 from .classes import TOP, Target, read_classes, targets_of
 from .command_error import CommandError, one_line, refusing
 from .example import Sizes, answer, read_example
@@ -41,6 +41,7 @@ def explain(args: argparse.Namespace) -> None:
         out = args.out or (None if isinstance(asked.example.shown, Words) else Path("explanation.png"))
         if out is not None:
             check_drawing(asked.example.shown, out)
+        methods = [with_usual_rules(method, asked.example.shown) for method in methods]
         for method in methods:
             check_method(method, asked)
         attributions = {method.name: _asked(method, asked, targets) for method in methods}

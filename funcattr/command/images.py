@@ -90,7 +90,7 @@ _SAY = "Say how it takes images: --size, --mean and --std."
 def _open(file: Path) -> "tuple[Image, str]":
     """An RGB image that stands upright, and notes."""
     with refusing():
-        needed(str(file), "PIL", "funcattr[plot]", "Pillow")
+        needed(str(file), "PIL", ".[plot]", "Pillow")
     from PIL import Image, ImageOps, UnidentifiedImageError
 
     try:

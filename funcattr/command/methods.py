@@ -187,6 +187,13 @@ def _give(chosen: list[Chosen], word: str, said: str) -> None:
         takers = [method for method in chosen if method.name == whose]
     else:
         takers, value = chosen, said
+        optional = [m for m in chosen if word == "layer" and word in m.signature and not lacks(m, word)]
+        if optional and len(chosen) > 1:
+            whose = next((m.name for m in chosen if lacks(m, word)), chosen[0].name)
+            raise CommandError(
+                f"{spelling} {said}: {optional[0].name} would be of the layer too, not of the input. Say whose it is: "
+                f"{spelling} {whose}={value}."
+            )
     for method in takers:
         if word not in method.signature:
             every = ", ".join(name for name in METHODS if word in inspect.signature(METHODS[name]).parameters)

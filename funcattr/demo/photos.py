@@ -87,4 +87,4 @@ def load_questions() -> Questions:
 
 
 def _module(name: str) -> Any:
-    return needed("the demo's photographs", name, "funcattr[demo]")
+    return needed("the demo's photographs", name, ".[demo]")

@@ -90,7 +90,7 @@ def _check(call: str, part: Any, value: Tensor) -> None:
     if part.ndim != value.ndim or len(part) != len(value) or not broadcasts(part.shape, value.shape):
         raise ValueError(
             f"{call}(attributions=...): expected the input's shape {list(value.shape)}, or 1 in place of some of its "
-            f"dimensions but the first, got {list(part.shape)}."
+            f"dimensions but the first, got {list(part.shape)}. funcattr.maps.resize(map, x) enlarges a layer's map."
         )
 
 

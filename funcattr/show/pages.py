@@ -18,7 +18,7 @@ DPI = 100
 
 def require_matplotlib(call: str) -> None:
     """Raises: ImportError, if it is not installed."""
-    needed(call, "matplotlib.figure", "funcattr[plot]")
+    needed(call, "matplotlib.figure", ".[plot]")
 
 
 def page(call: str, width: float, height: float) -> "Figure":

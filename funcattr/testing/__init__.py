@@ -6,7 +6,7 @@
         check_method(my_method)
 
 Each check raises an `AssertionError` that says what does not hold. They need hypothesis, which comes with
-`pip install "funcattr[testing]"`.
+`pip install '.[testing]'` in a clone.
 """
 
 from .checks import check_method, check_model, check_rule, check_rulebook

@@ -115,7 +115,7 @@ def test_pictures_are_of_the_kind_of_the_extension(
     [
         (("lrp", "--rules", "epsilon_gamma_box"), "epsilon_gamma_box"),
         (("gradient,attnlrp",), "attnlrp"),
-        (("deep_lift,lrp",), "epsilon_plus"),
+        (("deep_lift,lrp",), "epsilon_gamma_box"),
     ],
 )
 def test_verify_asks_about_the_rules_of_the_methods(
@@ -173,6 +173,17 @@ def test_a_rulebook_with_bounds_gets_what_black_and_white_are_in_each_channel(
     low, high = (tuple(((end - m) / s).tolist()) for end in (0, 1))
     box = funcattr.rules.epsilon_gamma_box(low=low, high=high)
     found = load_file(saved)
+    torch.testing.assert_close(found["attributions.lrp"], funcattr.lrp(small(net), found["input"], 1, rules=box))
+
+
+def test_relevance_of_a_photo_goes_by_the_box_if_no_rules_are_said(
+    tmp_path: Path, photo: Path, net: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    saved = tmp_path / "a.safetensors"
+    result = explain(capsys, photo, "--model", net, *HOW, "--target", 1, "--out", tmp_path / "a.png", "--save", saved)
+    assert result.status == 0 and "lrp, rules=epsilon_gamma_box" in result.out
+    found = load_file(saved)
+    box = funcattr.rules.epsilon_gamma_box(low=0.0, high=1.0)
     torch.testing.assert_close(found["attributions.lrp"], funcattr.lrp(small(net), found["input"], 1, rules=box))
 
 

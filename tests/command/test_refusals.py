@@ -108,6 +108,10 @@ TABLE = ("table.csv", "--model", "nets.py:table")
         (("photo.png", *NET, "--method", "grad_cam"), "body.2 [1, 6, 13, 13]"),
         (("photo.png", *NET, "--method", "grad_cam", "--layer", "9"), "grad_cam(layer='9'): no such site '9'."),
         (
+            ("photo.png", *NET, "--method", "lrp,grad_cam", "--layer", "body.2"),
+            "lrp would be of the layer too, not of the input. Say whose it is: --layer grad_cam=body.2.",
+        ),
+        (
             ("photo.png", *NET, "--layer", "head"),
             "lrp: expected a value for each place, got [1, 3]. Layers with places: body.0",
         ),
@@ -147,11 +151,15 @@ def test_mistakes_are_one_line(arguments: tuple[Any, ...], message: str, capsys:
         (
             "efficientnet_lite_pytorch",
             ("photo.png",),
-            "needs efficientnet_lite_pytorch: pip install 'funcattr[demo]'.",
+            "needs efficientnet_lite_pytorch: pip install '.[demo]' in a clone",
         ),
         ("transformers", ("photo.png", "--model", "transformers:a"), "needs transformers: pip install 'transformers'."),
-        ("PIL", ("photo.png", *NET), "it needs Pillow: pip install 'funcattr[plot]'."),
-        ("matplotlib.figure", ("photo.png", *NET), "explain: it needs matplotlib: pip install 'funcattr[plot]'."),
+        ("PIL", ("photo.png", *NET), "it needs Pillow: pip install '.[plot]' in a clone"),
+        (
+            "matplotlib.figure",
+            ("photo.png", *NET),
+            "needs matplotlib: pip install '.[plot]' in a clone",
+        ),
     ],
 )
 @pytest.mark.usefixtures("folder")

@@ -103,7 +103,7 @@ def test_the_check_of_texts_finds_faults() -> None:
 @each_example
 def test_without_matplotlib_the_extra_is_named(example: Example, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(ImportError, match=r"^\w+: it needs matplotlib: pip install 'funcattr\[plot\]'\.$"):
+    with pytest.raises(ImportError, match=r"^\w+: it needs matplotlib: pip install '.\[plot\]' in a clone"):
         example.figure()
 
 

@@ -40,7 +40,7 @@ class Resize:
         self.size = size
 
     def __call__(self, image: "Image") -> "Image":
-        resampling = needed("Resize", "PIL.Image", "funcattr[plot]", "Pillow").Resampling
+        resampling = needed("Resize", "PIL.Image", ".[plot]", "Pillow").Resampling
         shorter = min(image.size)
         width, height = (self.size if side == shorter else int(self.size * side / shorter) for side in image.size)
         return image.resize((width, height), resampling.BILINEAR)
@@ -93,7 +93,7 @@ class ImageFolder(Dataset[tuple[Any, int]]):
 
     def __getitem__(self, index: int) -> tuple[Any, int]:
         file, label = self.samples[index]
-        with needed("ImageFolder", "PIL.Image", "funcattr[plot]", "Pillow").open(file) as opened:
+        with needed("ImageFolder", "PIL.Image", ".[plot]", "Pillow").open(file) as opened:
             image = opened.convert("RGB")
         return (image if self.transform is None else self.transform(image)), label
 
@@ -139,8 +139,8 @@ def load_monkeys(center_crop: bool = True, size: int | tuple[int, int] | None = 
         ImportError: If scikit-image or Pillow are not installed.
     """
     warn("load_monkeys: the monkeys are not part of this package. This is scikit-image's cat, class 285.")
-    data = needed("load_monkeys", "skimage.data", "funcattr[demo]", "scikit-image")
-    image = needed("load_monkeys", "PIL.Image", "funcattr[demo]", "Pillow").fromarray(data.chelsea())
+    data = needed("load_monkeys", "skimage.data", ".[demo]", "scikit-image")
+    image = needed("load_monkeys", "PIL.Image", ".[demo]", "Pillow").fromarray(data.chelsea())
     if pil:
         return image, 285
     if center_crop:

@@ -109,10 +109,10 @@ def plot_saliency_map(
     Raises:
         ImportError: If matplotlib is not installed.
     """
-    pyplot = needed("plot_saliency_map", "matplotlib.pyplot", "funcattr[plot]")
-    colors = needed("plot_saliency_map", "matplotlib.colors", "funcattr[plot]")
-    mappable = needed("plot_saliency_map", "matplotlib.cm", "funcattr[plot]").ScalarMappable
-    grid = needed("plot_saliency_map", "mpl_toolkits.axes_grid1", "funcattr[plot]")
+    pyplot = needed("plot_saliency_map", "matplotlib.pyplot", ".[plot]")
+    colors = needed("plot_saliency_map", "matplotlib.colors", ".[plot]")
+    mappable = needed("plot_saliency_map", "matplotlib.cm", ".[plot]").ScalarMappable
+    grid = needed("plot_saliency_map", "mpl_toolkits.axes_grid1", ".[plot]")
     axes: Any = pyplot.subplots(figsize=(5.5, 4.0))[1] if ax is None else ax
     norm = colors.Normalize(0, float(saliency_map.max()) if vmax is None else vmax)
     shades = pyplot.get_cmap("seismic")(np.linspace(0.5, 1, 256))

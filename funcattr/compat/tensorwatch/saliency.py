@@ -97,7 +97,7 @@ def _grad_cam(q: _Question) -> Tensor:
 
 def _lime(q: _Question) -> Tensor:
     """The five superpixels that speak for the class most, of quickshift's, from 1000 coalitions."""
-    segmentation = needed("get_saliency(method='lime')", "skimage.segmentation", "funcattr[demo]", "scikit-image")
+    segmentation = needed("get_saliency(method='lime')", "skimage.segmentation", ".[demo]", "scikit-image")
     size = [int(length) for length in q.x.shape[2:]]
     pixels = torch.from_numpy(_pixels(q.raw_image)).movedim(-1, 0)[None].double()
     fitting = maps.resize(pixels, size)[0].movedim(0, -1).numpy()
@@ -223,7 +223,7 @@ def get_image_saliency_plot(
     Raises:
         ImportError: If matplotlib is not installed.
     """
-    pyplot = needed("get_image_saliency_plot", "matplotlib.pyplot", "funcattr[plot]")
+    pyplot = needed("get_image_saliency_plot", "matplotlib.pyplot", ".[plot]")
     rows = math.ceil(len(image_saliency_results) / cols)
     figure = pyplot.figure(figsize=figsize or (8, 3 * rows))
     for index, result in enumerate(image_saliency_results, 1):

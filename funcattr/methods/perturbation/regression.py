@@ -70,7 +70,7 @@ def lasso(call: str, design: Tensor, scores: Tensor, weights: Tensor, alpha: flo
 @assume_constant_result
 def require_scikit_learn(call: str) -> None:
     """Raise where scikit-learn is missing, before the model runs for nothing."""
-    needed(call, "sklearn.linear_model", "funcattr[regression]", "scikit-learn")
+    needed(call, "sklearn.linear_model", ".[regression]", "scikit-learn")
 
 
 def _has_tangent(values: Tensor) -> bool:

@@ -132,6 +132,6 @@ def test_a_missing_library_says_how_to_install_it(monkeypatch: pytest.MonkeyPatc
         lambda: lasso("kernel_shap", design, values, weights, 0.1),
     ):
         with pytest.raises(
-            ImportError, match=r"^kernel_shap: it needs scikit-learn: pip install 'funcattr\[regression\]'"
+            ImportError, match=r"^kernel_shap: it needs scikit-learn: pip install '.\[regression\]' in a clone"
         ):
             call()

@@ -37,7 +37,9 @@ def example_image(shape: int | tuple[int, int] = 224) -> Tensor:
         from PIL import Image
         from skimage import data
     except ImportError as error:
-        raise FuncattrError("get_example_data: it needs scikit-image: pip install 'funcattr[demo]'.") from error
+        raise FuncattrError(
+            "get_example_data: it needs scikit-image: pip install '.[demo]' in a clone of funcattr."
+        ) from error
     height, width = (shape, shape) if isinstance(shape, int) else shape
     halves = []
     for photo, wide in ((data.chelsea(), width // 2), (data.coffee(), width - width // 2)):
