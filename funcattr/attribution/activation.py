@@ -11,7 +11,7 @@ def activated(call: str, output: Tensor, activation: Activation | None) -> Tenso
     """The output itself, its sigmoid, or its softmax over the classes, which are in dimension 1. [N, ...]
 
     Raises:
-        ValueError: If there are no classes to take the softmax over, or the word is another one.
+        ValueError: If there are not two classes to take the softmax over, or the word is another one.
     """
     if activation is None:
         return output
@@ -21,4 +21,9 @@ def activated(call: str, output: Tensor, activation: Activation | None) -> Tenso
         raise ValueError(f"{call}(activation={activation!r}): expected 'sigmoid', 'softmax' or None.")
     if output.ndim < 2:
         raise ValueError(f"{call}(activation='softmax'): expected an output [N, K], got shape {list(output.shape)}.")
+    if output.shape[1] == 1:
+        raise ValueError(
+            f"{call}(activation='softmax'): expected two classes or more, got shape {list(output.shape)}: that "
+            "of one class is always 1. Say activation='sigmoid', or None for the output itself."
+        )
     return output.softmax(1)

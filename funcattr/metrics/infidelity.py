@@ -86,6 +86,8 @@ def infidelity(
     start = baseline_like(call, x, question.laid(baseline))
     if (sigma is None) == (window is None):
         raise ValueError(f"{call}(sigma={sigma}, window={window}): expected one of both, to say what the noise is.")
+    if sigma is not None and not (isinstance(baseline, int | float) and baseline == 0):
+        raise ValueError(f"{call}(baseline=...): it is for window=; noise goes to no baseline.")
     if sigma is not None and not 0 < sigma < float("inf"):
         raise ValueError(f"{call}(sigma={sigma}): expected a standard deviation above 0.")
     sizes = () if window is None else _window(question, window)

@@ -11,6 +11,7 @@ from ..attribution.targets import Target
 from ..batch import batch_of
 from ..sampling.draws import Generator, seed_from, uniform
 from ..sampling.loops import positive, wide
+from .players import refuse_example_dims
 
 
 def max_sensitivity(
@@ -33,7 +34,7 @@ def max_sensitivity(
         x: Inputs. [N, ...], or a tuple or dict of them
         target: As the method takes it.
         radius: Of the box, in units of x.
-        samples: How many points of it, S.
+        samples: How many points of it, S; the same steps for each example.
         generator: A seed, or a `torch.Generator` from which one is drawn. The points do not depend on `chunk_size`.
         chunk_size: Points that run at once, under `torch.vmap`; by default all. 1 runs them one by one without it, for
             methods that cannot be mapped.
@@ -44,7 +45,7 @@ def max_sensitivity(
 
     Raises:
         ValueError: If `radius` or `samples` is out of its range, or the attributions have not one row for each example.
-        TypeError: If x is no tensor, tuple or dict of floating-point tensors.
+        TypeError: If x is no tensor, tuple or dict of floating-point tensors, or `example_dims` is given.
 
     Example:
         >>> import torch, funcattr
@@ -63,12 +64,14 @@ def max_sensitivity(
     leaves, structure = pytree.tree_flatten(x)
     if any(not leaf.is_floating_point() for leaf in leaves):
         raise TypeError(f"{call}(x=...): expected floating-point tensors, got {[leaf.dtype for leaf in leaves]}.")
+    refuse_example_dims(call, options)
     seed = seed_from(call, generator)
 
     def moved(index: Tensor) -> Any:
         """The inputs at some points. Each [c, N, ...]"""
-        steps = [2 * uniform(index, leaf.shape, leaf, seed, stream) - 1 for stream, leaf in enumerate(leaves)]
-        return pytree.tree_unflatten([leaf + radius * d for leaf, d in zip(leaves, steps, strict=True)], structure)
+        steps = [2 * uniform(index, leaf.shape[1:], leaf, seed, stream) - 1 for stream, leaf in enumerate(leaves)]
+        points = [leaf + radius * d.unsqueeze(1) for leaf, d in zip(leaves, steps, strict=True)]
+        return pytree.tree_unflatten(points, structure)
 
     def of(x: Any) -> Tensor:
         """The attributions at one point, as vectors. [N, values]"""

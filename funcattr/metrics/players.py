@@ -8,6 +8,7 @@ from torch import Tensor
 from .._torch import pytree
 from ..attribution.inputs import as_dict
 from ..attribution.question import Question
+from ..batch import has_dim, moved
 from ..methods.perturbation.coalitions import FeatureGroups, feature_groups
 from ..sampling.baselines import Baseline, broadcasts, distribution
 from ..sampling.loops import wide
@@ -55,13 +56,41 @@ def players(
         features = count
     if isinstance(baseline, distribution):
         raise TypeError(f"{call}(baseline=...): expected a number or tensors, got a distribution. Give a row of it.")
-    groups = feature_groups(question, feature_mask, baseline, features)
+    groups = _numbered(call, feature_groups(question, feature_mask, baseline, features))
     masks = pytree.tree_leaves(groups.ids)
     sums = parts[0].new_zeros(question.examples, groups.features, dtype=wide(parts[0].dtype))
     for part, ids in zip(parts, masks, strict=True):
         where = _narrowed(call, ids, part).reshape(len(ids), -1).expand(len(part), -1)
         sums = sums.scatter_add(1, where, part.reshape(len(part), -1).to(sums.dtype))
+    if groups.doubt is not None:
+        sums = torch.where(groups.doubt.unsqueeze(1), torch.nan, sums)
     return Players(groups, sums)
+
+
+def _numbered(call: str, groups: FeatureGroups) -> FeatureGroups:
+    """The features numbered without gaps: a number that no value has is no feature.
+
+    Raises:
+        ValueError: If examples do not have the same features, so that shares of them could not be compared.
+    """
+    ids = pytree.tree_leaves(groups.ids)
+    if not all(map(can_look_at, ids)):
+        return groups
+    rows = max(map(len, ids))
+    there = torch.zeros(rows, groups.features, dtype=torch.bool, device=groups.device)
+    for mask in ids:
+        where = mask.reshape(len(mask), -1).expand(rows, -1)
+        there = there.scatter(1, where, torch.ones_like(where, dtype=torch.bool))
+    used = there.any(0)
+    if not bool((there == used).all()):
+        raise ValueError(
+            f"{call}(feature_mask=...): expected the same features in each example, got examples that lack some. "
+            "Number those of each from 0, or ask about the examples one by one."
+        )
+    if bool(used.all()):
+        return groups
+    places = used.cumsum(0) - 1
+    return groups._replace(features=int(used.sum()), ids=pytree.tree_map(lambda mask: places[mask], groups.ids))
 
 
 def checked_attributions(question: Question, attributions: Any) -> Any:
@@ -71,16 +100,23 @@ def checked_attributions(question: Question, attributions: Any) -> Any:
         TypeError: If one is no floating-point tensor.
         ValueError: If their structure or a shape does not fit the inputs.
     """
-    given = as_dict(question.laid(attributions))
+    given = as_dict(attributions)
     leaves, structure = pytree.tree_flatten(question.x)
     parts, found = pytree.tree_flatten(given)
     if found != structure:
         raise ValueError(
             f"{question.call}(attributions=...): expected {len(leaves)}, structured as x, got {len(parts)}."
         )
-    for part, value in zip(parts, leaves, strict=True):
+    if question.layout is not None:
+        given = pytree.tree_map(_in_front, given, question.layout.x)
+    for part, value in zip(pytree.tree_leaves(given), leaves, strict=True):
         _check(question.call, part, value)
     return given
+
+
+def _in_front(part: Any, dim: Any) -> Any:
+    """An input's attributions with their examples in front; what has no such dimension is refused later."""
+    return moved(part, dim) if isinstance(part, Tensor) and has_dim(part, dim) else part
 
 
 def _check(call: str, part: Any, value: Tensor) -> None:
@@ -116,3 +152,16 @@ def _narrowed(call: str, ids: Tensor, part: Tensor) -> Tensor:
                 )
             ids = first
     return ids
+
+
+def refuse_example_dims(call: str, options: dict[str, Any]) -> None:
+    """Raise if a method is to be told where examples are: these measures count rows in dimension 0.
+
+    Raises:
+        TypeError: If so.
+    """
+    if options.get("example_dims", 0) != 0:
+        raise TypeError(
+            f"{call}(example_dims=...): expected examples in dimension 0 of x and of the attributions. Give a function "
+            "that moves them there and back as the method."
+        )

@@ -10,11 +10,13 @@ from .._torch import pytree
 from ..attribution.question import Model, call_arguments
 from ..attribution.targets import Target
 from ..batch import batch_of
+from ..copies import copied
 from ..model.functional import FunctionalModel, as_functional
 from ..model.sites import Editor
 from ..sampling.draws import Generator, normal, seed_from
 from ..sampling.loops import wide
 from .correlation import pearson, spearman
+from .players import refuse_example_dims
 
 Order = Literal["cascading", "independent"]
 Similarity = Literal["spearman", "pearson"]
@@ -51,6 +53,7 @@ def randomization(
     A map that stays alike does not depend on what the model has learned; that is a fault of the method. Each parameter
     gets normal numbers of its own mean and spread, so that the signals keep their size. Layers are in the order in
     which they end in a forward pass; parameters of modules that are not called themselves belong to the module around.
+    A layer without which the output stays the same, one whose parameters are all equal or unused, is left out.
 
     Args:
         method: `(model, x, target) -> attributions`, such as `gradient`.
@@ -68,6 +71,8 @@ def randomization(
     Raises:
         ValueError: If a word is another one, the model has no parameters, or the attributions have not one row for each
             example.
+        TypeError: If `example_dims` is given.
+        NotImplementedError: In compiled code.
 
     Example:
         >>> import torch, funcattr
@@ -83,6 +88,9 @@ def randomization(
     for name, word, words in (("order", order, Order), ("similarity", similarity, Similarity)):
         if word not in get_args(words):
             raise ValueError(f"{call}({name}={word!r}): expected one of {', '.join(map(repr, get_args(words)))}.")
+    if torch.compiler.is_compiling():
+        raise NotImplementedError(f"{call}: it asks which layers run, which compiled code does not say.")
+    refuse_example_dims(call, options)
     fm, examples, seed = as_functional(model), batch_of(call, x), seed_from(call, generator)
     params = {name: p.detach() for name, p in fm.params.items() if p.is_floating_point()}
     if not params:
@@ -100,7 +108,7 @@ def randomization(
         return found.abs() if absolute else found
 
     whole, new, rows = of(fm), dict[str, Tensor](), []
-    layers = _layers(fm, params, x, options)
+    layers = _layers(fm, drawn, x, options)
     for names in layers.values():
         new = {**(new if order == "cascading" else {}), **{name: drawn[name] for name in names}}
         rows.append(compare(whole, of(fm.bind(new))))
@@ -113,7 +121,7 @@ def _drawn(parameter: Tensor, seed: int, stream: int) -> Tensor:
     return parameter.mean() + parameter.std(correction=0) * normal(first, parameter.shape, parameter, seed, stream)[0]
 
 
-def _layers(fm: FunctionalModel, params: Iterable[str], x: Any, options: dict[str, Any]) -> dict[str, list[str]]:
+def _layers(fm: FunctionalModel, drawn: dict[str, Tensor], x: Any, options: dict[str, Any]) -> dict[str, list[str]]:
     """The names of each layer's parameters, the layer that ends last first."""
     ended: dict[str, None] = {}
 
@@ -124,14 +132,29 @@ def _layers(fm: FunctionalModel, params: Iterable[str], x: Any, options: dict[st
 
         return note
 
-    positional, keyword = call_arguments(x, options.get("args", ()), dict(options.get("kwargs") or {}))
+    def output(model: FunctionalModel) -> Any:
+        given = copied((x, options.get("args", ()), dict(options.get("kwargs") or {})))
+        positional, keyword = call_arguments(*given)
+        return model(*positional, **keyword)
+
     with torch.no_grad(), Editor({name: noting(name) for name in fm.sites}):
-        fm(*positional, **keyword)
+        before = output(fm)
     order = ["", *reversed(ended)]
     layers: dict[str, list[str]] = {name: [] for name in order}
-    for name in params:
+    for name in drawn:
         layers[next(owner for owner in _around(name) if owner in layers)].append(name)
-    return {layer: names for layer, names in layers.items() if names}
+    with torch.no_grad():
+        return {
+            layer: names
+            for layer, names in layers.items()
+            if names and not _is_same(before, output(fm.bind({name: drawn[name] for name in names})))
+        }
+
+
+def _is_same(before: Any, after: Any) -> bool:
+    """Whether two outputs hold equal tensors."""
+    pairs = zip(pytree.tree_leaves(before), pytree.tree_leaves(after), strict=True)
+    return all(torch.equal(a, b) for a, b in pairs if isinstance(a, Tensor))
 
 
 def _around(name: str) -> Iterable[str]:

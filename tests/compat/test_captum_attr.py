@@ -1,6 +1,7 @@
 """`funcattr.compat.captum.attr` by itself: its numbers are those of closed forms, and the user's model is untouched."""
 
 import inspect
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
@@ -353,3 +354,47 @@ def test_an_embedding_is_configured_and_removed() -> None:
     zero = at_layer.attribute(ids, reference.expand(2, 2), target=1)
     weight = model[2].weight[1].reshape(1, 2, 3)
     torch.testing.assert_close(zero, ((vectors - embedding(reference)) * weight).detach())
+
+
+class InPlace(nn.Module):
+    """Normalises what it is given where it lies."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inner(x.sub_(1.0).div_(0.5)).tanh()
+
+
+@pytest.mark.parametrize("as_function", [False, True])
+def test_a_model_that_writes_into_its_input_leaves_the_users_as_it_is(as_function: bool) -> None:
+    torch.manual_seed(0)
+    net = InPlace().double().eval()
+    model: Any = (lambda x: net(x)) if as_function else net
+    x = torch.rand(2, 6, dtype=torch.float64)
+    given = x.clone()
+    found = attr.FeatureAblation(model).attribute(given, target=1)
+    torch.testing.assert_close(found, funcattr.feature_ablation(net, x, 1))
+    expected = net.inner((x - 1) / 0.5).detach()
+    torch.testing.assert_close(attr.LayerActivation(model, net.inner).attribute(given), expected)
+    slope = funcattr.attribute(net, x, 1, layer="inner")
+    found = attr.LayerGradientXActivation(model, net.inner).attribute(given, target=1)
+    torch.testing.assert_close(found, slope.root.detach() * slope.cotangent)
+    assert torch.equal(given, x)
+
+
+def test_threads_ask_about_layers_of_one_function_one_after_the_other() -> None:
+    torch.manual_seed(0)
+    a, b = nn.Linear(4, 4), nn.Linear(4, 4)
+    model = lambda x: b(torch.tanh(a(x)))  # noqa: E731
+    x = torch.randn(2, 4)
+    right = {a: a(x).detach(), b: model(x).detach()}
+
+    def ask(k: int) -> None:
+        layer = (a, b)[k % 2]
+        torch.testing.assert_close(attr.LayerActivation(model, layer).attribute(x), right[layer])
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(ask, range(80)))
+    assert "forward" not in vars(a) and "forward" not in vars(b)

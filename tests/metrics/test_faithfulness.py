@@ -10,7 +10,15 @@ from torch import Tensor, nn
 
 import funcattr
 from funcattr import maps, masks
-from funcattr.metrics import area_between, deletion, infidelity, insertion, max_sensitivity, sensitivity_n
+from funcattr.metrics import (
+    area_between,
+    deletion,
+    infidelity,
+    insertion,
+    max_sensitivity,
+    randomization,
+    sensitivity_n,
+)
 from funcattr.sampling import draws
 from funcattr.testing.seeding import settle, uniform
 
@@ -102,8 +110,8 @@ def test_a_product_is_lost_with_its_first_factor() -> None:
 
 def test_max_sensitivity_of_known_methods() -> None:
     x = torch.ones(2, 4, dtype=DOUBLE)
-    moved = 2 * draws.uniform(torch.arange(10), x.shape, x, 0, 0) - 1
-    expected = 0.02 * moved.norm(dim=2).amax(0) / 2
+    moved = 2 * draws.uniform(torch.arange(10), x.shape[1:], x, 0, 0) - 1
+    expected = (0.02 * moved.norm(dim=1).amax() / 2).expand(2)
     torch.testing.assert_close(max_sensitivity(lambda x, target: x, x), expected)
     torch.testing.assert_close(max_sensitivity(lambda x, target: x, x, chunk_size=1), expected)
     assert max_sensitivity(lambda x, target: 0 * x + 1, x).tolist() == [0, 0]
@@ -160,8 +168,9 @@ def test_sensitivity_equals_the_reference(chunk_size: int | None) -> None:
 @pytest.mark.parametrize("how", [{"sigma": 0.4}, {"window": (2, 4)}, {"window": 3}])
 def test_infidelity_equals_the_reference(how: dict[str, Any], chunk_size: int | None, scaled: bool) -> None:
     a = uniform(*X.shape, seed=6)
+    start: Any = {} if "sigma" in how else {"baseline": BASE}
     found = infidelity(
-        MODEL, X, CLASSES, a, baseline=BASE, samples=9, generator=4, chunk_size=chunk_size, scaled=scaled, **how
+        MODEL, X, CLASSES, a, samples=9, generator=4, chunk_size=chunk_size, scaled=scaled, **start, **how
     )
     for n in range(3):
         if "sigma" in how:
@@ -187,7 +196,7 @@ def test_max_sensitivity_equals_a_loop() -> None:
     here = method(X, CLASSES).flatten(1)
     worst = torch.zeros(3, dtype=DOUBLE)
     for s in range(6):
-        d = 0.1 * (2 * draws.uniform(torch.tensor([s]), X.shape, X, 3, 0)[0] - 1)
+        d = 0.1 * (2 * draws.uniform(torch.tensor([s]), X.shape[1:], X, 3, 0) - 1)
         worst = worst.maximum((method(X + d, CLASSES).flatten(1) - here).norm(dim=1) / here.norm(dim=1))
     torch.testing.assert_close(found, worst, rtol=1e-9, atol=1e-12)
 
@@ -342,6 +351,7 @@ BAD: dict[str, tuple[Any, dict[str, Any], type[Exception], str]] = {
     "two subsets": (sensitivity_n, {"n": 3, "samples": 2}, ValueError, r"\(samples=2\): expected at least 3"),
     "no noise": (infidelity, {}, ValueError, r"\(sigma=None, window=None\): expected one of both"),
     "two noises": (infidelity, {"sigma": 0.1, "window": 2}, ValueError, r"expected one of both"),
+    "noise to a baseline": (infidelity, {"sigma": 0.1, "baseline": 0.5}, ValueError, r"it is for window="),
     "negative noise": (infidelity, {"sigma": -0.1}, ValueError, r"infidelity\(sigma=-0.1\): expected a standard dev"),
     "large window": (infidelity, {"window": (2, 9)}, ValueError, r"infidelity\(window=\(2, 9\)\): expected no more"),
     "deep window": (infidelity, {"window": (2,) * 4}, ValueError, r"expected 1 to 3 sizes"),
@@ -369,6 +379,50 @@ def test_bad_options_are_named(case: str) -> None:
 def test_bad_attributions_are_named(measure: Any, attributions: Any, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=r"^\w+\(attributions=...\): " + message):
         measure(MODEL, X, 1, attributions)
+
+
+@pytest.mark.parametrize("measure", [deletion, area_between, partial(sensitivity_n, n=2)])
+def test_how_features_are_numbered_does_not_count(measure: Any) -> None:
+    x, ids = uniform(2, 5, seed=1), torch.tensor([[0, 1, 1, 2, 3]])
+    found = [measure(linear, x, 0, x * W, feature_mask=mask, **SUM) for mask in (ids, ids + 1, 7 * ids, 3 + 2 * ids)]
+    for other in found[1:]:
+        torch.testing.assert_close(other, found[0])
+    with pytest.raises(ValueError, match=r"\(feature_mask=...\): expected the same features in each example"):
+        measure(linear, x, 0, x * W, feature_mask=torch.tensor([[0, 1, 1, 2, 3], [0, 1, 1, 2, 2]]), **SUM)
+
+
+def test_a_feature_beyond_the_count_is_not_a_number_where_it_cannot_be_looked_at() -> None:
+    x, ids = uniform(3, 5, seed=1), torch.tensor([[0, 0, 1, 1, 7]])
+    run = lambda ids: deletion(linear, x, 0, x * W, feature_mask=ids, features=2, **SUM).area  # noqa: E731
+    with pytest.raises(ValueError, match="expected features from 0 to 1"):
+        run(ids)
+    assert torch.vmap(run)(ids[None]).isnan().all()
+
+
+def test_one_logit_has_no_softmax() -> None:
+    with pytest.raises(ValueError, match=r"deletion\(activation='softmax'\): expected two classes or more, got shape"):
+        deletion(linear, uniform(2, 5, seed=1), 0, uniform(2, 5, seed=2))
+
+
+def test_maps_of_examples_elsewhere_keep_their_own_shape() -> None:
+    words = settle(lambda: nn.Linear(4, 3), dtype=DOUBLE)
+    sequence = lambda x: torch.tanh(words(x)).sum(0)  # noqa: E731
+    x, a = uniform(5, 2, 4, seed=1), uniform(5, 2, 1, seed=2)
+    right = deletion(lambda x: sequence(x.transpose(0, 1)), x.transpose(0, 1), 1, a.transpose(0, 1), **SUM)
+    torch.testing.assert_close(deletion(sequence, x, 1, a, example_dims={"x": 1}, **SUM), right)
+    one = lambda x: MODEL(x[None])[0]  # noqa: E731
+    found = deletion(one, X[0], 2, MAP[0], example_dims=None, steps=5)
+    torch.testing.assert_close(found.area, deletion(MODEL, X[:1], 2, MAP[:1], steps=5).area)
+    with pytest.raises(ValueError, match="expected 2, structured as x, got 1"):
+        deletion(lambda p, q: (p * q).sum(0), (x[..., 0], x[..., 1]), None, x[..., 0], example_dims={"x": 1}, **SUM)
+
+
+@pytest.mark.parametrize(
+    "measure", [max_sensitivity, lambda m, x, t, **o: randomization(funcattr.gradient, MODEL, x, t, **o)]
+)
+def test_measures_of_methods_count_rows_in_dimension_zero(measure: Any) -> None:
+    with pytest.raises(TypeError, match=r"\(example_dims=...\): expected examples in dimension 0"):
+        measure(partial(funcattr.gradient, MODEL), X, 1, example_dims={"x": 1})
 
 
 def test_a_mask_finer_than_the_map_is_refused() -> None:

@@ -94,6 +94,31 @@ def test_guided_backpropagation_changes_less_than_the_gradient() -> None:
     assert guided > plain + 0.1
 
 
+class InPlace(nn.Module):
+    """Normalises what it is given where it lies."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.last, self.unused = nn.Linear(5, 3), nn.Linear(5, 3)
+        self.norm = nn.BatchNorm1d(3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(self.last(x.sub_(1.0).div_(0.5)).tanh())
+
+
+def test_an_input_that_the_model_overwrites_stays_and_layers_without_an_effect_are_left_out() -> None:
+    model, x = settle(InPlace, dtype=DOUBLE).eval(), X.clone()
+    model.norm.weight.data.fill_(1.0)
+    model.norm.bias.data.fill_(0.0)
+    found = randomization(funcattr.gradient, model, x, 1)
+    assert torch.equal(x, X) and found.layers == ("last",)  # the norm's parameters have no spread
+
+
+def test_compiled_code_does_not_say_which_layers_run(fresh_dynamo: None) -> None:
+    with pytest.raises(Exception, match="it asks which layers run"):
+        torch.compile(lambda x: randomization(funcattr.gradient, MODEL, x, 1), fullgraph=True, backend="eager")(X)
+
+
 def naive_spearman(a: np.ndarray, b: np.ndarray) -> float:
     def rank(v: np.ndarray) -> np.ndarray:
         return np.array([(v < one).sum() + ((v == one).sum() - 1) / 2 for one in v])

@@ -176,7 +176,7 @@ def get_saliency(
     x = input[:1].detach().to(place)
     if label is None:
         with torch.no_grad():
-            label = model(x).argmax(1)
+            label = model(x.clone()).argmax(1)
     target = int(label.flatten()[0]) if isinstance(label, Tensor) else int(label)
     attributions = EXPLAINERS[method](_Question(model, raw_input, x, target, layer_path))
     found = maps.abs_sum(attributions.detach())[0, 0]

@@ -62,7 +62,9 @@ class guided:  # noqa: N801  (a path reads as a word: path=guided())
 
     def _next(self, point: Tensor, gradient: Tensor, least: Tensor, most: Tensor, end: Tensor, left: Tensor) -> Tensor:
         """The next point: at the distance `left` [N] from the end. [N, D]"""
-        point, gradient, least, most, end = (v.flatten(1) for v in (point, gradient, least, most, end))
+        # Half precision is too coarse for sums over a whole input.
+        given = (point, gradient, least, most, end)
+        point, gradient, least, most, end = (v.flatten(1).to(wide(v.dtype)) for v in given)
         point = torch.where((end - point).abs() > (end - least).abs(), least, point)
         room = (most - point).abs()
         need = (end - point).abs().sum(1) - left

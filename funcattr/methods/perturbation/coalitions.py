@@ -95,10 +95,13 @@ def feature_groups(
         features: The number of features, where it cannot be read from the mask.
     """
     call, x, examples = question.call, question.x, question.examples
-    feature_mask = own(question.laid(as_dict(feature_mask)))
     if isinstance(baseline, distribution):
         baseline.check(call, x)
         return feature_groups(question, feature_mask, 0, features)._replace(rows=baseline)
+    if isinstance(feature_mask, Tensor) and not isinstance(x, Tensor):
+        count = len(pytree.tree_leaves(x))
+        raise ValueError(f"{call}(feature_mask=...): expected {count} masks structured as x, got 1.")
+    feature_mask = own(question.laid(as_dict(feature_mask)))
     full = baseline_like(call, x, question.laid(baseline))
     if feature_mask is None:
         count = question.example_size

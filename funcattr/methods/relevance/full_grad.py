@@ -74,8 +74,10 @@ def full_grad(
     with torch.set_grad_enabled(torch.is_grad_enabled() and not derivative_is_final(passed.output, start)):
         (g,) = passed.pull(start, observer=lambda *step: shares.extend(_biases(*step)))
         found = sum((_as_map(question, b, size, absolute) for b in shares), _channels(question.x * g, absolute))
-    if not absolute:
-        _require_whole(question, found, passed.output * start)
+        signed = found
+        if absolute:
+            signed = sum((_as_map(question, b, size, False) for b in shares), _channels(question.x * g, False))
+    _require_whole(question, signed, passed.output * start)
     return question.as_given(found)
 
 

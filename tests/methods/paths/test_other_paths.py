@@ -231,3 +231,13 @@ def test_what_a_path_cannot_do_is_refused() -> None:
             guided(**options)
     with pytest.raises(TypeError, match=r"^idgi\(path=guided.*\): expected None or a path of fixed points"):
         idgi(guided())  # type: ignore[arg-type]
+
+
+@every_path
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_near_single(name: str, dtype: torch.dtype) -> None:
+    model, x = nn.Sequential(nn.Flatten(), nn.Linear(16, 3)), torch.rand(2, 1, 4, 4)
+    expected = along(model, x.to(dtype).float(), 1, path=PATHS[name])
+    found = along(model.to(dtype), x.to(dtype), 1, path=PATHS[name])
+    assert found.dtype == dtype
+    torch.testing.assert_close(found.float(), expected, rtol=0.1, atol=0.05)

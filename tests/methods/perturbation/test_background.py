@@ -61,3 +61,21 @@ def test_a_single_row_is_a_baseline_and_two_inputs_keep_their_rows_together() ->
 def test_rows_of_another_shape_are_refused() -> None:
     with pytest.raises(ValueError, match=r"kernel_shap\(baseline=distribution\(...\)\): expected rows of shapes"):
         funcattr.kernel_shap(net, X, 1, baseline=funcattr.distribution(ROWS[:, :3]))
+
+
+@pytest.mark.parametrize("method", ["feature_ablation", "shapley_sampling", "kernel_shap", "shapley_values"])
+def test_a_mask_is_laid_out_once_where_examples_are_elsewhere(method: str) -> None:
+    weight = torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64)
+    x, mask = torch.randn(3, 3, dtype=torch.float64), torch.tensor([[0], [0], [1]])  # as many features as examples
+    rows = funcattr.distribution(torch.zeros(2, 3, dtype=torch.float64))
+    model = lambda x: (x * weight[:, None]).sum(0)  # noqa: E731
+    run = getattr(funcattr, method)
+    one = run(model, x, None, feature_mask=mask, baseline=0, example_dims={"x": 1})
+    torch.testing.assert_close(run(model, x, None, feature_mask=mask, baseline=rows, example_dims={"x": 1}), one)
+
+
+def test_one_mask_for_two_inputs_is_refused_wherever_examples_are() -> None:
+    p = torch.randn(5, 3)
+    model = lambda p, q: (p * q).sum(0)  # noqa: E731
+    with pytest.raises(ValueError, match=r"feature_mask=...\): expected 2 masks structured as x, got 1"):
+        funcattr.feature_ablation(model, (p, p), feature_mask=torch.arange(5)[:, None], example_dims={"x": 1})

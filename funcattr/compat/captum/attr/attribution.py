@@ -62,6 +62,11 @@ def as_tuple(value: Any) -> tuple[Any, ...]:
     return value if isinstance(value, tuple) else (value,)
 
 
+def apart(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Inputs for a call of the model itself, which may write into them."""
+    return tuple(value.clone() if isinstance(value, Tensor) else value for value in inputs)
+
+
 def formatted(attributions: Sequence[Tensor], is_tuple: bool) -> Any:
     """Attributions without a graph: a tuple of them, or the only one."""
     found = tuple(a.detach() for a in attributions)

@@ -1,5 +1,6 @@
 """Layers, given as modules, as sites of a model that may be a plain function around the module they belong to."""
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -8,7 +9,10 @@ from torch import Tensor, nn
 
 import funcattr
 
-from .attribution import as_tuple
+from .attribution import apart, as_tuple
+
+_ONE_AT_A_TIME = threading.RLock()
+"""Held while modules have a `forward` of their own, which other threads would run too."""
 
 
 class LocatedLayers(NamedTuple):
@@ -27,14 +31,14 @@ class LocatedLayers(NamedTuple):
     def read(self, *inputs: Any) -> tuple[Any, ...]:
         """The values at the layers. Each a tensor or a tuple."""
         self._require_one_call(inputs)
-        _, values = funcattr.read(self.model, *self.names)(*inputs)
+        _, values = funcattr.read(self.model, *self.names)(*apart(inputs))
         return tuple(_unwrapped(name, values[name]) for name in self.names)
 
     def _require_one_call(self, inputs: tuple[Any, ...]) -> None:
         """Raise where a layer runs several times: nobody can know which of its values is meant."""
         for name in self.names:
             try:
-                funcattr.read(self.model, f"{name}#1")(*inputs)
+                funcattr.read(self.model, f"{name}#1")(*apart(inputs))
             except funcattr.UnknownSiteError:
                 continue
             raise funcattr.FuncattrError(
@@ -100,7 +104,7 @@ def located(forward_func: Callable[..., Any], layer: Any, of_input: bool = False
     """The layers of a model, for the time of a call.
 
     A module's are sites already. A function's module is the user's live one: inside the context the layer announces its
-    value by a `forward` of its own, which is gone afterwards.
+    value by a `forward` of its own, which is gone afterwards. Other threads wait meanwhile.
 
     Args:
         forward_func: The model.
@@ -118,17 +122,18 @@ def located(forward_func: Callable[..., Any], layer: Any, of_input: bool = False
         yield LocatedLayers(model, names, is_list)
         return
     names = tuple(f"layer{i}" for i in range(len(layers)))
-    before = [vars(one).get("forward") for one in layers]
-    try:
-        for one, name in zip(layers, names, strict=True):
-            vars(one)["forward"] = _announcing(one.forward, name)
-        yield LocatedLayers(forward_func, tuple(name + suffix for name in names), is_list)
-    finally:
-        for one, forward in zip(layers, before, strict=True):
-            if forward is None:
-                vars(one).pop("forward", None)
-            else:
-                vars(one)["forward"] = forward
+    with _ONE_AT_A_TIME:
+        before = [vars(one).get("forward") for one in layers]
+        try:
+            for one, name in zip(layers, names, strict=True):
+                vars(one)["forward"] = _announcing(one.forward, name)
+            yield LocatedLayers(forward_func, tuple(name + suffix for name in names), is_list)
+        finally:
+            for one, forward in zip(layers, before, strict=True):
+                if forward is None:
+                    vars(one).pop("forward", None)
+                else:
+                    vars(one)["forward"] = forward
 
 
 def _announcing(forward: Callable[..., Any], name: str) -> Callable[..., Any]:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 import funcattr
 
-from .attribution import Given, GradientAttribution, LayerAttribution, as_tuple, require_module
+from .attribution import Given, GradientAttribution, LayerAttribution, apart, as_tuple, require_module
 from .located_layers import located
 from .lrp_rules import rulebook_for
 
@@ -55,7 +55,7 @@ class LRP(GradientAttribution):
     def _output(self, given: Given) -> Tensor:
         """The number that is explained, for each example. [N]"""
         with torch.no_grad():
-            output = self.model(*given.inputs)
+            output = self.model(*apart(given.inputs))
             weights = funcattr.gradient(lambda output: output, output, given.target)
             return (output * weights).reshape(len(output), -1).sum(1)
 

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .attribution import Given, as_baseline, as_tuple
+from .attribution import Given, apart, as_baseline, as_tuple
 
 Method = Callable[..., tuple[Tensor, ...]]
 
@@ -31,7 +31,7 @@ def perturbed(
         return _numbers(forward_func(*inputs))
 
     with torch.no_grad():
-        output = model(*given.inputs)
+        output = model(*apart(given.inputs))
         has_rows = output.ndim > 0 and len(output) == given.examples
         if has_rows and not _chooses_for_all(given.target):
             return given.result(method(model, given.x, **given.every, **options))
