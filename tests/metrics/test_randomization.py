@@ -108,8 +108,8 @@ class InPlace(nn.Module):
 
 def test_an_input_that_the_model_overwrites_stays_and_layers_without_an_effect_are_left_out() -> None:
     model, x = settle(InPlace, dtype=DOUBLE).eval(), X.clone()
-    model.norm.weight.data.fill_(1.0)
-    model.norm.bias.data.fill_(0.0)
+    torch.nn.init.ones_(model.get_parameter("norm.weight"))
+    torch.nn.init.zeros_(model.get_parameter("norm.bias"))
     found = randomization(funcattr.gradient, model, x, 1)
     assert torch.equal(x, X) and found.layers == ("last",)  # the norm's parameters have no spread
 
