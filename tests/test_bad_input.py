@@ -79,7 +79,7 @@ ASKED = [
     (r, what)
     for what, (change, _, _) in BAD.items()
     for r in ROWS
-    if not (what == "no target" and r.every_class) and (r.reads_target or "target" not in change)
+    if not (what == "no target" and r.every_class) and (r.reads_target or not {"target", "output"} & set(change))
 ]
 # All methods put their question through `ask`: one of each family is asked all of it, the others two things.
 FAMILIES = (

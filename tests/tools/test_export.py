@@ -27,10 +27,14 @@ def _answer(fm: FunctionalModel, x: Tensor) -> Any:
     return found.output, found.root * found.cotangent
 
 
+def _channels_at(site: str) -> int:
+    return -1 if site == "encoder.dropout" else 1  # tokens [N, T, C] of the transformer
+
+
 FUNCTIONS: dict[str, Function] = {
     "logits and map": _answer,
     "gradient": lambda fm, x: funcattr.gradient(fm, x, 2),
-    "grad_cam": lambda fm, x: funcattr.grad_cam(fm, x, 2, layer=fm.sites[2]),
+    "grad_cam": lambda fm, x: funcattr.grad_cam(fm, x, 2, layer=fm.sites[2], channel_dim=_channels_at(fm.sites[2])),
     "lrp": lambda fm, x: funcattr.lrp(fm, x, 2, start="one"),
     "integrated_gradients": lambda fm, x: funcattr.integrated_gradients(fm, x, 2, steps=3),
 }

@@ -35,8 +35,8 @@ def eigen_cam(
     the sign: the map is 0.
 
     Args:
-        model, x, layer, channel_dim, relu, output, args, kwargs, example_dims: As in `grad_cam`.
-        target: Not read; there for the methods that take any method.
+        model, x, layer, channel_dim, relu, args, kwargs, example_dims: As in `grad_cam`.
+        target, output: Not read, for the map is of the features alone; there for what takes any method.
 
     Returns:
         Map [N, 1, *spatial] at the layer's size, in units of h, non-negative with `relu`.
