@@ -22,6 +22,7 @@ from funcattr.metrics import (
 from funcattr.sampling import draws
 from funcattr.testing.seeding import settle, uniform
 
+from ..sweeps import long
 from . import references
 
 DOUBLE = torch.float64
@@ -318,7 +319,14 @@ def test_a_model_whose_examples_see_each_other_is_refused(measure: Any) -> None:
         measure(lambda x: (x - x.mean(0)).flatten(1), X, 1, MAP)
 
 
-@pytest.mark.parametrize("measure", [area_between, partial(sensitivity_n, n=3), partial(infidelity, sigma=0.3)])
+@pytest.mark.parametrize(
+    "measure",
+    [
+        pytest.param(area_between, marks=long),
+        pytest.param(partial(sensitivity_n, n=3), marks=long),
+        partial(infidelity, sigma=0.3),
+    ],
+)
 def test_mapped_over_classes_and_compiled(measure: Any, fresh_dynamo: None) -> None:
     if measure is area_between:
         measure = partial(area_between, steps=4)

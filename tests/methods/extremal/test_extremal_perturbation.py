@@ -349,6 +349,7 @@ def test_derivative_by_the_input_and_by_bound_parameters_equals_finite_differenc
     assert_equal(forward, (by_x * direction[0]).sum() + (by_weight * direction[1]).sum())
 
 
+@long
 def test_compiled_equals_eager_without_recompiling(fresh_dynamo: None) -> None:
     options: dict[str, Any] = {"areas": (0.1, 0.4), "variant": "dual", "reward": "contrastive"}
     run = partial(search, net(), steps=3, least_rise=0.5, patience=1, **options)

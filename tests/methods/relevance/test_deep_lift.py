@@ -22,6 +22,7 @@ from funcattr.testing.seeding import settle, uniform
 from ...contract import assert_equal, loop
 from ...deep_lift_references import deep_lift_reference, stack_reference
 from ...relevance_references import UnknownOperationError
+from ...sweeps import long
 from ...zoo import CASES, Case, case
 
 EXACT = 1e-12  # of numbers about 1 in double precision
@@ -590,6 +591,7 @@ def test_compiled_equals_eager(fresh_dynamo: None) -> None:
     assert fast[1].abs().max() <= EXACT
 
 
+@long
 def test_compiled_deep_shap_and_reveal_cancel_equal_eager(fresh_dynamo: None) -> None:
     fm, book = funcattr.functionalize(mlp(nn.ReLU)), rules.deep_lift_reveal_cancel()
     x, rows = uniform(2, 4), distribution(uniform(4, 4, seed=2))
