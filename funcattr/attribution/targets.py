@@ -149,7 +149,7 @@ def pick_output(call: str, value: Any, output: str | int | None, forward_only: b
         return value
     if not forward_only or value.is_complex():
         raise TypeError(f"{call}: expected a floating-point output, got {value.dtype}: it has no derivative.")
-    return value.to(torch.get_default_dtype())
+    return value.to(torch.float64)  # single precision has no integers beyond 2^24
 
 
 def _named(call: str, value: Any, output: str | int) -> Any:

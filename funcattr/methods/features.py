@@ -74,3 +74,13 @@ def channels_first(value: Tensor, question: Question, channel_dim: int | None) -
             f"first and a channel dimension, got shape {list(value.shape)}."
         )
     return value.movedim(channel_dim, 1)
+
+
+def spatial_size(call: str, x: Tensor) -> tuple[int, ...]:
+    """The spatial size of an input that must be one tensor [N, C, *spatial]."""
+    if not isinstance(x, Tensor) or not x.is_floating_point():
+        got = x.dtype if isinstance(x, Tensor) else type(x).__name__
+        raise TypeError(f"{call}(x=...): expected one floating-point tensor [N, C, *spatial], got {got}.")
+    if x.ndim < 3:
+        raise ValueError(f"{call}(x=...): expected a shape [N, C, *spatial], got {list(x.shape)}.")
+    return tuple(x.shape[2:])

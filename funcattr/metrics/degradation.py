@@ -92,8 +92,7 @@ def deletion(
         tensor([[10.,  6.,  3.,  1.,  0.]])
 
     References:
-        Samek et al., 2017, arXiv:1509.06321, section IV (MoRF, LeRF); Petsiuk et al., 2018, arXiv:1806.07421, section
-        3.3 (deletion).
+        Samek et al., 2017, arXiv:1509.06321 (MoRF, LeRF); Petsiuk et al., 2018, arXiv:1806.07421 (deletion).
     """
     question = ask("deletion", model, x, target, output=output, args=args, kwargs=kwargs, example_dims=example_dims)
     given = players(question, attributions, feature_mask, baseline, features)
@@ -142,7 +141,7 @@ def insertion(
         tensor([[ 0.,  4.,  7.,  9., 10.]])
 
     References:
-        Petsiuk et al., 2018, arXiv:1806.07421, section 3.3 (insertion).
+        Petsiuk et al., 2018, arXiv:1806.07421 (insertion).
     """
     question = ask("insertion", model, x, target, output=output, args=args, kwargs=kwargs, example_dims=example_dims)
     given = players(question, attributions, feature_mask, baseline, features)
@@ -192,7 +191,7 @@ def area_between(
         tensor([2.5000])
 
     References:
-        Samek et al., 2017, arXiv:1509.06321, section IV; Schulz et al., 2020, arXiv:2001.00396, section 4.4.
+        Samek et al., 2017, arXiv:1509.06321; Schulz et al., 2020, arXiv:2001.00396.
     """
     question = ask("area_between", model, x, target, output=output, args=args, kwargs=kwargs, example_dims=example_dims)
     given = players(question, attributions, feature_mask, baseline, features)

@@ -78,7 +78,7 @@ def infidelity(
         True
 
     References:
-        Yeh et al., 2019, arXiv:1901.09392, definition 2.1 and section 2.2 (the best factor).
+        Yeh et al., 2019, arXiv:1901.09392.
     """
     question = ask("infidelity", model, x, target, output=output, args=args, kwargs=kwargs, example_dims=example_dims)
     call, x, count = question.call, question.x, positive(question.call, "samples", samples)

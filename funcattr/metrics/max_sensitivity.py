@@ -55,7 +55,7 @@ def max_sensitivity(
         tensor([0.])
 
     References:
-        Yeh et al., 2019, arXiv:1901.09392, definition 3.1; the division by the norm as in Captum.
+        Yeh et al., 2019, arXiv:1901.09392; the division by the norm as in Captum.
     """
     call = "max_sensitivity"
     examples, count = batch_of(call, x), positive(call, "samples", samples)

@@ -9,7 +9,7 @@ from .._torch import pytree
 from ..attribution.inputs import as_dict
 from ..attribution.question import Question
 from ..batch import has_dim, moved
-from ..methods.perturbation.coalitions import FeatureGroups, feature_groups
+from ..methods.perturbation.coalitions import FeatureGroups, each_its_own, feature_groups, laid_groups
 from ..sampling.baselines import Baseline, broadcasts, distribution
 from ..sampling.loops import wide
 from ..torch_state import can_look_at
@@ -40,57 +40,58 @@ def players(
         ValueError: If their structure or a shape does not fit the inputs or the mask, or if pixels would be removed
             channel by channel.
     """
-    call, (leaves, structure) = question.call, pytree.tree_flatten(question.x)
-    parts = pytree.tree_leaves(checked_attributions(question, attributions))
-    if feature_mask is None:
-        if any(value.ndim > 3 and part.shape[1] > 1 for part, value in zip(parts, leaves, strict=True)):
-            raise ValueError(
-                f"{call}(attributions=...): expected one number for each pixel, [N, 1, ...], for a pixel has all its "
-                f"channels or none; got {[list(part.shape) for part in parts]}. Reduce them first, by "
-                "funcattr.maps.sum for instance, or say feature_mask=."
-            )
-        feature_mask = pytree.tree_unflatten(_each_its_own(parts), structure)
-        count = sum(part[0].numel() for part in parts)
-        if features not in (None, count):
-            raise ValueError(f"{call}(features={features}): without a feature_mask there are {count}.")
-        features = count
+    call, leaves = question.call, pytree.tree_leaves(question.x)
+    given = checked_attributions(question, attributions)
+    parts = pytree.tree_leaves(given)
     if isinstance(baseline, distribution):
         raise TypeError(f"{call}(baseline=...): expected a number or tensors, got a distribution. Give a row of it.")
-    groups = _numbered(call, feature_groups(question, feature_mask, baseline, features))
-    masks = pytree.tree_leaves(groups.ids)
-    sums = parts[0].new_zeros(question.examples, groups.features, dtype=wide(parts[0].dtype))
-    for part, ids in zip(parts, masks, strict=True):
+    if feature_mask is not None:
+        groups = feature_groups(question, feature_mask, baseline, features)
+        return Players(groups, _known(call, groups, _sums(call, groups, parts)))
+    if any(value.ndim > 3 and part.shape[1] > 1 for part, value in zip(parts, leaves, strict=True)):
+        raise ValueError(
+            f"{call}(attributions=...): expected one number for each pixel, [N, 1, ...], for a pixel has all its "
+            f"channels or none; got {[list(part.shape) for part in parts]}. Reduce them first, by funcattr.maps.sum "
+            "for instance, or say feature_mask=."
+        )
+    count = sum(part[0].numel() for part in parts)
+    if features not in (None, count):
+        raise ValueError(f"{call}(features={features}): without a feature_mask there are {count}.")
+    groups = laid_groups(question, each_its_own(given), question.laid(baseline), count)
+    return Players(groups, torch.cat([part.reshape(len(part), -1) for part in parts], 1).to(wide(parts[0].dtype)))
+
+
+def _sums(call: str, groups: FeatureGroups, parts: list[Tensor]) -> Tensor:
+    """The sum of each feature's attributions. [N, F]"""
+    sums = parts[0].new_zeros(len(parts[0]), groups.features, dtype=wide(parts[0].dtype))
+    for part, ids in zip(parts, pytree.tree_leaves(groups.ids), strict=True):
         where = _narrowed(call, ids, part).reshape(len(ids), -1).expand(len(part), -1)
         sums = sums.scatter_add(1, where, part.reshape(len(part), -1).to(sums.dtype))
-    if groups.doubt is not None:
-        sums = torch.where(groups.doubt.unsqueeze(1), torch.nan, sums)
-    return Players(groups, sums)
+    return sums
 
 
-def _numbered(call: str, groups: FeatureGroups) -> FeatureGroups:
-    """The features numbered without gaps: a number that no value has is no feature.
+def _known(call: str, groups: FeatureGroups, sums: Tensor) -> Tensor:
+    """The sums of features, not a number for an example that lacks a feature that others have. [N, F]
+
+    Shares of features could not be compared then.
 
     Raises:
-        ValueError: If examples do not have the same features, so that shares of them could not be compared.
+        ValueError: If one does, where that can be looked at.
     """
     ids = pytree.tree_leaves(groups.ids)
-    if not all(map(can_look_at, ids)):
-        return groups
     rows = max(map(len, ids))
     there = torch.zeros(rows, groups.features, dtype=torch.bool, device=groups.device)
     for mask in ids:
         where = mask.reshape(len(mask), -1).expand(rows, -1)
         there = there.scatter(1, where, torch.ones_like(where, dtype=torch.bool))
-    used = there.any(0)
-    if not bool((there == used).all()):
+    lacking = ~there.all(1)
+    if can_look_at(lacking) and bool(lacking.any()):
         raise ValueError(
             f"{call}(feature_mask=...): expected the same features in each example, got examples that lack some. "
             "Number those of each from 0, or ask about the examples one by one."
         )
-    if bool(used.all()):
-        return groups
-    places = used.cumsum(0) - 1
-    return groups._replace(features=int(used.sum()), ids=pytree.tree_map(lambda mask: places[mask], groups.ids))
+    unknown = lacking if groups.doubt is None else lacking | groups.doubt
+    return torch.where(unknown.unsqueeze(1), torch.nan, sums)
 
 
 def checked_attributions(question: Question, attributions: Any) -> Any:
@@ -128,16 +129,6 @@ def _check(call: str, part: Any, value: Tensor) -> None:
             f"{call}(attributions=...): expected the input's shape {list(value.shape)}, or 1 in place of some of its "
             f"dimensions but the first, got {list(part.shape)}. funcattr.maps.resize(map, x) enlarges a layer's map."
         )
-
-
-def _each_its_own(parts: list[Tensor]) -> list[Tensor]:
-    """The number of each attribution of an example. Each [1, ...]"""
-    masks, start = [], 0
-    for part in parts:
-        size = part[0].numel()
-        masks.append(torch.arange(start, start + size, device=part.device).reshape(1, *part.shape[1:]))
-        start += size
-    return masks
 
 
 def _narrowed(call: str, ids: Tensor, part: Tensor) -> Tensor:

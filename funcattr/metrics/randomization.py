@@ -82,7 +82,7 @@ def randomization(
         (('2', '0'), torch.Size([4, 2]))
 
     References:
-        Adebayo et al., 2018, arXiv:1810.03292, section 3 (cascading and independent randomisation).
+        Adebayo et al., 2018, arXiv:1810.03292 (cascading and independent randomisation).
     """
     call = "randomization"
     for name, word, words in (("order", order, Order), ("similarity", similarity, Similarity)):

@@ -72,8 +72,7 @@ def sensitivity_n(
         (torch.Size([2, 3]), True)
 
     References:
-        Ancona et al., 2018, arXiv:1711.06104, section 3; Bhatt et al., 2020, arXiv:2005.00631, section 3.1
-        (faithfulness correlation).
+        Ancona et al., 2018, arXiv:1711.06104; Bhatt et al., 2020, arXiv:2005.00631 (faithfulness correlation).
     """
     question = ask(
         "sensitivity_n", model, x, target, output=output, args=args, kwargs=kwargs, example_dims=example_dims

@@ -415,6 +415,9 @@ def test_one_logit_has_no_softmax() -> None:
 def test_maps_of_examples_elsewhere_keep_their_own_shape() -> None:
     words = settle(lambda: nn.Linear(4, 3), dtype=DOUBLE)
     sequence = lambda x: torch.tanh(words(x)).sum(0)  # noqa: E731
+    square, own = uniform(5, 5, 4, seed=1), uniform(5, 5, 1, seed=2)  # as many examples as words
+    expected = deletion(lambda x: sequence(x.transpose(0, 1)), square.transpose(0, 1), 1, own.transpose(0, 1), **SUM)
+    torch.testing.assert_close(deletion(sequence, square, 1, own, example_dims={"x": 1}, **SUM), expected)
     x, a = uniform(5, 2, 4, seed=1), uniform(5, 2, 1, seed=2)
     right = deletion(lambda x: sequence(x.transpose(0, 1)), x.transpose(0, 1), 1, a.transpose(0, 1), **SUM)
     torch.testing.assert_close(deletion(sequence, x, 1, a, example_dims={"x": 1}, **SUM), right)

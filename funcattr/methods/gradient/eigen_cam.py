@@ -52,7 +52,7 @@ def eigen_cam(
         torch.Size([5, 1, 2, 2])
 
     References:
-        Muhammad & Yeasin, 2020, arXiv:2008.00299, section 3. The features are not centred, as there.
+        Muhammad & Yeasin, 2020, arXiv:2008.00299. The features are not centred, as there.
     """
     question = ask(
         "eigen_cam", model, x, target, layer=layer, output=output, args=args, kwargs=kwargs, example_dims=example_dims

@@ -49,7 +49,7 @@ def grad_cam_plus_plus(
         torch.Size([5, 1, 2, 2])
 
     References:
-        Chattopadhay et al., 2018, arXiv:1710.11063, equations 7 (the weights) and 19 (a).
+        Chattopadhay et al., 2018, arXiv:1710.11063.
     """
     question = ask(
         "grad_cam_plus_plus",

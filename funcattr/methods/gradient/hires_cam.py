@@ -48,7 +48,7 @@ def hires_cam(
         torch.Size([5, 1, 2, 2])
 
     References:
-        Draelos & Carin, 2020, arXiv:2011.08891, section 3 (there without the rectification).
+        Draelos & Carin, 2020, arXiv:2011.08891 (there without the rectification).
     """
     question = ask(
         "hires_cam", model, x, target, layer=layer, output=output, args=args, kwargs=kwargs, example_dims=example_dims

@@ -47,7 +47,7 @@ def xgrad_cam(
         torch.Size([5, 1, 2, 2])
 
     References:
-        Fu et al., 2020, arXiv:2008.02312, section 3.
+        Fu et al., 2020, arXiv:2008.02312.
     """
     question = ask(
         "xgrad_cam", model, x, target, layer=layer, output=output, args=args, kwargs=kwargs, example_dims=example_dims

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ...sampling.loops import wide
-from ..perturbation.rise import spatial_size
+from ..features import spatial_size
 from .walk import Walk
 
 
@@ -28,7 +28,7 @@ class blur:  # noqa: N801  (a path reads as a word: path=blur(20))
         True
 
     References:
-        Xu et al., 2020, arXiv:2004.03383, section 3. Blurs are cut at the border, and weights there sum to 1.
+        Xu et al., 2020, arXiv:2004.03383. Blurs are cut at the border, and weights there sum to 1.
     """
 
     sigma: float

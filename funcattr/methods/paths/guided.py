@@ -31,7 +31,7 @@ class guided:  # noqa: N801  (a path reads as a word: path=guided())
         torch.Size([5, 3])
 
     References:
-        Kapishnikov et al., 2021, arXiv:2106.09788, algorithm 1 (with the bounds of its section 4.3).
+        Kapishnikov et al., 2021, arXiv:2106.09788.
     """
 
     fraction: float = 0.25

@@ -36,7 +36,7 @@ class idgi:  # noqa: N801  (a path reads as a word: path=idgi())
         True
 
     References:
-        Yang et al., 2023, arXiv:2303.14242, algorithm 1.
+        Yang et al., 2023, arXiv:2303.14242.
     """
 
     path: _Points | None = None

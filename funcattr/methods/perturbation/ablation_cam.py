@@ -58,7 +58,7 @@ def ablation_cam(
         torch.Size([5, 1, 2, 2])
 
     References:
-        Desai & Ramaswamy, 2020, doi:10.1109/WACV45572.2020.9093360, section 3.
+        Desai & Ramaswamy, 2020, doi:10.1109/WACV45572.2020.9093360.
     """
     question = ask(
         "ablation_cam",

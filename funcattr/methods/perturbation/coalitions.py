@@ -94,20 +94,25 @@ def feature_groups(
         baseline: As the method was given it.
         features: The number of features, where it cannot be read from the mask.
     """
-    call, x, examples = question.call, question.x, question.examples
+    if isinstance(feature_mask, Tensor) and not isinstance(question.x, Tensor):
+        count = len(pytree.tree_leaves(question.x))
+        raise ValueError(f"{question.call}(feature_mask=...): expected {count} masks structured as x, got 1.")
+    masks = question.laid(as_dict(feature_mask))
     if isinstance(baseline, distribution):
-        baseline.check(call, x)
-        return feature_groups(question, feature_mask, 0, features)._replace(rows=baseline)
-    if isinstance(feature_mask, Tensor) and not isinstance(x, Tensor):
-        count = len(pytree.tree_leaves(x))
-        raise ValueError(f"{call}(feature_mask=...): expected {count} masks structured as x, got 1.")
-    feature_mask = own(question.laid(as_dict(feature_mask)))
-    full = baseline_like(call, x, question.laid(baseline))
+        baseline.check(question.call, question.x)
+        return laid_groups(question, masks, 0, features)._replace(rows=baseline)
+    return laid_groups(question, masks, question.laid(baseline), features)
+
+
+def laid_groups(question: Question, feature_mask: Any, baseline: Baseline, features: int | None) -> FeatureGroups:
+    """The `FeatureGroups` of arguments that have their examples in front."""
+    call, x, examples = question.call, question.x, question.examples
+    feature_mask, full = own(feature_mask), baseline_like(call, x, baseline)
     if feature_mask is None:
         count = question.example_size
         if features not in (None, count):
             raise ValueError(f"{call}(features={features}): without a feature_mask each of the {count} values is one.")
-        return FeatureGroups(count, x, full, _each_its_own(x))
+        return FeatureGroups(count, x, full, each_its_own(x))
     leaves, structure = pytree.tree_flatten(x)
     masks, given = pytree.tree_flatten(feature_mask)
     if given != structure:
@@ -117,6 +122,8 @@ def feature_groups(
         positive(call, "features", features)
     if all(map(_may_be_read, masks)):
         count = _counted(call, masks, features)
+        if features is None:
+            ids, count = _without_gaps(ids, count)
         return FeatureGroups(count, x, full, pytree.tree_unflatten(ids, structure))
     if features is None:
         raise ValueError(
@@ -128,7 +135,8 @@ def feature_groups(
     return FeatureGroups(features, x, full, clamped, beyond)
 
 
-def _each_its_own(x: Any) -> Any:
+def each_its_own(x: Any) -> Any:
+    """Numbers for features of one value each, over all inputs. Structured as x, each [1, ...]"""
     leaves, structure = pytree.tree_flatten(x)
     ids, start = [], 0
     for value in leaves:
@@ -163,6 +171,17 @@ def _counted(call: str, masks: list[Tensor], features: int | None) -> int:
         expected = "from 0" if features is None else f"from 0 to {features - 1}"
         raise ValueError(f"{call}(feature_mask=...): expected features {expected}, got {lowest} to {highest}.")
     return highest + 1 if features is None else features
+
+
+def _without_gaps(ids: list[Tensor], count: int) -> tuple[list[Tensor], int]:
+    """Features numbered from 0 in their order, without the numbers that no value has; and how many they are."""
+    used = torch.zeros(count, dtype=torch.bool, device=ids[0].device)
+    for numbers in ids:
+        used[numbers.to(used.device)] = True
+    if bool(used.all()):
+        return ids, count
+    places = used.cumsum(0) - 1
+    return [places.to(numbers.device)[numbers] for numbers in ids], int(used.sum())
 
 
 def precise(scores: Tensor) -> Tensor:

@@ -39,10 +39,12 @@ def feature_ablation(
             but beside floating-point inputs in a mapping they are constants.
         target, output, args, kwargs, example_dims: As in `gradient`.
         feature_mask: The feature of each value: integers 0 .. F - 1, structured as x, each of a shape that broadcasts
-            to it. Values with the same number, in whichever inputs, are one feature. By default each value is one.
+            to it. Values with the same number, in whichever inputs, are one feature; a number that no value has is
+            none. By default each value is one.
         baseline: What stands for an absent feature: a number, or a tensor that broadcasts to x; for several inputs also
             a structure of them. `distribution(rows)`, background data: f is the mean over its rows.
-        features: F. It is read from the mask, but for compiled code and a mask that is mapped by `vmap`.
+        features: F. It is read from the mask, but for compiled code and a mask that is mapped by `vmap`. Where it is
+            given, a number below it that no value has counts as a feature.
         chunk_size: Features that are ablated at once; by default so many that 16 examples run.
         progress: Whether to show a progress bar.
 

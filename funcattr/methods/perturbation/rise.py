@@ -15,6 +15,7 @@ from ...attribution.targets import Target, score
 from ...batch import merged, parted
 from ...sampling.draws import Generator, integers, seed_from, uniform
 from ...sampling.loops import chunk_for, loop, positive
+from ..features import spatial_size
 
 BLOCK = 256
 """Masks whose scores for all classes are added up at once."""
@@ -201,16 +202,6 @@ def _scores(copies: Question, activation: Activation | None) -> Tensor:
             "Give a target: a class, or a function of the output."
         )
     return found if found.ndim == 2 else found.unsqueeze(1)
-
-
-def spatial_size(call: str, x: Tensor) -> tuple[int, ...]:
-    """The spatial size of an input that must be one tensor [N, C, *spatial]."""
-    if not isinstance(x, Tensor) or not x.is_floating_point():
-        got = x.dtype if isinstance(x, Tensor) else type(x).__name__
-        raise TypeError(f"{call}(x=...): expected one floating-point tensor [N, C, *spatial], got {got}.")
-    if x.ndim < 3:
-        raise ValueError(f"{call}(x=...): expected a shape [N, C, *spatial], got {list(x.shape)}.")
-    return tuple(x.shape[2:])
 
 
 def _check(call: str, cells: int, p: float) -> None:

@@ -61,7 +61,7 @@ def score_cam(
         torch.Size([5, 1, 2, 2])
 
     References:
-        Wang et al., 2020, arXiv:1910.01279, definitions 1 to 3 and algorithm 1.
+        Wang et al., 2020, arXiv:1910.01279.
     """
     question = ask(
         "score_cam", model, x, target, layer=layer, output=output, args=args, kwargs=kwargs, example_dims=example_dims

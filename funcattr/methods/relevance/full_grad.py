@@ -16,7 +16,7 @@ from ...errors import LOOK
 from ...maps import resize
 from ...tape.step import Step
 from ...torch_state import derivative_is_final, is_plain_eager
-from ..perturbation.rise import spatial_size
+from ..features import spatial_size
 
 
 def full_grad(
@@ -62,7 +62,7 @@ def full_grad(
         True
 
     References:
-        Srinivas & Fleuret, 2019, arXiv:1905.00780, equations 1 to 3 and section 3 (implicit biases).
+        Srinivas & Fleuret, 2019, arXiv:1905.00780.
     """
     question = ask("full_grad", model, x, target, output=output, args=args, kwargs=kwargs, example_dims=example_dims)
     if torch.compiler.is_dynamo_compiling():

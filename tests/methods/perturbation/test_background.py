@@ -79,3 +79,12 @@ def test_one_mask_for_two_inputs_is_refused_wherever_examples_are() -> None:
     model = lambda p, q: (p * q).sum(0)  # noqa: E731
     with pytest.raises(ValueError, match=r"feature_mask=...\): expected 2 masks structured as x, got 1"):
         funcattr.feature_ablation(model, (p, p), feature_mask=torch.arange(5)[:, None], example_dims={"x": 1})
+
+
+@pytest.mark.parametrize("baseline", [0.0, funcattr.distribution(ROWS)])
+@pytest.mark.parametrize("method", ["feature_ablation", "shapley_values", "shapley_sampling", "kernel_shap", "lime"])
+def test_a_number_that_no_value_has_is_no_feature(method: str, baseline: Any) -> None:
+    run = getattr(funcattr, method)
+    expected = run(net, X, 1, feature_mask=MASK, baseline=baseline)
+    for other in (MASK + 3, 5 * MASK, 7 + 2 * MASK):
+        torch.testing.assert_close(run(net, X, 1, feature_mask=other, baseline=baseline), expected)

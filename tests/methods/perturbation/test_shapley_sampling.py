@@ -31,7 +31,8 @@ def test_equals_the_sum_over_orders(data: st.DataObject) -> None:
     orders = data.draw(st.lists(st.permutations(range(features)), min_size=1, max_size=4))
     options: Any = {"feature_mask": mask, "permutations": torch.tensor(orders), "baseline": uniform(1, 6, seed=3)}
     chunk_size = data.draw(st.sampled_from([None, 1, 3]))
-    actual = shapley_sampling(net(), uniform(2, 6), [0, 2], **options, chunk_size=chunk_size)
+    # Orders of all numbers, also of those that no value has.
+    actual = shapley_sampling(net(), uniform(2, 6), [0, 2], **options, features=features, chunk_size=chunk_size)
     assert_equal(actual, references.shapley_sampling(net(), uniform(2, 6), [0, 2], **options))
 
 

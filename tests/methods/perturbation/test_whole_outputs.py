@@ -30,7 +30,7 @@ def counted(x: Tensor) -> Tensor:
 @pytest.mark.parametrize("name", METHODS)
 def test_integers_are_numbers(name: str) -> None:
     found = METHODS[name](counted, X, 1)
-    torch.testing.assert_close(found, METHODS[name](lambda x: counted(x).float(), X, 1))
+    torch.testing.assert_close(found, METHODS[name](lambda x: counted(x).double(), X, 1))
     assert found.dtype == X.dtype and found.any()
 
 
@@ -49,3 +49,9 @@ def test_a_derivative_still_wants_floats() -> None:
         TypeError, match=r"gradient: expected a floating-point output, got torch.int64: it has no deriv"
     ):
         funcattr.gradient(counted, X, 1)
+
+
+def test_integers_beyond_single_precision_keep_their_differences() -> None:
+    x = torch.tensor([[1, 0, 1]])
+    found = funcattr.feature_ablation(lambda x: 2**40 + x.sum(1, keepdim=True), x, 0)
+    assert found.tolist() == [[1, 0, 1]]

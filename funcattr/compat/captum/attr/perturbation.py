@@ -95,13 +95,8 @@ def each_value_its_own(x: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
 
 
 def as_masks(feature_mask: Any) -> tuple[Tensor, ...] | None:
-    """Masks whose features are numbered from 0 without a gap, or None."""
-    if feature_mask is None:
-        return None
-    masks = as_tuple(feature_mask)
-    _, ids = torch.cat([mask.flatten() for mask in masks]).unique(return_inverse=True)
-    parts = ids.split([mask.numel() for mask in masks])
-    return tuple(part.reshape(mask.shape) for part, mask in zip(parts, masks, strict=True))
+    """A mask for each input, or None."""
+    return None if feature_mask is None else as_tuple(feature_mask)
 
 
 def as_covers(baselines: Any, given: Given) -> tuple[Given, tuple[Any, ...]]:
