@@ -10,6 +10,8 @@ from torch import Tensor, nn
 import funcattr
 from funcattr.methods.gradient.principal_map import principal_map
 
+from ...sweeps import sweep
+
 CAMS = (
     *("grad_cam", "hires_cam", "layer_cam", "grad_cam_plus_plus", "xgrad_cam", "eigen_cam", "eigen_grad_cam"),
     *("score_cam", "ablation_cam"),
@@ -180,3 +182,17 @@ def test_score_cam_refuses_a_layer_of_other_spatial_dimensions() -> None:
         funcattr.score_cam(net(), X, 1, layer="3")
     with pytest.raises(ValueError, match=r"^score_cam\(x=...\): expected a shape \[N, C, \*spatial\], got \[2, 4\]"):
         funcattr.score_cam(nn.Linear(4, 3), torch.ones(2, 4), 1, layer="")
+
+
+@pytest.mark.parametrize(
+    "name",
+    sweep(
+        ("eigen_cam", "eigen_grad_cam", "score_cam", "ablation_cam", "grad_cam_plus_plus"),
+        quick=("score_cam", "grad_cam_plus_plus"),
+    ),
+)
+def test_compiled_equals_eager(name: str, fresh_dynamo: None) -> None:
+    model = funcattr.functionalize(net())
+    cam = partial(getattr(funcattr, name), model, target=1, layer="1")
+    compiled = torch.compile(lambda x: cam(x), fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(X), cam(X))
