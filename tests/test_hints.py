@@ -105,7 +105,7 @@ def test_a_tunnel_hands_names_of_its_methods_on() -> None:
         return x * n_steps * batch_size
 
     noise = torch.zeros(1, 1, 1, 4, 4).double()
-    assert torch.equal(funcattr.noise_tunnel(own, X, None, noise=noise, n_steps=2, batch_size=3), 6 * X)
+    torch.testing.assert_close(funcattr.noise_tunnel(own, X, None, noise=noise, n_steps=2, batch_size=3), 6 * X)
     inner: Callable[..., Tensor] = partial(funcattr.integrated_gradients, MODEL)
     with pytest.raises(TypeError, match=r"^integrated_gradients\(n_steps=\.\.\.\): .* steps=\."):
         funcattr.noise_tunnel(inner, X, 1, n_steps=3)

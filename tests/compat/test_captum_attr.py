@@ -340,12 +340,14 @@ def test_an_embedding_is_configured_and_removed() -> None:
     with pytest.warns(UserWarning, match="now takes vectors"):
         wrapped = attr.configure_interpretable_embedding_layer(model, "0")
     vectors = wrapped.indices_to_embeddings(ids)
-    assert torch.equal(model(vectors), expected) and wrapped.embedding_dim == 3
+    torch.testing.assert_close(model(vectors), expected)
+    assert wrapped.embedding_dim == 3
     with pytest.raises(ValueError, match="configured already"):
         attr.configure_interpretable_embedding_layer(model, "0")
     found = attr.IntegratedGradients(model).attribute(vectors, target=1)
     attr.remove_interpretable_embedding_layer(model, wrapped)
-    assert model[0] is embedding and torch.equal(model(ids), expected)
+    assert model[0] is embedding
+    torch.testing.assert_close(model(ids), expected)
     at_layer = attr.LayerIntegratedGradients(model, embedding)
     reference = attr.TokenReferenceBase(0).generate_reference(2, "cpu")
     assert reference.tolist() == [0, 0]
