@@ -123,9 +123,20 @@ class Call:
         args, kwargs = replace(args, kwargs, self._positions, tuple(operands))
         return self._func(*args, **kwargs)
 
-    def vjp(self, cotangent: Any) -> tuple[Tensor, ...]:
-        """The ordinary adjoint at the operands, for rules that only change what goes in or comes out of it."""
-        return torch.func.vjp(self, *self.operands)[1](cotangent)
+    def vjp(self, cotangent: Any, of: Callable[..., Any] | None = None) -> tuple[Tensor, ...]:
+        """The ordinary adjoint at the operands, for rules that only change what goes in or comes out of it.
+
+        `of`: what computes the same from the same arguments, for rules that write the call in other operations.
+        """
+
+        if of is None:
+            return torch.func.vjp(self, *self.operands)[1](cotangent)
+
+        def run(*operands: Tensor) -> tuple[Tensor, ...]:
+            args, kwargs = replace(self.args, self.kwargs, self._positions, operands)
+            return tuple([leaf for leaf in pytree.tree_leaves(of(*args, **kwargs)) if isinstance(leaf, Tensor)])
+
+        return torch.func.vjp(run, *self.operands)[1](cotangent if isinstance(cotangent, tuple) else (cotangent,))
 
     def tensors(self) -> list[Tensor]:
         """Every tensor among the arguments, tracked or not."""

@@ -9,7 +9,7 @@ from ..rulebook.conditions import Conditions
 from .step import Step
 
 Observer = Callable[[Step, list[Any], tuple[Any, ...]], None]
-"""`observer(step, cotangents that arrived, cotangents that it gave)`."""
+"""`observer(step, cotangents that arrived (None where none did), cotangents that it gave)`."""
 
 
 def walk(
@@ -41,8 +41,8 @@ def walk(
         elif all(g is None for g in arrived):
             continue
         else:
-            arrived = [out.zeros() if g is None else g for out, g in zip(step.outputs, arrived, strict=True)]
-            results = step.pull(tuple(arrived))
+            filled = (out.zeros() if g is None else g for out, g in zip(step.outputs, arrived, strict=True))
+            results = step.pull(tuple(filled))
         if observer is not None:
             observer(step, arrived, results)
         add = plus if step.owned and observer is None else operator.add

@@ -130,8 +130,9 @@ def conservation(
     return Conservation(_total(begin), reached, tuple(f for f in flows if f.op != "site"))
 
 
-def _flow(step: Step, arrived: list[Tensor], results: tuple[Tensor | None, ...], rules: Rulebook) -> Flow:
+def _flow(step: Step, came: list[Tensor | None], results: tuple[Tensor | None, ...], rules: Rulebook) -> Flow:
     """The books of one step."""
+    arrived = [out.zeros() if g is None else g for out, g in zip(step.outputs, came, strict=True)]
     if rules.space == "gradient":
         arrived = [_times(v, g) for v, g in zip(step.values.outputs, arrived, strict=True)]
         results = tuple(None if g is None else _times(v, g) for v, g in zip(step.values.operands, results, strict=True))

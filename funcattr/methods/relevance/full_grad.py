@@ -12,8 +12,9 @@ from ...attribution.forward import PassOptions, forward
 from ...attribution.question import Model, Question, ask
 from ...attribution.targets import Target, cotangent_of
 from ...calls.kinds import GROUPS
-from ...errors import LOOK
+from ...errors import LOOK, FuncattrError, UnsupportedOperationError
 from ...maps import resize
+from ...rules.twice import TWICE
 from ...tape.step import Step
 from ...torch_state import derivative_is_final, is_plain_eager
 from ..features import spatial_size
@@ -52,6 +53,7 @@ def full_grad(
     Raises:
         ValueError: As in `gradient`; and if a value inside of the model does not have its examples in dimension 0.
         TypeError, UntrackedPathError: As in `gradient`.
+        UnsupportedOperationError: If torch does not know the second derivative of an operation.
         NotImplementedError: In compiled code.
 
     Example:
@@ -68,7 +70,7 @@ def full_grad(
     if torch.compiler.is_dynamo_compiling():
         raise NotImplementedError("full_grad: it looks at each recorded call, which compiled code has not.")
     size, through = spatial_size(question.call, question.x), question.target if callable(question.target) else None
-    passed = forward(question, PassOptions(), keep=True, through=through)
+    passed = forward(question, PassOptions(TWICE), keep=True, through=through)
     start = cotangent_of(question.call, passed.output, None if through else question.target)
     shares: list[Tensor] = []
     with torch.set_grad_enabled(torch.is_grad_enabled() and not derivative_is_final(passed.output, start)):
@@ -85,15 +87,30 @@ def _biases(step: Step, arrived: list[Any], results: tuple[Any, ...]) -> list[Te
     """The biases of a call, times the gradient there. Shaped as its results"""
     if not step.values.outputs or step.op in GROUPS["selection"]:
         return []  # a site, or values that are only moved, from where examples may not be in front yet
-    cotangents = [out.zeros() if g is None else g for out, g in zip(step.outputs, arrived, strict=True)]
 
     def pulled(*g: Tensor) -> tuple[Tensor, ...]:
         return tuple(r for r in step.pull(g[0] if len(g) == 1 else g) if r is not None)
 
-    # The pullback is linear in the cotangent; its own adjoint is the derivative of the call.
+    # The pullback is linear in the cotangent, so that its own adjoint, anywhere, is the derivative of the call. At ones:
+    # some of torch's pullbacks take logarithms of cotangents.
     reached = tuple(v for v, r in zip(step.values.operands, results, strict=True) if r is not None)
-    linear = torch.func.vjp(pulled, *cotangents)[1](reached)
-    return [((y - v) * g.conj()).real for y, v, g in zip(step.values.outputs, linear, cotangents, strict=True)]
+    try:
+        linear = torch.func.vjp(pulled, *(torch.ones_like(y) for y in step.values.outputs))[1](reached)
+    except FuncattrError:
+        raise
+    except RuntimeError as error:  # a NotImplementedError is one
+        raise UnsupportedOperationError(
+            f"full_grad: torch does not differentiate the derivative of {step.op} in {step.path!r} ({error}). "
+            "Write it in other operations."
+        ) from error
+    shares = [
+        # Results that lead nowhere, such as the last state of a recurrent layer, may have their examples elsewhere.
+        None if g is None else ((y - v) * g.conj()).real
+        for y, v, g in zip(step.values.outputs, linear, arrived, strict=True)
+    ]
+    if step.op == "multi_head_attention_forward" and shares[0] is not None and shares[0].ndim == 3:
+        shares[0] = shares[0].transpose(0, 1)  # [L, N, E] -> [N, L, E]: the function's, whatever its module is told
+    return [share for share in shares if share is not None]
 
 
 def _channels(values: Tensor, absolute: bool) -> Tensor:

@@ -1,5 +1,6 @@
 """FullGrad: biases where they are, and a sum that is the output."""
 
+from collections import OrderedDict
 from typing import Any
 
 import pytest
@@ -108,6 +109,41 @@ def test_sums_to_any_target(target: Any) -> None:
     found, y = funcattr.full_grad(Net(), X, target), Net()(X).detach()
     expected: Any = target(y) if callable(target) else y * target if target.ndim > 1 else y[[0, 1], target]
     assert_equal(found.flatten(1).sum(1), expected.flatten(1).sum(1) if expected.ndim > 1 else expected)
+
+
+LSTM, HEADS = nn.LSTM(6, 4, batch_first=True).double(), nn.MultiheadAttention(6, 2, batch_first=True).double()
+TRANSFORMER = nn.TransformerEncoderLayer(6, 2, 8, batch_first=True).double().eval()
+NOT_DIFFERENTIATED_TWICE: dict[str, Any] = {
+    "attention": lambda x: F.scaled_dot_product_attention(x, x, x, is_causal=True),
+    "attention of one head": lambda x: F.scaled_dot_product_attention(x[:, 0], x[:, 1] * x[:, 0], x[:, 1]),
+    "heads": lambda x: HEADS(*[x.flatten(1, 2)] * 3, need_weights=False)[0],
+    "heads with weights": lambda x: HEADS(*[x.flatten(1, 2)] * 3)[0],
+    "weights of heads": lambda x: HEADS(*[x.flatten(1, 2)] * 3)[1],
+    "one example's heads": lambda x: HEADS(*[x[0].flatten(0, 1)] * 3)[0][None],
+    "transformer": lambda x: TRANSFORMER(x.flatten(1, 2)),
+    "distances": lambda x: torch.cdist(x, x * 2 + 1),
+    "logarithms of cotangents": lambda x: x.logcumsumexp(-1),
+    "a last state that leads nowhere": lambda x: LSTM(x.flatten(1, 2))[0],
+}
+
+
+@pytest.mark.parametrize("name", NOT_DIFFERENTIATED_TWICE)
+def test_sums_where_torch_does_not_differentiate_twice(name: str) -> None:
+    def model(x: Tensor) -> Tensor:
+        return NOT_DIFFERENTIATED_TWICE[name](x).flatten(1)[:, :3]
+
+    x = X[:1] if name.startswith("one") else X
+    assert_equal(funcattr.full_grad(model, x, 1).flatten(1).sum(1), model(x)[:, 1].detach())
+
+
+def test_an_operation_without_a_second_derivative_is_named() -> None:
+    class Once(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            table = F.embedding_bag(torch.zeros(2, 1).long(), x[:, 0, 0], mode="max")
+            return table * x[:, 0, 0]
+
+    with pytest.raises(funcattr.errors.UnsupportedOperationError, match=r"embedding_bag in 'once'"):
+        funcattr.full_grad(nn.Sequential(OrderedDict(once=Once())), X, 1)
 
 
 def test_it_is_a_method_as_all_are() -> None:
