@@ -12,6 +12,7 @@ from .degradation import Curve as Curve
 from .degradation import area_between as area_between
 from .degradation import deletion as deletion
 from .degradation import insertion as insertion
+from .greedy_order import greedy_order as greedy_order
 from .infidelity import infidelity as infidelity
 from .max_sensitivity import max_sensitivity as max_sensitivity
 from .randomization import Randomization as Randomization
