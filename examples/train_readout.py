@@ -54,7 +54,7 @@ def mass_in_box(model: AskedDigitNet, readout: ReadoutBottleneck, count: int) ->
     digits = data.present[:count].float().argmax(1)
     bits = readout_iba(model, (data.images[:count], digits), readout=readout)
     boxes = data.boxes[torch.arange(count), digits]
-    return metrics.mass_in_box(maps.resize(bits, data.images), boxes).mean().item()
+    return metrics.mass_in_region(maps.resize(bits, data.images), boxes).mean().item()
 
 
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
