@@ -18,7 +18,8 @@ from train_digits import PACKAGED, Batch, Glyphs, draw, split_glyphs
 
 from funcattr import maps, metrics, readout_iba
 from funcattr.bottleneck import ReadoutBottleneck, feature_statistics_of_layers, train_readout
-from funcattr.demo.digits import BOTTLENECK, AskedDigitNet, load_canvases, load_model, missed
+from funcattr.demo.digits import BOTTLENECK, AskedDigitNet, missed
+from funcattr.metrics.datasets.digits import load_canvases, load_model
 
 READOUTS = ("features.3", BOTTLENECK, "features.9", "asked")
 BETA = 3.0

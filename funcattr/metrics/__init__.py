@@ -4,6 +4,7 @@ and do maps point at what they should?
 Imports `attribution`, `sampling` and `methods`.
 """
 
+from . import datasets as datasets
 from .completeness import completeness as completeness
 from .degradation import Curve as Curve
 from .degradation import area_between as area_between
