@@ -546,10 +546,10 @@ MUTANTS = (
     ),
     Mutant(
         "a peak at the tolerance is a hit",
-        "funcattr/metrics/boxes.py",
+        "funcattr/metrics/regions.py",
         "squared < tolerance**2",
         "squared <= tolerance**2",
-        ("tests/metrics/test_boxes.py::test_tolerance_is_a_strict_bound_on_the_distance",),
+        ("tests/metrics/test_regions.py::test_tolerance_is_a_strict_bound_on_the_distance",),
     ),
     Mutant(
         "the rise is counted downwards",
@@ -683,10 +683,10 @@ MUTANTS = (
     # maps, batch, torch_state
     Mutant(
         "energy counts what speaks against the target",
-        "funcattr/metrics/boxes.py",
+        "funcattr/metrics/regions.py",
         "positive = maps.flatten(1).clamp(min=0).to(precise)",
         "positive = maps.flatten(1).abs().to(precise)",
-        ("tests/metrics/test_boxes.py::test_energy_in_box_equals_loop_over_pixels",),
+        ("tests/metrics/test_regions.py::test_energy_in_region_equals_loop_over_pixels",),
     ),
     Mutant(
         "a zero denominator has the sign of its zero",

@@ -4,9 +4,7 @@ and do maps point at what they should?
 Imports `attribution`, `sampling` and `methods`.
 """
 
-from .boxes import energy_in_box as energy_in_box
-from .boxes import mass_in_box as mass_in_box
-from .boxes import pointing_game as pointing_game
+from . import datasets as datasets
 from .completeness import completeness as completeness
 from .degradation import Curve as Curve
 from .degradation import area_between as area_between
@@ -15,6 +13,10 @@ from .degradation import insertion as insertion
 from .greedy_order import greedy_order as greedy_order
 from .infidelity import infidelity as infidelity
 from .max_sensitivity import max_sensitivity as max_sensitivity
+from .mean_by_class import mean_by_class as mean_by_class
 from .randomization import Randomization as Randomization
 from .randomization import randomization as randomization
+from .regions import energy_in_region as energy_in_region
+from .regions import mass_in_region as mass_in_region
+from .regions import pointing_game as pointing_game
 from .sensitivity_n import sensitivity_n as sensitivity_n
