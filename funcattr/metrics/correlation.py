@@ -27,7 +27,8 @@ def spearman(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _ranks(values: Tensor) -> Tensor:
+    values = values.contiguous()
     ordered = values.sort(1)[0]
-    below = torch.searchsorted(ordered, values.contiguous())
-    upto = torch.searchsorted(ordered, values.contiguous(), right=True)
+    below = torch.searchsorted(ordered, values)
+    upto = torch.searchsorted(ordered, values, right=True)
     return (below + upto - 1).to(torch.float64) / 2
