@@ -42,6 +42,19 @@ def _area_between(case: Case) -> Tensor:
     return metrics.area_between(*_asked(case), case.places, baseline=q.baseline, **options)
 
 
+def _road(case: Case) -> "Tensor | str":
+    q = case.questions
+    if q.x.ndim != 4:
+        return "pixels have neighbours to be filled from, words have not"
+    options: dict[str, Any] = {"feature_mask": q.features, "steps": STEPS}
+    return metrics.area_between(*_asked(case), case.places, baseline=metrics.impute, **options)
+
+
+def _single_deletion(case: Case) -> Tensor:
+    q = case.questions
+    return metrics.single_deletion(*_asked(case), case.places, baseline=q.baseline, feature_mask=q.features)
+
+
 def _sensitivity_n(case: Case) -> Tensor:
     q = case.questions
     count = int(q.features.max()) + 1
@@ -76,7 +89,7 @@ def _completeness(case: Case) -> "Tensor | str":
     q = case.questions
     score = case.remembered(q.x).gather(1, q.target[:, None])[:, 0]
     if case.method.sums_to == "rise":
-        start = case.remembered((torch.zeros_like(q.x) + q.baseline)).gather(1, q.target[:, None])[:, 0]
+        start = case.remembered(torch.zeros_like(q.x) + q.baseline).gather(1, q.target[:, None])[:, 0]
         score = score - start
     return (case.attributions.detach().flatten(1).sum(1) - score).abs() / score.abs()
 
@@ -101,15 +114,27 @@ def _energy(case: Case) -> "Tensor | str":
     return found if isinstance(found, str) else metrics.energy_in_region(*found)
 
 
+def _sparseness(case: Case) -> Tensor:
+    return metrics.sparseness(case.places, feature_mask=case.questions.features[:, :1])
+
+
+def _complexity(case: Case) -> Tensor:
+    return metrics.complexity(case.places, feature_mask=case.questions.features[:, :1])
+
+
 MEASURES: tuple[Measure, ...] = (
     Measure("points", "high", _points, "is the highest place in the answer?"),
     Measure("energy", "high", _energy, "what share of what is positive lies in the answer?"),
     Measure("deletion", "low", _deletion, "area under the softmax as the most important parts go first"),
     Measure("insertion", "high", _insertion, "area under the softmax as they come first"),
     Measure("area_between", "high", _area_between, "ABPC of the logit: least important first, less most important"),
+    Measure("road", "high", _road, "the same, where what is removed is filled from its neighbours"),
+    Measure("single_deletion", "high", _single_deletion, "do parts go by what is lost without each alone?"),
     Measure("sensitivity_n", "high", _sensitivity_n, "do sums of attributions go with what is lost?"),
     Measure("infidelity", "low", _infidelity, "squared error of what attributions predict of a window's removal"),
     Measure("max_sensitivity", "low", _max_sensitivity, "change of the map when the input moves a little"),
     Measure("completeness", "low", _completeness, "what a promised sum misses, as a share of the score"),
+    Measure("sparseness", "neither", _sparseness, "Gini index: 0 where all parts have alike, near 1 for one of many"),
+    Measure("complexity", "neither", _complexity, "entropy of the shares, in nats"),
 )
 """In the order of their columns."""
