@@ -107,4 +107,4 @@ def trigger(*, samples: int = 100, generator: Generator = 0) -> Located:
 
     target = classes[:, 0]
     things = tuple(f"trigger {number}" for number in target.tolist())
-    return Located(TriggerNet().eval(), images, target, regions, "found_parts", things)
+    return Located(TriggerNet().eval(), images, target, regions, "found", things)
