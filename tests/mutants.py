@@ -693,7 +693,7 @@ MUTANTS = (
         "funcattr/metrics/regions.py",
         "return regions.flatten(1)",
         "return regions.mT.flatten(1)",
-        ("tests/metrics/test_regions.py::test_pointing_game_equals_loop_over_pixels",),
+        ("tests/metrics/test_regions.py::test_a_mask_of_boxes_is_the_boxes_compiled_too",),
     ),
     Mutant(
         "a class with many examples counts more",
