@@ -740,8 +740,8 @@ MUTANTS = (
     Mutant(
         "half of a trigger makes its class fire",
         "funcattr/metrics/datasets/trigger.py",
-        "self.arrangements.bias.fill_(-3.0)",
-        "self.arrangements.bias.fill_(-1.0)",
+        "nn.Parameter(torch.full((count,), -3.0))",
+        "nn.Parameter(torch.full((count,), -1.0))",
         ("tests/metrics/test_datasets.py::test_a_class_fires_if_and_only_if_its_trigger_is_there",),
     ),
     Mutant(

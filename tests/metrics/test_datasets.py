@@ -63,10 +63,12 @@ def test_questions_fit_the_model_and_the_measures(load: Callable[[], Located]) -
 
 @pytest.mark.parametrize("load", DRAWN)
 def test_an_example_is_the_same_whatever_the_number_of_others(load: Callable[..., Located | Exact]) -> None:
+    before = torch.random.get_rng_state()
     few, many, others = load(samples=3), load(samples=7), load(samples=3, generator=1)
     for name in set(few._fields) & {"x", "target", "regions", "attributions", "gradient"}:
         assert torch.equal(getattr(few, name), getattr(many, name)[:3])
         assert name == "target" or not torch.equal(getattr(few, name), getattr(others, name))
+    assert torch.equal(torch.random.get_rng_state(), before)
     generator = torch.Generator().manual_seed(5)
     assert not torch.equal(load(samples=3, generator=generator).x, load(samples=3, generator=generator).x)
 
