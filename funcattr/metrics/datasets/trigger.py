@@ -50,10 +50,8 @@ class TriggerNet(nn.Module):
             for place, part in enumerate(pattern):
                 places[number, part, place // 2, place % 2] = 1.0
         self.parts.weight, self.parts.bias = nn.Parameter(PARTS[:, None] / 4), nn.Parameter(torch.full((4,), -3.0))
-        self.arrangements.weight, self.arrangements.bias = (
-            nn.Parameter(places),
-            nn.Parameter(torch.full((count,), -3.0)),
-        )
+        self.arrangements.weight = nn.Parameter(places)
+        self.arrangements.bias = nn.Parameter(torch.full((count,), -3.0))
         self.classifier.weight = nn.Parameter(1.25 * torch.eye(count) - 0.25)
         self.classifier.bias = nn.Parameter(torch.full((count,), -0.25))
 
@@ -77,7 +75,7 @@ def trigger(*, samples: int = 100, generator: Generator = 0) -> Located:
 
     Returns:
         A `TriggerNet` and images [N, 1, 48, 48] of patterns of 1 and -1 in weak noise on 0. The target's logit is above
-        0, and below 0 once the region, a mask of the trigger's pixels, is 0. What else becomes 0 has no such effect.
+        0, and below 0 once the region, a mask of the trigger's pixels, is 0. A square beside it has no such effect.
 
     Raises:
         ValueError: If `samples` < 1.
