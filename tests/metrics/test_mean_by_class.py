@@ -65,7 +65,11 @@ def test_mean_by_class_vmaps_compiles_and_has_a_derivative() -> None:
     ("values", "classes", "message"),
     [
         (torch.zeros(2, 1), torch.zeros(2).long(), r"values=...\): expected a real number .* got \[2, 1\]"),
-        (torch.zeros(2).cfloat(), torch.zeros(2).long(), r"values=...\): expected a real number .* of torch.complex64"),
+        (
+            torch.zeros(2, dtype=torch.complex64),
+            torch.zeros(2).long(),
+            r"values=...\): expected a real number .* of torch.complex64",
+        ),
         (torch.zeros(2), torch.zeros(3).long(), r"classes=...\): expected an integer for each value, \[2\], got \[3\]"),
         (torch.zeros(2), torch.zeros(2), r"classes=...\): expected an integer .* got \[2\] of torch.float32"),
         (torch.zeros(2), torch.zeros(2).bool(), r"classes=...\): expected an integer .* got \[2\] of torch.bool"),

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import pytest
@@ -220,6 +221,10 @@ def test_metrics_vmap_over_methods_equals_loop() -> None:
     for metric in (mass_in_region, energy_in_region):
         shares = torch.vmap(lambda m, metric=metric: metric(m, boxes))(maps)
         torch.testing.assert_close(shares, torch.stack([metric(m, boxes) for m in maps]), rtol=1e-6, atol=1e-6)
+    masks = torch.rand(3, 4, 6, 7) > 0.8
+    for metric in (partial(pointing_game, tolerance=1.5), mass_in_region, energy_in_region):
+        expected = torch.stack([metric(m, mask) for m, mask in zip(maps, masks, strict=True)])
+        torch.testing.assert_close(torch.vmap(metric)(maps, masks), expected, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("metric", [pointing_game, mass_in_region, energy_in_region])

@@ -48,7 +48,8 @@ def linear(*, samples: int = 10, generator: Generator = 0) -> Exact:
         >>> assert torch.allclose(funcattr.input_x_gradient(model, x, target), attributions)
     """
     x, target, weight, bias = _drawn("linear", samples, generator, FEATURES)
-    model = nn.utils.skip_init(nn.Linear, FEATURES, OUTPUTS, dtype=torch.float64)
+    with torch.random.fork_rng(devices=[]):  # the layer begins with random weights
+        model = nn.Linear(FEATURES, OUTPUTS)
     model.weight, model.bias = nn.Parameter(weight), nn.Parameter(bias)
     return Exact(model.eval(), x, target, weight[target] * x, weight[target])
 

@@ -23,17 +23,16 @@ class FirstAnimal(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         width = len(WORDS) + LENGTH
-        self.embedding = nn.utils.skip_init(nn.Embedding, len(WORDS), width)
-        self.score = nn.utils.skip_init(nn.Linear, width, 1, bias=False)
-        self.value = nn.utils.skip_init(nn.Linear, width, len(ANIMALS), bias=False)
-        one_hot = torch.eye(width)
-        self.places = nn.Parameter(one_hot[len(WORDS) :])
-        with torch.no_grad():
-            self.embedding.weight.copy_(one_hot[: len(WORDS)])
-            self.score.weight.zero_()
-            self.score.weight[0, : len(ANIMALS)] = 60.0
-            self.score.weight[0, len(WORDS) :] = -4.0 * torch.arange(LENGTH)
-            self.value.weight.copy_(one_hot[: len(ANIMALS)])
+        self.embedding = nn.Embedding(len(WORDS), width)
+        self.score = nn.Linear(width, 1, bias=False)
+        self.value = nn.Linear(width, len(ANIMALS), bias=False)
+
+        one_hot, score = torch.eye(width), torch.zeros(1, width)
+        score[0, : len(ANIMALS)] = 60.0
+        score[0, len(WORDS) :] = -4.0 * torch.arange(LENGTH)
+        self.embedding.weight = nn.Parameter(one_hot[: len(WORDS)].clone())
+        self.places = nn.Parameter(one_hot[len(WORDS) :].clone())
+        self.score.weight, self.value.weight = nn.Parameter(score), nn.Parameter(one_hot[: len(ANIMALS)].clone())
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Indices of `WORDS`. [N, 12] -> [N, 4]"""
@@ -77,4 +76,6 @@ def deciding_word(*, samples: int = 100, generator: Generator = 0) -> Located:
     target = animals[:, 0]
     regions = torch.zeros_like(tokens, dtype=torch.bool).scatter(1, places[:, :1], True)[:, None]
     things = tuple(ANIMALS[number] for number in target.tolist())
-    return Located(FirstAnimal().eval(), tokens, target, regions, "embedding", things)
+    with torch.random.fork_rng(devices=[]):  # the layers begin with random weights
+        model = FirstAnimal().eval()
+    return Located(model, tokens, target, regions, "embedding", things)

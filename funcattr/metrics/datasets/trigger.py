@@ -40,21 +40,20 @@ class TriggerNet(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.parts = nn.utils.skip_init(nn.Conv2d, 1, len(PARTS), 4)
-        self.arrangements = nn.utils.skip_init(nn.Conv2d, len(PARTS), len(TRIGGERS), 2, dilation=4)
-        self.classifier = nn.utils.skip_init(nn.Linear, len(TRIGGERS), len(TRIGGERS))
-        self.found_parts, self.found = nn.ReLU(), nn.ReLU()
+        count = len(TRIGGERS)
+        self.parts, self.found_parts = nn.Conv2d(1, len(PARTS), 4), nn.ReLU()
+        self.arrangements, self.found = nn.Conv2d(len(PARTS), count, 2, dilation=4), nn.ReLU()
+        self.classifier = nn.Linear(count, count)
 
-        with torch.no_grad():
-            self.parts.weight.copy_(PARTS[:, None] / 4)
-            self.parts.bias.fill_(-3.0)  # type: ignore[union-attr]
-            self.arrangements.weight.zero_()
-            for number, pattern in enumerate(TRIGGERS):
-                for place, part in enumerate(pattern):
-                    self.arrangements.weight[number, part, place // 2, place % 2] = 1.0
-            self.arrangements.bias.fill_(-3.0)  # type: ignore[union-attr]
-            self.classifier.weight.copy_(1.25 * torch.eye(len(TRIGGERS)) - 0.25)
-            self.classifier.bias.fill_(-0.25)
+        places = torch.zeros(count, len(PARTS), 2, 2)
+        for number, pattern in enumerate(TRIGGERS):
+            for place, part in enumerate(pattern):
+                places[number, part, place // 2, place % 2] = 1.0
+        self.parts.weight, self.parts.bias = nn.Parameter(PARTS[:, None] / 4), nn.Parameter(torch.full((4,), -3.0))
+        self.arrangements.weight = nn.Parameter(places)
+        self.arrangements.bias = nn.Parameter(torch.full((count,), -3.0))
+        self.classifier.weight = nn.Parameter(1.25 * torch.eye(count) - 0.25)
+        self.classifier.bias = nn.Parameter(torch.full((count,), -0.25))
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, 1, H, W] -> [N, 4]"""
@@ -76,7 +75,7 @@ def trigger(*, samples: int = 100, generator: Generator = 0) -> Located:
 
     Returns:
         A `TriggerNet` and images [N, 1, 48, 48] of patterns of 1 and -1 in weak noise on 0. The target's logit is above
-        0, and below 0 once the region, a mask of the trigger's pixels, is 0. What else becomes 0 has no such effect.
+        0, and below 0 once the region, a mask of the trigger's pixels, is 0. A square beside it has no such effect.
 
     Raises:
         ValueError: If `samples` < 1.
@@ -107,4 +106,6 @@ def trigger(*, samples: int = 100, generator: Generator = 0) -> Located:
 
     target = classes[:, 0]
     things = tuple(f"trigger {number}" for number in target.tolist())
-    return Located(TriggerNet().eval(), images, target, regions, "found_parts", things)
+    with torch.random.fork_rng(devices=[]):  # the layers begin with random weights
+        model = TriggerNet().eval()
+    return Located(model, images, target, regions, "found", things)
