@@ -225,10 +225,8 @@ def test_all_measures_of_curves_take_it() -> None:
     last, first = (deletion(MODEL, X, CLASSES, MAP, first=f, **options).area for f in ("lowest", "highest"))
     torch.testing.assert_close(area_between(MODEL, X, CLASSES, MAP, **options), last - first)
     # What is shown first is what is removed last.
-    shown, removed = (
-        measure(MODEL, X, CLASSES, MAP, first=f, baseline=linear, steps=30, **SUM).scores
-        for measure, f in ((insertion, "highest"), (deletion, "lowest"))
-    )
+    shown = insertion(MODEL, X, CLASSES, MAP, first="highest", baseline=linear, steps=30, **SUM).scores
+    removed = deletion(MODEL, X, CLASSES, MAP, first="lowest", baseline=linear, steps=30, **SUM).scores
     torch.testing.assert_close(shown, removed.flip(1))
 
 
