@@ -545,6 +545,53 @@ MUTANTS = (
         ("tests/metrics/test_faithfulness.py::test_subsets_are_of_their_size_and_not_cumulative",),
     ),
     Mutant(
+        "neighbours across count as those beside",
+        "funcattr/metrics/impute.py",
+        "(part / (k * total)",
+        "(part / total",
+        (
+            "tests/metrics/test_impute.py::test_the_weights_are_a_sixth_beside_and_a_twelfth_across_and_sum_to_one_at_the_border",
+        ),
+    ),
+    Mutant(
+        "a solution that is not there yet is returned",
+        "funcattr/metrics/impute.py",
+        "if not bool(converged.all()):",
+        "if not bool(converged.any()) and steps is None:",
+        ("tests/metrics/test_impute.py::test_too_few_iterations_are_an_error_or_not_a_number",),
+    ),
+    Mutant(
+        "what is kept is filled",
+        "funcattr/metrics/players.py",
+        "return torch.where(removed, _imputed(call, imputation, rows, removed), rows)",
+        "return _imputed(call, imputation, rows, removed)",
+        ("tests/metrics/test_impute.py::test_a_function_is_given_copies_and_what_is_removed",),
+    ),
+    Mutant(
+        "ranks go by rounding",
+        "funcattr/metrics/single_deletion.py",
+        "> 32 * torch.finfo(values.dtype).eps * size",
+        "> 0",
+        (
+            "tests/metrics/test_single_deletion.py"
+            "::test_features_without_influence_share_a_rank_though_rounding_differs",
+        ),
+    ),
+    Mutant(
+        "the Gini index counts places from 0",
+        "funcattr/metrics/sparseness.py",
+        "torch.arange(1, count + 1, device=ordered.device)",
+        "torch.arange(count, device=ordered.device)",
+        ("tests/metrics/test_sparse_maps.py::test_values_by_hand",),
+    ),
+    Mutant(
+        "the entropy is in nats",
+        "funcattr/metrics/complexity.py",
+        ".log2()",
+        ".log()",
+        ("tests/metrics/test_sparse_maps.py::test_values_by_hand",),
+    ),
+    Mutant(
         "the rise is counted downwards",
         "funcattr/metrics/completeness.py",
         "copies_of(question, last).scores() - copies_of(question, first).scores()",

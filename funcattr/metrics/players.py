@@ -1,7 +1,7 @@
 """The features that attributions are about: what is removed or shown as one, and how much each one got."""
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, TypeGuard
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -104,7 +104,7 @@ def players(
     return found
 
 
-def _parted(baseline: Filling, inputs: int) -> tuple[Baseline, tuple[Imputation | None, ...]]:
+def _parted(baseline: Any, inputs: int) -> tuple[Baseline, tuple[Imputation | None, ...]]:
     """The baseline with 0 in place of each function, and the functions of the inputs."""
     if _is_imputation(baseline):
         return 0, (baseline,) * inputs
@@ -112,12 +112,12 @@ def _parted(baseline: Filling, inputs: int) -> tuple[Baseline, tuple[Imputation 
         return baseline, (None,) * inputs
     parts, structure = pytree.tree_flatten(as_dict(baseline))
     start = pytree.tree_unflatten([0 if _is_imputation(part) else part for part in parts], structure)
-    # Of another number of parts nothing comes: the baseline will be refused.
+    # If they are not as many as the inputs, the baseline will be refused.
     functions = [part if _is_imputation(part) else None for part in parts]
     return start, tuple(functions)
 
 
-def _is_imputation(part: Any) -> TypeGuard[Imputation]:
+def _is_imputation(part: Any) -> bool:
     return callable(part) and not isinstance(part, Tensor)
 
 
