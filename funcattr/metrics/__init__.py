@@ -4,6 +4,7 @@ and do maps point at what they should?
 Imports `attribution`, `sampling` and `methods`.
 """
 
+from .as_quantus import as_quantus as as_quantus
 from .boxes import energy_in_box as energy_in_box
 from .boxes import mass_in_box as mass_in_box
 from .boxes import pointing_game as pointing_game
@@ -16,4 +17,5 @@ from .infidelity import infidelity as infidelity
 from .max_sensitivity import max_sensitivity as max_sensitivity
 from .randomization import Randomization as Randomization
 from .randomization import randomization as randomization
+from .randomization_entropy import randomization_entropy as randomization_entropy
 from .sensitivity_n import sensitivity_n as sensitivity_n
