@@ -31,7 +31,15 @@ def copies_of(question: Question, x: Any) -> Question:
     """
     if batch_of(question.call, x) != question.examples:
         check_separate(question)
-    return question.of_copies(x)
+    return question.of_copies(pytree.tree_map(_laid_as, x, question.x) if is_plain_eager() else x)
+
+
+def _laid_as(copies: Tensor, x: Tensor) -> Tensor:
+    """The copies with their channels last in memory if x has them so, where convolutions run faster."""
+    layout = {4: torch.channels_last, 5: torch.channels_last_3d}.get(x.ndim)
+    if layout is None or x.is_contiguous() or not x.is_contiguous(memory_format=layout):
+        return copies
+    return copies.contiguous(memory_format=layout)
 
 
 def check_separate(question: Question) -> None:

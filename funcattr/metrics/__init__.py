@@ -5,6 +5,7 @@ Imports `attribution`, `sampling` and `methods`.
 """
 
 from . import datasets as datasets
+from .as_quantus import as_quantus as as_quantus
 from .completeness import completeness as completeness
 from .complexity import complexity as complexity
 from .degradation import Curve as Curve
@@ -18,6 +19,7 @@ from .max_sensitivity import max_sensitivity as max_sensitivity
 from .mean_by_class import mean_by_class as mean_by_class
 from .randomization import Randomization as Randomization
 from .randomization import randomization as randomization
+from .randomization_entropy import randomization_entropy as randomization_entropy
 from .regions import energy_in_region as energy_in_region
 from .regions import mass_in_region as mass_in_region
 from .regions import pointing_game as pointing_game

@@ -21,14 +21,20 @@ def pearson(a: Tensor, b: Tensor) -> Tensor:
 
 
 def spearman(a: Tensor, b: Tensor) -> Tensor:
-    """The correlation of the ranks of two rows of values; equal values share the mean of their ranks. [N, P] -> [N]"""
-    unknown = a.isnan().any(1) | b.isnan().any(1)
-    return torch.where(unknown, torch.nan, pearson(_ranks(a), _ranks(b)))
+    """The correlation of the ranks of two rows of values. Two of [N, P] -> [N]"""
+    return pearson(ranks(a), ranks(b))
 
 
-def _ranks(values: Tensor) -> Tensor:
-    values = values.contiguous()
-    ordered = values.sort(1)[0]
-    below = torch.searchsorted(ordered, values)
-    upto = torch.searchsorted(ordered, values, right=True)
-    return (below + upto - 1).to(torch.float64) / 2
+def ranks(values: Tensor) -> Tensor:
+    """The place of each value in its row, from 0; equal values share the mean of theirs. [N, P], float64
+
+    Not a number in a row that has a NaN.
+    """
+    ordered, order = values.sort(1)
+    places = torch.arange(values.shape[1], device=values.device).expand_as(order)
+    step = ordered[:, 1:] != ordered[:, :-1]
+    edge = torch.ones_like(order[:, :1], dtype=torch.bool)
+    first = torch.where(torch.cat([edge, step], 1), places, 0).cummax(1)[0]
+    last = torch.where(torch.cat([step, edge], 1), places, values.shape[1]).flip(1).cummin(1)[0].flip(1)
+    found = torch.zeros_like(values, dtype=torch.float64).scatter(1, order, (first + last).to(torch.float64) / 2)
+    return torch.where(values.isnan().any(1, keepdim=True), torch.nan, found)

@@ -10,8 +10,8 @@ from .._torch import pytree
 from ..attribution.targets import Target
 from ..batch import batch_of
 from ..sampling.draws import Generator, seed_from, uniform
-from ..sampling.loops import positive, wide
-from .players import refuse_example_dims
+from ..sampling.loops import positive
+from .players import as_vectors, by_rows, refuse_example_dims
 
 
 def max_sensitivity(
@@ -75,11 +75,7 @@ def max_sensitivity(
 
     def of(x: Any) -> Tensor:
         """The attributions at one point, as vectors. [N, values]"""
-        parts = pytree.tree_leaves(method(x, target, **options))
-        if not all(isinstance(part, Tensor) and part.shape[:1] == (examples,) for part in parts):
-            got = [list(part.shape) if isinstance(part, Tensor) else type(part).__name__ for part in parts]
-            raise ValueError(f"{call}(method=...): expected attributions with {examples} rows, got {got}.")
-        return torch.cat([part.reshape(examples, -1).to(wide(part.dtype)) for part in parts], 1)
+        return as_vectors(by_rows(call, method(x, target, **options), examples))
 
     here = of(x)
     size = torch.linalg.vector_norm(here, dim=1)

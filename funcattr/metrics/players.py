@@ -293,3 +293,21 @@ def refuse_example_dims(call: str, options: dict[str, Any]) -> None:
             f"{call}(example_dims=...): expected examples in dimension 0 of x and of the attributions. Give a function "
             "that moves them there and back as the method."
         )
+
+
+def by_rows(call: str, attributions: Any, examples: int) -> list[Tensor]:
+    """The tensors that a method returned, which have a row for each example.
+
+    Raises:
+        ValueError: If one has not.
+    """
+    parts = pytree.tree_leaves(attributions)
+    if not all(isinstance(part, Tensor) and part.shape[:1] == (examples,) for part in parts):
+        got = [list(part.shape) if isinstance(part, Tensor) else type(part).__name__ for part in parts]
+        raise ValueError(f"{call}(method=...): expected attributions with {examples} rows, got {got}.")
+    return parts
+
+
+def as_vectors(parts: list[Tensor]) -> Tensor:
+    """All attributions of an example in one row. [N, values]"""
+    return torch.cat([part.reshape(len(part), -1).to(wide(part.dtype)) for part in parts], 1)

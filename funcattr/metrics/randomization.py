@@ -1,6 +1,6 @@
 """Whether a map changes when the model that it explains is taken apart, layer by layer."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Literal, NamedTuple, get_args
 
 import torch
@@ -13,13 +13,15 @@ from ..batch import batch_of
 from ..copies import copied
 from ..model.functional import FunctionalModel, as_functional
 from ..model.sites import Editor
-from ..sampling.draws import Generator, normal, seed_from
-from ..sampling.loops import wide
-from .correlation import pearson, spearman
-from .players import refuse_example_dims
+from ..sampling.draws import Generator, seed_from
+from ..sampling.loops import positive, wide
+from .correlation import pearson, ranks
+from .players import as_vectors, by_rows, refuse_example_dims
+from .random_models import Params, RandomParameters, maps_of
+from .structural_similarity import SIDE, structural_similarity
 
 Order = Literal["cascading", "independent"]
-Similarity = Literal["spearman", "pearson"]
+Similarity = Literal["spearman", "pearson", "ssim"]
 
 
 class Randomization(NamedTuple):
@@ -43,7 +45,9 @@ def randomization(
     order: Order = "cascading",
     similarity: Similarity = "spearman",
     absolute: bool = True,
+    samples: int = 1,
     generator: Generator = 0,
+    chunk_size: int | None = None,
     **options: Any,
 ) -> Randomization:
     """Randomise a model's layers from the last to the first, and compare the map with the one of the trained model.
@@ -55,34 +59,49 @@ def randomization(
     which they end in a forward pass; parameters of modules that are not called themselves belong to the module around.
     A layer without which the output stays the same, one whose parameters are all equal or unused, is left out.
 
+    Smooth MPRT compares maps that are means over noisy inputs; that is this measure of a noise tunnel around the
+    method, as below.
+
     Args:
         method: `(model, x, target) -> attributions`, such as `gradient`.
         model, x, target: As the method takes them.
         order: "cascading" keeps the layers before randomised too, "independent" randomises one at a time.
-        similarity: "spearman" of ranks, or "pearson" of values.
+        similarity: "spearman" of ranks, "pearson" of values, or "ssim", structural similarity of maps [N, C, H, W] of
+            at least 11 x 11 pixels, each divided by its largest magnitude.
         absolute: Whether magnitudes are compared; else signs count too.
-        generator: A seed, or a `torch.Generator` from which one is drawn.
+        samples: How many times new numbers are drawn. The similarity is the mean over them.
+        generator: A seed, or a `torch.Generator` from which one is drawn. The numbers do not depend on `chunk_size`.
+        chunk_size: Randomised models that run at once, under `torch.vmap`; by default so many that 16 examples do, or
+            that hold 4 million parameters, and one by one where the method cannot be mapped. 1 runs them one by one.
         options: More keywords of the method; `args` and `kwargs` go to the model here too.
 
     Returns:
-        A `Randomization`: names of the layers, and the similarity [N, layers]. Not a number where a map is constant or
-        has a NaN.
+        A `Randomization`: names of the layers, and the similarity [N, layers]. Not a number where a map has a NaN; for
+        correlations where it is constant, for "ssim" where it is 0 everywhere.
 
     Raises:
-        ValueError: If a word is another one, the model has no parameters, or the attributions have not one row for each
-            example.
+        ValueError: If a word is another one, a number is below 1, no layer with parameters changes the output, the
+            attributions have not one row for each example, or "ssim" gets no maps.
         TypeError: If `example_dims` is given.
         NotImplementedError: In compiled code.
 
     Example:
         >>> import torch, funcattr
+        >>> from functools import partial
         >>> model = torch.nn.Sequential(torch.nn.Linear(6, 8), torch.nn.Tanh(), torch.nn.Linear(8, 3))
-        >>> found = funcattr.metrics.randomization(funcattr.gradient, model, torch.randn(4, 6), 1)
+        >>> x = torch.randn(4, 6)
+        >>> found = funcattr.metrics.randomization(funcattr.gradient, model, x, 1, samples=10)
         >>> found.layers, found.similarity.shape
         (('2', '0'), torch.Size([4, 2]))
+        >>> def smooth(model, x, target):
+        ...     gradient = partial(funcattr.gradient, model)
+        ...     return funcattr.noise_tunnel(gradient, x, target, samples=50, sigma=0.1, relative=True)
+        >>> funcattr.metrics.randomization(smooth, model, x, 1).similarity.shape
+        torch.Size([4, 2])
 
     References:
-        Adebayo et al., 2018, arXiv:1810.03292 (cascading and independent randomisation).
+        Adebayo et al., 2018, arXiv:1810.03292 (cascading and independent randomisation); Hedström et al., 2024,
+        arXiv:2401.06465 (smooth MPRT).
     """
     call = "randomization"
     for name, word, words in (("order", order, Order), ("similarity", similarity, Similarity)):
@@ -91,34 +110,46 @@ def randomization(
     if torch.compiler.is_compiling():
         raise NotImplementedError(f"{call}: it asks which layers run, which compiled code does not say.")
     refuse_example_dims(call, options)
-    fm, examples, seed = as_functional(model), batch_of(call, x), seed_from(call, generator)
-    params = {name: p.detach() for name, p in fm.params.items() if p.is_floating_point()}
-    if not params:
-        raise ValueError(f"{call}(model=...): expected a model with floating-point parameters.")
-    compare = spearman if similarity == "spearman" else pearson
-    drawn = {name: _drawn(p, seed, k) for k, (name, p) in enumerate(params.items())}
+    fm, examples, draws = as_functional(model), batch_of(call, x), positive(call, "samples", samples)
+    parameters = RandomParameters(call, fm, seed_from(call, generator))
+    first = parameters.drawn(0)
+    layers = _layers(fm, first, x, options)
+    if not layers:
+        raise ValueError(f"{call}(model=...): expected a layer with parameters that change the output, found none.")
 
     def of(model: FunctionalModel) -> Tensor:
-        """The map, or its magnitudes, as vectors. [N, values]"""
-        parts = pytree.tree_leaves(method(model, x, target, **options))
-        if not all(isinstance(part, Tensor) and part.shape[:1] == (examples,) for part in parts):
-            got = [list(part.shape) if isinstance(part, Tensor) else type(part).__name__ for part in parts]
-            raise ValueError(f"{call}(method=...): expected attributions with {examples} rows, got {got}.")
-        found = torch.cat([part.detach().reshape(examples, -1).to(wide(part.dtype)) for part in parts], 1)
-        return found.abs() if absolute else found
+        """The map in the form that is compared. [N, ...]"""
+        parts = [part.detach() for part in by_rows(call, method(model, x, target, **options), examples)]
+        parts = [part.abs() for part in parts] if absolute else parts
+        if similarity == "ssim":
+            return _pictures(call, parts)
+        return ranks(as_vectors(parts)) if similarity == "spearman" else as_vectors(parts)
 
-    whole, new, rows = of(fm), dict[str, Tensor](), []
-    layers = _layers(fm, drawn, x, options)
-    for names in layers.values():
-        new = {**(new if order == "cascading" else {}), **{name: drawn[name] for name in names}}
-        rows.append(compare(whole, of(fm.bind(new))))
-    return Randomization(tuple(layers), torch.stack(rows, 1))
+    def compare(a: Tensor, b: Tensor) -> Tensor:
+        return structural_similarity(a, b, 1 if absolute else 2) if similarity == "ssim" else pearson(a, b)
+
+    def changes() -> Iterator[Params]:
+        for sample in range(draws):
+            drawn, new = parameters.drawn(sample) if sample else first, Params()
+            for names in layers.values():
+                new = {**(new if order == "cascading" else {}), **{name: drawn[name] for name in names}}
+                yield new
+
+    whole, count = of(fm), draws * len(layers)
+    every = maps_of(call, of, fm, parameters, changes(), count, x, examples, chunk_size)
+    alike = torch.stack([compare(whole, found) for found in every], 1)
+    return Randomization(tuple(layers), alike.unflatten(1, (draws, -1)).mean(1))
 
 
-def _drawn(parameter: Tensor, seed: int, stream: int) -> Tensor:
-    """Normal numbers with the mean and the spread of a parameter."""
-    first = torch.zeros(1, dtype=torch.long, device=parameter.device)
-    return parameter.mean() + parameter.std(correction=0) * normal(first, parameter.shape, parameter, seed, stream)[0]
+def _pictures(call: str, parts: list[Tensor]) -> Tensor:
+    """The map for structural similarity: its largest magnitude is 1, or it is not a number. [N, C, H, W]"""
+    if len(parts) != 1 or parts[0].ndim != 4 or min(parts[0].shape[2:]) < SIDE:
+        raise ValueError(
+            f"{call}(similarity='ssim'): expected maps [N, C, H, W] of at least {SIDE} x {SIDE} pixels, got "
+            f"{[list(part.shape) for part in parts]}. funcattr.maps.resize(map, x) enlarges a layer's map."
+        )
+    found = parts[0].to(wide(parts[0].dtype))
+    return found / found.abs().amax((1, 2, 3), keepdim=True)
 
 
 def _layers(fm: FunctionalModel, drawn: dict[str, Tensor], x: Any, options: dict[str, Any]) -> dict[str, list[str]]:
