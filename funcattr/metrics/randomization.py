@@ -45,6 +45,7 @@ def randomization(
     order: Order = "cascading",
     similarity: Similarity = "spearman",
     absolute: bool = True,
+    steps: int | None = None,
     samples: int = 1,
     generator: Generator = 0,
     chunk_size: int | None = None,
@@ -69,6 +70,8 @@ def randomization(
         similarity: "spearman" of ranks, "pearson" of values, or "ssim", structural similarity of maps [N, C, H, W] of
             at least 11 x 11 pixels, each divided by its largest magnitude.
         absolute: Whether magnitudes are compared; else signs count too.
+        steps: How often maps are compared: so many groups of layers, one after the other and about as large, count as
+            a layer each. With 1 all layers are random at once. By default each layer is one.
         samples: How many times new numbers are drawn. The similarity is the mean over them.
         generator: A seed, or a `torch.Generator` from which one is drawn. The numbers do not depend on `chunk_size`.
         chunk_size: Randomised models that run at once, under `torch.vmap`; by default so many that 16 examples do, or
@@ -76,7 +79,7 @@ def randomization(
         options: More keywords of the method; `args` and `kwargs` go to the model here too.
 
     Returns:
-        A `Randomization`: names of the layers, and the similarity [N, layers]. Not a number where a map has a NaN; for
+        A `Randomization`: names of the layers (of groups, the one that ran first), and the similarity [N, layers]. Not a number where a map has a NaN; for
         correlations where it is constant, for "ssim" where it is 0 everywhere.
 
     Raises:
@@ -113,7 +116,7 @@ def randomization(
     fm, examples, draws = as_functional(model), batch_of(call, x), positive(call, "samples", samples)
     parameters = RandomParameters(call, fm, seed_from(call, generator))
     first = parameters.drawn(0)
-    layers = _layers(fm, first, x, options)
+    layers = _layers(call, fm, first, x, options, steps)
     if not layers:
         raise ValueError(f"{call}(model=...): expected a layer with parameters that change the output, found none.")
 
@@ -152,8 +155,10 @@ def _pictures(call: str, parts: list[Tensor]) -> Tensor:
     return found / found.abs().amax((1, 2, 3), keepdim=True)
 
 
-def _layers(fm: FunctionalModel, drawn: dict[str, Tensor], x: Any, options: dict[str, Any]) -> dict[str, list[str]]:
-    """The names of each layer's parameters, the layer that ends last first."""
+def _layers(
+    call: str, fm: FunctionalModel, drawn: dict[str, Tensor], x: Any, options: dict[str, Any], steps: int | None
+) -> dict[str, list[str]]:
+    """The names of each layer's parameters, or of each group's, the layer that ends last first."""
     ended: dict[str, None] = {}
 
     def noting(name: str) -> Callable[[Any], Any]:
@@ -174,12 +179,24 @@ def _layers(fm: FunctionalModel, drawn: dict[str, Tensor], x: Any, options: dict
     layers: dict[str, list[str]] = {name: [] for name in order}
     for name in drawn:
         layers[next(owner for owner in _around(name) if owner in layers)].append(name)
+    layers = _grouped(call, {layer: names for layer, names in layers.items() if names}, steps)
     with torch.no_grad():
         return {
             layer: names
             for layer, names in layers.items()
-            if names and not _is_same(before, output(fm.bind({name: drawn[name] for name in names})))
+            if not _is_same(before, output(fm.bind({name: drawn[name] for name in names})))
         }
+
+
+def _grouped(call: str, layers: dict[str, list[str]], steps: int | None) -> dict[str, list[str]]:
+    """Layers as so many groups, each with the name of its last one."""
+    if steps is None:
+        return layers
+    if positive(call, "steps", steps) > len(layers):
+        raise ValueError(f"{call}(steps={steps}): expected no more than there are layers, {len(layers)}.")
+    items = list(layers.items())
+    parts = [items[len(items) * k // steps : len(items) * (k + 1) // steps] for k in range(steps)]
+    return {part[-1][0]: [name for _, names in part for name in names] for part in parts}
 
 
 def _is_same(before: Any, after: Any) -> bool:

@@ -74,7 +74,6 @@ def of_images(
     low: float,
     high: float,
     sigma: float,
-    coarse: Tensor,
     window: int,
     statistics: bottleneck.FeatureStatistics,
     samples: int,
@@ -86,12 +85,11 @@ def of_images(
         questions: What is asked; its baseline is the methods' too.
         low, high: What black and white are to the network.
         sigma: Of the tunnel's noise.
-        coarse: The features of methods that remove some: squares. [1, 1, H, W]
         window: Of occlusion, in pixels.
         statistics: Of the values at `sites.narrow`.
         samples: Draws of the methods that draw.
     """
-    layer, baseline = {"layer": sites.layer}, questions.baseline
+    layer, baseline, coarse = {"layer": sites.layer}, questions.baseline, questions.coarse
     features, size = int(coarse.max()) + 1, questions.x.shape[-1]
     behind = torch.cat([maps.smooth(questions.x, size / 16), torch.zeros_like(questions.x) + baseline]).detach()
     windows = len(range(0, size - window + 1, window // 2)) ** 2

@@ -1,12 +1,12 @@
 """The best orders that a search finds: how far the curves can go."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from .. import metrics
-from .judges import STEPS
 from .subject import Subject
 
 STAGES = 6
@@ -23,9 +23,9 @@ def ceiling(subject: Subject, network: Callable[[Tensor], Tensor]) -> list[float
     for q in subject.questions:
         areas = []
         for first in ("lowest", "highest"):
-            options = {"first": first, "baseline": q.baseline, "feature_mask": q.features}
-            order = metrics.greedy_order(network, q.x, q.target, stages=STAGES, **options)
-            curve = metrics.deletion(network, q.x, q.target, order, steps=STEPS, activation=None, **options)
-            areas.append(curve.area)
+            options: dict[str, Any] = {"first": first, "baseline": q.baseline}
+            order = metrics.greedy_order(network, q.x, q.target, feature_mask=q.coarse, stages=STAGES, **options)
+            options |= {"feature_mask": q.features, "steps": subject.steps, "activation": None}
+            areas.append(metrics.deletion(network, q.x, q.target, order, **options).area)
         found.append(areas[0] - areas[1])
     return torch.cat(found).double().tolist()

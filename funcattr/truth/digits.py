@@ -12,7 +12,7 @@ SITES = Sites(layer="features.9", contrast="pool", channels=64, narrow="features
 PATCH, WINDOW, SAMPLES = 4, 12, 160
 
 
-def digits(count: int = 40) -> Subject:
+def digits(count: int = 24) -> Subject:
     """Where is the digit?
 
     Args:
@@ -28,6 +28,7 @@ def digits(count: int = 40) -> Subject:
         torch.zeros(1, 1, 1, 1),
         maps.smooth(x, 4.0),
         masks.patches(x, PATCH),
+        masks.patches(x, 2 * PATCH),
         inside(data.regions[chosen], x),
     )
     methods = of_images(
@@ -36,7 +37,6 @@ def digits(count: int = 40) -> Subject:
         low=0.0,
         high=1.0,
         sigma=0.05,
-        coarse=masks.patches(x, 2 * PATCH),
         window=WINDOW,
         statistics=bottleneck.feature_statistics(data.model, rest.split(50), layer=SITES.narrow),
         samples=SAMPLES,
@@ -47,6 +47,9 @@ def digits(count: int = 40) -> Subject:
         data.model,
         (questions,),
         methods,
-        0.02,
-        f"{len(x)} questions, patches of {PATCH}, {SAMPLES} samples",
+        steps=16,
+        filled=6,
+        layers=5,
+        radius=0.02,
+        settings=f"{len(x)} questions, patches of {PATCH}, {SAMPLES} samples",
     )

@@ -9,14 +9,12 @@ from torch import Tensor
 from .. import metrics
 from .subject import Case, Measure
 
-STEPS = 12
-"""Points of a curve."""
 SHARES = (0.05, 0.2, 0.5)
 """Of the features that sensitivity-n removes."""
-MOST_PASSES = 200
+MOST_PASSES = 60
 """How many passes a question may cost where a method is asked again."""
 _DRAWS = 30
-_POINTS = 4
+_POINTS = 3
 
 
 def _asked(case: Case) -> tuple[Any, ...]:
@@ -26,19 +24,19 @@ def _asked(case: Case) -> tuple[Any, ...]:
 
 def _deletion(case: Case) -> Tensor:
     q = case.questions
-    options: dict[str, Any] = {"feature_mask": q.features, "steps": STEPS}
+    options: dict[str, Any] = {"feature_mask": q.features, "steps": case.subject.steps}
     return metrics.deletion(*_asked(case), case.places, baseline=q.baseline, **options).area
 
 
 def _insertion(case: Case) -> Tensor:
     q = case.questions
-    options: dict[str, Any] = {"feature_mask": q.features, "steps": STEPS}
+    options: dict[str, Any] = {"feature_mask": q.features, "steps": case.subject.steps}
     return metrics.insertion(*_asked(case), case.places, baseline=q.blurred, **options).area
 
 
 def _area_between(case: Case) -> Tensor:
     q = case.questions
-    options: dict[str, Any] = {"feature_mask": q.features, "steps": STEPS}
+    options: dict[str, Any] = {"feature_mask": q.features, "steps": case.subject.steps}
     return metrics.area_between(*_asked(case), case.places, baseline=q.baseline, **options)
 
 
@@ -46,7 +44,7 @@ def _road(case: Case) -> "Tensor | str":
     q = case.questions
     if q.x.ndim != 4:
         return "pixels have neighbours to be filled from, words have not"
-    options: dict[str, Any] = {"feature_mask": q.features, "steps": STEPS}
+    options: dict[str, Any] = {"feature_mask": q.features, "steps": case.subject.filled}
     return metrics.area_between(*_asked(case), case.places, baseline=metrics.impute, **options)
 
 
@@ -81,6 +79,18 @@ def _max_sensitivity(case: Case) -> "Tensor | str":
     method = partial(case.method.attribute, case.subject.model)
     options: dict[str, Any] = {"radius": case.subject.radius, "samples": _POINTS, "chunk_size": 1}
     return metrics.max_sensitivity(method, case.questions.x, case.questions.target, **options).detach()
+
+
+def _randomization(case: Case) -> "Tensor | str":
+    if case.method.passes > MOST_PASSES:
+        return f"it would take {case.method.passes} passes a question once more"
+    subject, q = case.subject, case.questions
+
+    def method(model: Any, x: Tensor, target: Tensor) -> Tensor:
+        return case.method.reduce(case.method.attribute(model, x, target).detach(), x)
+
+    found = metrics.randomization(method, subject.model, q.x, q.target, steps=subject.layers, absolute=False)
+    return found.similarity.abs().mean(1)
 
 
 def _completeness(case: Case) -> "Tensor | str":
@@ -133,8 +143,9 @@ MEASURES: tuple[Measure, ...] = (
     Measure("sensitivity_n", "high", _sensitivity_n, "do sums of attributions go with what is lost?"),
     Measure("infidelity", "low", _infidelity, "squared error of what attributions predict of a window's removal"),
     Measure("max_sensitivity", "low", _max_sensitivity, "change of the map when the input moves a little"),
+    Measure("randomization", "low", _randomization, "is the map of a network with random layers alike?"),
     Measure("completeness", "low", _completeness, "what a promised sum misses, as a share of the score"),
     Measure("sparseness", "neither", _sparseness, "Gini index: 0 where all parts have alike, near 1 for one of many"),
-    Measure("complexity", "neither", _complexity, "entropy of the shares, in nats"),
+    Measure("complexity", "neither", _complexity, "entropy of the shares, in bits"),
 )
 """In the order of their columns."""

@@ -10,7 +10,7 @@ from .regions import inside
 from .subject import Questions, Subject
 
 SITES = Sites(layer="_blocks.15", contrast="_conv_head", channels=320, narrow="_blocks.10")
-PATCH, WINDOW, SAMPLES = 16, 64, 120
+SIDE, PATCH, WINDOW, SAMPLES = 192, 16, 48, 120
 
 
 def photos() -> Subject:
@@ -19,11 +19,19 @@ def photos() -> Subject:
     Raises:
         ImportError: If the extra "demo" is not installed.
     """
-    data = datasets.photos()
+    data = datasets.photos(SIDE)
     assert isinstance(data.x, torch.Tensor)
     x = data.x
     blurred = maps.smooth(x, 10.0)
-    questions = Questions(x, data.target, blurred, blurred, masks.patches(x, PATCH), inside(data.regions, x))
+    questions = Questions(
+        x,
+        data.target,
+        blurred,
+        blurred,
+        masks.patches(x, PATCH),
+        masks.patches(x, 2 * PATCH),
+        inside(data.regions, x),
+    )
     mirrored = torch.cat([x, x.flip(3), maps.smooth(x, 2.0), maps.smooth(x, 2.0).flip(3)])
     methods = of_images(
         SITES,
@@ -31,7 +39,6 @@ def photos() -> Subject:
         low=LOW,
         high=HIGH,
         sigma=0.15,
-        coarse=masks.patches(x, 2 * PATCH),
         window=WINDOW,
         statistics=bottleneck.feature_statistics(data.model, mirrored.split(5), layer=SITES.narrow),
         samples=SAMPLES,
@@ -42,6 +49,9 @@ def photos() -> Subject:
         data.model,
         (questions,),
         methods,
-        0.05,
-        f"{len(x)} photographs, patches of {PATCH}, {SAMPLES} samples",
+        steps=8,
+        filled=2,
+        layers=1,
+        radius=0.05,
+        settings=f"{len(x)} photographs, patches of {PATCH}, {SAMPLES} samples",
     )

@@ -93,6 +93,7 @@ def sentences(count: int | None = None) -> Subject:
                 rest.expand(1, 1, -1),
                 rest.expand(1, 1, -1),
                 torch.arange(x.shape[1])[None, :, None],
+                torch.arange(x.shape[1])[None, :, None],
                 deciding[..., None],
             )
         )
@@ -103,6 +104,9 @@ def sentences(count: int | None = None) -> Subject:
         model,
         tuple(asked),
         of_tokens(asked[0], sigma=sigma, rest=rest, layer=LAYER, samples=SAMPLES),
-        0.1 * sigma,
-        f"{len(asked)} templates of {len(asked[0].x)} sentences, {LAYER}, {SAMPLES} samples",
+        steps=asked[0].x.shape[1],
+        filled=0,
+        layers=1,
+        radius=0.1 * sigma,
+        settings=f"{len(asked)} templates of {len(asked[0].x)} sentences, {LAYER}, {SAMPLES} samples",
     )

@@ -23,6 +23,8 @@ class Questions(NamedTuple):
     """What insertion starts from; broadcasts to x."""
     features: Tensor
     """The feature of each value, for measures that remove some; broadcasts to x."""
+    coarse: Tensor
+    """The same, larger ones, for searches that try each."""
     truth: Tensor | None = None
     """Where the answer is. Bool, [N, 1, H, W], or of tokens [N, T, 1]"""
 
@@ -51,6 +53,12 @@ class Subject(NamedTuple):
     questions: tuple[Questions, ...]
     """Each is asked at once."""
     methods: tuple[Method, ...]
+    steps: int
+    """Points of a curve."""
+    filled: int
+    """Points of a curve whose removed pixels are filled from their neighbours, which takes long."""
+    layers: int
+    """At how many points of the cascade of random layers maps are compared; 1: when all are random."""
     radius: float
     """How far `max_sensitivity` moves a value of x."""
     settings: str

@@ -260,3 +260,21 @@ def test_bad_input_is_named(options: dict[str, Any], message: str) -> None:
     given = {"method": funcattr.gradient, "model": MODEL, "x": X, "target": 1, **options}
     with pytest.raises(ValueError, match=message):
         randomization(**given)
+
+
+@pytest.mark.parametrize(("steps", "places"), [(1, [3]), (2, [1, 3]), (3, [0, 1, 3]), (4, [0, 1, 2, 3])])
+def test_groups_of_layers_are_points_of_the_cascade(steps: int, places: list[int]) -> None:
+    whole = randomization(funcattr.gradient, MODEL, X, 1)
+    found = randomization(funcattr.gradient, MODEL, X, 1, steps=steps)
+    assert found.layers == tuple(whole.layers[k] for k in places)
+    torch.testing.assert_close(found.similarity, whole.similarity[:, places], rtol=0, atol=1e-12)
+
+
+def test_groups_alone_are_the_cascade_less_what_came_before() -> None:
+    alone = randomization(funcattr.gradient, MODEL, X, 1, order="independent", steps=1)
+    torch.testing.assert_close(alone.similarity, randomization(funcattr.gradient, MODEL, X, 1).similarity[:, 3:])
+
+
+def test_no_more_groups_than_layers() -> None:
+    with pytest.raises(ValueError, match=r"randomization\(steps=5\): expected no more than there are layers, 4"):
+        randomization(funcattr.gradient, MODEL, X, 1, steps=5)

@@ -87,14 +87,17 @@ def whole(pixels: Tensor, side: int = SIDE) -> Tensor:
     return pad((small - MEAN) / STD, (left, side - width - left, top, side - height - top))
 
 
-def photos() -> Located:
+def photos(side: int = SIDE) -> Located:
     """A network trained on ImageNet, and five photographs with a box around the thing that is asked for.
 
     The boxes were drawn by hand. What the network looks at need not be in them: it may know a missile by its pad.
 
+    Args:
+        side: Height and width of the photographs in pixels.
+
     Returns:
-        An EfficientNet-Lite0, photographs [5, 3, 224, 224] as it takes them, with margins of 0, and boxes [5, 4]. Each
-        class is among the first two of the network. `layer` is `LAST_LAYER`.
+        An EfficientNet-Lite0, photographs [5, 3, side, side] as it takes them, with margins of 0, and boxes [5, 4]. At
+        224 pixels each class is among the first two of the network. `layer` is `LAST_LAYER`.
 
     Raises:
         ImportError: If the extra "demo" is not installed.
@@ -105,8 +108,9 @@ def photos() -> Located:
         >>> found = funcattr.maps.resize(funcattr.grad_cam(model, x, target, layer=layer), x)
         >>> assert funcattr.metrics.pointing_game(found, regions, tolerance=15).float().mean() > 0.5
     """
-    x = torch.cat([whole(load_pixels(photo)) for photo in PHOTOS])
+    x = torch.cat([whole(load_pixels(photo), side) for photo in PHOTOS])
     target, boxes = torch.tensor([photo.number for photo in PHOTOS]), torch.tensor([photo.box for photo in PHOTOS])
+    boxes = (boxes * side / SIDE).round().long()
     return Located(load_network(), x, target, boxes, LAST_LAYER, tuple(photo.thing for photo in PHOTOS))
 
 
