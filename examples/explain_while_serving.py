@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 import funcattr
-from funcattr.demo.digits import load_canvases, load_model
+from funcattr.metrics.datasets.digits import load_canvases, load_model
 
 SERVER = """
 import sys, time

@@ -19,13 +19,13 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
-from funcattr.demo.digits import CLASSES, DigitNet
+from funcattr.metrics.datasets.digits import CLASSES, DigitNet
 
 SIZE = 64
 """Height and width of a canvas, in pixels."""
 INK = 0.2
 """Pixels of an enlarged digit brighter than this count for its box."""
-PACKAGED = Path(__file__).resolve().parent.parent / "funcattr" / "demo" / "data"
+PACKAGED = Path(__file__).resolve().parent.parent / "funcattr" / "metrics" / "datasets" / "data"
 
 
 class Glyphs(NamedTuple):
@@ -38,7 +38,7 @@ class Glyphs(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Canvases and the boxes of their digits, see `funcattr.demo.digits.Canvases`."""
+    """Canvases and the boxes of their digits, see `funcattr.metrics.datasets.digits.Canvases`."""
 
     images: Tensor
     """Float32 in 0..1. [M, 1, 64, 64]"""

@@ -18,7 +18,8 @@ from train_digits import PACKAGED, Batch, Glyphs, draw, split_glyphs
 
 from funcattr import maps, metrics, readout_iba
 from funcattr.bottleneck import ReadoutBottleneck, feature_statistics_of_layers, train_readout
-from funcattr.demo.digits import BOTTLENECK, AskedDigitNet, load_canvases, load_model, missed
+from funcattr.demo.digits import BOTTLENECK, AskedDigitNet, missed
+from funcattr.metrics.datasets.digits import load_canvases, load_model
 
 READOUTS = ("features.3", BOTTLENECK, "features.9", "asked")
 BETA = 3.0
@@ -54,7 +55,7 @@ def mass_in_box(model: AskedDigitNet, readout: ReadoutBottleneck, count: int) ->
     digits = data.present[:count].float().argmax(1)
     bits = readout_iba(model, (data.images[:count], digits), readout=readout)
     boxes = data.boxes[torch.arange(count), digits]
-    return metrics.mass_in_box(maps.resize(bits, data.images), boxes).mean().item()
+    return metrics.mass_in_region(maps.resize(bits, data.images), boxes).mean().item()
 
 
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:

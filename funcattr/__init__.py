@@ -11,6 +11,7 @@ from .attribution.attribute import attribute as attribute
 from .attribution.rule_table import rule_table as rule_table
 from .attribution.targets import pointing as pointing
 from .errors import AliasedWriteError as AliasedWriteError
+from .errors import ConvergenceError as ConvergenceError
 from .errors import FuncattrError as FuncattrError
 from .errors import UnknownSiteError as UnknownSiteError
 from .errors import UnsupportedOperationError as UnsupportedOperationError

@@ -35,6 +35,10 @@ class AliasedWriteError(FuncattrError, RuntimeError):
     """A value is read that was written in place: through another view, or between a call and its pullback."""
 
 
+class ConvergenceError(FuncattrError, RuntimeError):
+    """An iteration ended before its result was there."""
+
+
 def unknown_site(call: str, name: str, sites: Iterable[str]) -> UnknownSiteError:
     """The error for a site that does not exist (or was not reached), with the closest names."""
     known = list(dict.fromkeys(s for s in sites if s))

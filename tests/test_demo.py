@@ -17,10 +17,11 @@ import funcattr
 from funcattr.__main__ import main
 from funcattr.demo import digit_tour, photo_tour, photos, run
 from funcattr.demo.digit_tour import ROWS, all_questions
-from funcattr.demo.digits import DigitNet, load_canvases, load_model
 from funcattr.demo.run import demo
 from funcattr.demo.scores import Score, score_table
 from funcattr.demo.tour import Row
+from funcattr.metrics.datasets.digits import DigitNet, load_canvases, load_model
+from funcattr.metrics.datasets.photos import HIGH, LOW, load_network, pixels_of
 
 from .sweeps import long, sweep
 
@@ -104,7 +105,7 @@ def test_slow_methods_are_asked_the_first_questions() -> None:
 
 
 def test_both_things_of_a_pair_of_photographs_are_among_the_first_classes_of_the_network() -> None:
-    network, questions = photos.load_network(), photos.load_questions()
+    network, questions = load_network(), photos.load_questions()
     assert not network.training
     assert questions.images.shape == (12, 3, photos.SIDE, 2 * photos.SIDE)
     assert questions.things[:4] == ("cat", "espresso", "cat", "tripod")
@@ -120,12 +121,12 @@ def test_both_things_of_a_pair_of_photographs_are_among_the_first_classes_of_the
 
 def test_photographs_reach_the_network_as_it_was_trained() -> None:
     grey = torch.full((20, 30), 255, dtype=torch.uint8)
-    assert photos.as_input(grey).shape == (1, 3, photos.SIDE, photos.SIDE)
-    torch.testing.assert_close(photos.as_input(grey), torch.full((1, 3, photos.SIDE, photos.SIDE), photos.HIGH))
-    torch.testing.assert_close(photos.as_input(0 * grey).min(), torch.tensor(photos.LOW))
+    assert photos.as_input(pixels_of(grey)).shape == (1, 3, photos.SIDE, photos.SIDE)
+    torch.testing.assert_close(photos.as_input(pixels_of(grey)), torch.full((1, 3, photos.SIDE, photos.SIDE), HIGH))
+    torch.testing.assert_close(photos.as_input(pixels_of(0 * grey)).min(), torch.tensor(LOW))
     sides = torch.zeros(4, 8, 3, dtype=torch.uint8)
     sides[:, :2] = sides[:, 6:] = 255  # what the square in the middle leaves out
-    assert photos.as_input(sides).max().item() == pytest.approx(photos.LOW)
+    assert photos.as_input(pixels_of(sides)).max().item() == pytest.approx(LOW)
 
 
 @pytest.mark.parametrize("canvases", sweep(["1", "4"], quick=["1"]))
@@ -170,7 +171,7 @@ def test_without_its_packages_the_demo_says_so_and_asks_about_digits(
     assert list(demo(tmp_path, canvases=1, progress=False)) == ["digits"]
     assert "No photographs: " in capsys.readouterr().out
     with pytest.raises(ImportError, match=r"it needs efficientnet_lite_pytorch: pip install '.\[demo\]' in a clone"):
-        photos.load_network()
+        load_network()
 
 
 @long

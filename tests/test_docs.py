@@ -10,6 +10,7 @@ import shlex
 import sys
 import types
 import warnings
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -116,8 +117,8 @@ def public_names() -> set[str]:
     names = {
         name for name in dir(funcattr) if not name.startswith("_") and not inspect.ismodule(getattr(funcattr, name))
     }
-    for namespace in ("maps", "masks", "metrics", "bottleneck", "show"):
-        for name, value in vars(getattr(funcattr, namespace)).items():
+    for namespace in ("maps", "masks", "metrics", "metrics.datasets", "bottleneck", "show"):
+        for name, value in vars(attrgetter(namespace)(funcattr)).items():
             if not name.startswith("_") and getattr(value, "__module__", "").startswith("funcattr."):
                 names.add(f"{namespace}.{name}")
     return names

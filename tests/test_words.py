@@ -14,6 +14,7 @@ SPACES: tuple[Any, ...] = (
     funcattr.maps,
     funcattr.masks,
     funcattr.metrics,
+    funcattr.metrics.datasets,
     funcattr.bottleneck,
     funcattr.show,
 )

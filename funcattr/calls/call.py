@@ -128,7 +128,6 @@ class Call:
 
         `of`: what computes the same from the same arguments, for rules that write the call in other operations.
         """
-
         if of is None:
             return torch.func.vjp(self, *self.operands)[1](cotangent)
 

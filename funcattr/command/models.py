@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from ..demo.photos import MEAN, STD, load_network
+from ..metrics.datasets.photos import MEAN, STD, load_network
 from .classes import imagenet
 from .command_error import CommandError, refusing
 from .hubs import load_timm, load_torchvision

@@ -29,7 +29,8 @@ from .. import (
     rise,
     rules,
 )
-from .digits import LAYER, AskedDigitNet, Canvases, DigitNet, load_canvases, load_model, load_readout, missed
+from ..metrics.datasets.digits import LAYER, Canvases, DigitNet, load_canvases, load_model
+from .digits import AskedDigitNet, load_readout, missed
 from .tour import Questions, Row, Tour
 
 CONTRAST = "pool"

@@ -18,7 +18,8 @@ from .. import (
     occlusion,
     rules,
 )
-from .photos import HIGH, LAST_LAYER, LOW, load_network, load_questions
+from ..metrics.datasets.photos import HIGH, LAST_LAYER, LOW, load_network
+from .photos import load_questions
 from .tour import Row, Tour
 
 _GAMMA_BOX = rules.epsilon_gamma_box(low=LOW, high=HIGH)

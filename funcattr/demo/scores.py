@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .. import maps
-from ..metrics import energy_in_box, mass_in_box, pointing_game
+from ..metrics import energy_in_region, mass_in_region, pointing_game
 from ..text_tables import table
 from .tour import Questions, Row, Tour
 
@@ -25,9 +25,9 @@ class Score(NamedTuple):
     hit_rate: float
     """The share of questions whose map has its maximum in the box."""
     mass: float
-    """The mean of `mass_in_box`."""
+    """The mean of `mass_in_region`."""
     energy: float
-    """The mean of `energy_in_box`."""
+    """The mean of `energy_in_region`."""
     conservation_error: float | None
     """mean |sum of attributions - output| / mean |output|, the output being the target's"""
 
@@ -73,7 +73,7 @@ def centre_score(questions: Questions) -> Score:
 
 def judge(answers: Tensor, boxes: Tensor) -> tuple[float, float, float]:
     """Hit rate, mean mass and mean energy in the box of maps [N, 1, H, W] against boxes [N, 4]."""
-    measures = (pointing_game(answers, boxes).float(), mass_in_box(answers, boxes), energy_in_box(answers, boxes))
+    measures = (pointing_game(answers, boxes).float(), mass_in_region(answers, boxes), energy_in_region(answers, boxes))
     hits, mass, energy = (measure.mean().item() for measure in measures)
     return hits, mass, energy
 

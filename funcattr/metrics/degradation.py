@@ -12,11 +12,10 @@ from ..attribution.example_dims import ExampleDims
 from ..attribution.question import Model, Question, ask
 from ..attribution.separate_copies import copies_of
 from ..attribution.targets import Target, score
-from ..batch import merged, parted
+from ..batch import parted
 from ..methods.perturbation.coalitions import precise
-from ..sampling.baselines import Baseline
 from ..sampling.loops import chunk_for, loop, positive
-from .players import Players, players
+from .players import Filling, Players, players
 
 First = Literal["highest", "lowest"]
 MOST_STEPS = 50
@@ -43,7 +42,7 @@ def deletion(
     attributions: Any,
     *,
     first: First = "highest",
-    baseline: Baseline = 0.0,
+    baseline: Filling = 0.0,
     feature_mask: Any = None,
     features: int | None = None,
     steps: int | None = None,
@@ -68,7 +67,10 @@ def deletion(
             with its shape or with 1 in place of some dimensions. Of a feature of several, the sum.
         first: Which features go first, those with the "highest" or the "lowest" attributions.
         baseline: What stands for a removed value: a number, or tensors that broadcast to x. The mean colour is
-            `x.mean((2, 3), keepdim=True)`, a blur `maps.smooth(x, 5)`.
+            `x.mean((2, 3), keepdim=True)`, a blur `maps.smooth(x, 5)`. Or a function (rows, removed) -> filled that
+            computes it from what is kept, such as `metrics.impute`: of copies of the examples [M, ...], and which of
+            their values are removed, bool, of the same shape. What it returns counts at removed values only. It is
+            called for each input by itself, with examples in dimension 0, whatever `example_dims` says.
         feature_mask: The feature of each value, integers from 0 that broadcast to x; `masks.patches(x, 8)` for squares.
         features: The number of features, where it cannot be read from the mask.
         steps: T, at most F; by default 50, or F if that is less.
@@ -82,7 +84,8 @@ def deletion(
 
     Raises:
         ValueError, TypeError: As in `gradient`; and if the attributions, the baseline or the mask do not fit x, an
-            option is out of its range, or pixels would be removed channel by channel.
+            option is out of its range, pixels would be removed channel by channel, or a function fills an example by
+            what lies beside it.
 
     Example:
         >>> import torch, funcattr
@@ -92,7 +95,8 @@ def deletion(
         tensor([[10.,  6.,  3.,  1.,  0.]])
 
     References:
-        Samek et al., 2017, arXiv:1509.06321 (MoRF, LeRF); Petsiuk et al., 2018, arXiv:1806.07421 (deletion).
+        Samek et al., 2017, arXiv:1509.06321 (MoRF, LeRF); Petsiuk et al., 2018, arXiv:1806.07421 (deletion); Rong et
+        al., 2022, arXiv:2202.00449 (ROAD).
     """
     question = ask("deletion", model, x, target, output=output, args=args, kwargs=kwargs, example_dims=example_dims)
     given = players(question, attributions, feature_mask, baseline, features)
@@ -106,7 +110,7 @@ def insertion(
     attributions: Any,
     *,
     first: First = "highest",
-    baseline: Baseline = 0.0,
+    baseline: Filling = 0.0,
     feature_mask: Any = None,
     features: int | None = None,
     steps: int | None = None,
@@ -125,7 +129,8 @@ def insertion(
     Args:
         model, x, target, output, args, kwargs, example_dims: As in `gradient`.
         attributions, first, feature_mask, features, steps, activation, chunk_size, progress: As in `deletion`.
-        baseline: The input to start from; as published a blur, `maps.smooth(x, 5)`.
+        baseline: The input to start from, as in `deletion`; as published a blur, `maps.smooth(x, 5)`. What a function
+            fills is what is not shown yet.
 
     Returns:
         A `Curve`, as of `deletion`. The first score is that of the baseline, the last one that of the input.
@@ -154,7 +159,7 @@ def area_between(
     target: Target,
     attributions: Any,
     *,
-    baseline: Baseline = 0.0,
+    baseline: Filling = 0.0,
     feature_mask: Any = None,
     features: int | None = None,
     steps: int | None = None,
@@ -213,16 +218,15 @@ def _curve(
     call, groups = question.call, given.groups
     count = _steps(call, steps, groups.features)
     ranks = _ranks(call, given, first)
-    gone, stays = (groups.baseline, question.x) if inserts else (question.x, groups.baseline)
 
     def body(done: Tensor, index: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         reached = _features_at(index, count, groups.features)
 
-        def leaf(before: Tensor, after: Tensor, rank: Tensor) -> Tensor:
+        def leaf(rank: Tensor) -> Tensor:
             changed = rank.unsqueeze(1) < reached.reshape(-1, *[1] * (rank.ndim - 1))
-            return merged(torch.where(changed, after.unsqueeze(1), before.unsqueeze(1)))
+            return ~changed if inserts else changed
 
-        asked = copies_of(question, pytree.tree_map(leaf, gone, stays, ranks))
+        asked = copies_of(question, given.without(pytree.tree_map(leaf, ranks)))
         found = precise(score(call, activated(call, asked.outputs(), activation), asked.target))
         return done + len(index), (parted(found, len(index)).transpose(0, 1).clone(),)
 

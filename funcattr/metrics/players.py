@@ -1,5 +1,6 @@
 """The features that attributions are about: what is removed or shown as one, and how much each one got."""
 
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -8,11 +9,18 @@ from torch import Tensor
 from .._torch import pytree
 from ..attribution.inputs import as_dict
 from ..attribution.question import Question
-from ..batch import has_dim, moved
-from ..methods.perturbation.coalitions import FeatureGroups, each_its_own, feature_groups, laid_groups
+from ..attribution.separate_copies import are_separate, beside_changed
+from ..batch import has_dim, merged, moved
+from ..methods.perturbation.coalitions import FeatureGroups, each_its_own, feature_groups, laid_groups, numbered
 from ..sampling.baselines import Baseline, broadcasts, distribution
 from ..sampling.loops import wide
-from ..torch_state import can_look_at
+from ..torch_state import can_look_at, is_plain_eager
+
+Imputation = Callable[[Tensor, Tensor], Tensor]
+"""From copies of examples [M, ...], and which of their values are removed, to what stands for those."""
+
+Filling = Baseline | Imputation
+"""A baseline, or a function that computes it from what is kept; for several inputs a structure of both."""
 
 
 class Players(NamedTuple):
@@ -21,14 +29,59 @@ class Players(NamedTuple):
     Attributes:
         groups: The features, F of them.
         attributions: Of each feature, the sum over its values. [N, F]
+        imputations: For each input the function that stands for its baseline, or None.
+        call: First words of errors.
     """
 
     groups: FeatureGroups
     attributions: Tensor
+    imputations: tuple[Imputation | None, ...]
+    call: str
+
+    def values_of(self, features: Tensor) -> Any:
+        """Which values belong to one of some features. [c, F] -> as x, bool, each [1 or N, c, ...]"""
+
+        def leaf(ids: Tensor) -> Tensor:
+            return features.index_select(1, ids.reshape(-1)).reshape(-1, *ids.shape).transpose(0, 1)
+
+        return pytree.tree_map(leaf, self.groups.ids)
+
+    def without(self, removed: Any) -> Any:
+        """Copies of each example without some of its values. As x, bool, each [1 or N, c, ...] -> as x, each [N c, ...]
+
+        Raises:
+            TypeError, ValueError: If what an imputation returns is no tensor, or none of the shape that it was given.
+        """
+        leaves, structure = pytree.tree_flatten(self.groups.x)
+        starts, gone = pytree.tree_leaves(self.groups.baseline), pytree.tree_leaves(removed)
+        each = zip(leaves, starts, gone, self.imputations, strict=True)
+        return pytree.tree_unflatten([_without(self.call, *parts) for parts in each], structure)
+
+
+def _without(call: str, x: Tensor, baseline: Tensor, removed: Tensor, imputation: Imputation | None) -> Tensor:
+    x = x.unsqueeze(1)
+    if imputation is None:
+        return merged(torch.where(removed, baseline.unsqueeze(1), x))
+    count = removed.shape[1]
+    rows = merged(x.expand(-1, count, *x.shape[2:]))
+    removed = merged(removed.expand(len(x), *removed.shape[1:]))
+    return torch.where(removed, _imputed(call, imputation, rows, removed), rows)
+
+
+def _imputed(call: str, imputation: Imputation, rows: Tensor, removed: Tensor) -> Tensor:
+    found: Any = imputation(rows.clone(), removed.clone())  # it may write into its own
+    if not isinstance(found, Tensor):
+        raise TypeError(f"{call}(baseline=...): expected a function that returns a tensor, got {type(found).__name__}.")
+    if found.ndim != rows.ndim or not broadcasts(found.shape, rows.shape):
+        raise ValueError(
+            f"{call}(baseline=...): expected a function that returns the shape that it is given, {list(rows.shape)}, "
+            f"got {list(found.shape)}."
+        )
+    return found.to(rows)
 
 
 def players(
-    question: Question, attributions: Any, feature_mask: Any, baseline: Baseline, features: int | None
+    question: Question, attributions: Any, feature_mask: Any, baseline: Filling, features: int | None
 ) -> Players:
     """The features of a measure's arguments, and the sum of each one's attributions.
 
@@ -37,17 +90,76 @@ def players(
 
     Raises:
         TypeError: If an attribution is no floating-point tensor.
-        ValueError: If their structure or a shape does not fit the inputs or the mask, or if pixels would be removed
-            channel by channel.
+        ValueError: If their structure or a shape does not fit the inputs or the mask, if pixels would be removed
+            channel by channel, or if an imputation mixes examples.
     """
-    call, leaves = question.call, pytree.tree_leaves(question.x)
+    call = question.call
     given = checked_attributions(question, attributions)
-    parts = pytree.tree_leaves(given)
     if isinstance(baseline, distribution):
         raise TypeError(f"{call}(baseline=...): expected a number or tensors, got a distribution. Give a row of it.")
+    start, imputations = _parted(baseline, len(pytree.tree_leaves(question.x)))
+    groups, sums = _groups(question, given, feature_mask, start, features)
+    found = Players(groups, sums, imputations, call)
+    _check_imputations(question, found)
+    return found
+
+
+def _parted(baseline: Any, inputs: int) -> tuple[Baseline, tuple[Imputation | None, ...]]:
+    """The baseline with 0 in place of each function, and the functions of the inputs."""
+    if _is_imputation(baseline):
+        return 0, (baseline,) * inputs
+    if not isinstance(baseline, tuple | Mapping):
+        return baseline, (None,) * inputs
+    parts, structure = pytree.tree_flatten(as_dict(baseline))
+    start = pytree.tree_unflatten([0 if _is_imputation(part) else part for part in parts], structure)
+    # If they are not as many as the inputs, the baseline will be refused.
+    functions = [part if _is_imputation(part) else None for part in parts]
+    return start, tuple(functions)
+
+
+def _is_imputation(part: Any) -> bool:
+    return callable(part) and not isinstance(part, Tensor)
+
+
+def _check_imputations(question: Question, given: Players) -> None:
+    """Raise if an imputation fills an example by what lies beside it: then the result would depend on the chunks.
+
+    Raises:
+        ValueError: If so.
+    """
+    if not is_plain_eager() or (question.layout is not None and question.layout.has_one_example):
+        return
+    leaves, ids = pytree.tree_leaves(question.x), pytree.tree_leaves(given.groups.ids)
+    for x, numbers, imputation in zip(leaves, ids, given.imputations, strict=True):
+        if imputation is not None:
+            _check_imputation(question, x.detach(), (numbers % 3 == 0).expand(len(x), *numbers.shape[1:]), imputation)
+
+
+def _check_imputation(question: Question, x: Tensor, removed: Tensor, imputation: Imputation) -> None:
+    def filled(x: Tensor, removed: Tensor) -> Tensor:
+        return torch.where(removed, _imputed(question.call, imputation, x, removed), x)
+
+    are_separate(
+        (imputation, x, removed),
+        question.call,
+        question.examples,
+        question.device,
+        alone=lambda: filled(x, removed),
+        beside=lambda: filled(beside_changed(x), merged(torch.stack([removed, ~removed], 1))),
+        again=lambda: filled(x, removed),
+        size=0.0,
+        way_out=" It is the function baseline= that mixes them.",
+    )
+
+
+def _groups(
+    question: Question, given: Any, feature_mask: Any, baseline: Baseline, features: int | None
+) -> tuple[FeatureGroups, Tensor]:
+    """The features, and the sum of each one's attributions, which are structured as x. [N, F]"""
+    call, leaves, parts = question.call, pytree.tree_leaves(question.x), pytree.tree_leaves(given)
     if feature_mask is not None:
         groups = feature_groups(question, feature_mask, baseline, features)
-        return Players(groups, _known(call, groups, _sums(call, groups, parts)))
+        return groups, _sums(call, groups.features, groups.ids, groups.doubt, parts)
     if any(value.ndim > 3 and part.shape[1] > 1 for part, value in zip(parts, leaves, strict=True)):
         raise ValueError(
             f"{call}(attributions=...): expected one number for each pixel, [N, 1, ...], for a pixel has all its "
@@ -58,29 +170,55 @@ def players(
     if features not in (None, count):
         raise ValueError(f"{call}(features={features}): without a feature_mask there are {count}.")
     groups = laid_groups(question, each_its_own(given), question.laid(baseline), count)
-    return Players(groups, torch.cat([part.reshape(len(part), -1) for part in parts], 1).to(wide(parts[0].dtype)))
+    return groups, _each(parts)
 
 
-def _sums(call: str, groups: FeatureGroups, parts: list[Tensor]) -> Tensor:
-    """The sum of each feature's attributions. [N, F]"""
-    sums = parts[0].new_zeros(len(parts[0]), groups.features, dtype=wide(parts[0].dtype))
-    for part, ids in zip(parts, pytree.tree_leaves(groups.ids), strict=True):
-        where = _narrowed(call, ids, part).reshape(len(ids), -1).expand(len(part), -1)
+def feature_sums(call: str, attributions: Any, feature_mask: Any, features: int | None) -> Tensor:
+    """The sum of each feature's attributions, where nothing else is given than them. [N, F]
+
+    Raises:
+        TypeError: If an attribution is no floating-point tensor.
+        ValueError: If their numbers of examples differ, or the mask does not fit.
+    """
+    given = as_dict(attributions)
+    parts = pytree.tree_leaves(given)
+    for part in parts or [given]:
+        if not isinstance(part, Tensor) or not part.is_floating_point():
+            got = part.dtype if isinstance(part, Tensor) else type(part).__name__
+            raise TypeError(f"{call}(attributions=...): expected floating-point tensors, got {got}.")
+    if any(part.ndim < 2 or len(part) != len(parts[0]) or part.numel() == 0 for part in parts):
+        shapes = [list(part.shape) for part in parts]
+        raise ValueError(f"{call}(attributions=...): expected shape [N, ...], with one N for all, got {shapes}.")
+    if feature_mask is None:
+        numbered(call, given, None, features)
+        return _each(parts)
+    count, ids, doubt = numbered(call, given, as_dict(feature_mask), features)
+    return _sums(call, count, ids, doubt, parts)
+
+
+def _each(parts: list[Tensor]) -> Tensor:
+    """Attributions that are of a feature each. [N, F]"""
+    return torch.cat([part.reshape(len(part), -1) for part in parts], 1).to(wide(parts[0].dtype))
+
+
+def _sums(call: str, features: int, ids: Any, doubt: Tensor | None, parts: list[Tensor]) -> Tensor:
+    """The sum of each feature's attributions, not a number for an example that lacks a feature of the others. [N, F]"""
+    sums = parts[0].new_zeros(len(parts[0]), features, dtype=wide(parts[0].dtype))
+    leaves = pytree.tree_leaves(ids)
+    for part, numbers in zip(parts, leaves, strict=True):
+        where = _narrowed(call, numbers, part).reshape(len(numbers), -1).expand(len(part), -1)
         sums = sums.scatter_add(1, where, part.reshape(len(part), -1).to(sums.dtype))
-    return sums
+    return torch.where(_unknown(call, features, leaves, doubt), torch.nan, sums)
 
 
-def _known(call: str, groups: FeatureGroups, sums: Tensor) -> Tensor:
-    """The sums of features, not a number for an example that lacks a feature that others have. [N, F]
-
-    Shares of features could not be compared then.
+def _unknown(call: str, features: int, ids: list[Tensor], doubt: Tensor | None) -> Tensor:
+    """Which examples lack a feature that others have: shares of features could not be compared then. [1 or N, 1]
 
     Raises:
         ValueError: If one does, where that can be looked at.
     """
-    ids = pytree.tree_leaves(groups.ids)
     rows = max(map(len, ids))
-    there = torch.zeros(rows, groups.features, dtype=torch.bool, device=groups.device)
+    there = torch.zeros(rows, features, dtype=torch.bool, device=ids[0].device)
     for mask in ids:
         where = mask.reshape(len(mask), -1).expand(rows, -1)
         there = there.scatter(1, where, torch.ones_like(where, dtype=torch.bool))
@@ -90,8 +228,7 @@ def _known(call: str, groups: FeatureGroups, sums: Tensor) -> Tensor:
             f"{call}(feature_mask=...): expected the same features in each example, got examples that lack some. "
             "Number those of each from 0, or ask about the examples one by one."
         )
-    unknown = lacking if groups.doubt is None else lacking | groups.doubt
-    return torch.where(unknown.unsqueeze(1), torch.nan, sums)
+    return (lacking if doubt is None else lacking | doubt).unsqueeze(1)
 
 
 def checked_attributions(question: Question, attributions: Any) -> Any:

@@ -13,11 +13,10 @@ from ..attribution.separate_copies import copies_of
 from ..attribution.targets import Target, score
 from ..batch import parted
 from ..methods.perturbation.coalitions import precise
-from ..sampling.baselines import Baseline
 from ..sampling.draws import Generator, permutations, seed_from
 from ..sampling.loops import chunk_for, loop, positive
 from .correlation import pearson
-from .players import Players, players
+from .players import Filling, Players, players
 
 
 def sensitivity_n(
@@ -28,7 +27,7 @@ def sensitivity_n(
     *,
     n: int | Sequence[int],
     samples: int = 100,
-    baseline: Baseline = 0.0,
+    baseline: Filling = 0.0,
     feature_mask: Any = None,
     features: int | None = None,
     activation: Activation | None = None,
@@ -117,7 +116,7 @@ def _removed(
     def body(done: Tensor, index: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         # A feature is removed if its place in a random order is among the first n.
         removed = permutations(index, groups.features, seed=seed, stream=size) < size  # [c, F]
-        asked = copies_of(question, groups.copies(~removed, index))
+        asked = copies_of(question, given.without(given.values_of(removed)))
         found = precise(score(call, activated(call, asked.outputs(), activation), asked.target))
         sums = removed.to(given.attributions.dtype) @ given.attributions.T
         return done + len(index), (sums, parted(found, len(index)).transpose(0, 1).clone())

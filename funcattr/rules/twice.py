@@ -1,11 +1,16 @@
-"""The ordinary adjoint of operations whose own adjoint torch cannot differentiate, by what they are written out."""
+"""Derivatives that torch does not know of operations such as fused attention, by what those are written out."""
 
 from collections.abc import Callable
 from typing import Any
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from ..calls.call import Call
+from ..calls.dense_mask import with_dense_mask
+from ..calls.operations import canonical
 from ..rulebook.rulebook import Rulebook
 from .attention import multi_head_attention_forward, scaled_dot_product_attention
 from .distances import cdist, pdist
@@ -23,3 +28,25 @@ TWICE = Rulebook(
     name="gradient",
 )
 """The rulebook of the plain gradient, for passes whose pullbacks are differentiated again."""
+
+
+def _attention(*args: Any, **kwargs: Any) -> Tensor:
+    args, kwargs = with_dense_mask(canonical("scaled_dot_product_attention"), args, kwargs)
+    return scaled_dot_product_attention(*args, **kwargs)
+
+
+_WRITTEN: dict[Any, Callable[..., Any]] = {
+    F.scaled_dot_product_attention: _attention,
+    F.multi_head_attention_forward: multi_head_attention_forward,
+    torch.cdist: cdist,
+    F.pdist: pdist,
+}
+
+
+class WrittenOut(TorchFunctionMode):
+    """Runs the same operations as what they are written out, for derivatives in forward mode."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        return _WRITTEN.get(func, func)(*args, **(kwargs or {}))

@@ -40,3 +40,24 @@ def infidelity(f: Score, x: Tensor, a: Tensor, moves: list[Tensor], scaled: bool
     pairs = np.array([[(move * a).sum().item(), (f(x[None]) - f((x - move)[None])).item()] for move in moves])
     factor = (pairs[:, 0] * pairs[:, 1]).sum() / (pairs[:, 0] ** 2).sum() if scaled else 1.0
     return float(((factor * pairs[:, 0] - pairs[:, 1]) ** 2).mean())
+
+
+def imputed(image: Tensor, removed: Tensor) -> np.ndarray:
+    """One channel with its removed pixels as the means of their neighbours, by a dense system. Both [*space]"""
+    values, gone = image.double().numpy().copy(), removed.numpy()
+    places = {tuple(p): row for row, p in enumerate(np.argwhere(gone).tolist())}
+    matrix, right = np.zeros((len(places), len(places))), np.zeros(len(places))
+    for place, row in places.items():
+        for offset in np.ndindex(*[3] * values.ndim):
+            step = np.array(offset) - 1
+            other = tuple(int(p) for p in np.array(place) + step)
+            if not step.any() or any(not 0 <= p < size for p, size in zip(other, values.shape, strict=True)):
+                continue
+            weight = (1 / 6 if np.abs(step).sum() == 1 else 1 / 12) if values.ndim == 2 else 1 / (step**2).sum()
+            matrix[row, row] += weight
+            if gone[other]:
+                matrix[row, places[other]] -= weight
+            else:
+                right[row] += weight * values[other]
+    values[gone] = np.linalg.solve(matrix, right)
+    return values

@@ -94,7 +94,16 @@ def test_statistics_of_equal_operands_give_the_plain_gradient(name: str) -> None
 
 
 @pytest.mark.parametrize(
-    "f", [lambda x: x.norm(dim=1), F.normalize, lambda x: torch.linalg.vector_norm(x, dim=1), lambda x: x.std(1)]
+    "f",
+    [
+        lambda x: x.norm(dim=1),
+        F.normalize,
+        lambda x: torch.linalg.vector_norm(x, dim=1),
+        lambda x: torch.linalg.vector_norm(x, 3, dim=1),
+        lambda x: (x * x).sum(1).pow(0.25),
+        lambda x: F.normalize(x, 1.5),
+        lambda x: x.std(1),
+    ],
 )
 def test_a_norm_of_nothing_has_finite_multipliers(f: Function) -> None:
     """Of padding, or of an image that is its own baseline."""

@@ -1,6 +1,7 @@
 """The flow through a layer along the path from a baseline to the input: conductance and internal influence."""
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from ...attribution.question import Layer, Model, Question, ask
 from ...attribution.separate_copies import copies_of
 from ...attribution.targets import Target
 from ...batch import parted
+from ...rules.twice import WrittenOut
 from ...sampling.baselines import Baseline, as_batch, baseline_like, distribution
 from ...sampling.loops import chunk_for, loop, positive, wide
 from ..features import require_layer
@@ -45,7 +47,7 @@ def layer_conductance(
 
     "riemann_trapezoid", "riemann_left" and "riemann_right" are sums over the values h that the layer takes, such as
     sum_k (g_k + g_k+1) / 2 (h_k+1 - h_k); "riemann_middle" and "gausslegendre" take d h / d alpha at their nodes, by a
-    forward derivative of the model up to the layer (which torch has through attention with its math kernel only).
+    forward derivative of the model up to the layer (attention is written out there, for torch's kernel has none).
 
     Args:
         model, x, target, layer, output, args, kwargs, example_dims: As in `gradient`.
@@ -171,7 +173,8 @@ def _by_derivative(
         count, examples = len(index), question.examples
 
         def value(inputs: Any) -> Tensor:
-            return copies_of(question, inputs).root()
+            with nullcontext() if torch.compiler.is_compiling() else WrittenOut():
+                return copies_of(question, inputs).root()
 
         found: Any = torch.func.jvp(value, (points.values(examples),), (as_batch(way, examples, count),))
         part = weighted_sum(g * parted(found[1], count), weights[index % steps] / start.count)

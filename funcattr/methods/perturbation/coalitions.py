@@ -106,17 +106,30 @@ def feature_groups(
 
 def laid_groups(question: Question, feature_mask: Any, baseline: Baseline, features: int | None) -> FeatureGroups:
     """The `FeatureGroups` of arguments that have their examples in front."""
-    call, x, examples = question.call, question.x, question.examples
-    feature_mask, full = own(feature_mask), baseline_like(call, x, baseline)
+    call, x = question.call, question.x
+    full = baseline_like(call, x, baseline)
+    count, ids, doubt = numbered(call, x, feature_mask, features)
+    return FeatureGroups(count, x, full, ids, doubt)
+
+
+def numbered(call: str, x: Any, feature_mask: Any, features: int | None) -> tuple[int, Any, Tensor | None]:
+    """The number of features, the feature of each value, and the doubt about it, as in `FeatureGroups`.
+
+    Args:
+        call: First words of errors.
+        x: What has the values; tensors with their examples in front.
+        feature_mask, features: As in `feature_groups`.
+    """
+    leaves, structure = pytree.tree_flatten(x)
     if feature_mask is None:
-        count = question.example_size
+        count = sum(math.prod(leaf.shape[1:]) for leaf in leaves)
         if features not in (None, count):
             raise ValueError(f"{call}(features={features}): without a feature_mask each of the {count} values is one.")
-        return FeatureGroups(count, x, full, each_its_own(x))
-    leaves, structure = pytree.tree_flatten(x)
-    masks, given = pytree.tree_flatten(feature_mask)
+        return count, each_its_own(x), None
+    masks, given = pytree.tree_flatten(own(feature_mask))
     if given != structure:
         raise ValueError(f"{call}(feature_mask=...): expected {len(leaves)} masks structured as x, got {len(masks)}.")
+    examples = len(leaves[0])
     ids = [_ids(call, value, mask, examples) for value, mask in zip(leaves, masks, strict=True)]
     if features is not None:
         positive(call, "features", features)
@@ -124,7 +137,7 @@ def laid_groups(question: Question, feature_mask: Any, baseline: Baseline, featu
         count = _counted(call, masks, features)
         if features is None:
             ids, count = _without_gaps(ids, count)
-        return FeatureGroups(count, x, full, pytree.tree_unflatten(ids, structure))
+        return count, pytree.tree_unflatten(ids, structure), None
     if features is None:
         raise ValueError(
             f"{call}(feature_mask=...): its values cannot be looked at in compiled code, or where it is mapped itself. "
@@ -132,7 +145,7 @@ def laid_groups(question: Question, feature_mask: Any, baseline: Baseline, featu
         )
     beyond = reduce(torch.logical_or, [((i < 0) | (i >= features)).reshape(len(i), -1).any(1) for i in ids])
     clamped = pytree.tree_unflatten([i.clamp(0, features - 1) for i in ids], structure)
-    return FeatureGroups(features, x, full, clamped, beyond)
+    return features, clamped, beyond
 
 
 def each_its_own(x: Any) -> Any:

@@ -87,7 +87,8 @@ def _solution_operator(design: Tensor, weights: Tensor, ridge: float | None, int
     found = []
     for start in range(0, len(rows), COLUMNS):
         units = np.eye(len(rows), min(COLUMNS, len(rows) - start), -start)
-        found.append(model.fit(rows, units, sample_weight=weight).coef_)
+        # Of one regression a Ridge gives a vector.
+        found.append(model.fit(rows, units, sample_weight=weight).coef_.reshape(units.shape[1], -1))
     return torch.from_numpy(np.concatenate(found)).to(design.device).contiguous()
 
 

@@ -91,7 +91,7 @@ def _biases(step: Step, arrived: list[Any], results: tuple[Any, ...]) -> list[Te
     def pulled(*g: Tensor) -> tuple[Tensor, ...]:
         return tuple(r for r in step.pull(g[0] if len(g) == 1 else g) if r is not None)
 
-    # The pullback is linear in the cotangent, so that its own adjoint, anywhere, is the derivative of the call. At ones:
+    # The pullback is linear in the cotangent, so that its own adjoint, anywhere, is the derivative of the call. Ones:
     # some of torch's pullbacks take logarithms of cotangents.
     reached = tuple(v for v, r in zip(step.values.operands, results, strict=True) if r is not None)
     try:

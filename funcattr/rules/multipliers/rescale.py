@@ -51,8 +51,10 @@ def rescale(call: Call, m: Tensor) -> Tensor:
     if _only_operand(call).is_complex():
         return _complex_slope(call, m)
     (x, y), (x0, y0) = ((_only_operand(c).expand_as(c.output), c.output) for c in (call, partner(call)))
-    derivative = torch.func.vjp(call, x)[1](torch.ones_like(y))[0]
-    slope = secant(y - y0, difference(x, x0), derivative, x.abs(), y.abs())
+    derivative, dx = torch.func.vjp(call, x)[1](torch.ones_like(y))[0], difference(x, x0)
+    # A root of 0 in both passes has 0, as torch has it for norms: infinite, times what it is the root of, is no number.
+    derivative = torch.where(derivative.isinf() & (dx == 0), 0, derivative)
+    slope = secant(y - y0, dx, derivative, x.abs(), y.abs())
     return sum_to(m * slope, call.operands[0].shape, call.operands[0].dtype)
 
 

@@ -126,10 +126,11 @@ def test_the_example_runs(imagenet_dir: Path, torchvision: None) -> None:
 def test_it_finds_the_cat_and_the_espresso() -> None:
     """The trained network of the demo: two photographs side by side, in the half of which the class is."""
     pytest.importorskip("efficientnet_lite_pytorch", reason="the network comes with the extra 'demo'")
-    from funcattr.demo.photos import as_input, load_network, load_questions
+    from funcattr.demo.photos import as_input, load_questions
+    from funcattr.metrics.datasets.photos import load_network, pixels_of
 
     network, questions = load_network(), load_questions()
-    photos = [as_input(torch.from_numpy(photo.copy())) for photo in photographs().values()]
+    photos = [as_input(pixels_of(torch.from_numpy(photo.copy()))) for photo in photographs().values()]
     iba = IBA(network._blocks[10], batch_size=4)  # type: ignore[index]
     iba.estimate(network, [(torch.cat([left, right], 3), None) for left in photos for right in photos])
     for index in range(2):  # the cat, the espresso

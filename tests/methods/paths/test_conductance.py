@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -77,7 +78,9 @@ def derivatives_by_hand(
     return torch.cat(rows)
 
 
-jvp: Any = torch.func.jvp
+def jvp(f: Callable[..., Tensor], points: Any, ways: Any) -> Any:
+    with sdpa_kernel(SDPBackend.MATH):  # the others have no derivative in forward mode
+        return torch.func.jvp(f, points, ways)
 
 
 # --- values ----------------------------------------------------------------------------------------------------------
@@ -225,8 +228,8 @@ def test_the_cost_by_derivatives_is_a_gradient_and_a_forward_derivative_a_point(
     assert batches == [2, 6, 6, 6, 6, 2, 2]
 
 
-def test_conductance_by_derivatives_goes_through_attention_with_the_math_kernel() -> None:
-    """Torch has no forward derivative of its other kernels."""
+def test_conductance_by_derivatives_goes_through_attention() -> None:
+    """Torch has a forward derivative of its math kernel only."""
 
     class Attention(nn.Module):
         def __init__(self) -> None:
@@ -238,8 +241,7 @@ def test_conductance_by_derivatives_goes_through_attention_with_the_math_kernel(
             return self.head(self.mixed(nn.functional.scaled_dot_product_attention(q, k, v)[:, 0]).tanh().mean(1))
 
     model, x = settle(Attention), uniform(2, 3, 4)
-    with sdpa_kernel(SDPBackend.MATH):
-        c = by_derivative(model, x, 1, layer="mixed")
+    c = by_derivative(model, x, 1, layer="mixed")
     assert_equal(c.sum((1, 2)), rise(model, x, 0.0, 1), tolerance=1e-6)
 
 
@@ -479,3 +481,25 @@ def test_a_layer_is_required_and_a_rule_is_known() -> None:
         ValueError, match=r"^internal_influence\(quadrature='simpson'\): expected one of 'gausslegendre', "
     ):
         internal_influence(deep(), X.double(), 1, layer="1", quadrature=quadrature)
+
+
+HEADS = nn.MultiheadAttention(4, 2, batch_first=True).double().eval()
+NOT_IN_FORWARD_MODE: dict[str, Any] = {
+    "attention": lambda x: F.scaled_dot_product_attention(x, x, x, is_causal=True),
+    "masked attention": lambda x: F.scaled_dot_product_attention(x, x, x, attn_mask=torch.ones(3, 3).tril().bool()),
+    "heads": lambda x: HEADS(x, x, x, need_weights=False)[0],
+    "distances": lambda x: torch.cdist(x, x * 2 + 1),
+}
+
+
+@pytest.mark.parametrize("name", NOT_IN_FORWARD_MODE)
+def test_conductance_where_torch_has_no_forward_mode(name: str) -> None:
+    class Net(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return funcattr.site(NOT_IN_FORWARD_MODE[name](x), "h").square().sum((1, 2))[:, None]
+
+    x = uniform(2, 3, 4)
+    exact = layer_conductance(Net(), x, 0, layer="h", steps=8, quadrature="gausslegendre")
+    assert_equal(exact.flatten(1).sum(1), (Net()(x) - Net()(0 * x))[:, 0], tolerance=1e-4)
+    fine = layer_conductance(Net(), x, 0, layer="h", steps=3000, quadrature="riemann_trapezoid")
+    assert_equal(exact, fine, tolerance=1e-4)

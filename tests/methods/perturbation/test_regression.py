@@ -44,12 +44,18 @@ def test_the_operator_is_the_weighted_pseudoinverse(
     assert_equal(actual, torch.from_numpy(expected.T), tolerance=1e-8)
 
 
-def test_more_rows_than_are_solved_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("ridge", [None, 0.3])
+def test_more_rows_than_are_solved_at_once(monkeypatch: pytest.MonkeyPatch, ridge: Any) -> None:
     design, weights, _ = problem(23, 4)
-    expected = solution_operator("lime", design, weights)
+    expected = solution_operator("lime", design, weights, ridge=ridge)
     for columns in (1, 5, 22):
         monkeypatch.setattr(regression, "COLUMNS", columns)
-        assert_equal(solution_operator("lime", design, weights), expected, tolerance=1e-12)
+        assert_equal(solution_operator("lime", design, weights, ridge=ridge), expected, tolerance=1e-12)
+
+
+def test_one_row() -> None:
+    design, weights = torch.ones(1, 3).double(), torch.ones(1).double()
+    assert_equal(solution_operator("lime", design, weights, ridge=1.0), torch.full((1, 3), 0.25).double())
 
 
 def test_a_lasso_is_optimal() -> None:

@@ -1,0 +1,52 @@
+"""Where is the digit? The packaged network and canvases that it has not seen."""
+
+import torch
+
+from .. import bottleneck, maps, masks
+from ..metrics import datasets
+from .catalogue import Sites, of_images
+from .regions import inside
+from .subject import Questions, Subject
+
+SITES = Sites(layer="features.9", contrast="pool", channels=64, narrow="features.6")
+PATCH, WINDOW, SAMPLES = 4, 12, 160
+
+
+def digits(count: int = 40) -> Subject:
+    """Where is the digit?
+
+    Args:
+        count: How many of the digits on the canvases are asked about.
+    """
+    data = datasets.digits()
+    chosen = torch.randperm(len(data.target), generator=torch.Generator().manual_seed(0))[:count]
+    x, target = data.x[chosen], data.target[chosen]
+    rest = data.x[~torch.isin(torch.arange(len(data.x)), chosen)][:200]
+    questions = Questions(
+        x,
+        target,
+        torch.zeros(1, 1, 1, 1),
+        maps.smooth(x, 4.0),
+        masks.patches(x, PATCH),
+        inside(data.regions[chosen], x),
+    )
+    methods = of_images(
+        SITES,
+        questions,
+        low=0.0,
+        high=1.0,
+        sigma=0.05,
+        coarse=masks.patches(x, 2 * PATCH),
+        window=WINDOW,
+        statistics=bottleneck.feature_statistics(data.model, rest.split(50), layer=SITES.narrow),
+        samples=SAMPLES,
+    )
+    return Subject(
+        "digits",
+        "Where is the digit? A small network, which is nearly always right",
+        data.model,
+        (questions,),
+        methods,
+        0.02,
+        f"{len(x)} questions, patches of {PATCH}, {SAMPLES} samples",
+    )

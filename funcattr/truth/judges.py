@@ -1,0 +1,140 @@
+"""The measures of the comparison, each with the settings that it has there."""
+
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import metrics
+from .subject import Case, Measure
+
+STEPS = 12
+"""Points of a curve."""
+SHARES = (0.05, 0.2, 0.5)
+"""Of the features that sensitivity-n removes."""
+MOST_PASSES = 200
+"""How many passes a question may cost where a method is asked again."""
+_DRAWS = 30
+_POINTS = 4
+
+
+def _asked(case: Case) -> tuple[Any, ...]:
+    questions = case.questions
+    return case.remembered, questions.x, questions.target
+
+
+def _deletion(case: Case) -> Tensor:
+    q = case.questions
+    options: dict[str, Any] = {"feature_mask": q.features, "steps": STEPS}
+    return metrics.deletion(*_asked(case), case.places, baseline=q.baseline, **options).area
+
+
+def _insertion(case: Case) -> Tensor:
+    q = case.questions
+    options: dict[str, Any] = {"feature_mask": q.features, "steps": STEPS}
+    return metrics.insertion(*_asked(case), case.places, baseline=q.blurred, **options).area
+
+
+def _area_between(case: Case) -> Tensor:
+    q = case.questions
+    options: dict[str, Any] = {"feature_mask": q.features, "steps": STEPS}
+    return metrics.area_between(*_asked(case), case.places, baseline=q.baseline, **options)
+
+
+def _road(case: Case) -> "Tensor | str":
+    q = case.questions
+    if q.x.ndim != 4:
+        return "pixels have neighbours to be filled from, words have not"
+    options: dict[str, Any] = {"feature_mask": q.features, "steps": STEPS}
+    return metrics.area_between(*_asked(case), case.places, baseline=metrics.impute, **options)
+
+
+def _single_deletion(case: Case) -> Tensor:
+    q = case.questions
+    return metrics.single_deletion(*_asked(case), case.places, baseline=q.baseline, feature_mask=q.features)
+
+
+def _sensitivity_n(case: Case) -> Tensor:
+    q = case.questions
+    count = int(q.features.max()) + 1
+    sizes = [max(1, min(count - 1, round(share * count))) for share in SHARES]
+    options: dict[str, Any] = {"feature_mask": q.features, "baseline": q.baseline, "samples": _DRAWS}
+    return metrics.sensitivity_n(*_asked(case), case.places, n=sizes, **options).mean(1)
+
+
+def _infidelity(case: Case) -> "Tensor | str":
+    q, found = case.questions, case.attributions.detach()
+    if case.method.units == "none" or found.shape != q.x.shape:
+        return "its numbers are in no unit of the input"
+    if case.method.units == "share":
+        away = q.x - q.baseline
+        found = torch.where(away == 0, 0, found / torch.where(away == 0, 1, away))
+    window = (1, q.x.shape[2]) if q.x.ndim == 3 else tuple(max(1, side // 8) for side in q.x.shape[2:])
+    options: dict[str, Any] = {"window": window, "baseline": q.baseline, "samples": _DRAWS, "scaled": True}
+    return metrics.infidelity(*_asked(case), found, **options)
+
+
+def _max_sensitivity(case: Case) -> "Tensor | str":
+    if (passes := case.method.passes * (_POINTS + 1)) > MOST_PASSES:
+        return f"it would take {passes} passes a question"
+    method = partial(case.method.attribute, case.subject.model)
+    options: dict[str, Any] = {"radius": case.subject.radius, "samples": _POINTS, "chunk_size": 1}
+    return metrics.max_sensitivity(method, case.questions.x, case.questions.target, **options).detach()
+
+
+def _completeness(case: Case) -> "Tensor | str":
+    if case.method.sums_to == "nothing":
+        return "it promises no sum"
+    q = case.questions
+    score = case.remembered(q.x).gather(1, q.target[:, None])[:, 0]
+    if case.method.sums_to == "rise":
+        start = case.remembered(torch.zeros_like(q.x) + q.baseline).gather(1, q.target[:, None])[:, 0]
+        score = score - start
+    return (case.attributions.detach().flatten(1).sum(1) - score).abs() / score.abs()
+
+
+def _truth(case: Case) -> tuple[Tensor, Tensor] | str:
+    """The map and where the answer is, as measures of regions take them: tokens are a picture of one column."""
+    truth = case.questions.truth
+    if truth is None:
+        return "where the answer is, is not known"
+    if truth.ndim == 3:  # [N, T, 1]
+        return case.places.unsqueeze(1), truth.unsqueeze(1)
+    return case.places, truth
+
+
+def _points(case: Case) -> "Tensor | str":
+    found = _truth(case)
+    return found if isinstance(found, str) else metrics.pointing_game(*found).to(torch.get_default_dtype())
+
+
+def _energy(case: Case) -> "Tensor | str":
+    found = _truth(case)
+    return found if isinstance(found, str) else metrics.energy_in_region(*found)
+
+
+def _sparseness(case: Case) -> Tensor:
+    return metrics.sparseness(case.places, feature_mask=case.questions.features[:, :1])
+
+
+def _complexity(case: Case) -> Tensor:
+    return metrics.complexity(case.places, feature_mask=case.questions.features[:, :1])
+
+
+MEASURES: tuple[Measure, ...] = (
+    Measure("points", "high", _points, "is the highest place in the answer?"),
+    Measure("energy", "high", _energy, "what share of what is positive lies in the answer?"),
+    Measure("deletion", "low", _deletion, "area under the softmax as the most important parts go first"),
+    Measure("insertion", "high", _insertion, "area under the softmax as they come first"),
+    Measure("area_between", "high", _area_between, "ABPC of the logit: least important first, less most important"),
+    Measure("road", "high", _road, "the same, where what is removed is filled from its neighbours"),
+    Measure("single_deletion", "high", _single_deletion, "do parts go by what is lost without each alone?"),
+    Measure("sensitivity_n", "high", _sensitivity_n, "do sums of attributions go with what is lost?"),
+    Measure("infidelity", "low", _infidelity, "squared error of what attributions predict of a window's removal"),
+    Measure("max_sensitivity", "low", _max_sensitivity, "change of the map when the input moves a little"),
+    Measure("completeness", "low", _completeness, "what a promised sum misses, as a share of the score"),
+    Measure("sparseness", "neither", _sparseness, "Gini index: 0 where all parts have alike, near 1 for one of many"),
+    Measure("complexity", "neither", _complexity, "entropy of the shares, in nats"),
+)
+"""In the order of their columns."""

@@ -1,0 +1,47 @@
+"""Where is the cat? A network trained on ImageNet, and photographs with boxes drawn by hand."""
+
+import torch
+
+from .. import bottleneck, maps, masks
+from ..metrics import datasets
+from ..metrics.datasets.photos import HIGH, LOW
+from .catalogue import Sites, of_images
+from .regions import inside
+from .subject import Questions, Subject
+
+SITES = Sites(layer="_blocks.15", contrast="_conv_head", channels=320, narrow="_blocks.10")
+PATCH, WINDOW, SAMPLES = 16, 64, 120
+
+
+def photos() -> Subject:
+    """Where is the cat?
+
+    Raises:
+        ImportError: If the extra "demo" is not installed.
+    """
+    data = datasets.photos()
+    assert isinstance(data.x, torch.Tensor)
+    x = data.x
+    blurred = maps.smooth(x, 10.0)
+    questions = Questions(x, data.target, blurred, blurred, masks.patches(x, PATCH), inside(data.regions, x))
+    mirrored = torch.cat([x, x.flip(3), maps.smooth(x, 2.0), maps.smooth(x, 2.0).flip(3)])
+    methods = of_images(
+        SITES,
+        questions,
+        low=LOW,
+        high=HIGH,
+        sigma=0.15,
+        coarse=masks.patches(x, 2 * PATCH),
+        window=WINDOW,
+        statistics=bottleneck.feature_statistics(data.model, mirrored.split(5), layer=SITES.narrow),
+        samples=SAMPLES,
+    )
+    return Subject(
+        "photos",
+        "Where is the cat? A network trained on ImageNet, photographs with boxes drawn by hand",
+        data.model,
+        (questions,),
+        methods,
+        0.05,
+        f"{len(x)} photographs, patches of {PATCH}, {SAMPLES} samples",
+    )
