@@ -92,11 +92,12 @@ def infidelity(
         raise ValueError(f"{call}(sigma={sigma}): expected a standard deviation above 0.")
     sizes = () if window is None else _window(question, window)
     seed = seed_from(call, generator)
+    begins = _begins(x, sizes, torch.arange(count, device=question.device), seed) if sizes else []
 
     def perturbations(index: Tensor) -> Any:
         """I, structured as x, each [c, N or 1, ...]"""
         if sigma is None:
-            return ((x - start) * _inside(index, x, sizes, seed).unsqueeze(1),)
+            return ((x - start) * _inside(x, sizes, [begin[index] for begin in begins]).unsqueeze(1),)
         leaves = pytree.tree_leaves(x)
         return [sigma * normal(index, leaf.shape[1:], leaf, seed, k).unsqueeze(1) for k, leaf in enumerate(leaves)]
 
@@ -135,12 +136,20 @@ def _window(question: Question, window: int | Sequence[int]) -> tuple[int, ...]:
     return sizes
 
 
-def _inside(index: Tensor, x: Tensor, window: tuple[int, ...], seed: int) -> Tensor:
-    """Which values lie in the windows of some samples. [c, 1, ..., 1, *lengths]"""
-    inside = torch.ones(len(index), *[1] * (x.ndim - 1), dtype=torch.bool, device=x.device)
-    for axis, size in enumerate(window, x.ndim - len(window)):
-        length = x.shape[axis]
-        begin = integers(index, length - size + 1, seed=seed, stream=axis).reshape(-1, *[1] * (x.ndim - 1))
-        places = torch.arange(length, device=x.device).reshape(-1, *[1] * (x.ndim - 1 - axis))
-        inside = inside & (places >= begin) & (places < begin + size)
+def _begins(x: Tensor, window: tuple[int, ...], index: Tensor, seed: int) -> list[Tensor]:
+    """Where the windows of some samples begin in each of the last dimensions. Each [c]"""
+    axes = range(x.ndim - len(window), x.ndim)
+    return [
+        integers(index, x.shape[axis] - size + 1, seed=seed, stream=axis)
+        for axis, size in zip(axes, window, strict=True)
+    ]
+
+
+def _inside(x: Tensor, window: tuple[int, ...], begins: list[Tensor]) -> Tensor:
+    """Which values lie in windows that begin at some places. [c, 1, ..., 1, *lengths]"""
+    inside = torch.ones(len(begins[0]), *[1] * (x.ndim - 1), dtype=torch.bool, device=x.device)
+    for axis, (size, begin) in enumerate(zip(window, begins, strict=True), x.ndim - len(window)):
+        first = begin.reshape(-1, *[1] * (x.ndim - 1))
+        places = torch.arange(x.shape[axis], device=x.device).reshape(-1, *[1] * (x.ndim - 1 - axis))
+        inside = inside & (places >= first) & (places < first + size)
     return inside

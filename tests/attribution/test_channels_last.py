@@ -10,7 +10,6 @@ import funcattr
 from funcattr import maps, metrics
 from funcattr.testing.seeding import settle, uniform
 
-
 SEEN: list[bool] = []  # calls copy what a module holds
 
 

@@ -14,6 +14,7 @@ import statistics
 import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -150,8 +151,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--json", type=Path, help="file for the figures")
     options = parser.parse_args(argv)
     warnings.simplefilter("ignore")  # Quantus has many
-    import quantus  # an extra that only this needs
-
+    quantus = import_module("quantus")  # an extra that only this needs
     torch.set_num_threads(options.threads)
     machine = {"processor": processor(), "threads": options.threads, "torch": torch.__version__}
     print(f"{machine['processor']}, {options.threads} threads, torch {torch.__version__}; Quantus's time / own")
