@@ -1,4 +1,4 @@
-"""The command line: `python -m funcattr demo` and `python -m funcattr explain`."""
+"""The command line: `python -m funcattr demo`, `python -m funcattr explain` and `python -m funcattr truth`."""
 
 import argparse
 from collections.abc import Sequence
@@ -6,6 +6,7 @@ from pathlib import Path
 
 from .command.arguments import add_explain
 from .demo.run import demo
+from .truth.arguments import add_truth
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -32,6 +33,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         )
     )
     add_explain(commands)
+    add_truth(commands)
     args = parser.parse_args(argv)
     args.run(args)
 

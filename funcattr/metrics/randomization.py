@@ -79,8 +79,9 @@ def randomization(
         options: More keywords of the method; `args` and `kwargs` go to the model here too.
 
     Returns:
-        A `Randomization`: names of the layers (of groups, the one that ran first), and the similarity [N, layers]. Not a number where a map has a NaN; for
-        correlations where it is constant, for "ssim" where it is 0 everywhere.
+        A `Randomization`: names of the layers (of a group, that of the one that ran first), and the similarity
+        [N, layers]. Not a number where a map has a NaN; for correlations where it is constant, for "ssim" where it is 0
+        everywhere.
 
     Raises:
         ValueError: If a word is another one, a number is below 1, no layer with parameters changes the output, the

@@ -5,7 +5,6 @@ import torch
 from .. import bottleneck, maps, masks
 from ..metrics import datasets
 from .catalogue import Sites, of_images
-from .regions import inside
 from .subject import Questions, Subject
 
 SITES = Sites(layer="features.9", contrast="pool", channels=64, narrow="features.6")
@@ -29,7 +28,7 @@ def digits(count: int = 24) -> Subject:
         maps.smooth(x, 4.0),
         masks.patches(x, PATCH),
         masks.patches(x, 2 * PATCH),
-        inside(data.regions[chosen], x),
+        data.regions[chosen],
     )
     methods = of_images(
         SITES,

@@ -90,7 +90,7 @@ def _randomization(case: Case) -> "Tensor | str":
         return case.method.reduce(case.method.attribute(model, x, target).detach(), x)
 
     found = metrics.randomization(method, subject.model, q.x, q.target, steps=subject.layers, absolute=False)
-    return found.similarity.abs().mean(1)
+    return found.similarity.abs().nanmean(1)
 
 
 def _completeness(case: Case) -> "Tensor | str":
@@ -105,13 +105,11 @@ def _completeness(case: Case) -> "Tensor | str":
 
 
 def _truth(case: Case) -> tuple[Tensor, Tensor] | str:
-    """The map and where the answer is, as measures of regions take them: tokens are a picture of one column."""
+    """The map and where the answer is, as measures of regions take them: tokens are a map of one row."""
     truth = case.questions.truth
     if truth is None:
         return "where the answer is, is not known"
-    if truth.ndim == 3:  # [N, T, 1]
-        return case.places.unsqueeze(1), truth.unsqueeze(1)
-    return case.places, truth
+    return (case.places.mT if case.places.ndim == 3 else case.places), truth
 
 
 def _points(case: Case) -> "Tensor | str":
@@ -125,11 +123,11 @@ def _energy(case: Case) -> "Tensor | str":
 
 
 def _sparseness(case: Case) -> Tensor:
-    return metrics.sparseness(case.places, feature_mask=case.questions.features[:, :1])
+    return metrics.sparseness(case.places, feature_mask=case.questions.features)
 
 
 def _complexity(case: Case) -> Tensor:
-    return metrics.complexity(case.places, feature_mask=case.questions.features[:, :1])
+    return metrics.complexity(case.places, feature_mask=case.questions.features)
 
 
 MEASURES: tuple[Measure, ...] = (

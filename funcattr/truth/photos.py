@@ -6,7 +6,6 @@ from .. import bottleneck, maps, masks
 from ..metrics import datasets
 from ..metrics.datasets.photos import HIGH, LOW
 from .catalogue import Sites, of_images
-from .regions import inside
 from .subject import Questions, Subject
 
 SITES = Sites(layer="_blocks.15", contrast="_conv_head", channels=320, narrow="_blocks.10")
@@ -30,7 +29,7 @@ def photos() -> Subject:
         blurred,
         masks.patches(x, PATCH),
         masks.patches(x, 2 * PATCH),
-        inside(data.regions, x),
+        data.regions,
     )
     mirrored = torch.cat([x, x.flip(3), maps.smooth(x, 2.0), maps.smooth(x, 2.0).flip(3)])
     methods = of_images(

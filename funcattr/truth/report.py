@@ -30,8 +30,8 @@ ORDERS: dict[str, tuple[tuple[str, str, str], ...]] = {
         ("area_between", "random", "attnlrp"),
     ),
 }
-"""(measure, worse, better), as published: Samek et al., 2017; Schulz et al., 2020; Achtibat et al., 2024; Adebayo et al.,
-2018."""
+"""(measure, worse, better), as published: Samek et al., 2017; Adebayo et al., 2018; Schulz et al., 2020; Achtibat et
+al., 2024."""
 
 
 def report(subject: Subject, known: dict[str, Any], machine: str) -> str:

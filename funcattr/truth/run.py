@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -14,6 +13,7 @@ from ..extras import MissingPackageError
 from .ceiling import ceiling
 from .digits import digits
 from .judges import MEASURES
+from .names import SUBJECTS
 from .photos import photos
 from .picture import save_picture
 from .remembered import remembered
@@ -22,11 +22,10 @@ from .results import Results
 from .sentences import sentences
 from .subject import Case, Subject, seconds_of
 
-SUBJECTS: dict[str, Callable[[], Subject]] = {"digits": digits, "sentences": sentences, "photos": photos}
-"""What is compared on, the quick ones first."""
+_MADE: dict[str, Callable[[], Subject]] = {"digits": digits, "sentences": sentences, "photos": photos}
 
 
-def truth(out: Path, *, subjects: Sequence[str] = tuple(SUBJECTS), progress: bool = True) -> dict[str, Any]:
+def truth(out: Path, *, subjects: Sequence[str] = SUBJECTS, progress: bool = True) -> dict[str, Any]:
     """Ask every method, take every measure; print tables, write `truth.json` and a picture for each network.
 
     A run that is cut off goes on where it was. About a quarter of an hour on two cores.
@@ -43,7 +42,7 @@ def truth(out: Path, *, subjects: Sequence[str] = tuple(SUBJECTS), progress: boo
     made = []
     for name in subjects:
         try:
-            made.append(SUBJECTS[name]())
+            made.append(_MADE[name]())
         except MissingPackageError as error:
             print(f"Without {name}. {error}\n")
     results = Results(out / "truth.json", tuple(made))

@@ -94,7 +94,7 @@ def sentences(count: int | None = None) -> Subject:
                 rest.expand(1, 1, -1),
                 torch.arange(x.shape[1])[None, :, None],
                 torch.arange(x.shape[1])[None, :, None],
-                deciding[..., None],
+                deciding[:, None],
             )
         )
     sigma = 0.1 * float(asked[0].x.std())

@@ -1,5 +1,6 @@
 """What is measured: a network, questions about its inputs, the methods that are asked, and the measures of answers."""
 
+import time
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
@@ -26,7 +27,7 @@ class Questions(NamedTuple):
     coarse: Tensor
     """The same, larger ones, for searches that try each."""
     truth: Tensor | None = None
-    """Where the answer is. Bool, [N, 1, H, W], or of tokens [N, T, 1]"""
+    """Where the answer is: boxes [N, 4], or of tokens bool [N, 1, T]."""
 
 
 class Method(NamedTuple):
@@ -107,12 +108,9 @@ def seconds_of(model: nn.Module, x: Tensor, repeats: int = 3) -> float:
         x: The batch.
         repeats: How many passes.
     """
-    import time
-
     times = []
     for _ in range(repeats + 1):
-        root = x.detach().clone().requires_grad_()
         start = time.perf_counter()
-        torch.autograd.grad(model(root).sum(), root)
+        torch.func.grad(lambda x: model(x).sum())(x)
         times.append(time.perf_counter() - start)
     return sorted(times[1:])[repeats // 2]

@@ -1,0 +1,4 @@
+"""What is compared on."""
+
+SUBJECTS = ("digits", "sentences", "photos")
+"""The networks by name, the quick ones first."""
