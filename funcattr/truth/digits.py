@@ -11,7 +11,7 @@ SITES = Sites(layer="features.9", contrast="pool", channels=64, narrow="features
 PATCH, WINDOW, SAMPLES = 4, 12, 160
 
 
-def digits(count: int = 24) -> Subject:
+def digits(count: int = 16) -> Subject:
     """Where is the digit?
 
     Args:
@@ -20,7 +20,7 @@ def digits(count: int = 24) -> Subject:
     data = datasets.digits()
     chosen = torch.randperm(len(data.target), generator=torch.Generator().manual_seed(0))[:count]
     x, target = data.x[chosen], data.target[chosen]
-    rest = data.x[~torch.isin(torch.arange(len(data.x)), chosen)][:200]
+    rest = data.x[~torch.isin(torch.arange(len(data.x)), chosen)]
     questions = Questions(
         x,
         target,
@@ -47,7 +47,7 @@ def digits(count: int = 24) -> Subject:
         (questions,),
         methods,
         steps=16,
-        filled=6,
+        filled=3,
         layers=5,
         radius=0.02,
         settings=f"{len(x)} questions, patches of {PATCH}, {SAMPLES} samples",

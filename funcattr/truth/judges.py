@@ -50,7 +50,7 @@ def _road(case: Case) -> "Tensor | str":
 
 def _single_deletion(case: Case) -> Tensor:
     q = case.questions
-    return metrics.single_deletion(*_asked(case), case.places, baseline=q.baseline, feature_mask=q.features)
+    return metrics.single_deletion(*_asked(case), case.places, baseline=q.baseline, feature_mask=q.coarse)
 
 
 def _sensitivity_n(case: Case) -> Tensor:
@@ -130,9 +130,15 @@ def _complexity(case: Case) -> Tensor:
     return metrics.complexity(case.places, feature_mask=case.questions.features)
 
 
+def _mass(case: Case) -> "Tensor | str":
+    found = _truth(case)
+    return found if isinstance(found, str) else metrics.mass_in_region(*found)
+
+
 MEASURES: tuple[Measure, ...] = (
     Measure("points", "high", _points, "is the highest place in the answer?"),
     Measure("energy", "high", _energy, "what share of what is positive lies in the answer?"),
+    Measure("mass", "high", _mass, "what share of as many highest places as the answer has lies in it?"),
     Measure("deletion", "low", _deletion, "area under the softmax as the most important parts go first"),
     Measure("insertion", "high", _insertion, "area under the softmax as they come first"),
     Measure("area_between", "high", _area_between, "ABPC of the logit: least important first, less most important"),

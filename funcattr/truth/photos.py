@@ -1,5 +1,7 @@
 """Where is the cat? A network trained on ImageNet, and photographs with boxes drawn by hand."""
 
+import warnings
+
 import torch
 
 from .. import bottleneck, maps, masks
@@ -9,7 +11,7 @@ from .catalogue import Sites, of_images
 from .subject import Questions, Subject
 
 SITES = Sites(layer="_blocks.15", contrast="_conv_head", channels=320, narrow="_blocks.10")
-SIDE, PATCH, WINDOW, SAMPLES = 192, 16, 48, 120
+SIDE, PATCH, WINDOW, SAMPLES = 192, 16, 48, 96
 
 
 def photos() -> Subject:
@@ -32,6 +34,9 @@ def photos() -> Subject:
         data.regions,
     )
     mirrored = torch.cat([x, x.flip(3), maps.smooth(x, 2.0), maps.smooth(x, 2.0).flip(3)])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that photographs are few is known, and said on the page
+        statistics = bottleneck.feature_statistics(data.model, mirrored.split(5), layer=SITES.narrow)
     methods = of_images(
         SITES,
         questions,
@@ -39,7 +44,7 @@ def photos() -> Subject:
         high=HIGH,
         sigma=0.15,
         window=WINDOW,
-        statistics=bottleneck.feature_statistics(data.model, mirrored.split(5), layer=SITES.narrow),
+        statistics=statistics,
         samples=SAMPLES,
     )
     return Subject(

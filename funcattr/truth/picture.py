@@ -18,6 +18,9 @@ _ROW, _COLUMN, _NAMES, _HEAD = 0.23, 0.78, 2.2, 1.35
 _CELL, _TEXT = 7.0, 8.5
 """Points."""
 
+_DARK = 0.7
+"""Where in a palette text has to be white."""
+
 
 def save_picture(out: Path, subject: Subject, known: dict[str, Any]) -> None:
     """Draw the means of each method by each measure, coloured by their ranks, and Kendall's tau between measures.
@@ -35,11 +38,12 @@ def save_picture(out: Path, subject: Subject, known: dict[str, Any]) -> None:
     side = _COLUMN * 0.75 * len(judging)
     figure = page("truth", _NAMES + width + 1.9 + side + 0.3, _HEAD + max(height, side + 0.4) + 0.5)
     write(figure, 0.2, 0.15, subject.title, size=12, va="top")
-    legend = "Numbers: means over the questions. Colour: the rank in the column, dark is best; grey has no numbers."
+    legend = "Numbers: means over the questions. Colour: the rank in the column, dark is best; grey: none."
     write(figure, 0.2, 0.45, legend, size=_TEXT, va="top")
 
     scores = place(figure, _NAMES, _HEAD, width, height)
-    shades = np.array([_shares(column) for column in turned.T]).T
+    judged = np.array([m.better != "neither" for m in measures])
+    shades = np.where(judged, np.array([_shares(column) for column in turned.T]).T, np.nan)
     _table(scores, shades, np.vectorize(_short)(means), "YlGnBu", (-0.1, 1.25))
     scores.set_yticks(range(len(methods)), methods, size=_TEXT)
     scores.set_xticks(range(len(measures)), [_titled(m.name) for m in measures], size=_TEXT, rotation=40, ha="left")
@@ -60,8 +64,11 @@ def _table(axes: "Axes", shades: Any, texts: Any, colors: str, limits: tuple[flo
     palette = matplotlib.colormaps[colors].copy()
     palette.set_bad("0.9")
     axes.imshow(np.ma.masked_invalid(shades), cmap=palette, aspect="auto", vmin=limits[0], vmax=limits[1])
+    dark = (np.nan_to_num(shades, nan=limits[0]) - limits[0]) / (limits[1] - limits[0]) > _DARK
     for (row, column), text in np.ndenumerate(texts):
-        axes.text(column, row, text, ha="center", va="center", size=_CELL)
+        axes.text(
+            column, row, text, ha="center", va="center", size=_CELL, color="white" if dark[row, column] else "0.1"
+        )
     axes.xaxis.tick_top()
     axes.tick_params(length=0)
     for spine in axes.spines.values():

