@@ -1,6 +1,7 @@
 """The comparison of methods by measures: what it asks, how it goes on, and its arithmetic."""
 
 import inspect
+import itertools
 import json
 import math
 from functools import partial
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from funcattr import command, masks
 from funcattr.__main__ import main
 from funcattr.command.methods import METHODS
-from funcattr.truth import run
+from funcattr.truth import judges, run
 from funcattr.truth.catalogue import NOT_OF_IMAGES, of_words
 from funcattr.truth.ceiling import ceiling
 from funcattr.truth.digits import digits
@@ -54,6 +55,7 @@ def small(methods: tuple[Method, ...] | None = None) -> Subject:
         steps=4,
         filled=2,
         layers=1,
+        tiles=(2,),
         radius=0.01,
         settings="three images",
     )
@@ -85,6 +87,9 @@ def test_an_exact_method_is_best_by_each_measure_that_is_about_being_right() -> 
     values: dict[str, Tensor] = {}
     for measure in MEASURES:
         found = measure.judge(exact)
+        if measure.name.startswith("tiles"):
+            assert found == "it is for photographs"
+            continue
         assert isinstance(found, Tensor), measure.name
         assert found.shape == (3,)
         values[measure.name] = found
@@ -101,8 +106,32 @@ def test_an_exact_method_is_best_by_each_measure_that_is_about_being_right() -> 
     assert by_chance["completeness"] == "it promises no sum"
     assert "unit" in by_chance["infidelity"]
     assert by_chance["randomization"].tolist() == pytest.approx([1, 1, 1])  # it does not look at the network
-    best = torch.tensor(ceiling(subject, exact.remembered))
+    best = torch.tensor(ceiling(subject, exact.remembered), dtype=torch.double)
     assert torch.allclose(best, values["area_between"].double(), atol=1e-4)  # of a linear model, greedy is best
+
+
+def test_the_degradation_of_the_bottleneck_paper() -> None:
+    """Each tile alone, by hand: from all of the softmax that is lost to none of it."""
+    subject = small()._replace(tiles=(4,), steps=4)
+    (q,) = subject.questions
+    case = case_of(subject, subject.methods[1])
+    mean = q.x.mean((2, 3), keepdim=True).expand_as(q.x)
+    tiles = masks.patches(q.x, 4)
+    found = judges._tiles(case, 4)
+    assert isinstance(found, Tensor)
+    for n in range(3):
+        sums = [float((case.places[n] * (tiles[0] == i)).sum()) for i in range(4)]
+        areas = []
+        for order in (sorted(range(4), key=lambda i: sums[i]), sorted(range(4), key=lambda i: -sums[i])):
+            x, curve = q.x[n : n + 1].clone(), []
+            for i in (None, *order):
+                x = torch.where(tiles == i, mean[n : n + 1], x) if i is not None else x
+                curve.append(subject.model(x).softmax(1)[0, q.target[n]].item())
+            areas.append(sum((a + b) / 8 for a, b in itertools.pairwise(curve)))
+        assert float(found[n]) == pytest.approx((areas[0] - areas[1]) / (curve[0] - curve[-1]), abs=1e-4)
+    assert judges._tiles(case, 8) == "it is for photographs"
+    other = case._replace(method=case.method._replace(name="rise"))
+    assert judges._tiles(other, 4) == "not among the methods that the paper compares"
 
 
 def test_a_measure_that_would_take_long_says_so() -> None:

@@ -1,5 +1,7 @@
 """Where is the digit? The packaged network and canvases that it has not seen."""
 
+import warnings
+
 import torch
 
 from .. import bottleneck, maps, masks
@@ -30,6 +32,9 @@ def digits(count: int = 16) -> Subject:
         masks.patches(x, 2 * PATCH),
         data.regions[chosen],
     )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # some 850 canvases are few, but not that few
+        statistics = bottleneck.feature_statistics(data.model, rest.split(50), layer=SITES.narrow)
     methods = of_images(
         SITES,
         questions,
@@ -37,7 +42,7 @@ def digits(count: int = 16) -> Subject:
         high=1.0,
         sigma=0.05,
         window=WINDOW,
-        statistics=bottleneck.feature_statistics(data.model, rest.split(50), layer=SITES.narrow),
+        statistics=statistics,
         samples=SAMPLES,
     )
     return Subject(
@@ -49,6 +54,7 @@ def digits(count: int = 16) -> Subject:
         steps=16,
         filled=3,
         layers=5,
+        tiles=(),
         radius=0.02,
         settings=f"{len(x)} questions, patches of {PATCH}, {SAMPLES} samples",
     )

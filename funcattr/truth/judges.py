@@ -6,18 +6,26 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import metrics
+from .. import masks, metrics
+from .catalogue import CHANCE
 from .subject import Case, Measure
 
 SHARES = (0.05, 0.2, 0.5)
 """Of the features that sensitivity-n removes."""
 MOST_PASSES = 60
 """How many passes a question may cost where a method is asked again."""
+COMPARED = frozenset(
+    {
+        *(CHANCE, "gradient", "smoothgrad", "integrated_gradients", "guided_backprop", "grad_cam", "guided_grad_cam"),
+        *("occlusion", "lrp_epsilon", "lrp_epsilon_plus", "iba"),
+    }
+)
+"""What Schulz et al., 2020, arXiv:2001.00396, compare."""
 _DRAWS = 30
 _POINTS = 3
 
 
-def _asked(case: Case) -> tuple[Any, ...]:
+def _asked(case: Case) -> tuple[Any, Tensor, Tensor]:
     questions = case.questions
     return case.remembered, questions.x, questions.target
 
@@ -122,6 +130,21 @@ def _energy(case: Case) -> "Tensor | str":
     return found if isinstance(found, str) else metrics.energy_in_region(*found)
 
 
+def _tiles(case: Case, side: int) -> "Tensor | str":
+    """The degradation of the IBA paper: (LeRF - MoRF) of the softmax, tiles to the mean colour, from 1 to 0."""
+    if side not in case.subject.tiles:
+        return "it is for photographs"
+    if case.method.name not in COMPARED:
+        return "not among the methods that the paper compares"
+    q = case.questions
+    options: dict[str, Any] = {"baseline": q.x.mean((2, 3), keepdim=True), "feature_mask": masks.patches(q.x, side)}
+    options["steps"] = case.subject.steps
+    last, first = (
+        metrics.deletion(*_asked(case), case.places, first=order, **options) for order in ("lowest", "highest")
+    )
+    return (last.area - first.area) / (first.scores[:, 0] - first.scores[:, -1])
+
+
 def _sparseness(case: Case) -> Tensor:
     return metrics.sparseness(case.places, feature_mask=case.questions.features)
 
@@ -143,6 +166,8 @@ MEASURES: tuple[Measure, ...] = (
     Measure("insertion", "high", _insertion, "area under the softmax as they come first"),
     Measure("area_between", "high", _area_between, "ABPC of the logit: least important first, less most important"),
     Measure("road", "high", _road, "the same, where what is removed is filled from its neighbours"),
+    Measure("tiles_8", "high", partial(_tiles, side=8), "the bottleneck paper's degradation, tiles of 8 pixels"),
+    Measure("tiles_14", "high", partial(_tiles, side=14), "the same, of 14"),
     Measure("single_deletion", "high", _single_deletion, "do parts go by what is lost without each alone?"),
     Measure("sensitivity_n", "high", _sensitivity_n, "do sums of attributions go with what is lost?"),
     Measure("infidelity", "low", _infidelity, "squared error of what attributions predict of a window's removal"),

@@ -56,6 +56,7 @@ def photos() -> Subject:
         steps=8,
         filled=2,
         layers=1,
+        tiles=(8, 14),
         radius=0.05,
         settings=f"{len(x)} photographs, patches of {PATCH}, {SAMPLES} samples",
     )

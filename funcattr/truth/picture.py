@@ -18,7 +18,7 @@ _ROW, _COLUMN, _NAMES, _HEAD = 0.23, 0.78, 2.2, 1.35
 _CELL, _TEXT = 7.0, 8.5
 """Points."""
 
-_DARK = 0.7
+_DARK = 0.75
 """Where in a palette text has to be white."""
 
 
@@ -61,8 +61,7 @@ def save_picture(out: Path, subject: Subject, known: dict[str, Any]) -> None:
 def _table(axes: "Axes", shades: Any, texts: Any, colors: str, limits: tuple[float, float]) -> None:
     import matplotlib
 
-    palette = matplotlib.colormaps[colors].copy()
-    palette.set_bad("0.9")
+    palette = matplotlib.colormaps[colors].with_extremes(bad="0.9")
     axes.imshow(np.ma.masked_invalid(shades), cmap=palette, aspect="auto", vmin=limits[0], vmax=limits[1])
     dark = (np.nan_to_num(shades, nan=limits[0]) - limits[0]) / (limits[1] - limits[0]) > _DARK
     for (row, column), text in np.ndenumerate(texts):

@@ -22,7 +22,7 @@ def remembered(model: nn.Module) -> Callable[[Tensor], Tensor]:
     known: dict[tuple[bytes, torch.Size], Tensor] = {}
 
     def outputs(x: Tensor) -> Tensor:
-        key = hashlib.blake2b(x.detach().contiguous().numpy().data, digest_size=16).digest(), x.shape
+        key = hashlib.sha1(x.detach().contiguous().numpy().data, usedforsecurity=False).digest(), x.shape
         if key not in known:
             with torch.no_grad():
                 known[key] = model(x)

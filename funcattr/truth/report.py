@@ -14,8 +14,11 @@ ORDERS: dict[str, tuple[tuple[str, str, str], ...]] = {
         ("area_between", "random", "gradient"),
         ("area_between", "gradient", "smoothgrad"),
         ("area_between", "smoothgrad", "lrp_epsilon_plus"),
-        ("area_between", "lrp_epsilon_plus", "iba"),
-        ("area_between", "grad_cam", "iba"),
+        *(
+            (measure, other, "iba")
+            for measure in ("tiles_8", "tiles_14", "sensitivity_n", "mass")
+            for other in ("random", "gradient", "lrp_epsilon_plus", "occlusion", "grad_cam")
+        ),
         ("randomization", "guided_backprop", "gradient"),
     ),
     "digits": (

@@ -44,6 +44,8 @@ class Topics(nn.Module):
         vectors: Of the topics, of length 1. [K, D]
     """
 
+    vectors: Tensor
+
     def __init__(self, bert: nn.Module, vectors: Tensor) -> None:
         super().__init__()
         self.bert = bert
@@ -107,6 +109,7 @@ def sentences(count: int = 2) -> Subject:
         steps=asked[0].x.shape[1],
         filled=0,
         layers=1,
+        tiles=(),
         radius=0.1 * sigma,
         settings=f"{len(asked)} templates of {len(asked[0].x)} sentences, {LAYER}, {SAMPLES} samples",
     )

@@ -60,6 +60,8 @@ class Subject(NamedTuple):
     """Points of a curve whose removed pixels are filled from their neighbours, which takes long."""
     layers: int
     """At how many points of the cascade of random layers maps are compared; 1: when all are random."""
+    tiles: tuple[int, ...]
+    """Sides of the tiles of the bottleneck paper's degradation, in pixels; of photographs."""
     radius: float
     """How far `max_sensitivity` moves a value of x."""
     settings: str
