@@ -12,14 +12,14 @@ from .subject import Subject
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_ROW, _COLUMN, _NAMES, _HEAD = 0.23, 0.78, 2.2, 1.35
+_ROW, _COLUMN, _NAMES, _HEAD = 0.2, 0.6, 2.2, 1.35
 """Inches: of a row, of a column, of the methods' names, above the tables."""
 
 _CELL, _TEXT = 7.0, 8.5
 """Points."""
 
-_DARK = 0.75
-"""Where in a palette text has to be white."""
+_LUMINANCE = np.array([0.299, 0.587, 0.114])
+"""Of red, green and blue: text on dark cells has to be white."""
 
 
 def save_picture(out: Path, subject: Subject, known: dict[str, Any]) -> None:
@@ -63,7 +63,8 @@ def _table(axes: "Axes", shades: Any, texts: Any, colors: str, limits: tuple[flo
 
     palette = matplotlib.colormaps[colors].with_extremes(bad="0.9")
     axes.imshow(np.ma.masked_invalid(shades), cmap=palette, aspect="auto", vmin=limits[0], vmax=limits[1])
-    dark = (np.nan_to_num(shades, nan=limits[0]) - limits[0]) / (limits[1] - limits[0]) > _DARK
+    colored = palette(np.ma.masked_invalid((shades - limits[0]) / (limits[1] - limits[0])))
+    dark = colored[..., :3] @ _LUMINANCE < 0.5
     for (row, column), text in np.ndenumerate(texts):
         axes.text(
             column, row, text, ha="center", va="center", size=_CELL, color="white" if dark[row, column] else "0.1"
