@@ -196,7 +196,10 @@ def test_a_number_for_the_whole_batch(method: str) -> None:
     torch.testing.assert_close(given, right)
 
 
-AS_IT_IS = {"read", "edit", "functionalize", "rule_table", "fold_batch_norm", "max_sensitivity", "randomization"}
+AS_IT_IS = {
+    *("read", "edit", "functionalize", "rule_table", "fold_batch_norm"),
+    *("max_sensitivity", "randomization", "randomization_entropy", "as_quantus"),
+}
 """What runs a call of a model or a method as it stands, and does not ask for examples."""
 
 
