@@ -15,6 +15,8 @@ from funcattr.metrics.datasets.deciding_word import ANIMALS, WORDS
 from funcattr.metrics.datasets.digits import DigitNet
 from funcattr.metrics.datasets.trigger import PARTS, TRIGGERS
 
+from ..sweeps import long
+
 PLACED: tuple[Callable[[], Located], ...] = (
     datasets.digits,
     datasets.trigger,
@@ -176,6 +178,7 @@ def test_methods_find_the_word_that_decides(method: Callable[..., Tensor]) -> No
 # --- photographs -----------------------------------------------------------------------------------------------------
 
 
+@long
 def test_the_network_needs_what_is_in_the_boxes() -> None:
     data = datasets.photos()
     assert data.x.shape == (5, 3, 224, 224) and data.things[0] == "cat"
