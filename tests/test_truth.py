@@ -22,7 +22,7 @@ from funcattr.truth.ceiling import ceiling
 from funcattr.truth.digits import digits
 from funcattr.truth.judges import MEASURES
 from funcattr.truth.remembered import remembered
-from funcattr.truth.report import correlations, in_order, report
+from funcattr.truth.report import correlations, in_order, mean_of, report
 from funcattr.truth.results import Results
 from funcattr.truth.statistics import agreement, bootstrap, chance_of_more
 from funcattr.truth.subject import Case, Method, Questions, Subject
@@ -205,6 +205,19 @@ def test_a_run_that_was_cut_off_goes_on(tmp_path: Path, only_small: dict[str, in
     for name in ("random", "gradient"):
         one, other = (found["subjects"]["digits"][name]["measures"] for found in (whole, again))
         assert json.dumps(one) == json.dumps(other)
+
+
+def test_what_is_not_a_number_is_null_in_the_file(tmp_path: Path) -> None:
+    subject = small()
+    case = case_of(subject, subject.methods[0])
+    values = run._judged(lambda case: torch.tensor([math.nan, 1.0]), [case, case])
+    assert values == [None, 1.0, None, 1.0]
+    results = Results(tmp_path / "truth.json", (subject,))
+    results.of(subject).update({"": {}, "random": {"measures": {m.name: values for m in MEASURES}}})
+    results.write()
+    assert "NaN" not in (tmp_path / "truth.json").read_text()
+    known = Results(tmp_path / "truth.json", (subject,)).of(subject)
+    assert mean_of(known, "random", MEASURES[0]) == 1.0
 
 
 @pytest.mark.parametrize("field", ["code", "torch", "settings"])

@@ -62,9 +62,15 @@ def taken(known: dict[str, Any]) -> tuple[Measure, ...]:
     return tuple(m for m in MEASURES if any(not isinstance(found[m.name], str) for found in methods))
 
 
+def values_of(known: dict[str, Any], method: str, measure: Measure) -> list[float] | str:
+    """A number for each question, or why there are none."""
+    values = known[method]["measures"][measure.name]
+    return values if isinstance(values, str) else [float("nan") if value is None else value for value in values]
+
+
 def mean_of(known: dict[str, Any], method: str, measure: Measure) -> float:
     """The mean over the questions that have a value; not a number without any."""
-    values = known[method]["measures"][measure.name]
+    values = values_of(known, method, measure)
     return float("nan") if isinstance(values, str) else bootstrap(values).mean
 
 
@@ -85,7 +91,7 @@ def _scores(subject: Subject, known: dict[str, Any], measures: Sequence[Measure]
     for name in in_order(subject, known):
         cells = [name, f"{known[name]['seconds'] / plain:.1f}"]
         for measure in measures:
-            values = known[name]["measures"][measure.name]
+            values = values_of(known, name, measure)
             cells.append("" if isinstance(values, str) else _interval(bootstrap(values)))
         rows.append(cells)
     return table(head, rows, right=frozenset(range(1, len(head)))) + (
@@ -123,7 +129,7 @@ def _order(known: dict[str, Any], by: str, worse: str, better: str) -> str:
     measure = next((m for m in MEASURES if m.name == by), None)
     if measure is None or worse not in known or better not in known:
         return ""
-    values = [known[name]["measures"][by] for name in (better, worse)]
+    values = [values_of(known, name, measure) for name in (better, worse)]
     if any(isinstance(found, str) for found in values):
         return ""
     more, less = ([measure.signed(v) for v in found] for found in values)

@@ -43,7 +43,7 @@ class Results:
         """Write all to the file, whole or not at all."""
         self._path.parent.mkdir(parents=True, exist_ok=True)
         beside = self._path.with_suffix(".part")
-        beside.write_text(json.dumps(self.found, indent=1, allow_nan=True))
+        beside.write_text(json.dumps(self.found, indent=1, allow_nan=False))
         os.replace(beside, self._path)
 
 

@@ -9,7 +9,8 @@ from typing import Any
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ..extras import MissingPackageError
+from ..extras import MissingPackageError, needed
+from ..show.pages import require_matplotlib
 from .ceiling import ceiling
 from .digits import digits
 from .judges import MEASURES
@@ -38,7 +39,12 @@ def truth(out: Path, *, subjects: Sequence[str] = SUBJECTS, progress: bool = Tru
 
     Returns:
         What `truth.json` holds.
+
+    Raises:
+        ImportError: If matplotlib or SciPy is not installed; the extra "demo" has both.
     """
+    needed("truth", "scipy.stats", ".[demo]")  # said now, and not after a quarter of an hour
+    require_matplotlib("truth")
     made = []
     for name in subjects:
         try:
@@ -86,14 +92,14 @@ def _compare(subject: Subject, results: Results, bar: "tqdm[Any]") -> None:
         bar.update()
 
 
-def _judged(judge: Callable[[Case], "Tensor | str"], answers: Sequence[Case]) -> list[float] | str:
-    """A number for each question, or why there is none."""
-    found: list[float] = []
+def _judged(judge: Callable[[Case], "Tensor | str"], answers: Sequence[Case]) -> list[float | None] | str:
+    """A number for each question, None where it is not a number, or why there are none."""
+    found: list[float | None] = []
     for case in answers:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the method has been heard already
             judged = judge(case)
         if isinstance(judged, str):
             return judged
-        found.extend(judged.double().tolist())
+        found.extend(None if value != value else value for value in judged.double().tolist())
     return found
