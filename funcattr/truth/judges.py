@@ -1,5 +1,6 @@
 """The measures of the comparison, each with the settings that it has there."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -115,22 +116,12 @@ def _completeness(case: Case) -> "Tensor | str":
     return torch.where(missed < _ROUNDING, 0, missed)
 
 
-def _truth(case: Case) -> tuple[Tensor, Tensor] | str:
-    """The map and where the answer is, as measures of regions take them: tokens are a map of one row."""
-    truth = case.questions.truth
-    if truth is None:
+def _in_region(measure: Callable[[Tensor, Tensor], Tensor], case: Case) -> "Tensor | str":
+    """A measure of maps and regions; tokens are a map of one row."""
+    if case.questions.truth is None:
         return "where the answer is, is not known"
-    return (case.places.mT if case.places.ndim == 3 else case.places), truth
-
-
-def _points(case: Case) -> "Tensor | str":
-    found = _truth(case)
-    return found if isinstance(found, str) else metrics.pointing_game(*found).to(torch.get_default_dtype())
-
-
-def _energy(case: Case) -> "Tensor | str":
-    found = _truth(case)
-    return found if isinstance(found, str) else metrics.energy_in_region(*found)
+    places = case.places.mT if case.places.ndim == 3 else case.places
+    return measure(places, case.questions.truth).to(torch.get_default_dtype())
 
 
 def _tiles(case: Case, side: int) -> "Tensor | str":
@@ -156,15 +147,20 @@ def _complexity(case: Case) -> Tensor:
     return metrics.complexity(case.places, feature_mask=case.questions.features)
 
 
-def _mass(case: Case) -> "Tensor | str":
-    found = _truth(case)
-    return found if isinstance(found, str) else metrics.mass_in_region(*found)
-
-
 MEASURES: tuple[Measure, ...] = (
-    Measure("points", "high", _points, "is the highest place in the answer?"),
-    Measure("energy", "high", _energy, "what share of what is positive lies in the answer?"),
-    Measure("mass", "high", _mass, "what share of as many highest places as the answer has lies in it?"),
+    Measure("points", "high", partial(_in_region, metrics.pointing_game), "is the highest place in the answer?"),
+    Measure(
+        "energy",
+        "high",
+        partial(_in_region, metrics.energy_in_region),
+        "what share of what is positive lies in the answer?",
+    ),
+    Measure(
+        "mass",
+        "high",
+        partial(_in_region, metrics.mass_in_region),
+        "what share of as many highest places as the answer has lies in it?",
+    ),
     Measure("deletion", "low", _deletion, "area under the softmax as the most important parts go first"),
     Measure("insertion", "high", _insertion, "area under the softmax as they come first"),
     Measure("area_between", "high", _area_between, "ABPC of the logit: least important first, less most important"),

@@ -129,11 +129,11 @@ def _order(known: dict[str, Any], by: str, worse: str, better: str) -> str:
     measure = next((m for m in MEASURES if m.name == by), None)
     if measure is None or worse not in known or better not in known:
         return ""
-    values = [values_of(known, name, measure) for name in (better, worse)]
-    if any(isinstance(found, str) for found in values):
+    best, worst = (values_of(known, name, measure) for name in (better, worse))
+    if isinstance(best, str) or isinstance(worst, str):
         return ""
-    more, less = ([measure.signed(v) for v in found] for found in values)
+    more, less = ([measure.signed(v) for v in found] for found in (best, worst))
     sure = chance_of_more(more, less)
-    means = [bootstrap(found).mean for found in values]
+    means = [bootstrap(found).mean for found in (best, worst)]
     verdict = "holds" if sure >= 0.975 else "does not hold" if sure <= 0.5 else "holds, but not surely"
     return f"  {by}: {worse} ({means[1]:.2f}) behind {better} ({means[0]:.2f}): {verdict}, {sure:.0%} of the draws"
