@@ -1,12 +1,13 @@
 """Mutants of the package, each one small fault, and the tests that have to fail on it: `python -m tests.mutants`.
 
 The package and the tests are copied to a temporary folder, and the faults are put into the copy. First all the tests
-that the mutants name run there without any fault; then each mutant gets its own tests, in a process of its own. A
-mutant that survives is a hole in the tests. `python -m tests.mutants gamma tape/` takes those with one of the words in
-their name or file.
+that the mutants name run there without any fault; then each mutant gets its own tests, in a process of its own, forked
+from one that has imported torch (`tests/nursery.py`). A mutant that survives is a hole in the tests.
+`python -m tests.mutants gamma tape/` takes those with one of the words in their name or file.
 """
 
 import argparse
+import json
 import os
 import queue
 import shutil
@@ -16,9 +17,9 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
 COPIED = ("pyproject.toml", "funcattr", "tests")
@@ -1053,16 +1054,39 @@ def copied(root: Path, folder: Path) -> Path:
     return folder
 
 
-def run_tests(folder: Path, tests: Sequence[str], *options: str) -> tuple[int | None, str]:
-    """The exit code of pytest in a copy, and what it printed; None where it took too long."""
+def run_tests(folder: Path, tests: Sequence[str], *options: str) -> tuple[int, str]:
+    """The exit code of pytest in a copy, and what it printed."""
     command = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", *options, *tests]
-    env = {**os.environ, "PYTHONPATH": str(folder)}
-    limit = None if "-x" not in options else LIMIT
-    try:
-        done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=limit)
-    except subprocess.TimeoutExpired:
-        return None, ""
+    done = subprocess.run(command, cwd=folder, env=_environment(folder), capture_output=True, text=True)
     return done.returncode, done.stdout + done.stderr
+
+
+def _environment(folder: Path) -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(folder)}
+
+
+class Copy:
+    """A copy of the package and its tests, and a process that runs some of them, with torch imported once.
+
+    Args:
+        folder: The copy's.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        command = [sys.executable, str(Path(__file__).with_name("nursery.py"))]
+        pipe, streams = subprocess.PIPE, {"stderr": subprocess.DEVNULL, "text": True}
+        self._process: Any = subprocess.Popen(
+            command, cwd=folder, env=_environment(folder), stdin=pipe, stdout=pipe, **streams
+        )
+
+    def outcome(self, tests: Sequence[str]) -> int | None:
+        """The exit code of pytest at the first failure; None where it took too long."""
+        print(json.dumps([list(tests), LIMIT]), file=self._process.stdin, flush=True)
+        return json.loads(self._process.stdout.readline())
+
+    def close(self) -> None:
+        self._process.__exit__(None, None, None)  # which closes its pipes, and waits
 
 
 def failing(folder: Path, mutants: Sequence[Mutant]) -> set[str]:
@@ -1087,29 +1111,30 @@ def failing(folder: Path, mutants: Sequence[Mutant]) -> set[str]:
     return broken
 
 
-def verdict(folder: Path, mutant: Mutant) -> Verdict:
+def verdict(copy: Copy, mutant: Mutant) -> Verdict:
     """Whether a mutant's tests tell it from the package."""
     begin = time.perf_counter()
-    with faulty(folder, mutant):
-        code, _ = run_tests(folder, mutant.tests, "-x")
+    with faulty(copy.folder, mutant):
+        code = copy.outcome(mutant.tests)
     words = {0: "SURVIVED", 1: "killed", None: "killed"}  # tests that take too long notice as well
     return Verdict(mutant, words.get(code, f"pytest ends with {code}"), time.perf_counter() - begin)
 
 
 def judged(mutants: Sequence[Mutant], root: Path, jobs: int) -> Iterator[Verdict]:
     """The verdicts, in order: `jobs` mutants at a time, each in a copy of its own."""
-    folders: queue.Queue[Path] = queue.Queue()
+    copies: queue.Queue[Copy] = queue.Queue()
 
     def one(mutant: Mutant) -> Verdict:
-        folder = folders.get()
+        copy = copies.get()
         try:
-            return verdict(folder, mutant)
+            return verdict(copy, mutant)
         finally:
-            folders.put(folder)
+            copies.put(copy)
 
-    with tempfile.TemporaryDirectory() as place, ThreadPoolExecutor(jobs) as pool:
+    with tempfile.TemporaryDirectory() as place, ExitStack() as ends, ThreadPoolExecutor(jobs) as pool:
         for number in range(jobs):
-            folders.put(copied(root, Path(place, str(number))))
+            copies.put(copy := Copy(copied(root, Path(place, str(number)))))
+            ends.callback(copy.close)
         broken = failing(Path(place, "0"), mutants)
         for test in sorted(broken):
             print(f"fails without a fault: {test}", flush=True)
