@@ -17,14 +17,14 @@ from funcattr import command, masks
 from funcattr.__main__ import main
 from funcattr.command.methods import METHODS
 from funcattr.truth import judges, run
-from funcattr.truth.catalogue import NOT_OF_IMAGES, of_words
+from funcattr.truth.catalogue import NOT_OF_IMAGES, NOT_OF_TOKENS, of_tokens, of_words
 from funcattr.truth.ceiling import ceiling
 from funcattr.truth.digits import digits
 from funcattr.truth.judges import MEASURES
 from funcattr.truth.remembered import remembered
 from funcattr.truth.report import correlations, in_order, mean_of, report
 from funcattr.truth.results import Results
-from funcattr.truth.statistics import agreement, bootstrap, chance_of_more
+from funcattr.truth.statistics import agreement, bootstrap, chance_of_more, mean
 from funcattr.truth.subject import Case, Method, Questions, Subject
 
 
@@ -57,7 +57,6 @@ def small(methods: tuple[Method, ...] | None = None) -> Subject:
         layers=1,
         tiles=(2,),
         radius=0.01,
-        settings="three images",
     )
 
 
@@ -196,14 +195,14 @@ def test_a_run_that_was_cut_off_goes_on(tmp_path: Path, only_small: dict[str, in
     whole = run.truth(tmp_path / "whole", subjects=["digits"], progress=False)
     before = dict(only_small)
     cut = json.loads((tmp_path / "whole" / "truth.json").read_text())
-    del cut["subjects"]["digits"]["gradient"]
+    del cut["subjects"]["digits"]["methods"]["gradient"]
     (tmp_path / "cut").mkdir()
     (tmp_path / "cut" / "truth.json").write_text(json.dumps(cut))
     again = run.truth(tmp_path / "cut", subjects=["digits"], progress=False)
     assert only_small["random"] == before["random"]
     assert only_small["gradient"] > before["gradient"]
     for name in ("random", "gradient"):
-        one, other = (found["subjects"]["digits"][name]["measures"] for found in (whole, again))
+        one, other = (found["subjects"]["digits"]["methods"][name]["measures"] for found in (whole, again))
         assert json.dumps(one) == json.dumps(other)
 
 
@@ -213,26 +212,47 @@ def test_what_is_not_a_number_is_null_in_the_file(tmp_path: Path) -> None:
     values = run._judged(lambda case: torch.tensor([math.nan, 1.0]), [case, case])
     assert values == [None, 1.0, None, 1.0]
     results = Results(tmp_path / "truth.json", (subject,))
-    results.of(subject).update({"": {}, "random": {"measures": {m.name: values for m in MEASURES}}})
+    results.of(subject)["methods"]["random"] = {"measures": {m.name: values for m in MEASURES}}
     results.write()
     assert "NaN" not in (tmp_path / "truth.json").read_text()
     known = Results(tmp_path / "truth.json", (subject,)).of(subject)
     assert mean_of(known, "random", MEASURES[0]) == 1.0
 
 
-@pytest.mark.parametrize("field", ["code", "torch", "settings"])
-def test_what_other_code_has_made_is_begun_anew(tmp_path: Path, field: str) -> None:
+@pytest.mark.parametrize("field", ["code", "torch", "asked"])
+def test_what_other_code_has_made_is_asked_anew_and_the_rest_stays(tmp_path: Path, field: str) -> None:
     path, subject = tmp_path / "truth.json", small()
-    first = Results(path, (subject,))
-    first.of(subject)["gradient"] = {"seconds": 1.0}
+    other = small()._replace(name="sentences")
+    first = Results(path, (subject, other))
+    for made in (subject, other):
+        first.of(made)["methods"]["gradient"] = {"seconds": 1.0}
     first.write()
-    assert Results(path, (subject,)).goes_on
+    assert set(Results(path, (subject,)).of(subject)["methods"]) == {"gradient"}
     known = json.loads(path.read_text())
-    known["made_by"][field] = "another"
+    known["subjects"]["digits"]["made_by"][field] = "another"
     path.write_text(json.dumps(known))
     anew = Results(path, (subject,))
-    assert not anew.goes_on
-    assert anew.of(subject) == {}
+    assert anew.of(subject)["methods"] == {}
+    assert set(anew.of(other)["methods"]) == {"gradient"}
+
+
+@pytest.mark.parametrize("what", ["weights", "images", "boxes"])
+def test_another_network_and_other_questions_are_other_subjects(tmp_path: Path, what: str) -> None:
+    path, subject = tmp_path / "truth.json", small()
+    results = Results(path, (subject,))
+    results.of(subject)["methods"]["gradient"] = {}
+    results.write()
+    (questions,) = subject.questions
+    changed = {
+        "weights": subject,
+        "images": subject._replace(questions=(questions._replace(x=questions.x + 1),)),
+        "boxes": subject._replace(questions=(questions._replace(regions=torch.zeros(3, 4, dtype=torch.long)),)),
+    }[what]
+    assert Results(path, (small(),)).of(subject)["methods"] == {"gradient": {}}
+    if what == "weights":
+        with torch.no_grad():
+            dict(changed.model.named_parameters())["weight"][0, 0] += 1
+    assert Results(path, (changed,)).of(changed)["methods"] == {}
 
 
 def test_tables_and_picture(tmp_path: Path, only_small: dict[str, int], capsys: pytest.CaptureFixture[str]) -> None:
@@ -242,6 +262,7 @@ def test_tables_and_picture(tmp_path: Path, only_small: dict[str, int], capsys: 
     assert "ABPC of the order that a greedy search finds" in printed
     assert "area_between: random" in printed and "behind gradient" in printed
     assert imread(tmp_path / "digits.png").std() > 0.01
+    assert "points: is the highest place in the answer?" in printed and "minutes in all" in printed
     known = json.loads((tmp_path / "truth.json").read_text())["subjects"]["digits"]
     assert in_order(small(), known) == ["gradient", "random"]
     assert report(small(), known, "here").startswith("Which half?")
@@ -263,7 +284,10 @@ def test_every_method_of_the_command_line_is_asked() -> None:
     names = {method.name for method in digits(2).methods}
     asked = names | {"lrp"} if "lrp_epsilon" in names else names
     assert set(METHODS) - asked == set(NOT_OF_IMAGES)
-    assert all(len(reason) > 5 for reason in NOT_OF_IMAGES.values())
+    (questions,) = small().questions
+    tokens = questions._replace(x=torch.zeros(1, 3, 4))
+    names = {m.name for m in of_tokens(tokens, sigma=1.0, rest=torch.zeros(4), layer="h", samples=8)} | {"lrp"}
+    assert set(METHODS) - names == set(NOT_OF_TOKENS)
 
 
 def test_the_methods_of_images_answer_on_digits() -> None:
@@ -290,6 +314,7 @@ def test_an_interval_of_the_bootstrap() -> None:
 
 
 def test_how_sure_a_difference_is() -> None:
+    assert mean([1.0, math.nan, 2.0]) == 1.5 and math.isnan(mean([math.nan]))
     assert chance_of_more([2.0, 3.0], [1.0, 2.0]) == 1.0
     assert chance_of_more([1.0, 1.0], [1.0, 1.0]) == 0.5
     assert chance_of_more([1.0, math.nan], [2.0, 0.0]) == 0.0

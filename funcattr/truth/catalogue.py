@@ -228,6 +228,21 @@ def of_tokens(questions: Questions, *, sigma: float, rest: Tensor, layer: str, s
         Method("grad_cam", partial(grad_cam, **cams), of_words),
         Method("linear_approx", partial(linear_approx, **cams), of_words),
         Method("hires_cam", partial(hires_cam, **cams), of_words),
+        Method("layer_cam", partial(layer_cam, **cams), of_words),
+        Method("grad_cam_plus_plus", partial(grad_cam_plus_plus, **cams), of_words),
+        Method("xgrad_cam", partial(xgrad_cam, **cams), of_words),
+        Method("eigen_cam", partial(eigen_cam, **cams), of_words, passes=1),
+        Method("eigen_grad_cam", partial(eigen_grad_cam, **cams), of_words),
+        Method("ablation_cam", partial(ablation_cam, **cams), of_words, passes=questions.x.shape[2]),
+        Method("internal_influence", partial(internal_influence, layer=layer, baseline=baseline), lengths, passes=50),
+        Method(
+            "layer_conductance",
+            partial(layer_conductance, layer=layer, baseline=baseline),
+            of_words,
+            "none",
+            50,
+            "rise",
+        ),
         Method("lrp_epsilon", partial(lrp, rules="epsilon"), of_words, "share", 4, "output"),
         Method("attnlrp", attnlrp, of_words, "share", 4, "output"),
         Method("cp_lrp", cp_lrp, of_words, "share", 4, "output"),
@@ -240,11 +255,29 @@ def of_tokens(questions: Questions, *, sigma: float, rest: Tensor, layer: str, s
             3 * (samples // 8),
             "rise",
         ),
+        Method(
+            "expected_gradients",
+            partial(expected_gradients, baseline=baseline, sigma=sigma, samples=samples // 8),
+            of_words,
+            "share",
+            3 * (samples // 8),
+        ),
         Method("feature_ablation", by_word(feature_ablation), of_words, passes=count),
         Method("shapley_sampling", by_word(shapley_sampling, samples=8), of_words, passes=8 * count),
         Method("kernel_shap", by_word(kernel_shap, samples=8 * count), of_words, passes=8 * count),
         Method("lime", by_word(lime, samples=8 * count), of_words, passes=8 * count),
     )
+
+
+_RELU, _IMAGES = "it changes how relu passes signals, which transformers have not", "it makes maps of images"
+NOT_OF_TOKENS = {
+    **dict.fromkeys(("guided_backprop", "deconvnet", "guided_grad_cam"), _RELU),
+    **dict.fromkeys(("full_grad", "score_cam", "rise", "extremal_perturbation"), _IMAGES),
+    "occlusion": "of words it is feature_ablation",
+    "excitation_backprop": "it follows activations that are at least 0, which those of transformers are not",
+    "contrastive_excitation_backprop": "as excitation_backprop",
+}
+"""Methods of the command line that of_tokens leaves out, and why."""
 
 
 def sums(attributions: Tensor, x: Tensor) -> Tensor:

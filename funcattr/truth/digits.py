@@ -6,10 +6,11 @@ import torch
 
 from .. import bottleneck, maps, masks
 from ..metrics import datasets
+from ..metrics.datasets.digits import LAYER
 from .catalogue import Sites, of_images
 from .subject import Questions, Subject
 
-SITES = Sites(layer="features.9", contrast="pool", channels=64, narrow="features.6")
+SITES = Sites(layer=LAYER, contrast="pool", channels=64, narrow="features.6")
 PATCH, WINDOW, SAMPLES = 4, 12, 160
 
 
@@ -56,5 +57,4 @@ def digits(count: int = 16) -> Subject:
         layers=5,
         tiles=(),
         radius=0.02,
-        settings=f"{len(x)} questions, patches of {PATCH}, {SAMPLES} samples",
     )

@@ -73,7 +73,7 @@ def _sensitivity_n(case: Case) -> Tensor:
 
 
 def _infidelity(case: Case) -> "Tensor | str":
-    q, found = case.questions, case.attributions.detach()
+    q, found = case.questions, case.attributions
     if case.method.units == "none" or found.shape != q.x.shape:
         return "its numbers are in no unit of the input"
     if case.method.units == "share":
@@ -93,7 +93,7 @@ def _max_sensitivity(case: Case) -> "Tensor | str":
 
 
 def _randomization(case: Case) -> "Tensor | str":
-    if case.method.passes > MOST_PASSES:
+    if case.method.passes > MOST_PASSES and case.method.name not in COMPARED:
         return f"it would take {case.method.passes} passes a question once more"
     subject, q = case.subject, case.questions
 
@@ -108,20 +108,21 @@ def _completeness(case: Case) -> "Tensor | str":
     if case.method.sums_to == "nothing":
         return "it promises no sum"
     q = case.questions
-    score = case.remembered(q.x).gather(1, q.target[:, None])[:, 0]
+    total = case.attributions.flatten(1).sum(1)
     if case.method.sums_to == "rise":
-        start = case.remembered(torch.zeros_like(q.x) + q.baseline).gather(1, q.target[:, None])[:, 0]
-        score = score - start
-    missed = (case.attributions.detach().flatten(1).sum(1) - score).abs() / score.abs()
-    return torch.where(missed < _ROUNDING, 0, missed)
+        missed = metrics.completeness(*_asked(case), case.attributions, baseline=q.baseline)
+    else:
+        missed = total - case.remembered(q.x).gather(1, q.target[:, None])[:, 0]
+    share = missed.abs() / (total - missed).abs()
+    return torch.where(share < _ROUNDING, 0, share)
 
 
 def _in_region(measure: Callable[[Tensor, Tensor], Tensor], case: Case) -> "Tensor | str":
     """A measure of maps and regions; tokens are a map of one row."""
-    if case.questions.truth is None:
+    if case.questions.regions is None:
         return "where the answer is, is not known"
     places = case.places.mT if case.places.ndim == 3 else case.places
-    return measure(places, case.questions.truth).to(torch.get_default_dtype())
+    return measure(places, case.questions.regions).to(torch.get_default_dtype())
 
 
 def _tiles(case: Case, side: int) -> "Tensor | str":

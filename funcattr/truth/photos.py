@@ -6,11 +6,11 @@ import torch
 
 from .. import bottleneck, maps, masks
 from ..metrics import datasets
-from ..metrics.datasets.photos import HIGH, LOW
+from ..metrics.datasets.photos import HIGH, LAST_LAYER, LAYER, LOW
 from .catalogue import Sites, of_images
 from .subject import Questions, Subject
 
-SITES = Sites(layer="_blocks.15", contrast="_conv_head", channels=320, narrow="_blocks.10")
+SITES = Sites(layer=LAST_LAYER, contrast="_conv_head", channels=320, narrow=LAYER)
 SIDE, PATCH, WINDOW, SAMPLES = 192, 16, 48, 96
 
 
@@ -58,5 +58,4 @@ def photos() -> Subject:
         layers=1,
         tiles=(8, 14),
         radius=0.05,
-        settings=f"{len(x)} photographs, patches of {PATCH}, {SAMPLES} samples",
     )

@@ -7,6 +7,11 @@ import torch
 from torch import Tensor, nn
 
 
+def as_bytes(tensor: Tensor) -> memoryview:
+    """The values of a tensor on the CPU, in the order of its dimensions."""
+    return tensor.detach().contiguous().numpy().data
+
+
 def remembered(model: nn.Module) -> Callable[[Tensor], Tensor]:
     """The outputs of a network in evaluation mode, kept by the bytes of its inputs.
 
@@ -19,10 +24,10 @@ def remembered(model: nn.Module) -> Callable[[Tensor], Tensor]:
     Returns:
         The network without derivatives.
     """
-    known: dict[tuple[bytes, torch.Size], Tensor] = {}
+    known: dict[tuple[bytes, torch.Size, torch.dtype], Tensor] = {}
 
     def outputs(x: Tensor) -> Tensor:
-        key = hashlib.sha1(x.detach().contiguous().numpy().data, usedforsecurity=False).digest(), x.shape
+        key = hashlib.sha1(as_bytes(x), usedforsecurity=False).digest(), x.shape, x.dtype
         if key not in known:
             with torch.no_grad():
                 known[key] = model(x)

@@ -6,7 +6,7 @@ from typing import Any
 from ..text_tables import table
 from .catalogue import CHANCE
 from .judges import MEASURES
-from .statistics import agreement, bootstrap, chance_of_more
+from .statistics import agreement, bootstrap, chance_of_more, mean
 from .subject import Measure, Subject
 
 ORDERS: dict[str, tuple[tuple[str, str, str], ...]] = {
@@ -47,31 +47,31 @@ def report(subject: Subject, known: dict[str, Any], machine: str) -> str:
     """
     measures = taken(known)
     parts = [f"{subject.title}\n{subject.asked} questions; {machine}", _scores(subject, known, measures)]
-    best = bootstrap(known[""]["ceiling"])
+    best = bootstrap(known["ceiling"])
     parts.append(f"ABPC of the order that a greedy search finds: {_interval(best)}")
     parts.append("Kendall's tau between measures, over methods:\n\n" + _agreement(subject, known, measures))
     orders = [line for order in ORDERS[subject.name] if (line := _order(known, *order))]
     parts.append("Published orders:\n" + "\n".join(orders))
-    warned = [f"{name} warns: {sentence}." for name in known for sentence in known[name].get("warns", ())]
+    warned = [f"{name} warns: {text}." for name, found in known["methods"].items() for text in found["warns"]]
     return "\n\n".join([*parts, *warned]) + "\n"
 
 
 def taken(known: dict[str, Any]) -> tuple[Measure, ...]:
     """The measures that some method has numbers of."""
-    methods = [found["measures"] for name, found in known.items() if name]
+    methods = [found["measures"] for found in known["methods"].values()]
     return tuple(m for m in MEASURES if any(not isinstance(found[m.name], str) for found in methods))
 
 
 def values_of(known: dict[str, Any], method: str, measure: Measure) -> list[float] | str:
     """A number for each question, or why there are none."""
-    values = known[method]["measures"][measure.name]
+    values = known["methods"][method]["measures"][measure.name]
     return values if isinstance(values, str) else [float("nan") if value is None else value for value in values]
 
 
 def mean_of(known: dict[str, Any], method: str, measure: Measure) -> float:
     """The mean over the questions that have a value; not a number without any."""
     values = values_of(known, method, measure)
-    return float("nan") if isinstance(values, str) else bootstrap(values).mean
+    return float("nan") if isinstance(values, str) else mean(values)
 
 
 def in_order(subject: Subject, known: dict[str, Any]) -> list[str]:
@@ -86,17 +86,17 @@ def _or_least(value: float) -> float:
 
 def _scores(subject: Subject, known: dict[str, Any], measures: Sequence[Measure]) -> str:
     head = ("method", "passes", *(f"{m.name} {'' if m.better == 'neither' else _ARROWS[m.better]}" for m in measures))
-    plain = known[""]["plain"]
     rows = []
     for name in in_order(subject, known):
-        cells = [name, f"{known[name]['seconds'] / plain:.1f}"]
+        cells = [name, f"{known['methods'][name]['seconds'] / known['plain']:.1f}"]
         for measure in measures:
             values = values_of(known, name, measure)
             cells.append("" if isinstance(values, str) else _interval(bootstrap(values)))
         rows.append(cells)
+    asks = "\n".join(f"  {m.name}: {m.asks}" for m in measures)
     return table(head, rows, right=frozenset(range(1, len(head)))) + (
         "\n\nMeans over questions with 95 % intervals of the bootstrap. Passes: time over that of a plain forward and "
-        "backward pass."
+        f"backward pass.\n{asks}"
     )
 
 
@@ -127,13 +127,13 @@ def _agreement(subject: Subject, known: dict[str, Any], measures: Sequence[Measu
 def _order(known: dict[str, Any], by: str, worse: str, better: str) -> str:
     """Whether one method is better than another, and how sure that is."""
     measure = next((m for m in MEASURES if m.name == by), None)
-    if measure is None or worse not in known or better not in known:
+    if measure is None or not {worse, better} <= set(known["methods"]):
         return ""
     best, worst = (values_of(known, name, measure) for name in (better, worse))
     if isinstance(best, str) or isinstance(worst, str):
         return ""
     more, less = ([measure.signed(v) for v in found] for found in (best, worst))
     sure = chance_of_more(more, less)
-    means = [bootstrap(found).mean for found in (best, worst)]
+    means = [mean(found) for found in (best, worst)]
     verdict = "holds" if sure >= 0.975 else "does not hold" if sure <= 0.5 else "holds, but not surely"
     return f"  {by}: {worse} ({means[1]:.2f}) behind {better} ({means[0]:.2f}): {verdict}, {sure:.0%} of the draws"

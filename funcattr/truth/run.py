@@ -59,20 +59,21 @@ def truth(out: Path, *, subjects: Sequence[str] = SUBJECTS, progress: bool = Tru
         print(report(subject, results.of(subject), results.found["machine"]))
         save_picture(out / f"{subject.name}.png", subject, results.of(subject))
         print(f"Picture: {out / f'{subject.name}.png'}\n")
+    print(f"{results.found['seconds'] / 60:.1f} minutes in all.")
     return results.found
 
 
 def _compare(subject: Subject, results: Results, bar: "tqdm[Any]") -> None:
     known = results.of(subject)
-    network = remembered(subject.model)
-    if "" not in known:
+    network, methods = remembered(subject.model), known["methods"]
+    if "ceiling" not in known:
         bar.set_description(f"{subject.name}: ceiling")
         plain = sum(seconds_of(subject.model, questions.x) for questions in subject.questions)
-        known[""] = {"plain": plain / subject.asked, "ceiling": ceiling(subject, network)}
+        known.update(plain=plain / subject.asked, ceiling=ceiling(subject, network))
         results.write()
     for method in subject.methods:
         bar.set_description(f"{subject.name}: {method.name}")
-        if method.name not in known:
+        if method.name not in methods:
             answers, seconds, told = [], 0.0, set[str]()
             for questions in subject.questions:
                 start = time.perf_counter()
@@ -83,7 +84,7 @@ def _compare(subject: Subject, results: Results, bar: "tqdm[Any]") -> None:
                 told |= {str(warning.message).partition(". ")[0] for warning in caught}
                 places = method.reduce(found, questions.x)
                 answers.append(Case(subject, questions, method, found, places, network))
-            known[method.name] = {
+            methods[method.name] = {
                 "seconds": seconds / subject.asked,
                 "warns": sorted(told),
                 "measures": {measure.name: _judged(measure.judge, answers) for measure in MEASURES},

@@ -111,5 +111,4 @@ def sentences(count: int = 2) -> Subject:
         layers=1,
         tiles=(),
         radius=0.1 * sigma,
-        settings=f"{len(asked)} templates of {len(asked[0].x)} sentences, {LAYER}, {SAMPLES} samples",
     )

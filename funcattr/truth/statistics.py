@@ -19,6 +19,12 @@ class Interval(NamedTuple):
     high: float
 
 
+def mean(values: Sequence[float]) -> float:
+    """Of the questions that have a value; NaN without any."""
+    known = [value for value in values if value == value]
+    return sum(known) / len(known) if known else float("nan")
+
+
 def bootstrap(values: Sequence[float]) -> Interval:
     """The mean of the questions that have a value, and its 95 % interval (percentiles of the bootstrap).
 

@@ -26,7 +26,7 @@ class Questions(NamedTuple):
     """The feature of each value, for measures that remove some; broadcasts to x."""
     coarse: Tensor
     """The same, larger ones, for searches that try each."""
-    truth: Tensor | None = None
+    regions: Tensor | None = None
     """Where the answer is: boxes [N, 4], or of tokens bool [N, 1, T]."""
 
 
@@ -64,8 +64,6 @@ class Subject(NamedTuple):
     """Sides of the tiles of the bottleneck paper's degradation, in pixels; of photographs."""
     radius: float
     """How far `max_sensitivity` moves a value of x."""
-    settings: str
-    """What the numbers depend on beside the code, in words."""
 
     @property
     def asked(self) -> int:
