@@ -1,7 +1,7 @@
 """Measures of attributions: do they sum to the rise they explain, does the model need what they say that it needs,
 and do maps point at what they should?
 
-Imports `attribution`, `sampling` and `methods`.
+Imports `model`, `attribution`, `sampling` and `methods`.
 """
 
 from . import datasets as datasets

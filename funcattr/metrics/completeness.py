@@ -31,6 +31,7 @@ def completeness(
     sigma: Sigma = 0.0,
     generator: int = 0,
     chunk_size: int | None = None,
+    progress: bool = False,
     output: str | int | None = None,
     args: tuple[Any, ...] = (),
     kwargs: Mapping[str, Any] | None = None,
@@ -47,6 +48,7 @@ def completeness(
         samples, sigma, generator: As `expected_gradients` was given them: the rise is then that of the ends that it
             drew, with two forward passes a sample. A `torch.Generator` has moved on since: give a seed to both.
         chunk_size: Samples or rows that run at once; by default so many that 16 examples do.
+        progress: Whether to show a progress bar.
 
     Returns:
         delta, in units of y and in the dtype of the attributions. [N]
@@ -81,10 +83,10 @@ def completeness(
             first, last = (as_batch(end(index), examples, len(index)) for end in (ends.first, ends.last))
             return copies_of(question, last).scores() - copies_of(question, first).scores()
 
-        return (total - _mean(question, rises, count, chunk_size)).to(dtype)
+        return (total - _mean(question, rises, count, chunk_size, progress)).to(dtype)
     if not (isinstance(sigma, int | float) and sigma == 0):
         raise ValueError("completeness(sigma=...): noise moves the ends that are drawn. Give samples= too.")
-    return (total - (question.scores() - _before(question, baseline, chunk_size))).to(dtype)
+    return (total - (question.scores() - _before(question, baseline, chunk_size, progress))).to(dtype)
 
 
 def _total(question: Question, attributions: Any) -> tuple[Tensor, torch.dtype]:
@@ -102,7 +104,7 @@ def _total(question: Question, attributions: Any) -> tuple[Tensor, torch.dtype]:
     return torch.stack(sums).sum(0), reduce(torch.promote_types, (part.dtype for part in parts))
 
 
-def _before(question: Question, baseline: Baseline | distribution, chunk_size: int | None) -> Tensor:
+def _before(question: Question, baseline: Baseline | distribution, chunk_size: int | None, progress: bool) -> Tensor:
     """The number that is explained at the baseline, with each example's target. [N]"""
     call, x, examples = question.call, question.x, question.examples
     if not isinstance(baseline, distribution):
@@ -112,10 +114,12 @@ def _before(question: Question, baseline: Baseline | distribution, chunk_size: i
     def scores(index: Tensor) -> Tensor:
         return copies_of(question, as_batch(baseline.samples(index), examples, len(index))).scores()
 
-    return _mean(question, scores, baseline.count, chunk_size)
+    return _mean(question, scores, baseline.count, chunk_size, progress)
 
 
-def _mean(question: Question, values: Callable[[Tensor], Tensor], count: int, chunk_size: int | None) -> Tensor:
+def _mean(
+    question: Question, values: Callable[[Tensor], Tensor], count: int, chunk_size: int | None, progress: bool
+) -> Tensor:
     """The mean over `count` samples, in single precision at least; `values` are theirs, [c] -> [N * c]. [N]"""
 
     def body(carry: Any, index: Tensor) -> tuple[Any, tuple[Tensor, ...]]:
@@ -124,5 +128,5 @@ def _mean(question: Question, values: Callable[[Tensor], Tensor], count: int, ch
         return part if carry is None else carry + part, ()
 
     chunk = chunk_for(question, chunk_size, count)
-    sums: Any = loop(question.call, body, None, count, chunk, device=question.device)[0]
+    sums: Any = loop(question.call, body, None, count, chunk, device=question.device, progress=progress)[0]
     return sums / count

@@ -12,11 +12,11 @@ from ..attribution.example_dims import ExampleDims
 from ..attribution.question import Model, Question, ask
 from ..attribution.separate_copies import copies_of
 from ..attribution.targets import Target, score
-from ..batch import merged, parted
-from ..methods.perturbation.coalitions import FeatureGroups, feature_groups, precise
-from ..sampling.baselines import Baseline
-from ..sampling.loops import chunk_for, positive, wide
+from ..batch import parted
+from ..methods.perturbation.coalitions import FeatureGroups, precise
+from ..sampling.loops import chunk_for, positive, wide, with_bar
 from .degradation import First
+from .players import Filling, Players, unjudged
 
 STAGES = 8
 
@@ -27,12 +27,13 @@ def greedy_order(
     target: Target = None,
     *,
     first: First = "highest",
-    baseline: Baseline = 0.0,
+    baseline: Filling = 0.0,
     feature_mask: Any = None,
     features: int | None = None,
     stages: int | None = None,
     activation: Activation | None = None,
     chunk_size: int | None = None,
+    progress: bool = False,
     output: str | int | None = None,
     args: tuple[Any, ...] = (),
     kwargs: Mapping[str, Any] | None = None,
@@ -52,10 +53,11 @@ def greedy_order(
         stages: How often all remaining features are tried; F is the plain greedy search. By default 8, or F if that is
             less. It takes F (stages + 1) / 2 forward passes an example.
         chunk_size: Features that are tried at once; by default so many that 16 examples are.
+        progress: Whether to show a progress bar.
 
     Returns:
-        Numbers 1 .. F, one for each feature, shared out among its values; structured and shaped as x. The sums over
-        features are what `deletion` with the same `first` orders by.
+        Numbers 1 .. F, one for each feature, shared out among its values; structured and shaped as x, but images
+        without a mask have one for each pixel, [N, 1, H, W]. `deletion` with the same `first` and mask takes them.
 
     Raises:
         ValueError, TypeError: As in `deletion`.
@@ -76,7 +78,8 @@ def greedy_order(
         raise NotImplementedError(f"{call}: a search, which compiled code would write out.")
     if first not in ("highest", "lowest"):
         raise ValueError(f"{call}(first={first!r}): expected 'highest' or 'lowest'.")
-    groups = feature_groups(question, feature_mask, baseline, features)
+    given = unjudged(question, feature_mask, baseline, features)
+    groups = given.groups
     count = min(STAGES, groups.features) if stages is None else positive(call, "stages", stages)
     if count > groups.features:
         raise ValueError(f"{call}(stages={count}): expected no more than there are features, {groups.features}.")
@@ -85,9 +88,9 @@ def greedy_order(
     place = torch.zeros(question.examples, groups.features, dtype=torch.long, device=groups.device)
     gone = torch.zeros_like(place, dtype=torch.bool)
     taken = 0
-    for stage in range(1, count + 1):
+    for stage in with_bar(call, range(1, count + 1), progress, unit="stage"):
         left = gone.long().argsort(dim=1, stable=True)[:, : groups.features - taken]  # those that are there. [N, R]
-        tried = [_scores(question, groups, gone, part, activation) for part in left.split(chunk, 1)]
+        tried = [_scores(question, given, gone, part, activation) for part in left.split(chunk, 1)]
         best = left.gather(1, torch.cat(tried, 1).argsort(dim=1, descending=first == "lowest", stable=True))
         until = groups.features * stage // count
         chosen = best[:, : until - taken]
@@ -96,21 +99,20 @@ def greedy_order(
         taken = until
     values = groups.features - place if first == "highest" else place + 1
     found = groups.spread((values / _sizes(groups)).to(wide(torch.get_default_dtype())))
+    if feature_mask is None:
+        found = pytree.tree_map(lambda v: v.sum(1, keepdim=True) if v.ndim > 3 else v, found)
     return question.as_given(found)
 
 
-def _scores(
-    question: Question, groups: FeatureGroups, gone: Tensor, tried: Tensor, activation: Activation | None
-) -> Tensor:
+def _scores(question: Question, given: Players, gone: Tensor, tried: Tensor, activation: Activation | None) -> Tensor:
     """The scores without what is gone and one feature more. [N, F], [N, c] -> [N, c]"""
     without = gone.unsqueeze(1).repeat(1, tried.shape[1], 1).scatter(2, tried.unsqueeze(2), True)  # [N, c, F]
 
-    def leaf(x: Tensor, baseline: Tensor, ids: Tensor) -> Tensor:
+    def leaf(ids: Tensor) -> Tensor:
         index = ids.reshape(len(ids), 1, -1).expand(*without.shape[:2], -1)
-        absent = without.gather(2, index).reshape(*without.shape[:2], *ids.shape[1:])
-        return merged(torch.where(absent, baseline.unsqueeze(1).to(x.dtype), x.unsqueeze(1)))
+        return without.gather(2, index).reshape(*without.shape[:2], *ids.shape[1:])
 
-    asked = copies_of(question, pytree.tree_map(leaf, groups.x, groups.baseline, groups.ids))
+    asked = copies_of(question, given.without(pytree.tree_map(leaf, given.groups.ids)))
     found = precise(score(question.call, activated(question.call, asked.outputs(), activation), asked.target))
     return parted(found, tried.shape[1]).detach()
 

@@ -43,7 +43,7 @@ def impute(
         steps: The most iterations; by default 4 for each pixel of height and width. They end when each pixel is the
             mean of its neighbours up to 1e-5 (2e-12 in double precision), in units of the largest difference of a
             kept pixel from their mean. In compiled code, or where x is mapped itself, all of them run: give fewer
-            there. Photographs take 20 to 120, by how large the holes are.
+            there. The larger the holes, the more it takes.
 
     Returns:
         x with the removed pixels filled, in its dtype. [N, C, H, W] An image that is removed as a whole leaves nothing

@@ -10,7 +10,7 @@ from .._torch import pytree
 from ..attribution.targets import Target
 from ..batch import batch_of
 from ..sampling.draws import Generator, seed_from, uniform
-from ..sampling.loops import positive
+from ..sampling.loops import positive, with_bar
 from .players import as_vectors, by_rows, refuse_example_dims
 
 
@@ -23,6 +23,7 @@ def max_sensitivity(
     samples: int = 10,
     generator: Generator = 0,
     chunk_size: int | None = None,
+    progress: bool = False,
     **options: Any,
 ) -> Tensor:
     """The largest relative change of attributions in a small box around the input: small is good.
@@ -38,6 +39,7 @@ def max_sensitivity(
         generator: A seed, or a `torch.Generator` from which one is drawn. The points do not depend on `chunk_size`.
         chunk_size: Points that run at once, under `torch.vmap`; by default all. 1 runs them one by one without it, for
             methods that cannot be mapped.
+        progress: Whether to show a progress bar.
         options: More keywords of the method.
 
     Returns:
@@ -81,7 +83,8 @@ def max_sensitivity(
     size = torch.linalg.vector_norm(here, dim=1)
     most = torch.zeros_like(size)
     chunk = count if chunk_size is None else min(count, positive(call, "chunk_size", chunk_size))
-    for index in torch.arange(count, device=leaves[0].device).split(chunk):
+    chunks = torch.arange(count, device=leaves[0].device).split(chunk)
+    for index in with_bar(call, chunks, progress):
         points = moved(index)
         first = pytree.tree_map(lambda v: v[0], points)
         there = torch.vmap(of)(points) if chunk > 1 else of(first).unsqueeze(0)

@@ -104,6 +104,24 @@ def players(
     return found
 
 
+def unjudged(question: Question, feature_mask: Any, baseline: Filling, features: int | None) -> Players:
+    """The features of a search, to which nothing is attributed; without a `feature_mask` those of images are pixels.
+
+    Raises:
+        TypeError, ValueError: As in `players`.
+    """
+    start, imputations = _parted(baseline, len(pytree.tree_leaves(question.x)))
+    if feature_mask is None:
+        ids = each_its_own(pytree.tree_map(lambda v: v[:, :1] if v.ndim > 3 else v, question.x))
+        groups = laid_groups(question, ids, question.laid(start), features)
+    else:
+        groups = feature_groups(question, feature_mask, start, features)
+    nothing = torch.zeros(question.examples, groups.features, device=groups.device)
+    found = Players(groups, nothing, imputations, question.call)
+    _check_imputations(question, found)
+    return found
+
+
 def _parted(baseline: Any, inputs: int) -> tuple[Baseline, tuple[Imputation | None, ...]]:
     """The baseline with 0 in place of each function, and the functions of the inputs."""
     if _is_imputation(baseline):

@@ -10,7 +10,7 @@ from torch import Tensor
 from .._torch import pytree
 from ..model.functional import FunctionalModel
 from ..sampling.draws import normal
-from ..sampling.loops import MOST_ELEMENTS, chunk_of
+from ..sampling.loops import MOST_ELEMENTS, chunk_of, with_bar
 
 Params = dict[str, Tensor]
 
@@ -59,6 +59,7 @@ def maps_of(
     x: Any,
     examples: int,
     chunk_size: int | None,
+    progress: bool,
 ) -> Iterator[Tensor]:
     """The map of each changed model, several at once under `torch.vmap`.
 
@@ -73,12 +74,13 @@ def maps_of(
         count: How many models there are.
         x, examples: The inputs, and how many examples they hold.
         chunk_size: How many run at once; None for the default.
+        progress: Whether to show a progress bar.
     """
     size = sum(leaf.numel() for leaf in pytree.tree_leaves(x) if isinstance(leaf, Tensor)) // examples
     chunk = chunk_of(call, chunk_size, count, size, examples)
     if chunk_size is None:
         chunk = max(1, min(chunk, MOST_ELEMENTS // parameters.count))
-    rest = iter(changes)
+    rest = iter(with_bar(call, changes, progress, unit="model", total=count))
     while part := list(islice(rest, chunk)):
         names = dict.fromkeys(name for change in part for name in change)
         found = None

@@ -49,6 +49,7 @@ def randomization(
     samples: int = 1,
     generator: Generator = 0,
     chunk_size: int | None = None,
+    progress: bool = False,
     **options: Any,
 ) -> Randomization:
     """Randomise a model's layers from the last to the first, and compare the map with the one of the trained model.
@@ -76,6 +77,7 @@ def randomization(
         generator: A seed, or a `torch.Generator` from which one is drawn. The numbers do not depend on `chunk_size`.
         chunk_size: Randomised models that run at once, under `torch.vmap`; by default so many that 16 examples do, or
             that hold 4 million parameters, and one by one where the method cannot be mapped. 1 runs them one by one.
+        progress: Whether to show a progress bar.
         options: More keywords of the method; `args` and `kwargs` go to the model here too.
 
     Returns:
@@ -140,7 +142,7 @@ def randomization(
                 yield new
 
     whole, count = of(fm), draws * len(layers)
-    every = maps_of(call, of, fm, parameters, changes(), count, x, examples, chunk_size)
+    every = maps_of(call, of, fm, parameters, changes(), count, x, examples, chunk_size, progress)
     alike = torch.stack([compare(whole, found) for found in every], 1)
     return Randomization(tuple(layers), alike.unflatten(1, (draws, -1)).mean(1))
 

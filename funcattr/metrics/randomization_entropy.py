@@ -27,6 +27,7 @@ def randomization_entropy(
     samples: int = 1,
     generator: Generator = 0,
     chunk_size: int | None = None,
+    progress: bool = False,
     **options: Any,
 ) -> Tensor:
     """How much more complex a map becomes when all parameters of the model are random (efficient MPRT): more is better.
@@ -43,7 +44,7 @@ def randomization_entropy(
         bins: How many bins the histogram has.
         absolute: Whether it is of magnitudes.
         samples: How many times new numbers are drawn. The rise is the mean over them.
-        generator, chunk_size, options: As in `randomization`.
+        generator, chunk_size, progress, options: As in `randomization`.
 
     Returns:
         The rise. [N] 0 for a map that stays; -1 if the random model's map is constant. Not a number where the map
@@ -76,7 +77,7 @@ def randomization_entropy(
 
     whole = histogram_entropy(of(fm), width)
     changes = (parameters.drawn(sample) for sample in range(count))
-    every = maps_of(call, of, fm, parameters, changes, count, x, examples, chunk_size)
+    every = maps_of(call, of, fm, parameters, changes, count, x, examples, chunk_size, progress)
     random = torch.stack([histogram_entropy(found, width) for found in every]).mean(0)
     return torch.where(whole > 0, (random - whole) / whole, torch.nan)
 

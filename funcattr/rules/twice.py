@@ -15,6 +15,13 @@ from ..rulebook.rulebook import Rulebook
 from .attention import multi_head_attention_forward, scaled_dot_product_attention
 from .distances import cdist, pdist
 
+_WRITTEN: dict[Any, Callable[..., Any]] = {
+    F.scaled_dot_product_attention: scaled_dot_product_attention,
+    F.multi_head_attention_forward: multi_head_attention_forward,
+    torch.cdist: cdist,
+    F.pdist: pdist,
+}
+
 
 def _written_as(function: Callable[..., Any]) -> Callable[[Call, Any], tuple[Tensor, ...]]:
     def rule(call: Call, cotangent: Any) -> tuple[Tensor, ...]:
@@ -23,24 +30,8 @@ def _written_as(function: Callable[..., Any]) -> Callable[[Call, Any], tuple[Ten
     return rule
 
 
-TWICE = Rulebook(
-    {f.__name__: _written_as(f) for f in (scaled_dot_product_attention, multi_head_attention_forward, cdist, pdist)},
-    name="gradient",
-)
+TWICE = Rulebook({f.__name__: _written_as(f) for f in _WRITTEN.values()}, name="gradient")
 """The rulebook of the plain gradient, for passes whose pullbacks are differentiated again."""
-
-
-def _attention(*args: Any, **kwargs: Any) -> Tensor:
-    args, kwargs = with_dense_mask(canonical("scaled_dot_product_attention"), args, kwargs)
-    return scaled_dot_product_attention(*args, **kwargs)
-
-
-_WRITTEN: dict[Any, Callable[..., Any]] = {
-    F.scaled_dot_product_attention: _attention,
-    F.multi_head_attention_forward: multi_head_attention_forward,
-    torch.cdist: cdist,
-    F.pdist: pdist,
-}
 
 
 class WrittenOut(TorchFunctionMode):
@@ -49,4 +40,7 @@ class WrittenOut(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
-        return _WRITTEN.get(func, func)(*args, **(kwargs or {}))
+        kwargs = kwargs or {}
+        if func is F.scaled_dot_product_attention:
+            args, kwargs = with_dense_mask(canonical("scaled_dot_product_attention"), args, kwargs)
+        return _WRITTEN.get(func, func)(*args, **kwargs)

@@ -1,6 +1,6 @@
 """Long loops over samples, steps or masks: in chunks, with bounded memory, and one compiled body."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 import torch
@@ -11,6 +11,7 @@ from .._torch import may_scan, pytree, scan
 from ..attribution.question import Question
 
 C = TypeVar("C")
+T = TypeVar("T")
 Outputs = tuple[Tensor, ...]
 Body = Callable[[C, Tensor], tuple[C, Outputs]]
 
@@ -77,17 +78,30 @@ def loop(
         The last carry, and the outputs joined: each [count, ...].
     """
     samples = torch.arange(count, device=device)
-    if torch.compiler.is_dynamo_compiling():
-        if count >= 2 * chunk and may_scan():
-            return _scanned(body, carry, samples, chunk)
-        bar = samples.split(chunk)
-    else:
-        bar = tqdm(samples.split(chunk), disable=not progress, desc=call, unit="chunk", leave=False)
+    if torch.compiler.is_dynamo_compiling() and count >= 2 * chunk and may_scan():
+        return _scanned(body, carry, samples, chunk)
     parts: list[Outputs] = []
-    for part in bar:
+    for part in with_bar(call, samples.split(chunk), progress):
         carry, outputs = body(carry, part)
         parts.append(outputs)
     return carry, _joined(parts)
+
+
+def with_bar(
+    call: str, items: Iterable[T], progress: bool, unit: str = "chunk", total: int | None = None
+) -> Iterable[T]:
+    """The items, with a progress bar if it is asked for, and never in compiled code.
+
+    Args:
+        call: What the bar says.
+        items: What is gone through.
+        progress: Whether there is a bar.
+        unit: What an item is.
+        total: How many there are, if their own length does not say it.
+    """
+    if torch.compiler.is_dynamo_compiling():
+        return items
+    return tqdm(items, total=total, disable=not progress, desc=call, unit=unit, leave=False)
 
 
 def _joined(parts: list[Outputs]) -> Outputs:

@@ -1,5 +1,6 @@
 """The search for an order of removal, against a plain greedy search and models whose best order is known."""
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -101,3 +102,45 @@ def test_is_a_ceiling_for_chance_and_deletion_takes_it() -> None:
 def test_refuses_what_it_cannot_do(options: dict[str, Any], expected: str) -> None:
     with pytest.raises(ValueError, match=expected):
         metrics.greedy_order(lambda x: x.sum(1), torch.ones(1, 4), **options)
+
+
+def test_without_a_mask_an_image_has_pixels() -> None:
+    x = torch.rand(2, 3, 4, 5)
+    found = metrics.greedy_order(lambda x: x.sum((1, 2, 3)), x)
+    assert found.shape == (2, 1, 4, 5)
+    assert_equal(found.flatten(1), x.sum(1).flatten(1).argsort(1).argsort(1) + 1.0, tolerance=1e-6)
+    assert metrics.deletion(lambda x: x.sum((1, 2, 3)), x, None, found, activation=None).area.shape == (2,)
+
+
+def test_removed_parts_may_be_filled_by_a_function() -> None:
+    x = torch.rand(2, 1, 6, 6)
+    weight = torch.rand(6, 6)
+
+    def model(x: Tensor) -> Tensor:
+        return (x[:, 0] * weight).sum((1, 2))
+
+    def halved(rows: Tensor, removed: Tensor) -> Tensor:
+        return rows / 2
+
+    squares = masks.patches(x, 2)
+    by_function = metrics.greedy_order(model, x, baseline=halved, feature_mask=squares)
+    assert_equal(by_function, metrics.greedy_order(model, x, baseline=x / 2, feature_mask=squares))
+    with pytest.raises(ValueError, match="It is the function baseline= that mixes them"):
+        metrics.greedy_order(model, x, baseline=lambda rows, removed: rows.flip(0), feature_mask=squares)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda x, net: metrics.greedy_order(net, x, 1, progress=True),
+        lambda x, net: metrics.randomization(funcattr.gradient, net, x, 1, progress=True),
+        lambda x, net: metrics.randomization_entropy(funcattr.gradient, net, x, 1, progress=True),
+        lambda x, net: metrics.completeness(
+            net, x, 1, x, baseline=funcattr.distribution(torch.zeros(3, 4)), progress=True
+        ),
+        lambda x, net: metrics.max_sensitivity(partial(funcattr.gradient, net), x, 1, progress=True),
+    ],
+)
+def test_measures_that_take_long_have_a_bar(call: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    call(torch.randn(2, 4), torch.nn.Sequential(torch.nn.Linear(4, 5), torch.nn.Tanh(), torch.nn.Linear(5, 3)))
+    assert "%|" in capsys.readouterr().err
