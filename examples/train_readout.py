@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 from train_digits import PACKAGED, Batch, Glyphs, draw, split_glyphs
 
 from funcattr import maps, metrics, readout_iba
-from funcattr.bottleneck import ReadoutBottleneck, feature_statistics_of_layers, train_readout
+from funcattr.bottleneck import ReadoutBottleneck, feature_statistics, train_readout
 from funcattr.demo.digits import BOTTLENECK, AskedDigitNet, missed
 from funcattr.metrics.datasets.digits import load_canvases, load_model
 
@@ -80,8 +80,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     inputs = (pair for pair in Drawn(glyphs, looked_at // 32 + 1, args.seed + 3))
     layers = [BOTTLENECK, *READOUTS]
     looked = tqdm(inputs, desc="features")
-    layer, *read = feature_statistics_of_layers(model, looked, layers=layers, examples=looked_at)
-    readout = ReadoutBottleneck(layer, read)
+    found = feature_statistics(model, looked, layer=layers, examples=looked_at)
+    readout = ReadoutBottleneck(found[BOTTLENECK], [found[layer] for layer in READOUTS])
 
     data = Drawn(glyphs, batches, args.seed + 4)
     history = train_readout(model, data, readout, loss=missed, beta=BETA, epochs=epochs, lr=1e-3, progress=True)

@@ -2,7 +2,6 @@
 
 from .methods.bottleneck.feature_statistics import FeatureStatistics as FeatureStatistics
 from .methods.bottleneck.feature_statistics import feature_statistics as feature_statistics
-from .methods.bottleneck.feature_statistics import feature_statistics_of_layers as feature_statistics_of_layers
 from .methods.bottleneck.flow import RestrictedFlow as RestrictedFlow
 from .methods.bottleneck.flow import capacity as capacity
 from .methods.bottleneck.flow import restrict as restrict

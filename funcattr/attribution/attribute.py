@@ -46,7 +46,8 @@ def attribute(
         target: What is explained; as in `gradient`.
         rules: The rulebook, its name, or a mapping from operation to rule; None is the plain gradient. For compiled
             code, make it outside of the region.
-        layer: Site that is the root (its name, or the module). Nothing before it is tracked.
+        layer: Site that is the root (its name, or the module). Nothing before it is tracked. Or several of them, as in
+            `gradient`.
         start: "output" or "one": start from the target's value in the output, or from the relevance 1, whichever space
             the rulebook works in. None: from the target's cotangent as it is.
         conditions: Sites where only part of the cotangent goes on (see `conditional_relevance`).
@@ -59,7 +60,8 @@ def attribute(
 
     Returns:
         `Attribution(root, cotangent, output, baseline)`: the inputs or the site's value, the cotangent there
-        (structured and shaped alike), the explained output [N, ...], and the root's value at the baseline.
+        (structured and shaped alike), the explained output [N, ...], and the root's value at the baseline. With several
+        sites, root, cotangent and baseline are dicts by site.
 
     Raises:
         ValueError: If a shape, class, device or site is not as documented.
@@ -75,7 +77,16 @@ def attribute(
         torch.Size([1, 3])
     """
     question = ask(
-        "attribute", model, x, target, layer=layer, output=output, args=args, kwargs=kwargs, example_dims=example_dims
+        "attribute",
+        model,
+        x,
+        target,
+        layer=layer,
+        output=output,
+        args=args,
+        kwargs=kwargs,
+        example_dims=example_dims,
+        several=True,
     )
     book = PLAIN if rules is None else rulebook_of("attribute", rules)
     found = pulled(question, PassOptions(book, start, conditions, question.laid(as_dict(baseline))))
@@ -90,7 +101,7 @@ def pulled(question: Question, options: PassOptions | None = None) -> Attributio
         return _reverse_pass_eagerly(question, options)
     structure = question.model.structure
     if structure.traced and not isinstance(structure.model, nn.Module):
-        if options.rules.entries or question.layer is not None or options.conditions is not None:
+        if options.rules.entries or question.begins or options.conditions is not None:
             raise TypeError(
                 f"{question.call}(model=...): inside torch.compile, a plain callable hides operations from the rules. "
                 "Build functionalize(callable) outside of the compiled function and pass that."

@@ -36,7 +36,7 @@ def compiled_pass(question: Question, options: PassOptions) -> tuple[Any, ...]:
     """A reverse pass inside of compiled code, as the parts of an `Attribution`."""
     call, fm, target = question.call, question.model, question.target
     tensors, structure = fm.tensors(), fm.structure.model if fm.structure.traced else fm.structure
-    named = (question.layer, question.output, question.layout)
+    named = (question.layer, question.layers, question.output, question.layout)
     given = pytree.tree_map(_encode, (options, question.x, named, question.args, question.kwargs, fm.shifts))
     aim: Any = target
     if isinstance(target, pointing):
@@ -64,10 +64,10 @@ def _decoded(given: Any) -> Any:
 
 
 def _rebuilt(call: str, structure: Any, tensors: dict[str, Tensor], given: Any) -> tuple[Question, PassOptions]:
-    options, x, (layer, output, layout), args, kwargs, shifts = _decoded(given)
+    options, x, (layer, layers, output, layout), args, kwargs, shifts = _decoded(given)
     fm = as_functional(structure) if isinstance(structure, nn.Module) else FunctionalModel(structure)
     model = FunctionalModel(fm.structure, tensors).shifted(shifts)
-    return Question(call, model, x, None, layer, output, args, kwargs, layout), options
+    return Question(call, model, x, None, layer, output, args, kwargs, layout, False, layers), options
 
 
 _ERRORS = {

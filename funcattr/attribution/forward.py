@@ -60,7 +60,7 @@ def forward(
     if options.start not in (None, "output", "one"):
         raise ValueError(f"{call}(start=...): expected 'output' or 'one', got {options.start!r}.")
     model = question.model
-    if rules.entries or question.layer is not None or conditions is not None:
+    if rules.entries or question.begins or conditions is not None:
         model = model.ready()
     inputs, spec = pytree.tree_flatten(question.x)
 
@@ -72,7 +72,7 @@ def forward(
     explained = partial(run, model)
 
     marks = () if conditions is None else tuple(conditions.masks)
-    how = Recording(call, rules, question.layer, model.sites, marks, strict)
+    how = Recording(call, rules, question.begins, model.sites, marks, strict)
     if options.baseline is None:
         how = how._replace(keep=keep, final=final)
         if how.is_plain and isinstance(model.structure.model, nn.Module):

@@ -12,14 +12,15 @@ from ..batch import Dim, back, batch_of, broadcasts, has_dim, inputs_of, moved, 
 from ..copies import copied
 from ..errors import warn
 from ..model.access import values_at
-from ..model.functional import FunctionalModel, Site, as_functional
+from ..model.functional import FunctionalModel, Sites, as_functional
 from .example_dims import ExampleDims, Layout, layout_of, moved_inputs
 from .inputs import as_dict, read_inputs
 from .targets import Target, pick_output, read_target, repeated_target, score
 
+T = TypeVar("T")
 Inputs = TypeVar("Inputs", Tensor, tuple[Tensor, ...], Mapping[str, Tensor])
 Model = Callable[..., Any] | nn.Module | FunctionalModel
-Layer = Site
+Layer = Sites
 
 
 class Question(NamedTuple):
@@ -30,11 +31,12 @@ class Question(NamedTuple):
         model: The model, as a function.
         x: Input [N, ...], or a tuple or dict of inputs.
         target: What is explained, as the user gave it.
-        layer: Name of the site that is attributed to; None for the inputs.
+        layer: Name of the site that is attributed to; None for the inputs, or where there are several.
         output: Key, index or attribute of the explained tensor among several outputs.
         args, kwargs: More inputs of the model.
         layout: Where the user's tensors have their examples, if not in front; here they are.
         forward_only: Whether nothing is differentiated, so that outputs may be integers or booleans.
+        layers: Names of the sites that are attributed to at once; none where there is one or it is the inputs.
     """
 
     call: str
@@ -47,6 +49,19 @@ class Question(NamedTuple):
     kwargs: dict[str, Any]
     layout: Layout | None = None
     forward_only: bool = False
+    layers: tuple[str, ...] = ()
+
+    @property
+    def begins(self) -> tuple[str, ...]:
+        """The sites where the reverse pass ends; none: the inputs."""
+        return self.layers if self.layer is None else (self.layer,)
+
+    def at_each(self, result: Callable[..., T], *values: Any) -> Any:
+        """`result(question of one site, its values)`; with several sites, by site, of values by site."""
+        if not self.layers:
+            return result(self, *values)
+        one = self._replace(layers=())
+        return {site: result(one._replace(layer=site), *(v[site] for v in values)) for site in self.layers}
 
     @property
     def examples(self) -> int:
@@ -116,8 +131,8 @@ class Question(NamedTuple):
         """A result structured and shaped as the root, with its examples where the user's tensors have them."""
         if self.layout is None or result is None:
             return result
-        if self.layer is not None:
-            return self.layer_as_given(result)
+        if self.begins:
+            return pytree.tree_map(self.layer_as_given, result)
         return pytree.tree_map(back, result, self.layout.x)
 
     @property
@@ -157,17 +172,21 @@ class Question(NamedTuple):
         return score(self.call, self.outputs(), self.target)
 
     def root(self) -> Any:
-        """The tensors that are attributed to: the inputs, or the value at the layer. Each [N, ...]
+        """What is attributed to: the inputs, or the value at the layer, by site with several. Each [N, ...]
 
         Raises:
-            TypeError: If the layer's value is no floating-point tensor.
+            TypeError: If a layer's value is no floating-point tensor.
         """
-        if self.layer is None:
+        if not self.begins:
             return self.x
-        where = f"{self.call}(layer={self.layer!r})"
-        value = values_at(where, self.model, (self.layer,), self.arguments)[self.layer]
+        values = values_at(
+            f"{self.call}(layer={(self.layer or self.layers)!r})", self.model, self.begins, self.arguments
+        )
+        return self.at_each(Question._checked, values if self.layers else values[self.begins[0]])
+
+    def _checked(self, value: Any) -> Tensor:
         if not isinstance(value, Tensor) or not value.is_floating_point():
-            raise TypeError(f"{where}: expected a floating-point tensor as the site's value.")
+            raise TypeError(f"{self.call}(layer={self.layer!r}): expected a floating-point tensor as the site's value.")
         value = self.at_layer(value)
         self.require_rows(value)
         return value
@@ -194,19 +213,24 @@ def ask(
     kwargs: Mapping[str, Any] | None = None,
     example_dims: ExampleDims = 0,
     forward_only: bool = False,
+    several: bool = False,
 ) -> Question:
     """The question of a method's arguments, checked, in the forms that the package reads.
 
     A mapping x becomes a dict. Beside floating-point inputs its integer and boolean tensors are constants of the call:
     they go to the model by keyword, repeated with the examples, and no result has a part for them (see `read_inputs`).
-    The target is read as `read_target` says. In compiled code tensors are copies of their own (see `own`).
+    The target is read as `read_target` says. A list of sites or a pattern is for methods that say `several`. In
+    compiled code tensors are copies of their own (see `own`).
 
     Raises:
-        TypeError: If the model is not callable, or an input is no tensor.
+        TypeError: If the model is not callable, an input is no tensor, or there are several sites that are not meant.
         ValueError: If an input has no batch, or is on another device than the model.
     """
     fm = as_functional(model)
-    site = None if layer is None else fm.site_name(call, layer)
+    layers = () if layer is None else fm.site_names(call, layer) or ()
+    if layers and not several:
+        raise TypeError(f"{call}(layer={layer!r}): expected one site. Call it for each of several.")
+    site = None if layer is None or layers else fm.site_name(call, layer)
     x, constants = read_inputs(x)
     _check_devices(call, fm, inputs_of(call, x))
     if fm.training and not torch.compiler.is_dynamo_compiling():
@@ -223,7 +247,7 @@ def ask(
         given |= constants
     aim = read_target(call, target)
     aim = aim if layout is None else layout.moved_target(aim)
-    question = Question(call, fm, x, aim, site, output, args, given, layout, forward_only)
+    question = Question(call, fm, x, aim, site, output, args, given, layout, forward_only, layers)
     return question._replace(**own({name: getattr(question, name) for name in ("x", "target", "args", "kwargs")}))
 
 

@@ -20,7 +20,7 @@ class Attribution(NamedTuple):
     """The result of a reverse pass.
 
     Attributes:
-        root: The inputs (with their structure), or the value at the site.
+        root: The inputs (with their structure), or the value at the site; with several sites, by site.
         cotangent: The pulled-back cotangent, structured and shaped as `root`.
         output: The tensor of the model's output that was explained. [N, ...]
         baseline: The root's value at the baseline, where one was given; structured as `root`.
@@ -34,6 +34,8 @@ class Attribution(NamedTuple):
 
 def reverse_pass(question: Question, options: PassOptions) -> Attribution:
     """Run the model and pull the target back, outside of compiled code."""
+    if question.layers and (options.rules.entries or options.conditions is not None or options.baseline is not None):
+        return _one_by_one(question, options)
     x, baseline = question.x, options.baseline
     through: Any = question.target if baseline is not None and callable(question.target) else None
     passed = forward(question, options, through=through, final=_is_final(question))
@@ -44,12 +46,27 @@ def reverse_pass(question: Question, options: PassOptions) -> Attribution:
     with torch.set_grad_enabled(torch.is_grad_enabled() and not derivative_is_final(passed.output, cotangent)):
         cotangents = passed.pull(cotangent, release=True, conditions=options.conditions)
     check.compare(cotangents)
-    if question.layer is not None:
-        before = next(map(question.at_layer, passed.baseline), None)
-        root, pulled = question.at_layer(passed.roots[0]), question.at_layer(cotangents[0])
+    if question.begins:
+        root, pulled, before = (_by_site(question, v) for v in (passed.roots, cotangents, passed.baseline))
         return Attribution(root, pulled, passed.output, before)
     pulled = pytree.tree_unflatten(list(cotangents), pytree.tree_structure(x))
     return Attribution(x, pulled, passed.output, baseline)
+
+
+def _by_site(question: Question, values: tuple[Tensor, ...]) -> Any:
+    """The values at the sites, in the order of the sites, with their examples in front; None for none."""
+    if not values:
+        return None
+    given = dict(zip(question.layers, values, strict=True)) if question.layers else values[0]
+    return question.at_each(Question.at_layer, given)
+
+
+def _one_by_one(question: Question, options: PassOptions) -> Attribution:
+    """A pass for each site: what a rule does with a call may depend on which of its operands depend on the root."""
+    each = question.at_each(lambda one: reverse_pass(one, options))
+    output = each[question.layers[-1]].output
+    root, pulled, before = ({site: found[part] for site, found in each.items()} for part in (0, 1, 3))
+    return Attribution(root, pulled, output, None if options.baseline is None else before)
 
 
 def _is_final(question: Question) -> bool:

@@ -1,5 +1,8 @@
 """The features of a layer beside their gradient, channels in dimension 1; and the maps that weights make of them."""
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -8,8 +11,10 @@ from ..attribution.question import Question
 from ..sampling.loops import wide
 
 
-def layer_features(question: Question, channel_dim: int | None) -> tuple[Tensor, Tensor]:
-    """A layer's features and their gradient, channels moved to dimension 1. Two of [N, C, *spatial]
+def of_features(question: Question, channel_dim: int | None, formula: Callable[[Tensor, Tensor], Tensor]) -> Any:
+    """What a formula makes of a layer's features and their gradient, both [N, C, *spatial]; by site, with several.
+
+    Examples are in front.
 
     Raises:
         TypeError: If no layer is given.
@@ -17,8 +22,12 @@ def layer_features(question: Question, channel_dim: int | None) -> tuple[Tensor,
     """
     require_layer(question)
     found = pulled(question)
-    question.require_rows(found.root)
-    return channels_first(found.root, question, channel_dim), channels_first(found.cotangent, question, channel_dim)
+
+    def at_one(question: Question, features: Tensor, g: Tensor) -> Tensor:
+        question.require_rows(features)
+        return formula(*(channels_first(value, question, channel_dim) for value in (features, g)))
+
+    return question.at_each(at_one, found.root, found.cotangent)
 
 
 def activation_map(features: Tensor, weights: Tensor, relu: bool) -> Tensor:
@@ -48,11 +57,10 @@ def quotient(over: Tensor, under: Tensor, terms: Tensor, dtype: torch.dtype) -> 
     return torch.where(cancels, 0, over / torch.where(cancels, 1, under))
 
 
-def require_layer(question: Question) -> str:
-    """The layer, which this method cannot do without."""
-    if question.layer is None:
+def require_layer(question: Question) -> None:
+    """Raise without a layer, which this method cannot do without."""
+    if not question.begins:
         raise TypeError(f"{question.call}(layer=None): expected the name of a site or a module of the model.")
-    return question.layer
 
 
 def channels_first(value: Tensor, question: Question, channel_dim: int | None) -> Tensor:

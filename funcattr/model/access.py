@@ -21,7 +21,7 @@ def read(model: Callable[..., Any], *sites: Site) -> Callable[..., tuple[Any, di
     Args:
         model: A module, a `FunctionalModel` or a callable.
         sites: Names of sites: module paths (`"layer4"`, `"relu#1"` for the second call of a reused module) or the names
-            that a callable gives to `site`; or modules of the model.
+            that a callable gives to `site`; modules of the model; or patterns of names (`"layers.*.mlp"`).
 
     Returns:
         `(*inputs, **kwargs) -> (output, {name of the site: value})`. Values are copies, as they were when passed.
@@ -38,7 +38,7 @@ def read(model: Callable[..., Any], *sites: Site) -> Callable[..., tuple[Any, di
         True
     """
     function = functionalize(model)
-    names = tuple(function.site_name("read", name, "sites") for name in sites)
+    names = (function.site_names("read", sites, "sites") or ()) if sites else ()
     return _reading("read", function, *names)
 
 
@@ -58,7 +58,8 @@ def edit(model: Callable[..., Any], edits: Mapping[Any, Callable[[Any], Any]]) -
 
     Args:
         model: A module, a `FunctionalModel` or a callable.
-        edits: Site (its name, or a module of the model) to `value -> value`; the result goes on in place of the value.
+        edits: Site (its name, a module of the model, or a pattern of names) to `value -> value`; the result goes on in
+            place of the value.
 
     Returns:
         A `FunctionalModel` of the edited call, for any method. Its parameters can be bound, and its sites read, edited

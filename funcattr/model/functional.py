@@ -2,8 +2,9 @@
 
 import copy
 import difflib
+import re
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -20,6 +21,7 @@ from .._torch import (
     pytree,
 )
 from ..batch import repeated
+from ..errors import unknown_site
 from .aliased import Group, aliased_groups, cloned
 from .guard import Guard, guarded
 from .hand_over import refuse_handed
@@ -32,6 +34,8 @@ Params = Mapping[str, Tensor]
 Edits = Mapping[str, Callable[[Any], Any]]
 Site = str | nn.Module
 """A site: its name, or the module whose output it is."""
+Sites = Site | Sequence[Site]
+"""A site; or several: a list of them, or a pattern such as "layers.*.mlp"."""
 
 
 class Structure:
@@ -192,18 +196,55 @@ class FunctionalModel:
             "Give the name of the site; functionalize(model).sites lists them."
         )
 
+    def site_names(self, call: str, sites: Sites, argument: str = "layer") -> tuple[str, ...] | None:
+        """The names of several sites, in the order given, those of a pattern in that of the modules; None for one site.
+
+        In a pattern `*` stands for one name of a path, or a part of it: "layers.*.mlp", "block*.attn@input". A name
+        that the model has is no pattern.
+
+        Raises:
+            TypeError: If something is no site.
+            ValueError: If there are none, or one is given twice.
+            UnknownSiteError: If a pattern matches nothing.
+        """
+        if isinstance(sites, str):
+            return self._matching(call, sites, argument) if self._is_pattern(sites) else None
+        if not isinstance(sites, Sequence):
+            return None
+        names: list[str] = []
+        for site in sites:
+            several = self.site_names(call, site, argument) if isinstance(site, str) else None
+            names += [self.site_name(call, site, argument)] if several is None else several
+        if not names:
+            raise ValueError(f"{call}({argument}={sites!r}): expected at least one site.")
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"{call}({argument}=...): the site {name!r} is given twice.")
+        return tuple(names)
+
+    def _is_pattern(self, site: str) -> bool:
+        return "*" in site and _module_of(site)[0] not in self.sites
+
+    def _matching(self, call: str, pattern: str, argument: str) -> tuple[str, ...]:
+        module, rest = _module_of(pattern)
+        names = re.compile(re.escape(module).replace(r"\*", "[^.]*"))
+        found = tuple(name + rest for name in self.sites if names.fullmatch(name))
+        if not found:
+            raise unknown_site(f"{call}({argument}=...)", pattern, self.sites)
+        return found
+
     def by_site(self, call: str, given: Mapping[Any, T], argument: str) -> dict[str, T]:
-        """A mapping by the names of its sites.
+        """A mapping by the names of its sites; what is given for a pattern holds for each of its sites.
 
         Raises:
             TypeError, ValueError: As in `site_name`; and if two keys are the same site.
         """
         named: dict[str, T] = {}
         for site, value in given.items():
-            name = self.site_name(call, site, argument)
-            if name in named:
-                raise ValueError(f"{call}({argument}=...): the site {name!r} is given twice.")
-            named[name] = value
+            for name in self.site_names(call, site, argument) or (self.site_name(call, site, argument),):
+                if name in named:
+                    raise ValueError(f"{call}({argument}=...): the site {name!r} is given twice.")
+                named[name] = value
         return named
 
     def bind(self, params: Params) -> "FunctionalModel":
@@ -391,6 +432,12 @@ def _shift(site: str, by: Tensor) -> Callable[[Any], Any]:
 def _copies(examples: Tensor, count: int) -> Tensor:
     """A tensor for each example, for `count` copies of them. [N, ...] -> [count, ...]"""
     return repeated(examples, len(examples), count // len(examples))
+
+
+def _module_of(site: str) -> tuple[str, str]:
+    """The path of the module in the name of a site, and what follows: "c#4@input" is "c" and "#4@input"."""
+    end = re.search("[#@:]", site)
+    return (site, "") if end is None else (site[: end.start()], site[end.start() :])
 
 
 def _every_name(model: Callable[..., Any]) -> dict[str, str]:

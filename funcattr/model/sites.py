@@ -2,7 +2,7 @@
 
 A module's output is a site under the module's qualified name; what it is given is one under that name with `@input`
 (the first argument) and `@args` (the tuple of all positional ones). A plain function marks its own with `site`. A part
-of a value that is a tuple is a site too: `lstm:0`.
+of a value that is a tuple is a site too: `lstm:0`. Further calls of one module are numbered: `relu#1`, `relu#1@input`.
 State lives in the mode, never on the model, so that sites are right in threads, under `vmap` and in compiled code.
 """
 
@@ -47,6 +47,17 @@ ARGS = "@args"
 
 PART = ":"
 """Stands between the name of a site whose value is a tuple and the position of the part that is meant."""
+
+
+_UNNUMBERED = re.compile(rf"#\d+(?=$|{INPUT}$|{ARGS}$)")
+
+
+def _numbered(name: str, number: int) -> str:
+    """The name of a site's value at a call: `c@input` at the fifth one is `c#4@input`, at the first `c@input`."""
+    if not number:
+        return name
+    end = next((end for end in (INPUT, ARGS) if name.endswith(end)), "")
+    return f"{name.removesuffix(end)}#{number}{end}"
 
 
 def enter_module(name: str, kind: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -116,7 +127,7 @@ class SiteMode(TorchFunctionMode):
         self.modules: list[tuple[str, type]] = []
         self.reached: dict[str, int] = {}
         self._asked_parts = _parts_of(self.asked)
-        self._asked_modules = {name.partition("#")[0] for name in (*self.asked, *self._asked_parts)}
+        self._asked_modules = {_UNNUMBERED.sub("", name) for name in (*self.asked, *self._asked_parts)}
         self.asks_inputs = any(name.endswith((INPUT, ARGS)) for name in self._asked_modules)
 
     @property
@@ -146,7 +157,7 @@ class SiteMode(TorchFunctionMode):
         """The name of this call's site: numbered from the second call on."""
         before = self.reached.get(name, 0)
         self.reached[name] = before + 1
-        return f"{name}#{before}" if before else name
+        return _numbered(name, before)
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
@@ -185,7 +196,7 @@ class SiteMode(TorchFunctionMode):
 
     def require(self, call: str, sites: tuple[str, ...], known: tuple[str, ...] = ()) -> None:
         """Raise UnknownSiteError for the first of `sites` that was not passed."""
-        passed = [f"{n}#{i}" if i else n for n, count in self.reached.items() for i in range(count)]
+        passed = [_numbered(n, i) for n, count in self.reached.items() for i in range(count)]
         for name in sites:
             if name not in passed:
                 raise unknown_site(call, name, (*passed, *known))

@@ -18,7 +18,7 @@ from ..calls.linear_map import running_in_one_piece
 from ..errors import FuncattrError, UnsupportedOperationError
 from ..torch_state import is_plain_eager
 from .record import Record, Recording, independent, matching_leaves, meta, record
-from .site_leaf import SiteLeaf
+from .site_leaf import SiteLeaves
 
 _TORCHS = (RuntimeError, AssertionError)
 """What torch raises where it cannot differentiate, or trace, what the model does."""
@@ -30,7 +30,7 @@ def plain_record(fn: Callable[..., Any], primals: tuple[Tensor, ...], how: Recor
     That is at a site, where the result may be differentiated, or the model writes into the site's value; and where
     torch cannot differentiate what it runs, such as a write into a value that the derivative needs.
     """
-    if how.root is not None and not how.final:
+    if how.begins and not how.final:
         return None
     if torch.compiler.is_dynamo_compiling():
         return _by_func_vjp(fn, primals, how.call)
@@ -44,8 +44,8 @@ def plain_record(fn: Callable[..., Any], primals: tuple[Tensor, ...], how: Recor
 
 
 def _by_torch(run: Callable[..., Any], primals: tuple[Tensor, ...], how: Recording) -> Record | None:
-    if how.root is not None:
-        return _by_autograd_from_site(run, primals, how.call, how.root, how.sites)
+    if how.begins:
+        return _by_autograd_from_sites(run, primals, how)
     return (_by_autograd if how.final else _by_func_vjp)(run, primals, how.call)
 
 
@@ -98,27 +98,27 @@ def _by_autograd(run: Callable[..., Any], primals: tuple[Tensor, ...], call: str
     inputs = [leaf_of(p) for p in primals]
     with torch.enable_grad():
         output = run(*(x.clone() for x in inputs))
-    return _pulled_by_autograd(call, output, inputs, primals, None)
+    return _pulled_by_autograd(call, output, inputs, primals)
 
 
-def _by_autograd_from_site(
-    run: Callable[..., Any], primals: tuple[Tensor, ...], call: str, root: str, sites: tuple[str, ...]
-) -> Record | None:
-    mode = SiteLeaf(root, call)
+def _by_autograd_from_sites(run: Callable[..., Any], primals: tuple[Tensor, ...], how: Recording) -> Record | None:
+    mode = SiteLeaves(how.begins, how.call)
     with torch.enable_grad(), mode:
         output = run(*(p.clone() for p in primals))
-    mode.require(f"{call}(layer={root!r})", (root,), sites)
+    for site in how.begins:
+        mode.require(f"{how.call}(layer={site!r})", (site,), how.sites)
     if mode.is_written():
         return None
-    return _pulled_by_autograd(call, output, [mode.leaf], (mode.value,), root)
+    ends, values = [mode.ends[site] for site in how.begins], tuple([mode.values[site] for site in how.begins])
+    return _pulled_by_autograd(how.call, output, ends, values, how.begins)
 
 
 def _pulled_by_autograd(
-    call: str, output: Any, inputs: list[Tensor], roots: tuple[Tensor, ...], root: str | None
+    call: str, output: Any, inputs: list[Tensor], roots: tuple[Tensor, ...], begins: tuple[str, ...] = ()
 ) -> Record:
     leaves, spec = pytree.tree_flatten(output)
     if not any(isinstance(leaf, Tensor) and leaf.requires_grad for leaf in leaves):
-        raise independent(call, root)
+        raise independent(call, begins)
     leaves_meta = [meta(leaf) for leaf in leaves]
 
     def pull(cotangent: Any, release: bool = False, **options: Any) -> tuple[Tensor, ...]:
@@ -126,8 +126,11 @@ def _pulled_by_autograd(
         pairs = [(y, g) for y, g in zip(leaves, each, strict=True) if isinstance(y, Tensor) and y.requires_grad]
         outputs, given = zip(*pairs, strict=True)
         found = torch.autograd.grad(outputs, inputs, given, retain_graph=not release, allow_unused=True)
+        for site, g in zip(begins, found, strict=False):
+            if g is None:
+                raise independent(call, (site,))
         if all(g is None for g in found):  # it depends on some tensor of the model's alone
-            raise independent(call, root)
+            raise independent(call)
         return tuple(torch.zeros_like(p) if g is None else g for p, g in zip(roots, found, strict=True))
 
     return Record(pytree.tree_map_only(Tensor, torch.detach, output), roots, pull)
@@ -139,7 +142,7 @@ def _by_func_vjp(run: Callable[..., Any], primals: tuple[Tensor, ...], call: str
         output = run(*(x.clone() for x in inputs))
         # Dynamo cannot trace the question, and has no need: it is asked when the model runs eagerly.
         if not torch.compiler.is_dynamo_compiling() and not any(map(is_differentiated, pytree.tree_leaves(output))):
-            raise independent(call, None)
+            raise independent(call)
         return output
 
     found: Any = torch.func.vjp(checked, *primals)

@@ -44,7 +44,7 @@ class Recording(NamedTuple):
     Attributes:
         call: First words of errors.
         rules: The rulebook.
-        root: Site at which the tape begins; None for the inputs.
+        begins: Sites at which the tape begins; none: at the inputs.
         sites: Names that are known beside those met, for errors.
         marks: Sites that become steps of their own, where conditions hold.
         strict: Whether operations that the rulebook does not know raise.
@@ -56,7 +56,7 @@ class Recording(NamedTuple):
 
     call: str
     rules: Rulebook
-    root: str | None = None
+    begins: tuple[str, ...] = ()
     sites: tuple[str, ...] = ()
     marks: tuple[str, ...] = ()
     strict: bool = True
@@ -74,10 +74,10 @@ class Recording(NamedTuple):
 
 def record(fn: Callable[..., Any], primals: tuple[Tensor, ...], how: Recording) -> Record:
     """Run `fn(*primals)` once and keep what the reverse pass to the root needs."""
-    call, root = how.call, how.root
-    recorder = Recorder(how.rules, root, call, how.marks, how.keep, how.pairing)
+    call = how.call
+    recorder = Recorder(how.rules, how.begins, call, how.marks, how.keep, how.pairing)
     # Constants of the call are copied, so that a model which writes into its input never reaches the user's tensor.
-    inputs = recorder.track(primals) if root is None else tuple(p.clone() for p in primals)
+    inputs = tuple(p.clone() for p in primals) if how.begins else recorder.track(primals)
     try:
         with torch.enable_grad(), recorder:
             output = fn(*inputs)
@@ -97,33 +97,56 @@ def record(fn: Callable[..., Any], primals: tuple[Tensor, ...], how: Recording) 
             f"{call}: in the module {recorder.path!r}, the model runs, but not on record: "
             f"{str(error).strip().splitlines()[0]}. Write that part in plain torch functions."
         ) from error
-    if root is not None:
-        recorder.require(f"{call}(layer={root!r})", (root,), how.sites)
+    for site in how.begins:
+        recorder.require(f"{call}(layer={site!r})", (site,), how.sites)
     recorder.require(call, how.marks, how.sites)
     for name in recorder.unreached:
         raise UntrackedPathError(
-            f"{call}: the site {name!r} does not depend on {place_of(root)}. Name one that lies after it."
+            f"{call}: the site {name!r} does not depend on {place_of(how.begins)}. Name one that lies after it."
         )
     output = recorder.finish(output, how.strict)
     leaves, spec = pytree.tree_flatten(output)
     slots = [recorder.slot(leaf) for leaf in leaves]
     if all(slot is None for slot in slots):
-        raise independent(call, root)
-    steps, root_slots = recorder.steps, recorder.root_slots
+        raise independent(call, how.begins)
+    steps, begun = recorder.steps, [recorder.begun[site] for site in how.begins]
+    root_slots = tuple([slot for slot, _ in begun]) if begun else recorder.root_slots
+    for site, slot in zip(how.begins, root_slots, strict=False):
+        if len(begun) > 1 and not _leads_to(steps, slot, slots):
+            raise independent(call, (site,))
+    between = {step.outputs[0].slot for step in steps if step.mark} & {*root_slots}
 
     def pull(cotangent: Any, release: bool = False, **options: Any) -> tuple[Tensor, ...]:
         given = matching_leaves(call, cotangent, leaves_meta, spec)
         start = {s: g for s, g in zip(slots, given, strict=True) if s is not None}
-        found = walk(steps, start, release, **options)
+        if not between:
+            found = walk(steps, start, release, **options)
+        else:
+            passing: dict[int, Any] = {}
+
+            def keep(step: Step, arrived: list[Any], _: tuple[Any, ...]) -> None:
+                if step.mark and step.outputs[0].slot in between:
+                    passing[step.outputs[0].slot] = arrived[0]
+
+            found = {**walk(steps, start, release, observer=keep, **options), **passing}
         return tuple(
             found[slot] if slot in found else torch.zeros(shape, dtype=dtype, device=device)
             for slot, (shape, dtype, device) in zip(root_slots, roots_meta, strict=True)
         )
 
     leaves_meta = [meta(leaf) for leaf in leaves]
-    roots_meta = [meta(r) for r in recorder.roots]
-    roots = primals if root is None else recorder.roots  # not the copies, which are freed where no rule reads them
+    roots = tuple([value for _, value in begun]) if begun else primals  # no copies, which are freed where nobody reads
+    roots_meta = [meta(r) for r in roots]
     return Record(output, roots, pull, frozenset(recorder.activations), steps)
+
+
+def _leads_to(steps: list[Step], slot: int, ends: list[int | None]) -> bool:
+    """Whether some of the ends was computed from what a slot stands for."""
+    reached = {slot}
+    for step in steps:
+        if not reached.isdisjoint(step.inputs):
+            reached.update([out.slot for out in step.outputs])
+    return not reached.isdisjoint(ends)
 
 
 def _runs(fn: Callable[..., Any], primals: tuple[Tensor, ...]) -> bool:
@@ -156,28 +179,28 @@ def matching_leaves(call: str, cotangent: Any, expected: list[Any], spec: pytree
     return leaves
 
 
-def check_primals(call: str, primals: tuple[Any, ...], root: str | None) -> None:
+def check_primals(call: str, primals: tuple[Any, ...], begins: tuple[str, ...]) -> None:
     """Raise unless the inputs are tensors, and have derivatives if the reverse pass ends at them."""
     if not primals:
         raise ValueError(f"{call}: expected at least one input tensor.")
     for p in primals:
         if not isinstance(p, Tensor):
             raise TypeError(f"{call}: expected tensors as inputs, got {type(p).__name__}.")
-        if root is None and not is_differentiable(p):
+        if not begins and not is_differentiable(p):
             raise TypeError(
                 f"{call}: expected a floating-point input, got {p.dtype}. Integer inputs have no attribution: give "
                 "layer= (the site of the embedding), or pass embeddings (inputs_embeds)."
             )
 
 
-def place_of(root: str | None) -> str:
-    """The root in words."""
-    return f"the site {root!r}" if root else "the input"
+def place_of(begins: tuple[str, ...]) -> str:
+    """Where a record begins, in words."""
+    return f"the site {', '.join(map(repr, begins))}" if begins else "the input"
 
 
-def independent(call: str, root: str | None) -> UntrackedPathError:
+def independent(call: str, begins: tuple[str, ...] = ()) -> UntrackedPathError:
     """The error for an output that does not depend on the root."""
     return UntrackedPathError(
-        f"{call}: the output does not depend on {place_of(root)} by any path that can be differentiated. "
+        f"{call}: the output does not depend on {place_of(begins)} by any path that can be differentiated. "
         "Look for detach(), no_grad(), integer conversions or scripted functions in the model."
     )

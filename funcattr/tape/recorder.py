@@ -59,7 +59,7 @@ from .unseen_operations import UnseenOperations
 
 
 class Recorder(SiteMode):
-    """Records the calls that depend on the root: the tracked inputs, or the value at one site.
+    """Records the calls that depend on the root: the tracked inputs, or the values at some sites.
 
     Sites named by `marks` become steps of their own, where the walk may look at the cotangent.
     """
@@ -67,14 +67,15 @@ class Recorder(SiteMode):
     def __init__(
         self,
         rules: Rulebook,
-        root: str | None,
+        begins: tuple[str, ...],
         call: str,
         marks: tuple[str, ...] = (),
         keep: bool = False,
         pairing: Pairing | None = None,
     ) -> None:
-        super().__init__((*marks, root) if root is not None else marks)
-        self.rules, self.caller, self.root, self._keep, self._pairing = rules, call, root, keep, pairing
+        super().__init__((*marks, *begins))
+        self.rules, self.caller, self.begins, self._keep, self._pairing = rules, call, begins, keep, pairing
+        self.begun: dict[str, tuple[int, Tensor]] = {}
         self.roots: tuple[Tensor, ...] = ()
         self.root_slots: tuple[int, ...] = ()
         self.steps: list[Step] = []
@@ -156,21 +157,26 @@ class Recorder(SiteMode):
 
         With memory of their own: whatever shares it depends on them, and what shares memory with `tensors` does not.
         """
-        self.roots = tuple(t.clone() for t in tensors)
+        roots = tuple(t.clone() for t in tensors)
         start = Origin(after_linear=self._linear_ran)
-        self.root_slots = tuple(self._slots.new(t, start) for t in self.roots)
-        return self.roots
+        self.roots += roots
+        self.root_slots += tuple([self._slots.new(t, start) for t in roots])
+        return roots
 
     def visit(self, value: Any, name: str) -> Any:
         value = pytree.tree_map_only(Tensor, self._read, value)
         leaves, spec, place = only_tensor(value, self.caller, name)
-        if name == self.root:
-            before = leaves[place]
+        before = leaves[place]
+        if name not in self.begins or before in self._slots:
+            leaves[place] = self._mark(before, name)
+        else:
             self._root_of_a_map = name if before in self._maps else None
             (leaves[place],) = self.track((before,))
             self._memories.pair(before, leaves[place])
-        else:
-            leaves[place] = self._mark(leaves[place], name)
+        if name in self.begins:
+            slot = self.slot(leaves[place])
+            assert slot is not None
+            self.begun[name] = slot, leaves[place]
         return pytree.tree_unflatten(leaves, spec)
 
     def _mark(self, tensor: Tensor, name: str) -> Tensor:
@@ -318,7 +324,7 @@ class Recorder(SiteMode):
         if constant:
             self._linear_ran = self._linear_ran or told.operation.name in LINEAR
             out = func(*args, **kwargs)
-            if self.root is not None and told.operation.name in LINEAR:
+            if self.begins and told.operation.name in LINEAR:
                 self._note_map(told.operation.name, out)
             if self._masks.any:
                 self._masks.carried(told.name, args, out)

@@ -1,4 +1,4 @@
-"""A leaf of autograd in place of a site's value, for gradients that nobody differentiates."""
+"""Leaves of autograd in place of the values at sites, for gradients that nobody differentiates."""
 
 from typing import Any
 
@@ -22,29 +22,32 @@ def only_tensor(value: Any, call: str, name: str) -> tuple[list[Any], pytree.Tre
     return leaves, spec, found[0]
 
 
-class SiteLeaf(SiteMode):
-    """Gives the model a leaf's copy for the value at a site.
+class SiteLeaves(SiteMode):
+    """Gives the model copies of tensors of its own for the values at sites, so that derivatives end there.
 
     Attributes:
-        value, leaf: The site's value, and the leaf with the same; set once the site is passed.
+        values: Site to its value, once it is passed.
+        ends: Site to the tensor with the same value whose derivative is asked for: a leaf, or behind another of the
+            sites a node, through which that one's derivative goes on.
     """
 
-    value: Tensor
-    leaf: Tensor
-
-    def __init__(self, site: str, call: str) -> None:
-        super().__init__((site,))
+    def __init__(self, sites: tuple[str, ...], call: str) -> None:
+        super().__init__(sites)
+        self.values: dict[str, Tensor] = {}
+        self.ends: dict[str, Tensor] = {}
         self._call = call
         self._watched: list[tuple[Tensor, int | None]] = []
 
     def visit(self, value: Any, name: str) -> Any:
         leaves, spec, place = only_tensor(value, self._call, name)
-        self.value = leaves[place].detach()
-        self.leaf = leaf_of(self.value)
-        leaves[place] = self.leaf.clone()
-        self._watched = [(t, None if t.is_inference() else tensor_version(t)) for t in (self.value, leaves[place])]
+        before = leaves[place]
+        self.values[name] = before.detach()
+        self.ends[name] = before.view_as(before) if before.requires_grad else leaf_of(self.values[name])
+        leaves[place] = self.ends[name].clone()
+        watched = (self.values[name], leaves[place])
+        self._watched += [(t, None if t.is_inference() else tensor_version(t)) for t in watched]
         return pytree.tree_unflatten(leaves, spec)
 
     def is_written(self) -> bool:
-        """Whether the model has since written into the value or its copy, which the other one does not show."""
+        """Whether the model has since written into a value or its copy, which the other one does not show."""
         return any(before is None or tensor_version(t) != before for t, before in self._watched)

@@ -15,7 +15,7 @@ from .record import Record, Recording, check_primals, record
 
 def recorded(fn: Callable[..., Any], primals: tuple[Tensor, ...], how: Recording) -> Record:
     """Run `fn(*primals)` once and keep what the reverse pass to the root needs, on a tape or without one."""
-    check_primals(how.call, primals, how.root)
+    check_primals(how.call, primals, how.begins)
     if not torch.compiler.is_dynamo_compiling():
         primals = tuple(map(outside_inference_mode, primals))
     found = plain_record(fn, primals, how) if how.is_plain else None

@@ -110,7 +110,7 @@ def fold_batch_norm(
 def _recorded(fm: FunctionalModel, inputs: Any) -> tuple[list[Step], Forms, set[int | None]]:
     """The calls that depend on the inputs, the forms of their results, and which of these are outputs of the model."""
     fm, (leaves, spec) = fm.ready(), pytree.tree_flatten(inputs)
-    recorder = Recorder(_WITH_CALLS, None, "fold_batch_norm")
+    recorder = Recorder(_WITH_CALLS, (), "fold_batch_norm")
     found = [i for i, leaf in enumerate(leaves) if is_differentiable(leaf)]
     for i, tracked in zip(found, recorder.track(tuple(leaves[i] for i in found)), strict=True):
         leaves[i] = tracked

@@ -60,7 +60,7 @@ def _both(call: Callable[[], Any], without: Callable[[], AbstractContextManager[
 
 
 def _by_func_vjp(fn: Any, primals: Any, how: Any) -> Any:
-    return None if how.root is not None else plain_gradient._by_func_vjp(fn, primals, how.call)
+    return None if how.begins else plain_gradient._by_func_vjp(fn, primals, how.call)
 
 
 def no_autograd() -> AbstractContextManager[None]:

@@ -286,7 +286,7 @@ def test_residuals_are_freed_as_the_walk_goes() -> None:
 
 def test_only_the_layers_after_the_root_are_recorded() -> None:
     model = funcattr.functionalize(nn.Sequential(*(nn.Linear(3, 3) for _ in range(5))))
-    passed = record(model, (torch.randn(2, 3),), Recording("f", RECORDED, "3"))
+    passed = record(model, (torch.randn(2, 3),), Recording("f", RECORDED, ("3",)))
     cells = dict(zip(passed.pull.__code__.co_freevars, passed.pull.__closure__ or (), strict=True))
     assert len(cells["steps"].cell_contents) == 1
 

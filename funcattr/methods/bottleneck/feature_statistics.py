@@ -1,7 +1,7 @@
 """Mean and spread of a layer's values over a data set: the noise of an information bottleneck."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
@@ -151,7 +151,7 @@ def feature_statistics(
     args: tuple[Any, ...] = (),
     kwargs: Mapping[str, Any] | None = None,
     example_dims: ExampleDims = 0,
-) -> FeatureStatistics:
+) -> Any:
     """Mean and spread of a layer's values over a data set, element by element, in one pass over it.
 
     n = n_a + n_b;  m = m_a + (m_b - m_a) n_b / n;  s = s_a + s_b + (m_b - m_a)^2 n_a n_b / n
@@ -164,7 +164,8 @@ def feature_statistics(
         batches: A DataLoader or another iterable of batches; of a batch that is a tuple or list the first item counts
             (images, not labels), a dict holds keyword inputs. Or one tensor [M, ...], which is cut into batches along
             its dimension of examples.
-        layer: The site, such as "features.17", or "features.17@input" for the input of that module.
+        layer: The site, such as "features.17", or "features.17@input" for the input of that module; or several of them,
+            a list or a pattern.
         examples: How many of them to look at, at most; None for all. Fewer than 1000 warn.
         estimator: "gaussian", or "relu": the mean is 0 and the spread that of the values that are not 0.
         threshold: An element that is not 0 in no more than this share of the examples is not active: a bottleneck
@@ -175,7 +176,7 @@ def feature_statistics(
             one example.
 
     Returns:
-        The `FeatureStatistics`, shaped as the layer's value for one example.
+        The `FeatureStatistics`, shaped as the layer's value for one example; a dict of them by site, for several.
 
     Raises:
         ValueError: If there are fewer than 2 examples, or all are the same at the layer.
@@ -193,67 +194,10 @@ def feature_statistics(
         Chan, Golub and LeVeque, 1983, "Algorithms for computing the sample variance", equation 2.1;
         Schulz et al., 2020, arXiv:2001.00396, section 3.1.
     """
-    given = (examples, estimator, threshold, progress, args, dict(kwargs or {}), example_dims)
-    return _collected("feature_statistics", model, batches, (layer,), *given)[0]
-
-
-def feature_statistics_of_layers(
-    model: Model,
-    batches: Any,
-    *,
-    layers: Sequence[Layer],
-    examples: int | None = 10_000,
-    estimator: Estimator = "gaussian",
-    threshold: float = 0.01,
-    progress: bool = False,
-    args: tuple[Any, ...] = (),
-    kwargs: Mapping[str, Any] | None = None,
-    example_dims: ExampleDims = 0,
-) -> tuple[FeatureStatistics, ...]:
-    """The feature statistics of several layers, in the same passes over a data set.
-
-    Args:
-        model, batches, examples, estimator, threshold, progress, args, kwargs, example_dims: As in
-            `feature_statistics`.
-        layers: The sites.
-
-    Returns:
-        The `FeatureStatistics` of each layer.
-
-    Raises:
-        ValueError, TypeError, UnknownSiteError: As in `feature_statistics`.
-
-    Example:
-        >>> import torch, funcattr
-        >>> model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.ReLU(), torch.nn.Linear(4, 2))
-        >>> batches = torch.randn(1000, 3)
-        >>> first, last = funcattr.bottleneck.feature_statistics_of_layers(model, batches, layers=["0", "2"])
-        >>> first.shape, last.shape
-        (torch.Size([4]), torch.Size([2]))
-    """
-    if isinstance(layers, str) or not isinstance(layers, Sequence) or not layers:
-        raise TypeError(f"feature_statistics_of_layers(layers={layers!r}): expected a list of sites.")
-    given = (examples, estimator, threshold, progress, args, dict(kwargs or {}), example_dims)
-    return _collected("feature_statistics_of_layers", model, batches, tuple(layers), *given)
-
-
-def _collected(
-    call: str,
-    model: Model,
-    batches: Any,
-    layers: tuple[Layer, ...],
-    examples: int | None,
-    estimator: Estimator,
-    threshold: float,
-    progress: bool,
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-    example_dims: ExampleDims,
-) -> tuple[FeatureStatistics, ...]:
+    call, fm = "feature_statistics", as_functional(model)
     _check_estimator(call, estimator)
-    fm = as_functional(model)
-    argument = "layer" if call == "feature_statistics" else "layers"
-    names = tuple(fm.site_name(call, layer, argument) for layer in layers)
+    several = fm.site_names(call, layer)
+    names = several or (fm.site_name(call, layer),)
     most = None if examples is None else positive(call, "examples", examples)
     found: dict[str, FeatureStatistics] = {}
     seen = 0
@@ -271,7 +215,7 @@ def _collected(
             if seen == most:
                 break
     _check(call, found, seen)
-    return tuple(found[name] for name in names)
+    return {name: found[name] for name in names} if several else found[names[0]]
 
 
 def _batches(call: str, batches: Any, example_dims: ExampleDims) -> Iterable[Any]:

@@ -20,6 +20,7 @@ from ...sampling.loops import chunk_for, loop, positive
 from ...sampling.noise import check_noise
 from ...torch_state import derivative_is_final, is_plain_eager
 from .adam import Adam, adam
+from .each_statistics import for_each_statistics
 from .feature_statistics import FeatureStatistics, check_value
 from .flow import Gate, Prior, behind, gate_of, in_bits, information, layer_of, prior_of, spatial_axes, to_saliency_map
 from .head_and_tail import split
@@ -47,6 +48,7 @@ class InformationBottleneck(NamedTuple):
     gradient_norm: Tensor
 
 
+@for_each_statistics
 def iba(
     model: Model,
     x: Any,
@@ -87,7 +89,8 @@ def iba(
         model: A module, a `FunctionalModel` or a callable; called as `model(x, *args, **kwargs)`. Not modified.
         x: Input, [N, ...]; a tuple or mapping of inputs.
         target: Class, or class per example; a function of the output, to be kept large; or the target of `loss`.
-        statistics: R's mean and spread over a data set, from `bottleneck.feature_statistics`.
+        statistics: R's mean and spread over a data set, from `bottleneck.feature_statistics`; or a dict of them by
+            site, for a bottleneck at each.
         layer: The site of the bottleneck, R; by default that of the statistics. "features.17", or
             "features.17@input" for the input of the module.
         beta: Weight of the information, which the loss counts in nats, as in the paper.
@@ -114,7 +117,8 @@ def iba(
     Returns:
         Bits, at least 0. Per position: [N, 1, H, W] at the spatial size of x, [N, T] for tokens, [N, D] for vectors; it
         sums to the bits per element, [N, ...] of the layer. With `example_dims` the examples are where the layer has
-        them: [1, H, W] for one. `bottleneck.iba_search` gives the history too.
+        them: [1, H, W] for one. For statistics by site, a dict of bits by site. `bottleneck.iba_search` gives the
+        history too.
 
     Raises:
         ValueError: If the statistics are of another layer or shape or not finite, a number is out of its range, or the
@@ -138,6 +142,7 @@ def iba(
     return _found(question, *given, per, noise, generator, chunk_size, progress).attributions
 
 
+@for_each_statistics
 def iba_search(
     model: Model,
     x: Any,

@@ -1,7 +1,7 @@
 """The readout bottleneck: a small network that predicts the alpha of an information bottleneck."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, get_args
 
@@ -44,8 +44,8 @@ class ReadoutBottleneck(nn.Module):
         >>> conv = torch.nn.Conv2d(1, 4, 3)
         >>> model = torch.nn.Sequential(conv, torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(144, 2))
         >>> batches = torch.randn(1000, 1, 8, 8)
-        >>> layer, answer = funcattr.bottleneck.feature_statistics_of_layers(model, batches, layers=["1", "3"])
-        >>> readout = funcattr.bottleneck.ReadoutBottleneck(layer, [layer, answer])
+        >>> found = funcattr.bottleneck.feature_statistics(model, batches, layer=["1", "3"])
+        >>> readout = funcattr.bottleneck.ReadoutBottleneck(found["1"], found.values())
         >>> funcattr.readout_iba(model, torch.randn(2, 1, 8, 8), readout=readout).shape
         torch.Size([2, 1, 8, 8])
 
@@ -54,7 +54,7 @@ class ReadoutBottleneck(nn.Module):
     """
 
     def __init__(
-        self, statistics: FeatureStatistics, readouts: Sequence[FeatureStatistics], *, min_std: float = 0.01
+        self, statistics: FeatureStatistics, readouts: Iterable[FeatureStatistics], *, min_std: float = 0.01
     ) -> None:
         super().__init__()
         self.statistics, self.readouts, self.min_std = statistics, tuple(readouts), min_std

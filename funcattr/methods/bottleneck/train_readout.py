@@ -87,8 +87,8 @@ def train_readout(
         >>> conv = torch.nn.Conv2d(1, 4, 3)
         >>> model = torch.nn.Sequential(conv, torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(144, 2))
         >>> images, classes = torch.randn(1000, 1, 8, 8), torch.randint(2, (1000,))
-        >>> layer, answer = funcattr.bottleneck.feature_statistics_of_layers(model, images, layers=["1", "3"])
-        >>> readout = funcattr.bottleneck.ReadoutBottleneck(layer, [layer, answer])
+        >>> found = funcattr.bottleneck.feature_statistics(model, images, layer=["1", "3"])
+        >>> readout = funcattr.bottleneck.ReadoutBottleneck(found["1"], found.values())
         >>> batches = list(zip(images.split(100), classes.split(100)))
         >>> funcattr.bottleneck.train_readout(model, batches, readout, epochs=2, lr=1e-3).loss.shape
         torch.Size([2])

@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor
 
 from ...attribution.example_dims import ExampleDims
-from ...attribution.question import Layer, Model, ask
+from ...attribution.question import Layer, Model, Question, ask
 from ...attribution.targets import Target
 from ..features import channels_first, require_layer
 from .principal_map import principal_map
@@ -55,7 +55,20 @@ def eigen_cam(
         Muhammad & Yeasin, 2020, arXiv:2008.00299. The features are not centred, as there.
     """
     question = ask(
-        "eigen_cam", model, x, target, layer=layer, output=output, args=args, kwargs=kwargs, example_dims=example_dims
+        "eigen_cam",
+        model,
+        x,
+        target,
+        layer=layer,
+        output=output,
+        args=args,
+        kwargs=kwargs,
+        example_dims=example_dims,
+        several=True,
     )
     require_layer(question)
-    return question.as_given(principal_map(channels_first(question.root(), question, channel_dim), relu))
+
+    def cam(question: Question, value: Tensor) -> Tensor:
+        return principal_map(channels_first(value, question, channel_dim), relu)
+
+    return question.as_given(question.at_each(cam, question.root()))

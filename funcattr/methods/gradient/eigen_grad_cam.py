@@ -8,7 +8,7 @@ from torch import Tensor
 from ...attribution.example_dims import ExampleDims
 from ...attribution.question import Layer, Model, ask
 from ...attribution.targets import Target
-from ..features import layer_features
+from ..features import of_features
 from .principal_map import principal_map
 
 
@@ -61,6 +61,6 @@ def eigen_grad_cam(
         args=args,
         kwargs=kwargs,
         example_dims=example_dims,
+        several=True,
     )
-    features, g = layer_features(question, channel_dim)
-    return question.as_given(principal_map(features * g, relu))
+    return question.as_given(of_features(question, channel_dim, lambda h, g: principal_map(h * g, relu)))

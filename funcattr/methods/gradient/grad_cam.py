@@ -8,7 +8,7 @@ from torch import Tensor
 from ...attribution.example_dims import ExampleDims
 from ...attribution.question import Layer, Model, Question, ask
 from ...attribution.targets import Target
-from ..features import activation_map, layer_features, over_positions
+from ..features import activation_map, of_features, over_positions
 
 
 def grad_cam(
@@ -55,12 +55,20 @@ def grad_cam(
         Selvaraju et al., 2017, arXiv:1610.02391, equations 1 and 2.
     """
     question = ask(
-        "grad_cam", model, x, target, layer=layer, output=output, args=args, kwargs=kwargs, example_dims=example_dims
+        "grad_cam",
+        model,
+        x,
+        target,
+        layer=layer,
+        output=output,
+        args=args,
+        kwargs=kwargs,
+        example_dims=example_dims,
+        several=True,
     )
     return question.as_given(cam_of(question, channel_dim, relu))
 
 
-def cam_of(question: Question, channel_dim: int | None, relu: bool = True) -> Tensor:
-    """The class activation map of a question, with its examples in front. [N, 1, *spatial]"""
-    features, g = layer_features(question, channel_dim)
-    return activation_map(features, over_positions(g).mean(2), relu)
+def cam_of(question: Question, channel_dim: int | None, relu: bool = True) -> Any:
+    """The class activation map of a question, with its examples in front. [N, 1, *spatial]; by site, with several."""
+    return of_features(question, channel_dim, lambda h, g: activation_map(h, over_positions(g).mean(2), relu))

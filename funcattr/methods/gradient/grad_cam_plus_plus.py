@@ -8,7 +8,7 @@ from torch import Tensor
 from ...attribution.example_dims import ExampleDims
 from ...attribution.question import Layer, Model, ask
 from ...attribution.targets import Target
-from ..features import activation_map, layer_features, over_positions, quotient
+from ..features import activation_map, of_features, over_positions, quotient
 
 
 def grad_cam_plus_plus(
@@ -61,9 +61,13 @@ def grad_cam_plus_plus(
         args=args,
         kwargs=kwargs,
         example_dims=example_dims,
+        several=True,
     )
-    features, gradients = layer_features(question, channel_dim)
-    h, g = over_positions(features), over_positions(gradients)
-    slope = h.sum(2, keepdim=True) * g
-    weights = quotient(g.clamp(min=0), 2 + slope, 2 + slope.abs(), features.dtype).sum(2)
-    return question.as_given(activation_map(features, weights, relu))
+
+    def cam(features: Tensor, gradients: Tensor) -> Tensor:
+        h, g = over_positions(features), over_positions(gradients)
+        slope = h.sum(2, keepdim=True) * g
+        weights = quotient(g.clamp(min=0), 2 + slope, 2 + slope.abs(), features.dtype).sum(2)
+        return activation_map(features, weights, relu)
+
+    return question.as_given(of_features(question, channel_dim, cam))

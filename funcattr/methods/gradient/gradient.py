@@ -36,7 +36,8 @@ def gradient(
             below 0 count from the end, and NumPy's integers and arrays will do. A class of a spatial output
             [N, K, H, W] means its sum over space.
         layer: Site to attribute to in place of the input: its name (a module path such as `"features.29"`), or the
-            module. Earlier layers run forward only, and `x` may be of any dtype.
+            module. Earlier layers run forward only, and `x` may be of any dtype. Or several sites: a list of them, or a
+            pattern of names, in which `*` stands for one name of a path: `"layers.*.mlp"`.
         output: Key, index or attribute of the explained output, for models that return several (`"logits"` is found).
         args: More positional inputs of the model, constants.
         kwargs: More keyword inputs of the model, constants.
@@ -46,7 +47,8 @@ def gradient(
 
     Returns:
         Attributions in units of y per unit of x, structured and shaped as `x` (as the site's value with `layer`). For a
-        mapping of any kind it is a dict, without the constants.
+        mapping of any kind it is a dict, without the constants. With several sites it is a dict by site, for the
+        gradient from one forward and one reverse pass; a list or a pattern of one site gives such a dict too.
 
     Raises:
         ValueError: If a shape, class, device or site is not as documented above.
@@ -63,7 +65,16 @@ def gradient(
         Simonyan et al., 2014, arXiv:1312.6034, section 3.
     """
     question = ask(
-        "gradient", model, x, target, layer=layer, output=output, args=args, kwargs=kwargs, example_dims=example_dims
+        "gradient",
+        model,
+        x,
+        target,
+        layer=layer,
+        output=output,
+        args=args,
+        kwargs=kwargs,
+        example_dims=example_dims,
+        several=True,
     )
     return question.as_given(pulled(question).cotangent)
 
@@ -113,6 +124,7 @@ def input_x_gradient(
         args=args,
         kwargs=kwargs,
         example_dims=example_dims,
+        several=True,
     )
     found = pulled(question)
     return question.as_given(pytree.tree_map(lambda value, g: value * g, found.root, found.cotangent))

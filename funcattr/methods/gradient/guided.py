@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ..._torch import pytree
 from ...attribution.attribute import pulled
+from ...attribution.each_layer import for_each_layer
 from ...attribution.example_dims import ExampleDims
 from ...attribution.forward import PassOptions
 from ...attribution.question import Inputs, Layer, Model, ask
@@ -63,6 +64,7 @@ def guided_backprop(
         args=args,
         kwargs=kwargs,
         example_dims=example_dims,
+        several=True,
     )
     return question.as_given(pulled(question, PassOptions(rulebook_of("guided_backprop", "guided"))).cotangent)
 
@@ -101,11 +103,21 @@ def deconvnet(
         Zeiler and Fergus, 2014, arXiv:1311.2901, section 2.1.
     """
     question = ask(
-        "deconvnet", model, x, target, layer=layer, output=output, args=args, kwargs=kwargs, example_dims=example_dims
+        "deconvnet",
+        model,
+        x,
+        target,
+        layer=layer,
+        output=output,
+        args=args,
+        kwargs=kwargs,
+        example_dims=example_dims,
+        several=True,
     )
     return question.as_given(pulled(question, PassOptions(rulebook_of("deconvnet", "deconvnet"))).cotangent)
 
 
+@for_each_layer
 def guided_grad_cam(
     model: Model,
     x: Inputs,

@@ -8,7 +8,7 @@ from torch import Tensor
 from ...attribution.example_dims import ExampleDims
 from ...attribution.question import Layer, Model, ask
 from ...attribution.targets import Target
-from ..features import activation_map, layer_features
+from ..features import activation_map, of_features
 
 
 def hires_cam(
@@ -51,7 +51,15 @@ def hires_cam(
         Draelos & Carin, 2020, arXiv:2011.08891 (there without the rectification).
     """
     question = ask(
-        "hires_cam", model, x, target, layer=layer, output=output, args=args, kwargs=kwargs, example_dims=example_dims
+        "hires_cam",
+        model,
+        x,
+        target,
+        layer=layer,
+        output=output,
+        args=args,
+        kwargs=kwargs,
+        example_dims=example_dims,
+        several=True,
     )
-    features, g = layer_features(question, channel_dim)
-    return question.as_given(activation_map(features, g, relu))
+    return question.as_given(of_features(question, channel_dim, lambda h, g: activation_map(h, g, relu)))

@@ -8,7 +8,7 @@ from torch import Tensor
 from ...attribution.example_dims import ExampleDims
 from ...attribution.question import Layer, Model, ask
 from ...attribution.targets import Target
-from ..features import activation_map, layer_features
+from ..features import activation_map, of_features
 
 
 def layer_cam(
@@ -47,7 +47,15 @@ def layer_cam(
         Jiang et al., 2021, doi:10.1109/TIP.2021.3089943.
     """
     question = ask(
-        "layer_cam", model, x, target, layer=layer, output=output, args=args, kwargs=kwargs, example_dims=example_dims
+        "layer_cam",
+        model,
+        x,
+        target,
+        layer=layer,
+        output=output,
+        args=args,
+        kwargs=kwargs,
+        example_dims=example_dims,
+        several=True,
     )
-    features, g = layer_features(question, channel_dim)
-    return question.as_given(activation_map(features, g.clamp(min=0), relu))
+    return question.as_given(of_features(question, channel_dim, lambda h, g: activation_map(h, g.clamp(min=0), relu)))

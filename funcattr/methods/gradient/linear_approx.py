@@ -8,7 +8,7 @@ from torch import Tensor
 from ...attribution.example_dims import ExampleDims
 from ...attribution.question import Layer, Model, ask
 from ...attribution.targets import Target
-from ..features import layer_features
+from ..features import of_features
 
 
 def linear_approx(
@@ -57,6 +57,6 @@ def linear_approx(
         args=args,
         kwargs=kwargs,
         example_dims=example_dims,
+        several=True,
     )
-    features, g = layer_features(question, channel_dim)
-    return question.as_given((features * g).sum(1, keepdim=True))
+    return question.as_given(of_features(question, channel_dim, lambda h, g: (h * g).sum(1, keepdim=True)))

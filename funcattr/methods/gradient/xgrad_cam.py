@@ -8,7 +8,7 @@ from torch import Tensor
 from ...attribution.example_dims import ExampleDims
 from ...attribution.question import Layer, Model, ask
 from ...attribution.targets import Target
-from ..features import activation_map, layer_features, over_positions, quotient
+from ..features import activation_map, of_features, over_positions, quotient
 
 
 def xgrad_cam(
@@ -50,9 +50,21 @@ def xgrad_cam(
         Fu et al., 2020, arXiv:2008.02312.
     """
     question = ask(
-        "xgrad_cam", model, x, target, layer=layer, output=output, args=args, kwargs=kwargs, example_dims=example_dims
+        "xgrad_cam",
+        model,
+        x,
+        target,
+        layer=layer,
+        output=output,
+        args=args,
+        kwargs=kwargs,
+        example_dims=example_dims,
+        several=True,
     )
-    features, g = layer_features(question, channel_dim)
-    h = over_positions(features)
-    weights = quotient((h * over_positions(g)).sum(2), h.sum(2), h.abs().sum(2), features.dtype)
-    return question.as_given(activation_map(features, weights, relu))
+
+    def cam(features: Tensor, g: Tensor) -> Tensor:
+        h = over_positions(features)
+        weights = quotient((h * over_positions(g)).sum(2), h.sum(2), h.abs().sum(2), features.dtype)
+        return activation_map(features, weights, relu)
+
+    return question.as_given(of_features(question, channel_dim, cam))

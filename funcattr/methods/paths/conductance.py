@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..._torch import pytree
 from ...attribution.attribute import pulled
+from ...attribution.each_layer import for_each_layer
 from ...attribution.example_dims import ExampleDims
 from ...attribution.question import Layer, Model, Question, ask
 from ...attribution.separate_copies import copies_of
@@ -25,6 +26,7 @@ _ENDS = {"riemann_left": (1.0, 0.0), "riemann_right": (0.0, 1.0), "riemann_trape
 """Weights of an interval's ends in a sum over the layer's values."""
 
 
+@for_each_layer
 def layer_conductance(
     model: Model,
     x: Any,
@@ -99,6 +101,7 @@ def layer_conductance(
     return question.as_given(in_dtype_of(root, carry[2]))
 
 
+@for_each_layer
 def internal_influence(
     model: Model,
     x: Any,

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from ..._torch import pytree
+from ...attribution.each_layer import for_each_layer
 from ...attribution.example_dims import ExampleDims
 from ...attribution.question import Inputs, Layer, Model, ask
 from ...attribution.targets import Target
@@ -18,6 +19,7 @@ from ...sampling.noise import Sigma
 from .lines import Points, each_copy, in_dtype_of, line_integral, root_at
 
 
+@for_each_layer
 def expected_gradients(
     model: Model,
     x: Inputs,

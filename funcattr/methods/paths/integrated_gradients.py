@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from ..._torch import pytree
+from ...attribution.each_layer import for_each_layer
 from ...attribution.example_dims import ExampleDims
 from ...attribution.question import Inputs, Layer, Model, ask
 from ...attribution.targets import Target
@@ -17,6 +18,7 @@ from .quadrature import Quadrature, nodes_and_weights
 from .walk import Path, Walk, require_plain
 
 
+@for_each_layer
 def integrated_gradients(
     model: Model,
     x: Inputs,

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...attribution.each_layer import for_each_layer
 from ...attribution.example_dims import ExampleDims
 from ...attribution.question import Layer, Model, ask
 from ...attribution.separate_copies import copies_of
@@ -16,6 +17,7 @@ from ..features import activation_map, channels_first, require_layer
 from .coalitions import precise
 
 
+@for_each_layer
 def ablation_cam(
     model: Model,
     x: Any,

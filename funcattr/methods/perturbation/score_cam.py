@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...attribution.each_layer import for_each_layer
 from ...attribution.example_dims import ExampleDims
 from ...attribution.question import Layer, Model, ask
 from ...attribution.separate_copies import copies_of
@@ -18,6 +19,7 @@ from .coalitions import precise
 from .rise import spatial_size
 
 
+@for_each_layer
 def score_cam(
     model: Model,
     x: Tensor,

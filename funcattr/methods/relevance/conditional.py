@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from ...attribution.each_layer import for_each_layer
 from ...attribution.example_dims import ExampleDims
 from ...attribution.forward import Start
 from ...attribution.question import Inputs, Layer, Model, ask
@@ -20,6 +21,7 @@ from .lrp import relevance, relevance_rules
 Channels = int | Sequence[int] | Tensor
 
 
+@for_each_layer
 def conditional_relevance(
     model: Model,
     x: Inputs,
@@ -144,6 +146,7 @@ class Maximization(NamedTuple):
     example: Tensor
 
 
+@for_each_layer
 def relevance_maximization(
     model: Model,
     batches: Iterable[Any],

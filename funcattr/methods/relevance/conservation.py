@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ...attribution.each_layer import for_each_layer
 from ...attribution.example_dims import ExampleDims
 from ...attribution.forward import PassOptions, Start, forward, starting_cotangent
 from ...attribution.question import Layer, Model, ask
@@ -72,6 +73,7 @@ class Conservation(NamedTuple):
         return ["" if abs(value) <= smallest else f"{value:.4g}" for value in (arrived, passed, *lost.values())]
 
 
+@for_each_layer
 def conservation(
     model: Model,
     x: Any,

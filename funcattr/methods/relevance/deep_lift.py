@@ -83,7 +83,16 @@ def deep_lift(
             "Extend rules.deep_lift(), or give Rulebook(..., space='multiplier')."
         )
     question = ask(
-        "deep_lift", model, x, target, layer=layer, output=output, args=args, kwargs=kwargs, example_dims=example_dims
+        "deep_lift",
+        model,
+        x,
+        target,
+        layer=layer,
+        output=output,
+        args=args,
+        kwargs=kwargs,
+        example_dims=example_dims,
+        several=True,
     )
     if not isinstance(baseline, distribution):
         start = baseline_like(question.call, question.x, question.laid(baseline))

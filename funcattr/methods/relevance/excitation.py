@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from ...attribution.attribute import pulled
+from ...attribution.each_layer import for_each_layer
 from ...attribution.example_dims import ExampleDims
 from ...attribution.forward import PassOptions, Start
 from ...attribution.question import Inputs, Layer, Model, ask
@@ -68,6 +69,7 @@ def excitation_backprop(
         args=args,
         kwargs=kwargs,
         example_dims=example_dims,
+        several=True,
     )
     found = pulled(question, PassOptions(rulebook_of(question.call, "excitation_backprop"), start))
     return question.as_given(found.cotangent)
@@ -86,6 +88,7 @@ def _contrastive(**where: Any) -> Rulebook:
 _AT_THE_LAST = _contrastive(position="last")
 
 
+@for_each_layer
 def contrastive_excitation_backprop(
     model: Model,
     x: Inputs,

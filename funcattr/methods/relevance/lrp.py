@@ -57,7 +57,16 @@ def lrp(
         Bach et al., 2015, doi:10.1371/journal.pone.0130140; Montavon et al., 2019, doi:10.1007/978-3-030-28954-6_10.
     """
     question = ask(
-        "lrp", model, x, target, layer=layer, output=output, args=args, kwargs=kwargs, example_dims=example_dims
+        "lrp",
+        model,
+        x,
+        target,
+        layer=layer,
+        output=output,
+        args=args,
+        kwargs=kwargs,
+        example_dims=example_dims,
+        several=True,
     )
     return question.as_given(relevance(question, relevance_rules("lrp", rules), start))
 
@@ -103,7 +112,16 @@ def attnlrp(
         Achtibat et al., 2024, arXiv:2402.05602.
     """
     question = ask(
-        "attnlrp", model, x, target, layer=layer, output=output, args=args, kwargs=kwargs, example_dims=example_dims
+        "attnlrp",
+        model,
+        x,
+        target,
+        layer=layer,
+        output=output,
+        args=args,
+        kwargs=kwargs,
+        example_dims=example_dims,
+        several=True,
     )
     return question.as_given(relevance(question, rulebook_of("attnlrp", "attnlrp"), start))
 
@@ -142,7 +160,16 @@ def cp_lrp(
         Ali et al., 2022, arXiv:2202.07304.
     """
     question = ask(
-        "cp_lrp", model, x, target, layer=layer, output=output, args=args, kwargs=kwargs, example_dims=example_dims
+        "cp_lrp",
+        model,
+        x,
+        target,
+        layer=layer,
+        output=output,
+        args=args,
+        kwargs=kwargs,
+        example_dims=example_dims,
+        several=True,
     )
     return question.as_given(relevance(question, rulebook_of("cp_lrp", "cp_lrp"), start))
 

@@ -28,7 +28,7 @@ def test_the_map_is_that_of_the_packages_readout() -> None:
     with torch.no_grad():  # no longer the identity
         iba.readout.last.weight.mul_(1000)
     names = ["relu", "conv2", "head"]
-    layer, *read = funcattr.bottleneck.feature_statistics_of_layers(model, data(), layers=names)
+    layer, *read = funcattr.bottleneck.feature_statistics(model, data(), layer=names).values()
     expected = funcattr.bottleneck.ReadoutBottleneck(layer, read).double()
     expected.load_state_dict(iba.readout.state_dict())
     bits = funcattr.readout_iba(model, X, readout=expected, per="element")[0]

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import funcattr
-from funcattr.bottleneck import FeatureStatistics, feature_statistics, feature_statistics_of_layers
+from funcattr.bottleneck import FeatureStatistics, feature_statistics
 from funcattr.testing.seeding import settle, uniform
 
 from ... import bottleneck_references as references
@@ -123,15 +123,17 @@ def test_looks_at_no_more_than_asked() -> None:
 
 def test_several_layers_in_one_pass() -> None:
     x = uniform(12, 4)
-    model, found = net(), feature_statistics_of_layers(net(), x, layers=["1", "0"])
-    assert isinstance(found, tuple) and [statistics.layer for statistics in found] == ["1", "0"]
-    assert_same(found[0], feature_statistics(net(), x, layer="1"))
-    assert_same(found[1], feature_statistics(net(), x, layer="0"))
-    for statistics, again in zip(found, feature_statistics_of_layers(model, x, layers=[model[1], "0"]), strict=True):
+    model, found = net(), feature_statistics(net(), x, layer=["1", "0"])
+    assert list(found) == ["1", "0"] and all(statistics.layer == site for site, statistics in found.items())
+    assert_same(found["1"], feature_statistics(net(), x, layer="1"))
+    assert_same(found["0"], feature_statistics(net(), x, layer="0"))
+    for statistics, again in zip(
+        found.values(), feature_statistics(model, x, layer=[model[1], "0"]).values(), strict=True
+    ):
         assert_same(again, statistics)
-    (only,) = feature_statistics_of_layers(net(), x, layers=("1",))
-    assert_same(only, found[0])
-    assert_same(feature_statistics(model, x, layer=model[1]), found[0])
+    assert_same(feature_statistics(net(), x, layer=("1",))["1"], found["1"])
+    assert list(feature_statistics(net(), x, layer="*")) == ["0", "1"]
+    assert_same(feature_statistics(model, x, layer=model[1]), found["1"])
 
 
 def test_an_element_is_active_if_it_is_not_zero_often_enough() -> None:
@@ -235,12 +237,11 @@ def test_named_errors(what: str) -> None:
             feature_statistics(given.pop("model"), given.pop("batches"), **given)
 
 
-@pytest.mark.parametrize("layers", ["0", [], 3])
-def test_named_errors_of_several_layers(layers: Any) -> None:
-    with pytest.raises(TypeError, match=r"^feature_statistics_of_layers\(layers=.*\): expected a list of sites"):
-        feature_statistics_of_layers(net(), uniform(9, 4), layers=layers)
-    with pytest.raises(TypeError, match=r"^feature_statistics_of_layers\(layers=\.\.\.\): expected the name of a site"):
-        feature_statistics_of_layers(net(), uniform(9, 4), layers=["0", 1])  # type: ignore[list-item]
+def test_named_errors_of_several_layers() -> None:
+    with pytest.raises(ValueError, match=r"^feature_statistics\(layer=\[\]\): expected at least one site"):
+        feature_statistics(net(), uniform(9, 4), layer=[])
+    with pytest.raises(TypeError, match=r"^feature_statistics\(layer=\.\.\.\): expected the name of a site"):
+        feature_statistics(net(), uniform(9, 4), layer=["0", 1])  # type: ignore[list-item]
 
 
 def test_others_do_not_add_up() -> None:

@@ -288,7 +288,7 @@ def test_training_behind_a_relu_cuts_noise_at_zero() -> None:
     """The output is the layer, and the loss the size of what is below zero."""
     model = settle(lambda: nn.Sequential(nn.Conv2d(2, 3, 1), nn.ReLU(), nn.Flatten()), dtype=torch.float32)
     data = uniform(1000, 2, 4, 4, dtype=torch.float32)
-    layer, answer = funcattr.bottleneck.feature_statistics_of_layers(model, data, layers=["1", "2"])
+    layer, answer = funcattr.bottleneck.feature_statistics(model, data, layer=["1", "2"]).values()
 
     def below_zero(output: Tensor, target: Tensor) -> Tensor:
         return output.clamp(max=0).abs().sum(1)
