@@ -222,7 +222,7 @@ MUTANTS = (
     ),
     Mutant(
         "causal attention does not see its own token",
-        "funcattr/rules/attention.py",
+        "funcattr/attention.py",
         "device=query.device).triu(1)",
         "device=query.device).triu(0)",
         ("tests/test_relevance_operations.py::test_operations_equal_the_slow_reference[attention causal]",),

@@ -5,6 +5,7 @@ import difflib
 import re
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any, TypeVar
 
 import torch
@@ -23,6 +24,7 @@ from .._torch import (
 from ..batch import repeated
 from ..errors import unknown_site
 from .aliased import Group, aliased_groups, cloned
+from .attention_weights import shown_weights
 from .guard import Guard, guarded
 from .hand_over import refuse_handed
 from .module_tree import CallCopier, Part, TreeCopier, end_call, parts_of, sited_copy
@@ -326,7 +328,8 @@ class FunctionalModel:
 
     def _call(self, inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if not isinstance(self._model, nn.Module):
-            return self._model(*inputs, **kwargs)
+            with nullcontext() if torch.compiler.is_dynamo_compiling() else shown_weights():
+                return self._model(*inputs, **kwargs)
         tensors = self.tensors()
         if torch.compiler.is_dynamo_compiling():
             # Each place is named: left to tie weights itself, functional_call does not put all back when it is traced.
@@ -340,7 +343,7 @@ class FunctionalModel:
         parts = sited_copy(structure.parts, copier)
         guard = Guard({**owned, **copier.users}, [*shared, *copier.shared], self.bound)
         try:
-            with guarded(guard, self._whole):
+            with guarded(guard, self._whole), shown_weights():
                 output = parts[0].module(*inputs, **kwargs)
             guard.check()
             return refuse_handed(output) if structure.fixed else output

@@ -1,8 +1,9 @@
 """Sites: named values inside a model, which the active torch function mode of this thread may read or replace.
 
 A module's output is a site under the module's qualified name; what it is given is one under that name with `@input`
-(the first argument) and `@args` (the tuple of all positional ones). A plain function marks its own with `site`. A part
-of a value that is a tuple is a site too: `lstm:0`. Further calls of one module are numbered: `relu#1`, `relu#1@input`.
+(the first argument) and `@args` (the tuple of all positional ones), and its attention weights under that with
+`@weights`. A plain function marks its own with `site`. A part of a value that is a tuple is a site too: `lstm:0`.
+Further calls of one module are numbered: `relu#1`, `relu#1@input`.
 State lives in the mode, never on the model, so that sites are right in threads, under `vmap` and in compiled code.
 """
 
@@ -45,24 +46,28 @@ INPUT = "@input"
 ARGS = "@args"
 """Follows a module's name in the name of the site of the tuple of its positional arguments."""
 
+WEIGHTS = "@weights"
+"""Follows a module's name in the name of the site of its attention weights, [..., heads, queries, keys]."""
+_OF_MODULES = (INPUT, ARGS, WEIGHTS)
+
 PART = ":"
 """Stands between the name of a site whose value is a tuple and the position of the part that is meant."""
 
 
-_UNNUMBERED = re.compile(rf"#\d+(?=$|{INPUT}$|{ARGS}$)")
+_UNNUMBERED = re.compile(rf"#\d+(?=$|{'|'.join(f'{end}$' for end in _OF_MODULES)})")
 
 
 def _numbered(name: str, number: int) -> str:
     """The name of a site's value at a call: `c@input` at the fifth one is `c#4@input`, at the first `c@input`."""
     if not number:
         return name
-    end = next((end for end in (INPUT, ARGS) if name.endswith(end)), "")
+    end = next((end for end in _OF_MODULES if name.endswith(end)), "")
     return f"{name.removesuffix(end)}#{number}{end}"
 
 
 def enter_module(name: str, kind: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Tell the active modes that the module `name`, of class `kind`, begins; the arguments go on to it."""
-    modes = _site_modes()
+    modes = site_modes()
     for mode in modes:
         mode.modules.append((name, kind))
     if not any(mode.asks_inputs for mode in modes):  # nearly always
@@ -80,7 +85,7 @@ def enter_module(name: str, kind: Any, args: tuple[Any, ...], kwargs: dict[str, 
 
 def leave_module(value: T, name: str) -> T:
     """Tell the active modes that the module `name` ends with `value`, which is the site `name`."""
-    modes = _site_modes()
+    modes = site_modes()
     if any(mode.wants(name) for mode in modes):
         return cast(T, handle_torch_function(leave_module, (), value, name))
     for mode in modes:  # nearly always: nobody asks for this site
@@ -91,12 +96,13 @@ def leave_module(value: T, name: str) -> T:
 
 def pass_module(value: T, name: str) -> T:
     """Tell the active modes that the module `name` ends, whose value is no site."""
-    for mode in _site_modes():
+    for mode in site_modes():
         mode.leave(name)
     return value
 
 
-def _site_modes() -> list["SiteMode"]:
+def site_modes() -> list["SiteMode"]:
+    """The modes of this thread that know sites, outermost first."""
     return [mode for mode in function_modes() if isinstance(mode, SiteMode)]
 
 
@@ -129,6 +135,7 @@ class SiteMode(TorchFunctionMode):
         self._asked_parts = _parts_of(self.asked)
         self._asked_modules = {_UNNUMBERED.sub("", name) for name in (*self.asked, *self._asked_parts)}
         self.asks_inputs = any(name.endswith((INPUT, ARGS)) for name in self._asked_modules)
+        self.asks_weights = any(name.endswith(WEIGHTS) for name in self._asked_modules)
 
     @property
     def path(self) -> str:

@@ -8,11 +8,11 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from ..attention import multi_head_attention_forward, scaled_dot_product_attention
 from ..calls.call import Call
 from ..calls.dense_mask import with_dense_mask
 from ..calls.operations import canonical
 from ..rulebook.rulebook import Rulebook
-from .attention import multi_head_attention_forward, scaled_dot_product_attention
 from .distances import cdist, pdist
 
 _WRITTEN: dict[Any, Callable[..., Any]] = {

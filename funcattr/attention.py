@@ -1,13 +1,14 @@
 """Attention in simpler operations, so that each gets its rule: `decompose` these in a rulebook."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..errors import UnsupportedOperationError
+from .errors import UnsupportedOperationError
 
 
 def scaled_dot_product_attention(
@@ -19,8 +20,14 @@ def scaled_dot_product_attention(
     is_causal: bool = False,
     scale: float | None = None,
     enable_gqa: bool = False,
+    *,
+    shown: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
-    """softmax(q / sqrt(d) k^T + mask) v. [..., L, d], [..., S, d], [..., S, e] -> [..., L, e]"""
+    """softmax(q / sqrt(d) k^T + mask) v. [..., L, d], [..., S, d], [..., S, e] -> [..., L, e]
+
+    Args:
+        shown: Is given the weights, [..., L, S], before dropout; what it returns goes on in their place.
+    """
     if enable_gqa:
         key = key.repeat_interleave(query.shape[-3] // key.shape[-3], -3)
         value = value.repeat_interleave(query.shape[-3] // value.shape[-3], -3)
@@ -38,6 +45,8 @@ def scaled_dot_product_attention(
         attn_mask = attn_mask.logical_or(dead) if is_boolean else attn_mask.masked_fill(dead, 0.0)
         scores = scores.masked_fill(attn_mask.logical_not(), -math.inf) if is_boolean else scores + attn_mask
     weights = scores.softmax(-1)
+    if shown is not None:
+        weights = shown(weights if dead is None else weights.masked_fill(dead, 0.0))
     mixed = (weights if dropout_p == 0 else F.dropout(weights, dropout_p)) @ value
     return mixed if dead is None else mixed.masked_fill(dead, 0.0)
 
@@ -68,8 +77,14 @@ def multi_head_attention_forward(
     static_v: Tensor | None = None,
     average_attn_weights: bool = True,
     is_causal: bool = False,
+    *,
+    shown: Callable[[Tensor], Tensor] | None = None,
 ) -> tuple[Tensor, Tensor | None]:
-    """`nn.MultiheadAttention` in plain operations. [L, N, E] -> [L, N, E], and the weights [N, L, S] if needed."""
+    """`nn.MultiheadAttention` in plain operations. [L, N, E] -> [L, N, E], and the weights [N, L, S] if needed.
+
+    Args:
+        shown: Is given the weights of each head, [N, H, L, S], before dropout; what it returns goes on in their place.
+    """
     if static_k is not None or static_v is not None:
         raise UnsupportedOperationError(
             "multi_head_attention_forward(static_k=..., static_v=...): no rule. Pass key, value."
@@ -101,7 +116,10 @@ def multi_head_attention_forward(
             dead = (mask == -math.inf).all(-1, keepdim=True)
             mask = mask.masked_fill(dead, 0.0)
         scores = scores + mask
-    attention = F.dropout(scores.softmax(-1), dropout_p, training)
+    weights_of_heads = scores.softmax(-1)
+    if shown is not None:
+        weights_of_heads = shown(weights_of_heads if dead is None else weights_of_heads.masked_fill(dead, 0.0))
+    attention = F.dropout(weights_of_heads, dropout_p, training)
     mixed = attention @ v
     mixed = mixed if dead is None else mixed.masked_fill(dead, 0.0)
     out = F.linear(mixed.permute(2, 0, 1, 3).reshape(length, batch, -1), out_proj_weight, out_proj_bias)
