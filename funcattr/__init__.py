@@ -17,6 +17,10 @@ from .errors import UnknownSiteError as UnknownSiteError
 from .errors import UnsupportedOperationError as UnsupportedOperationError
 from .errors import UntrackedPathError as UntrackedPathError
 from .hints import hinting_methods as _hinting_methods
+from .methods.attention.attention_relevance import attention_relevance as attention_relevance
+from .methods.attention.attention_rollout import attention_rollout as attention_rollout
+from .methods.attention.legrad import legrad as legrad
+from .methods.attention.value_zeroing import value_zeroing as value_zeroing
 from .methods.bottleneck.iba import iba as iba
 from .methods.bottleneck.readout import readout_iba as readout_iba
 from .methods.extremal.extremal_perturbation import extremal_perturbation as extremal_perturbation

@@ -35,6 +35,11 @@ _NOTHING = _Nothing()
 def compiled_pass(question: Question, options: PassOptions) -> tuple[Any, ...]:
     """A reverse pass inside of compiled code, as the parts of an `Attribution`."""
     call, fm, target = question.call, question.model, question.target
+    if fm.structure.traced and fm.structure.edits:
+        raise NotImplementedError(
+            f"{call}(model=...): torch.compile cannot take the edits of a model that was edited inside of the compiled "
+            f"function (of {', '.join(map(repr, fm.structure.edits))}). Make edit(model, ...) outside of it."
+        )
     tensors, structure = fm.tensors(), fm.structure.model if fm.structure.traced else fm.structure
     named = (question.layer, question.layers, question.output, question.layout)
     given = pytree.tree_map(_encode, (options, question.x, named, question.args, question.kwargs, fm.shifts))

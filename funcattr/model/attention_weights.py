@@ -51,5 +51,10 @@ def shown_weights() -> Iterator[None]:
     if not any(mode.asks_weights for mode in modes):
         yield
         return
+    if torch.compiler.is_dynamo_compiling():
+        raise NotImplementedError(
+            "attention weights cannot be read or edited inside torch.compile, which chooses the kernel itself. Do it "
+            "outside; methods of gradients (layer=...) can be compiled."
+        )
     with AttentionWeights(modes):
         yield

@@ -5,7 +5,6 @@ import difflib
 import re
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
 from typing import Any, TypeVar
 
 import torch
@@ -328,14 +327,15 @@ class FunctionalModel:
 
     def _call(self, inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if not isinstance(self._model, nn.Module):
-            with nullcontext() if torch.compiler.is_dynamo_compiling() else shown_weights():
+            with shown_weights():
                 return self._model(*inputs, **kwargs)
         tensors = self.tensors()
         if torch.compiler.is_dynamo_compiling():
             # Each place is named: left to tie weights itself, functional_call does not put all back when it is traced.
             filled = {place: tensors[name] for place, name in self.structure.places.items()}
             # Modules cannot be copied while Dynamo traces; there functional_call swaps at trace time only.
-            output = functional_call(self._model, filled, inputs, kwargs, tie_weights=False)
+            with shown_weights():
+                output = functional_call(self._model, filled, inputs, kwargs, tie_weights=False)
             return refuse_handed(output) if self.structure.fixed else output
         structure, owned = self.structure, {**self.structure.params, **self.structure.buffers}
         shared = [tensors[name] for name in (*structure.params, *structure.in_params) if name not in self.bound]

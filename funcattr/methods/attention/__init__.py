@@ -1,0 +1,1 @@
+"""Methods of attention weights: rollout, attention relevance, LeGrad, value zeroing."""
