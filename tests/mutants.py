@@ -234,6 +234,63 @@ MUTANTS = (
         "g = g * scale",
         ("tests/rules/test_table.py::test_a_rule_does_what_is_written_down[affine]",),
     ),
+    # attention weights and several sites
+    Mutant(
+        "a row with nothing to attend to shows weights",
+        "funcattr/attention.py",
+        "weights = shown(weights if dead is None else weights.masked_fill(dead, 0.0))",
+        "weights = shown(weights)",
+        ("tests/model/test_attention_weights.py::test_a_row_with_nothing_to_attend_to_has_no_weights",),
+    ),
+    Mutant(
+        "the gradient at a site ends at the next one",
+        "funcattr/tape/site_leaf.py",
+        "before.view_as(before) if before.requires_grad else",
+        "",
+        ("tests/attribution/test_several_sites.py::test_the_gradient_runs_the_model_once",),
+    ),
+    Mutant(
+        "a marked site gives the cotangent of what it gave back",
+        "funcattr/tape/record.py",
+        "passing[step.outputs[0].slot] = arrived[0]",
+        "passing[step.outputs[0].slot] = 2 * arrived[0]",
+        ("tests/attribution/test_several_sites.py::test_the_gradient_on_record_and_by_autograd[True]",),
+    ),
+    Mutant(
+        "rules at several sites share a pass",
+        "funcattr/attribution/reverse.py",
+        "if question.layers and (options.rules.entries or",
+        "if question.layers and (",
+        ("tests/attribution/test_several_sites.py::test_a_rule_sees_which_operands_depend_on_the_site",),
+    ),
+    Mutant(
+        "a pattern's star crosses a dot",
+        "funcattr/model/functional.py",
+        '"[^.]*"',
+        '".*"',
+        ("tests/attribution/test_several_sites.py::test_patterns_are_names_of_modules",),
+    ),
+    Mutant(
+        "an edit made inside compiled code is dropped",
+        "funcattr/attribution/compiled.py",
+        "if fm.structure.traced and fm.structure.edits:",
+        "if False:",
+        ("tests/attribution/test_several_sites.py::test_an_edit_made_inside_compiled_code_is_refused",),
+    ),
+    Mutant(
+        "attention is relevant where its gradient is negative",
+        "funcattr/methods/attention/attention_relevance.py",
+        "(weights * g).clamp(min=0).mean(1)",
+        "(weights * g).mean(1)",
+        ("tests/methods/attention/test_attention_methods.py::test_relevance_is_that_of_chefer[bert]",),
+    ),
+    Mutant(
+        "every layer is read from the last block",
+        "funcattr/methods/attention/legrad.py",
+        "model=_read_from(whole, block, named[-1])",
+        "model=whole",
+        ("tests/methods/attention/test_attention_methods.py::test_legrad_reads_each_block_by_the_head[bert]",),
+    ),
     # rules/multipliers
     Mutant(
         "the square in a norm's scale has half its slope",
@@ -743,7 +800,7 @@ MUTANTS = (
     Mutant(
         "a map at a site with other rows is taken",
         "funcattr/methods/features.py",
-        "question.require_rows(found.root)",
+        "question.require_rows(features)",
         "pass",
         ("tests/attribution/test_example_dims.py::test_a_map_of_a_site_with_other_rows_is_refused",),
     ),

@@ -1,6 +1,6 @@
 """Where every reverse-pass method enters: run the model, make a cotangent of the target, pull it back to the root."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -26,7 +26,7 @@ def attribute(
     target: Target = None,
     *,
     rules: Rules | None = None,
-    layer: Layer | None = None,
+    layer: Layer | Sequence[Layer] | None = None,
     start: Start | None = None,
     conditions: Conditions | None = None,
     baseline: Any = None,

@@ -1,7 +1,7 @@
 """The question that a method is asked: a model, its inputs, and the number of the output that is explained."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import torch
@@ -12,7 +12,7 @@ from ..batch import Dim, back, batch_of, broadcasts, has_dim, inputs_of, moved, 
 from ..copies import copied
 from ..errors import warn
 from ..model.access import values_at
-from ..model.functional import FunctionalModel, Sites, as_functional
+from ..model.functional import FunctionalModel, Site, as_functional
 from .example_dims import ExampleDims, Layout, layout_of, moved_inputs
 from .inputs import as_dict, read_inputs
 from .targets import Target, pick_output, read_target, repeated_target, score
@@ -20,7 +20,7 @@ from .targets import Target, pick_output, read_target, repeated_target, score
 T = TypeVar("T")
 Inputs = TypeVar("Inputs", Tensor, tuple[Tensor, ...], Mapping[str, Tensor])
 Model = Callable[..., Any] | nn.Module | FunctionalModel
-Layer = Sites
+Layer = Site
 
 
 class Question(NamedTuple):
@@ -207,7 +207,7 @@ def ask(
     x: Any,
     target: Target = None,
     *,
-    layer: Layer | None = None,
+    layer: Layer | Sequence[Layer] | None = None,
     output: str | int | None = None,
     args: tuple[Any, ...] = (),
     kwargs: Mapping[str, Any] | None = None,
@@ -219,7 +219,7 @@ def ask(
 
     A mapping x becomes a dict. Beside floating-point inputs its integer and boolean tensors are constants of the call:
     they go to the model by keyword, repeated with the examples, and no result has a part for them (see `read_inputs`).
-    The target is read as `read_target` says. A list of sites or a pattern is for methods that say `several`. In
+    The target is read as `read_target` says. A list of sites is for methods that say `several`. In
     compiled code tensors are copies of their own (see `own`).
 
     Raises:

@@ -35,8 +35,6 @@ Params = Mapping[str, Tensor]
 Edits = Mapping[str, Callable[[Any], Any]]
 Site = str | nn.Module
 """A site: its name, or the module whose output it is."""
-Sites = Site | Sequence[Site]
-"""A site; or several: a list of them, or a pattern such as "layers.*.mlp"."""
 
 
 class Structure:
@@ -180,9 +178,14 @@ class FunctionalModel:
 
         Raises:
             TypeError: If it is neither.
-            ValueError: If the module is not one of the model's.
+            ValueError: If the module is not one of the model's, or it is a pattern.
         """
         if isinstance(site, str):
+            if self._is_pattern(site):
+                raise ValueError(
+                    f"{call}({argument}={site!r}): a pattern means several sites. Give it in a list: "
+                    f"{argument}=[{site!r}]."
+                )
             return site
         if not isinstance(site, nn.Module):
             raise TypeError(
@@ -197,25 +200,23 @@ class FunctionalModel:
             "Give the name of the site; functionalize(model).sites lists them."
         )
 
-    def site_names(self, call: str, sites: Sites, argument: str = "layer") -> tuple[str, ...] | None:
+    def site_names(self, call: str, sites: Site | Sequence[Site], argument: str = "layer") -> tuple[str, ...] | None:
         """The names of several sites, in the order given, those of a pattern in that of the modules; None for one site.
 
-        In a pattern `*` stands for one name of a path, or a part of it: "layers.*.mlp", "block*.attn@input". A name
-        that the model has is no pattern.
+        A pattern of names of modules is an item of the list. In it `*` stands for one name of a path, or a part of it:
+        "layers.*.mlp", "block*.attn@input". A name that the model has is no pattern.
 
         Raises:
             TypeError: If something is no site.
             ValueError: If there are none, or one is given twice.
             UnknownSiteError: If a pattern matches nothing.
         """
-        if isinstance(sites, str):
-            return self._matching(call, sites, argument) if self._is_pattern(sites) else None
-        if not isinstance(sites, Sequence):
+        if isinstance(sites, str) or not isinstance(sites, Sequence):
             return None
         names: list[str] = []
         for site in sites:
-            several = self.site_names(call, site, argument) if isinstance(site, str) else None
-            names += [self.site_name(call, site, argument)] if several is None else several
+            pattern = isinstance(site, str) and self._is_pattern(site)
+            names += self._matching(call, site, argument) if pattern else [self.site_name(call, site, argument)]
         if not names:
             raise ValueError(f"{call}({argument}={sites!r}): expected at least one site.")
         for name in names:
@@ -224,7 +225,7 @@ class FunctionalModel:
         return tuple(names)
 
     def _is_pattern(self, site: str) -> bool:
-        return "*" in site and _module_of(site)[0] not in self.sites
+        return "*" in site and bool(self.sites) and _module_of(site)[0] not in self.sites
 
     def _matching(self, call: str, pattern: str, argument: str) -> tuple[str, ...]:
         module, rest = _module_of(pattern)
@@ -242,7 +243,7 @@ class FunctionalModel:
         """
         named: dict[str, T] = {}
         for site, value in given.items():
-            for name in self.site_names(call, site, argument) or (self.site_name(call, site, argument),):
+            for name in self.site_names(call, [site], argument) or ():
                 if name in named:
                     raise ValueError(f"{call}({argument}=...): the site {name!r} is given twice.")
                 named[name] = value

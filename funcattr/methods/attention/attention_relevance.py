@@ -1,6 +1,6 @@
 """Relevance along attention (Chefer et al.)."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -9,7 +9,7 @@ from ...attribution.attribute import pulled
 from ...attribution.example_dims import ExampleDims
 from ...attribution.question import Layer, Model, ask
 from ...attribution.targets import Target
-from .weights import identity_like, multiplied, require_sites, weights_of
+from .weights import identity_like, listed, multiplied, require_sites, weights_of
 
 
 def attention_relevance(
@@ -17,7 +17,7 @@ def attention_relevance(
     x: Any,
     target: Target = None,
     *,
-    layer: Layer,
+    layer: Layer | Sequence[Layer],
     output: str | int | None = None,
     args: tuple[Any, ...] = (),
     kwargs: Mapping[str, Any] | None = None,
@@ -58,7 +58,7 @@ def attention_relevance(
         model,
         x,
         target,
-        layer=layer,
+        layer=listed(layer),
         output=output,
         args=args,
         kwargs=kwargs,

@@ -1,6 +1,6 @@
 """Attention rollout."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -8,7 +8,7 @@ from torch import Tensor
 from ...attribution.example_dims import ExampleDims
 from ...attribution.question import Layer, Model, ask
 from ...attribution.targets import Target
-from .weights import identity_like, multiplied, require_sites, weights_of
+from .weights import identity_like, listed, multiplied, require_sites, weights_of
 
 
 def attention_rollout(
@@ -16,7 +16,7 @@ def attention_rollout(
     x: Any,
     target: Target = None,
     *,
-    layer: Layer,
+    layer: Layer | Sequence[Layer],
     residual: float = 0.5,
     output: str | int | None = None,
     args: tuple[Any, ...] = (),
@@ -58,7 +58,7 @@ def attention_rollout(
         model,
         x,
         target,
-        layer=layer,
+        layer=listed(layer),
         output=output,
         args=args,
         kwargs=kwargs,

@@ -1,6 +1,6 @@
 """LeGrad."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -10,7 +10,7 @@ from ...attribution.example_dims import ExampleDims
 from ...attribution.question import Layer, Model, ask
 from ...attribution.targets import Target
 from ...model.functional import FunctionalModel
-from .weights import require_sites, weights_of
+from .weights import listed, require_sites, weights_of
 
 
 def legrad(
@@ -18,8 +18,8 @@ def legrad(
     x: Any,
     target: Target = None,
     *,
-    layer: Layer,
-    blocks: Layer,
+    layer: Layer | Sequence[Layer],
+    blocks: Layer | Sequence[Layer],
     output: str | int | None = None,
     args: tuple[Any, ...] = (),
     kwargs: Mapping[str, Any] | None = None,
@@ -65,7 +65,7 @@ def legrad(
         model,
         x,
         target,
-        layer=layer,
+        layer=listed(layer),
         output=output,
         args=args,
         kwargs=kwargs,
@@ -74,7 +74,7 @@ def legrad(
     )
     require_sites(question)
     whole = question.model
-    named = whole.site_names(call, blocks, "blocks") or (whole.site_name(call, blocks, "blocks"),)
+    named: tuple[str, ...] = whole.site_names(call, listed(blocks) or (), "blocks") or ()
     if len(named) != len(question.begins):
         raise ValueError(
             f"{call}(layer=..., blocks=...): expected a block for each of {len(question.begins)} sites, "

@@ -1,12 +1,17 @@
 """The attention weights that a question's sites have, checked."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from ...attribution.question import Question
+from ...attribution.question import Layer, Question
+
+
+def listed(sites: Layer | Sequence[Layer] | None) -> Sequence[Layer] | None:
+    """A list of sites; one site or pattern is a list of one."""
+    return [sites] if isinstance(sites, str | nn.Module) else sites
 
 
 def require_sites(question: Question) -> None:

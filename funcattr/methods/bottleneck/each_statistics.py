@@ -2,15 +2,28 @@
 
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any, ParamSpec, TypeVar, cast
+from typing import Any, ParamSpec, Protocol, TypeVar, cast, overload
 
 from ...model.functional import as_functional
+from .feature_statistics import FeatureStatistics
 
 P = ParamSpec("P")
 T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 
 
-def for_each_statistics(method: Callable[P, T]) -> Callable[P, T]:
+class AtStatistics(Protocol[P, T_co]):
+    """A method that gives one result for statistics, and a dict of them by site for statistics by site."""
+
+    __name__: str
+
+    @overload
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> T_co: ...
+    @overload
+    def __call__(self, *args: Any, statistics: Mapping[str, FeatureStatistics], **kwargs: Any) -> Any: ...
+
+
+def for_each_statistics(method: Callable[P, T]) -> AtStatistics[P, T]:
     """A method that, given statistics by site, is called for one site after the other: {site: its result}.
 
     Raises:
@@ -36,4 +49,4 @@ def for_each_statistics(method: Callable[P, T]) -> Callable[P, T]:
         each = {site: method(*given, **{**options, "layer": site, "statistics": by_site[site]}) for site in sites}
         return each[sites[0]] if isinstance(layer, str) and sites == (layer,) else each
 
-    return cast(Callable[P, T], called)
+    return cast(Any, called)

@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from ...attribution.each_layer import at_layers
 from ...attribution.example_dims import ExampleDims, layout_of
 from ...attribution.question import Layer, Model, ask
 from ...batch import NO_DIM
@@ -139,6 +140,7 @@ def _weights(of: FeatureStatistics) -> Tensor:
     return weights.to(of.centre.dtype)
 
 
+@at_layers
 def feature_statistics(
     model: Model,
     batches: Any,
@@ -151,7 +153,7 @@ def feature_statistics(
     args: tuple[Any, ...] = (),
     kwargs: Mapping[str, Any] | None = None,
     example_dims: ExampleDims = 0,
-) -> Any:
+) -> FeatureStatistics:
     """Mean and spread of a layer's values over a data set, element by element, in one pass over it.
 
     n = n_a + n_b;  m = m_a + (m_b - m_a) n_b / n;  s = s_a + s_b + (m_b - m_a)^2 n_a n_b / n
@@ -165,7 +167,7 @@ def feature_statistics(
             (images, not labels), a dict holds keyword inputs. Or one tensor [M, ...], which is cut into batches along
             its dimension of examples.
         layer: The site, such as "features.17", or "features.17@input" for the input of that module; or several of them,
-            a list or a pattern.
+            a list.
         examples: How many of them to look at, at most; None for all. Fewer than 1000 warn.
         estimator: "gaussian", or "relu": the mean is 0 and the spread that of the values that are not 0.
         threshold: An element that is not 0 in no more than this share of the examples is not active: a bottleneck
@@ -215,7 +217,8 @@ def feature_statistics(
             if seen == most:
                 break
     _check(call, found, seen)
-    return {name: found[name] for name in names} if several else found[names[0]]
+    each: Any = {name: found[name] for name in names} if several else found[names[0]]
+    return each
 
 
 def _batches(call: str, batches: Any, example_dims: ExampleDims) -> Iterable[Any]:

@@ -5,6 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
+from ...attribution.each_layer import at_layers
 from ...attribution.example_dims import ExampleDims
 from ...attribution.question import Layer, Model, ask
 from ...attribution.targets import Target
@@ -12,6 +13,7 @@ from ..features import of_features
 from .principal_map import principal_map
 
 
+@at_layers
 def eigen_grad_cam(
     model: Model,
     x: Any,

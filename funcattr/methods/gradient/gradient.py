@@ -5,11 +5,13 @@ from typing import Any
 
 from ..._torch import pytree
 from ...attribution.attribute import pulled
+from ...attribution.each_layer import at_layers
 from ...attribution.example_dims import ExampleDims
 from ...attribution.question import Inputs, Layer, Model, ask
 from ...attribution.targets import Target
 
 
+@at_layers
 def gradient(
     model: Model,
     x: Inputs,
@@ -36,8 +38,8 @@ def gradient(
             below 0 count from the end, and NumPy's integers and arrays will do. A class of a spatial output
             [N, K, H, W] means its sum over space.
         layer: Site to attribute to in place of the input: its name (a module path such as `"features.29"`), or the
-            module. Earlier layers run forward only, and `x` may be of any dtype. Or several sites: a list of them, or a
-            pattern of names, in which `*` stands for one name of a path: `"layers.*.mlp"`.
+            module. Earlier layers run forward only, and `x` may be of any dtype. Or a list of sites, in which
+            patterns stand for several: `*` is one name of a path, `["layers.*.mlp"]`.
         output: Key, index or attribute of the explained output, for models that return several (`"logits"` is found).
         args: More positional inputs of the model, constants.
         kwargs: More keyword inputs of the model, constants.
@@ -47,8 +49,8 @@ def gradient(
 
     Returns:
         Attributions in units of y per unit of x, structured and shaped as `x` (as the site's value with `layer`). For a
-        mapping of any kind it is a dict, without the constants. With several sites it is a dict by site, for the
-        gradient from one forward and one reverse pass; a list or a pattern of one site gives such a dict too.
+        mapping of any kind it is a dict, without the constants. For a list of sites it is a dict by site, from one
+        forward and one reverse pass for all of them.
 
     Raises:
         ValueError: If a shape, class, device or site is not as documented above.
@@ -79,6 +81,7 @@ def gradient(
     return question.as_given(pulled(question).cotangent)
 
 
+@at_layers
 def input_x_gradient(
     model: Model,
     x: Inputs,

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ..._torch import pytree
 from ...attribution.attribute import pulled
-from ...attribution.each_layer import for_each_layer
+from ...attribution.each_layer import at_layers, for_each_layer
 from ...attribution.example_dims import ExampleDims
 from ...attribution.forward import PassOptions
 from ...attribution.question import Inputs, Layer, Model, ask
@@ -17,6 +17,7 @@ from ...rules.composites import rulebook_of
 from .grad_cam import cam_of
 
 
+@at_layers
 def guided_backprop(
     model: Model,
     x: Inputs,
@@ -69,6 +70,7 @@ def guided_backprop(
     return question.as_given(pulled(question, PassOptions(rulebook_of("guided_backprop", "guided"))).cotangent)
 
 
+@at_layers
 def deconvnet(
     model: Model,
     x: Inputs,

@@ -5,12 +5,14 @@ from typing import Any
 
 from torch import Tensor
 
+from ...attribution.each_layer import at_layers
 from ...attribution.example_dims import ExampleDims
 from ...attribution.question import Layer, Model, ask
 from ...attribution.targets import Target
 from ..features import activation_map, of_features, over_positions, quotient
 
 
+@at_layers
 def xgrad_cam(
     model: Model,
     x: Any,

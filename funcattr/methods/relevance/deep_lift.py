@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ..._torch import pytree
 from ...attribution.attribute import pulled
+from ...attribution.each_layer import at_layers
 from ...attribution.example_dims import ExampleDims
 from ...attribution.forward import PassOptions
 from ...attribution.question import Inputs, Layer, Model, Question, ask
@@ -20,6 +21,7 @@ from ...sampling.baselines import Baseline, as_batch, baseline_like, distributio
 from ...sampling.loops import chunk_for, loop, wide
 
 
+@at_layers
 def deep_lift(
     model: Model,
     x: Inputs,

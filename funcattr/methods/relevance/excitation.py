@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ...attribution.attribute import pulled
-from ...attribution.each_layer import for_each_layer
+from ...attribution.each_layer import at_layers, for_each_layer
 from ...attribution.example_dims import ExampleDims
 from ...attribution.forward import PassOptions, Start
 from ...attribution.question import Inputs, Layer, Model, ask
@@ -20,6 +20,7 @@ from ...rules.excitation import winning_probability
 from ..features import channels_first, require_layer
 
 
+@at_layers
 def excitation_backprop(
     model: Model,
     x: Inputs,

@@ -5,6 +5,7 @@ from typing import Any
 
 from ..._torch import pytree
 from ...attribution.attribute import pulled
+from ...attribution.each_layer import at_layers
 from ...attribution.example_dims import ExampleDims
 from ...attribution.forward import PassOptions, Start
 from ...attribution.question import Inputs, Layer, Model, Question, ask
@@ -14,6 +15,7 @@ from ...rulebook.rulebook import Rulebook
 from ...rules.composites import Rules, rulebook_of
 
 
+@at_layers
 def lrp(
     model: Model,
     x: Inputs,
@@ -71,6 +73,7 @@ def lrp(
     return question.as_given(relevance(question, relevance_rules("lrp", rules), start))
 
 
+@at_layers
 def attnlrp(
     model: Model,
     x: Inputs,
@@ -126,6 +129,7 @@ def attnlrp(
     return question.as_given(relevance(question, rulebook_of("attnlrp", "attnlrp"), start))
 
 
+@at_layers
 def cp_lrp(
     model: Model,
     x: Inputs,

@@ -101,7 +101,7 @@ def test_legrad_reads_each_block_by_the_head(family: Family) -> None:
             out = model(**family.x(), output_attentions=True)
         (g,) = torch.autograd.grad(out.logits[:, 1].sum(), [out.attentions[number]])
         each.append(g.clamp(min=0).mean((1, 2)))
-    options = {"output": "logits", "layer": family.weights, "blocks": family.blocks}
+    options: dict[str, Any] = {"output": "logits", "layer": family.weights, "blocks": family.blocks}
     actual = funcattr.legrad(family.build("sdpa"), family.x(), 1, **options)
     assert_equal(actual, torch.stack(each).mean(0).double(), tolerance=TOLERANCE)
 
@@ -136,12 +136,12 @@ def test_value_zeroing_zeroes_value_vectors() -> None:
     distances = [1 - torch.cosine_similarity(block(None), block(j), dim=-1) for j in range(5)]
     expected = torch.stack(distances, -1)
     expected = expected / expected.sum(-1, keepdim=True)
-    options = {"layer": "layers.1.self_attn@weights", "block": "layers.1"}
+    options: dict[str, Any] = {"layer": "layers.1.self_attn@weights", "block": "layers.1"}
     assert_equal(funcattr.value_zeroing(model, x, **options), expected.detach())
     assert_equal(funcattr.value_zeroing(model, x, **options, chunk_size=2), expected.detach())
 
 
-METHODS: dict[str, Callable[..., Tensor]] = {
+METHODS: dict[str, Callable[..., Any]] = {
     "attention_rollout": funcattr.attention_rollout,
     "attention_relevance": funcattr.attention_relevance,
     "legrad": partial(funcattr.legrad, blocks="layers.*"),

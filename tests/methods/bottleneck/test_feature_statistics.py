@@ -132,7 +132,6 @@ def test_several_layers_in_one_pass() -> None:
     ):
         assert_same(again, statistics)
     assert_same(feature_statistics(net(), x, layer=("1",))["1"], found["1"])
-    assert list(feature_statistics(net(), x, layer="*")) == ["0", "1"]
     assert_same(feature_statistics(model, x, layer=model[1]), found["1"])
 
 
@@ -207,14 +206,13 @@ BAD: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
         TypeError,
         r"feature_statistics\(layer=\.\.\.\): expected the name of a site or a module of the model, got int",
     ),
-    "several layers": ({"layer": ["0"]}, TypeError, "expected the name of a site or a module of the model, got list"),
     "another model's layer": ({"layer": nn.ReLU()}, ValueError, "the module is not one of the model's"),
     "NaN": ({"batches": torch.full((5, 4), float("nan")).double()}, ValueError, "the values are not finite"),
     "no iterable": ({"batches": 3}, TypeError, "expected a tensor or an iterable of batches, got int"),
     "a dict": ({"batches": {"x": uniform(3, 4)}}, TypeError, "expected a tensor or an iterable of batches, got dict"),
     "text": ({"batches": ["cat"]}, TypeError, "expected a tensor, a tuple or a dict of tensors, got str"),
     "layer": ({"layer": "7", "model": net()[:2]}, funcattr.UnknownSiteError, "feature_statistics: no such site '7'"),
-    "no layer": ({"layer": []}, TypeError, "expected the name of a site"),
+    "no layer": ({"layer": []}, ValueError, "expected at least one site"),
     "examples": ({"examples": 0}, ValueError, r"\(examples=0\): expected at least 1"),
     "estimator": ({"estimator": "median"}, ValueError, "expected 'gaussian' or 'relu'"),
     "training": ({"model": nn.Sequential(nn.Dropout(), nn.ReLU())}, UserWarning, "the model is in training mode"),

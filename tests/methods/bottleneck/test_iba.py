@@ -489,3 +489,18 @@ def test_warns_in_training_mode() -> None:
     model = nn.Sequential(convolutions(), nn.Dropout())
     with pytest.warns(UserWarning, match="iba: the model is in training mode"):
         iba(model, X, 1, statistics=statistics(*SHAPE, layer="0.0"), steps=2, samples=2)
+
+
+def test_statistics_by_site_give_a_bottleneck_at_each() -> None:
+    model: Any = settle(lambda: nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 3)))
+    x = uniform(2, 4)
+    by_site = feature_statistics(model, uniform(1000, 4), layer=["0", "1"])
+    options: dict[str, Any] = {"steps": 2, "samples": 2, "per": "element"}
+    found = funcattr.iba(model, x, 1, statistics=by_site, **options)
+    assert list(found) == ["0", "1"]
+    for site in by_site:
+        torch.testing.assert_close(found[site], funcattr.iba(model, x, 1, statistics=by_site[site], **options))
+    assert list(funcattr.bottleneck.iba_search(model, x, 1, statistics=by_site, layer=[model[1]], **options)) == ["1"]
+    torch.testing.assert_close(funcattr.iba(model, x, 1, statistics=by_site, layer="1", **options), found["1"])
+    with pytest.raises(ValueError, match=r"^iba\(statistics=...\): expected those of the layer '2'"):
+        funcattr.iba(model, x, 1, statistics=by_site, layer=["0", "2"], **options)
