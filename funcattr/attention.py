@@ -123,10 +123,10 @@ def multi_head_attention_forward(
     mixed = attention @ v
     mixed = mixed if dead is None else mixed.masked_fill(dead, 0.0)
     out = F.linear(mixed.permute(2, 0, 1, 3).reshape(length, batch, -1), out_proj_weight, out_proj_bias)
-    shown = (attention.mean(1) if average_attn_weights else attention) if need_weights else None
+    returned = (attention.mean(1) if average_attn_weights else attention) if need_weights else None
     if unbatched:
-        return out.squeeze(1), None if shown is None else shown.squeeze(0)
-    return out, shown
+        return out.squeeze(1), None if returned is None else returned.squeeze(0)
+    return out, returned
 
 
 def _chunks(joint: Tensor | None) -> tuple[Any, ...]:

@@ -215,8 +215,10 @@ class FunctionalModel:
             return None
         names: list[str] = []
         for site in sites:
-            pattern = isinstance(site, str) and self._is_pattern(site)
-            names += self._matching(call, site, argument) if pattern else [self.site_name(call, site, argument)]
+            if isinstance(site, str) and self._is_pattern(site):
+                names += self._matching(call, site, argument)
+            else:
+                names.append(self.site_name(call, site, argument))
         if not names:
             raise ValueError(f"{call}({argument}={sites!r}): expected at least one site.")
         for name in names:

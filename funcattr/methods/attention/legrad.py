@@ -74,7 +74,7 @@ def legrad(
     )
     require_sites(question)
     whole = question.model
-    named: tuple[str, ...] = whole.site_names(call, listed(blocks) or (), "blocks") or ()
+    named = tuple(whole.site_names(call, listed(blocks) or (), "blocks") or ())
     if len(named) != len(question.begins):
         raise ValueError(
             f"{call}(layer=..., blocks=...): expected a block for each of {len(question.begins)} sites, "
