@@ -124,7 +124,10 @@ def public_names() -> set[str]:
     return names
 
 
-NO_MAP = {"readout_iba", "relevance_maximization", "metrics", "conservation", "verify", "shapley_values"}
+NO_MAP = {
+    *("readout_iba", "relevance_maximization", "metrics", "conservation", "verify", "shapley_values"),
+    *("attention_rollout", "attention_relevance", "legrad", "value_zeroing"),  # its networks have no attention
+}
 """Functions of a model, an input and a target that the gallery cannot or need not show."""
 
 

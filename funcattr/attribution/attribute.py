@@ -12,7 +12,7 @@ from .compiled import compiled_pass
 from .example_dims import ExampleDims
 from .forward import PassOptions, Start
 from .inputs import as_dict
-from .question import Layer, Model, Question, ask
+from .question import Layer, Model, Question, ask_at_layers
 from .reverse import Attribution, reverse_pass
 from .targets import Target
 
@@ -76,17 +76,8 @@ def attribute(
         >>> funcattr.attribute(model, torch.ones(1, 3), 0, rules=smooth).cotangent.shape
         torch.Size([1, 3])
     """
-    question = ask(
-        "attribute",
-        model,
-        x,
-        target,
-        layer=layer,
-        output=output,
-        args=args,
-        kwargs=kwargs,
-        example_dims=example_dims,
-        several=True,
+    question = ask_at_layers(
+        "attribute", model, x, target, layer=layer, output=output, args=args, kwargs=kwargs, example_dims=example_dims
     )
     book = PLAIN if rules is None else rulebook_of("attribute", rules)
     found = pulled(question, PassOptions(book, start, conditions, question.laid(as_dict(baseline))))

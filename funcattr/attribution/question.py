@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 import torch
@@ -249,6 +250,10 @@ def ask(
     aim = aim if layout is None else layout.moved_target(aim)
     question = Question(call, fm, x, aim, site, output, args, given, layout, forward_only, layers)
     return question._replace(**own({name: getattr(question, name) for name in ("x", "target", "args", "kwargs")}))
+
+
+ask_at_layers = partial(ask, several=True)
+"""The question of a method whose `layer` may be a list of sites."""
 
 
 def own(tree: Any) -> Any:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ...attribution.attribute import pulled
 from ...attribution.example_dims import ExampleDims
-from ...attribution.question import Layer, Model, ask
+from ...attribution.question import Layer, Model, ask_at_layers
 from ...attribution.targets import Target
 from .weights import identity_like, listed, multiplied, require_sites, weights_of
 
@@ -53,7 +53,7 @@ def attention_relevance(
     References:
         Chefer, Gur & Wolf, 2021, arXiv:2103.15679; the part on self-attention alone.
     """
-    question = ask(
+    question = ask_at_layers(
         "attention_relevance",
         model,
         x,
@@ -63,7 +63,6 @@ def attention_relevance(
         args=args,
         kwargs=kwargs,
         example_dims=example_dims,
-        several=True,
     )
     require_sites(question)
     found = pulled(question)

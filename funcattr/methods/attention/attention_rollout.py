@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor
 
 from ...attribution.example_dims import ExampleDims
-from ...attribution.question import Layer, Model, ask
+from ...attribution.question import Layer, Model, ask_at_layers
 from ...attribution.targets import Target
 from .weights import identity_like, listed, multiplied, require_sites, weights_of
 
@@ -53,7 +53,7 @@ def attention_rollout(
     References:
         Abnar & Zuidema, 2020, arXiv:2005.00928.
     """
-    question = ask(
+    question = ask_at_layers(
         "attention_rollout",
         model,
         x,
@@ -63,7 +63,6 @@ def attention_rollout(
         args=args,
         kwargs=kwargs,
         example_dims=example_dims,
-        several=True,
     )
     if not 0 <= residual <= 1:
         raise ValueError(f"attention_rollout(residual={residual}): expected a share from 0 to 1.")

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ...attribution.attribute import pulled
 from ...attribution.example_dims import ExampleDims
-from ...attribution.question import Layer, Model, ask
+from ...attribution.question import Layer, Model, ask_at_layers
 from ...attribution.targets import Target
 from ...model.functional import FunctionalModel
 from .weights import listed, require_sites, weights_of
@@ -60,17 +60,8 @@ def legrad(
         Bousselham et al., 2024, arXiv:2404.03214.
     """
     call = "legrad"
-    question = ask(
-        call,
-        model,
-        x,
-        target,
-        layer=listed(layer),
-        output=output,
-        args=args,
-        kwargs=kwargs,
-        example_dims=example_dims,
-        several=True,
+    question = ask_at_layers(
+        call, model, x, target, layer=listed(layer), output=output, args=args, kwargs=kwargs, example_dims=example_dims
     )
     require_sites(question)
     whole = question.model

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ...attribution.each_layer import at_layers
 from ...attribution.example_dims import ExampleDims
-from ...attribution.question import Layer, Model, Question, ask
+from ...attribution.question import Layer, Model, Question, ask_at_layers
 from ...attribution.targets import Target
 from ..features import channels_first, require_layer
 from .principal_map import principal_map
@@ -56,17 +56,8 @@ def eigen_cam(
     References:
         Muhammad & Yeasin, 2020, arXiv:2008.00299. The features are not centred, as there.
     """
-    question = ask(
-        "eigen_cam",
-        model,
-        x,
-        target,
-        layer=layer,
-        output=output,
-        args=args,
-        kwargs=kwargs,
-        example_dims=example_dims,
-        several=True,
+    question = ask_at_layers(
+        "eigen_cam", model, x, target, layer=layer, output=output, args=args, kwargs=kwargs, example_dims=example_dims
     )
     require_layer(question)
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ...attribution.each_layer import at_layers
 from ...attribution.example_dims import ExampleDims
-from ...attribution.question import Layer, Model, ask
+from ...attribution.question import Layer, Model, ask_at_layers
 from ...attribution.targets import Target
 from ..features import of_features
 from .principal_map import principal_map
@@ -53,7 +53,7 @@ def eigen_grad_cam(
         pytorch-grad-cam's `EigenGradCAM` (Gildenblat, 2021), with the sign of v as here; Muhammad & Yeasin, 2020,
         arXiv:2008.00299.
     """
-    question = ask(
+    question = ask_at_layers(
         "eigen_grad_cam",
         model,
         x,
@@ -63,6 +63,5 @@ def eigen_grad_cam(
         args=args,
         kwargs=kwargs,
         example_dims=example_dims,
-        several=True,
     )
     return question.as_given(of_features(question, channel_dim, lambda h, g: principal_map(h * g, relu)))

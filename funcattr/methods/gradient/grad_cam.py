@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ...attribution.each_layer import at_layers
 from ...attribution.example_dims import ExampleDims
-from ...attribution.question import Layer, Model, Question, ask
+from ...attribution.question import Layer, Model, Question, ask_at_layers
 from ...attribution.targets import Target
 from ..features import activation_map, of_features, over_positions
 
@@ -56,17 +56,8 @@ def grad_cam(
     References:
         Selvaraju et al., 2017, arXiv:1610.02391, equations 1 and 2.
     """
-    question = ask(
-        "grad_cam",
-        model,
-        x,
-        target,
-        layer=layer,
-        output=output,
-        args=args,
-        kwargs=kwargs,
-        example_dims=example_dims,
-        several=True,
+    question = ask_at_layers(
+        "grad_cam", model, x, target, layer=layer, output=output, args=args, kwargs=kwargs, example_dims=example_dims
     )
     return question.as_given(cam_of(question, channel_dim, relu))
 

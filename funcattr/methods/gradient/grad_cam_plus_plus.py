@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ...attribution.each_layer import at_layers
 from ...attribution.example_dims import ExampleDims
-from ...attribution.question import Layer, Model, ask
+from ...attribution.question import Layer, Model, ask_at_layers
 from ...attribution.targets import Target
 from ..features import activation_map, of_features, over_positions, quotient
 
@@ -53,7 +53,7 @@ def grad_cam_plus_plus(
     References:
         Chattopadhay et al., 2018, arXiv:1710.11063.
     """
-    question = ask(
+    question = ask_at_layers(
         "grad_cam_plus_plus",
         model,
         x,
@@ -63,7 +63,6 @@ def grad_cam_plus_plus(
         args=args,
         kwargs=kwargs,
         example_dims=example_dims,
-        several=True,
     )
 
     def cam(features: Tensor, gradients: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from ..._torch import pytree
 from ...attribution.attribute import pulled
 from ...attribution.each_layer import at_layers
 from ...attribution.example_dims import ExampleDims
-from ...attribution.question import Inputs, Layer, Model, ask
+from ...attribution.question import Inputs, Layer, Model, ask_at_layers
 from ...attribution.targets import Target
 
 
@@ -66,17 +66,8 @@ def gradient(
     References:
         Simonyan et al., 2014, arXiv:1312.6034, section 3.
     """
-    question = ask(
-        "gradient",
-        model,
-        x,
-        target,
-        layer=layer,
-        output=output,
-        args=args,
-        kwargs=kwargs,
-        example_dims=example_dims,
-        several=True,
+    question = ask_at_layers(
+        "gradient", model, x, target, layer=layer, output=output, args=args, kwargs=kwargs, example_dims=example_dims
     )
     return question.as_given(pulled(question).cotangent)
 
@@ -117,7 +108,7 @@ def input_x_gradient(
     References:
         Shrikumar et al., 2016, arXiv:1605.01713, section 2.
     """
-    question = ask(
+    question = ask_at_layers(
         "input_x_gradient",
         model,
         x,
@@ -127,7 +118,6 @@ def input_x_gradient(
         args=args,
         kwargs=kwargs,
         example_dims=example_dims,
-        several=True,
     )
     found = pulled(question)
     return question.as_given(pytree.tree_map(lambda value, g: value * g, found.root, found.cotangent))

@@ -10,7 +10,7 @@ from ...attribution.attribute import pulled
 from ...attribution.each_layer import at_layers, for_each_layer
 from ...attribution.example_dims import ExampleDims
 from ...attribution.forward import PassOptions
-from ...attribution.question import Inputs, Layer, Model, ask
+from ...attribution.question import Inputs, Layer, Model, ask, ask_at_layers
 from ...attribution.targets import Target
 from ...maps import resize
 from ...rules.composites import rulebook_of
@@ -55,7 +55,7 @@ def guided_backprop(
     References:
         Springenberg et al., 2015, arXiv:1412.6806, section 3.4.
     """
-    question = ask(
+    question = ask_at_layers(
         "guided_backprop",
         model,
         x,
@@ -65,7 +65,6 @@ def guided_backprop(
         args=args,
         kwargs=kwargs,
         example_dims=example_dims,
-        several=True,
     )
     return question.as_given(pulled(question, PassOptions(rulebook_of("guided_backprop", "guided"))).cotangent)
 
@@ -104,17 +103,8 @@ def deconvnet(
     References:
         Zeiler and Fergus, 2014, arXiv:1311.2901, section 2.1.
     """
-    question = ask(
-        "deconvnet",
-        model,
-        x,
-        target,
-        layer=layer,
-        output=output,
-        args=args,
-        kwargs=kwargs,
-        example_dims=example_dims,
-        several=True,
+    question = ask_at_layers(
+        "deconvnet", model, x, target, layer=layer, output=output, args=args, kwargs=kwargs, example_dims=example_dims
     )
     return question.as_given(pulled(question, PassOptions(rulebook_of("deconvnet", "deconvnet"))).cotangent)
 

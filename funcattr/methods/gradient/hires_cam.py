@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ...attribution.each_layer import at_layers
 from ...attribution.example_dims import ExampleDims
-from ...attribution.question import Layer, Model, ask
+from ...attribution.question import Layer, Model, ask_at_layers
 from ...attribution.targets import Target
 from ..features import activation_map, of_features
 
@@ -52,16 +52,7 @@ def hires_cam(
     References:
         Draelos & Carin, 2020, arXiv:2011.08891 (there without the rectification).
     """
-    question = ask(
-        "hires_cam",
-        model,
-        x,
-        target,
-        layer=layer,
-        output=output,
-        args=args,
-        kwargs=kwargs,
-        example_dims=example_dims,
-        several=True,
+    question = ask_at_layers(
+        "hires_cam", model, x, target, layer=layer, output=output, args=args, kwargs=kwargs, example_dims=example_dims
     )
     return question.as_given(of_features(question, channel_dim, lambda h, g: activation_map(h, g, relu)))

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ...attribution.each_layer import at_layers
 from ...attribution.example_dims import ExampleDims
-from ...attribution.question import Layer, Model, ask
+from ...attribution.question import Layer, Model, ask_at_layers
 from ...attribution.targets import Target
 from ..features import activation_map, of_features
 
@@ -48,16 +48,7 @@ def layer_cam(
     References:
         Jiang et al., 2021, doi:10.1109/TIP.2021.3089943.
     """
-    question = ask(
-        "layer_cam",
-        model,
-        x,
-        target,
-        layer=layer,
-        output=output,
-        args=args,
-        kwargs=kwargs,
-        example_dims=example_dims,
-        several=True,
+    question = ask_at_layers(
+        "layer_cam", model, x, target, layer=layer, output=output, args=args, kwargs=kwargs, example_dims=example_dims
     )
     return question.as_given(of_features(question, channel_dim, lambda h, g: activation_map(h, g.clamp(min=0), relu)))

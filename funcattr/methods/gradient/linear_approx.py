@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ...attribution.each_layer import at_layers
 from ...attribution.example_dims import ExampleDims
-from ...attribution.question import Layer, Model, ask
+from ...attribution.question import Layer, Model, ask_at_layers
 from ...attribution.targets import Target
 from ..features import of_features
 
@@ -49,7 +49,7 @@ def linear_approx(
     References:
         TorchRay's `linear_approx` (Fong et al., 2019, arXiv:1910.08485); at the input it is gradient times input.
     """
-    question = ask(
+    question = ask_at_layers(
         "linear_approx",
         model,
         x,
@@ -59,6 +59,5 @@ def linear_approx(
         args=args,
         kwargs=kwargs,
         example_dims=example_dims,
-        several=True,
     )
     return question.as_given(of_features(question, channel_dim, lambda h, g: (h * g).sum(1, keepdim=True)))

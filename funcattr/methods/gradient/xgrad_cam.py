@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ...attribution.each_layer import at_layers
 from ...attribution.example_dims import ExampleDims
-from ...attribution.question import Layer, Model, ask
+from ...attribution.question import Layer, Model, ask_at_layers
 from ...attribution.targets import Target
 from ..features import activation_map, of_features, over_positions, quotient
 
@@ -51,17 +51,8 @@ def xgrad_cam(
     References:
         Fu et al., 2020, arXiv:2008.02312.
     """
-    question = ask(
-        "xgrad_cam",
-        model,
-        x,
-        target,
-        layer=layer,
-        output=output,
-        args=args,
-        kwargs=kwargs,
-        example_dims=example_dims,
-        several=True,
+    question = ask_at_layers(
+        "xgrad_cam", model, x, target, layer=layer, output=output, args=args, kwargs=kwargs, example_dims=example_dims
     )
 
     def cam(features: Tensor, g: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from ...attribution.attribute import pulled
 from ...attribution.each_layer import at_layers
 from ...attribution.example_dims import ExampleDims
 from ...attribution.forward import PassOptions
-from ...attribution.question import Inputs, Layer, Model, Question, ask
+from ...attribution.question import Inputs, Layer, Model, Question, ask_at_layers
 from ...attribution.separate_copies import copies_of
 from ...attribution.targets import Target
 from ...batch import parted, repeated
@@ -84,17 +84,8 @@ def deep_lift(
             f"deep_lift(rules={book.name!r}): expected rules that give multipliers, got space={book.space!r}. "
             "Extend rules.deep_lift(), or give Rulebook(..., space='multiplier')."
         )
-    question = ask(
-        "deep_lift",
-        model,
-        x,
-        target,
-        layer=layer,
-        output=output,
-        args=args,
-        kwargs=kwargs,
-        example_dims=example_dims,
-        several=True,
+    question = ask_at_layers(
+        "deep_lift", model, x, target, layer=layer, output=output, args=args, kwargs=kwargs, example_dims=example_dims
     )
     if not isinstance(baseline, distribution):
         start = baseline_like(question.call, question.x, question.laid(baseline))

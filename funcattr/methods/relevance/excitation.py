@@ -10,7 +10,7 @@ from ...attribution.attribute import pulled
 from ...attribution.each_layer import at_layers, for_each_layer
 from ...attribution.example_dims import ExampleDims
 from ...attribution.forward import PassOptions, Start
-from ...attribution.question import Inputs, Layer, Model, ask
+from ...attribution.question import Inputs, Layer, Model, ask, ask_at_layers
 from ...attribution.targets import Target
 from ...calls.call import Call
 from ...rulebook.conditions import Conditions
@@ -60,7 +60,7 @@ def excitation_backprop(
     References:
         Zhang et al., 2016, arXiv:1608.00507, algorithm 1.
     """
-    question = ask(
+    question = ask_at_layers(
         "excitation_backprop",
         model,
         x,
@@ -70,7 +70,6 @@ def excitation_backprop(
         args=args,
         kwargs=kwargs,
         example_dims=example_dims,
-        several=True,
     )
     found = pulled(question, PassOptions(rulebook_of(question.call, "excitation_backprop"), start))
     return question.as_given(found.cotangent)

@@ -8,7 +8,7 @@ from ...attribution.attribute import pulled
 from ...attribution.each_layer import at_layers
 from ...attribution.example_dims import ExampleDims
 from ...attribution.forward import PassOptions, Start
-from ...attribution.question import Inputs, Layer, Model, Question, ask
+from ...attribution.question import Inputs, Layer, Model, Question, ask_at_layers
 from ...attribution.targets import Target
 from ...rulebook.conditions import Conditions
 from ...rulebook.rulebook import Rulebook
@@ -58,17 +58,8 @@ def lrp(
     References:
         Bach et al., 2015, doi:10.1371/journal.pone.0130140; Montavon et al., 2019, doi:10.1007/978-3-030-28954-6_10.
     """
-    question = ask(
-        "lrp",
-        model,
-        x,
-        target,
-        layer=layer,
-        output=output,
-        args=args,
-        kwargs=kwargs,
-        example_dims=example_dims,
-        several=True,
+    question = ask_at_layers(
+        "lrp", model, x, target, layer=layer, output=output, args=args, kwargs=kwargs, example_dims=example_dims
     )
     return question.as_given(relevance(question, relevance_rules("lrp", rules), start))
 
@@ -114,17 +105,8 @@ def attnlrp(
     References:
         Achtibat et al., 2024, arXiv:2402.05602.
     """
-    question = ask(
-        "attnlrp",
-        model,
-        x,
-        target,
-        layer=layer,
-        output=output,
-        args=args,
-        kwargs=kwargs,
-        example_dims=example_dims,
-        several=True,
+    question = ask_at_layers(
+        "attnlrp", model, x, target, layer=layer, output=output, args=args, kwargs=kwargs, example_dims=example_dims
     )
     return question.as_given(relevance(question, rulebook_of("attnlrp", "attnlrp"), start))
 
@@ -163,17 +145,8 @@ def cp_lrp(
     References:
         Ali et al., 2022, arXiv:2202.07304.
     """
-    question = ask(
-        "cp_lrp",
-        model,
-        x,
-        target,
-        layer=layer,
-        output=output,
-        args=args,
-        kwargs=kwargs,
-        example_dims=example_dims,
-        several=True,
+    question = ask_at_layers(
+        "cp_lrp", model, x, target, layer=layer, output=output, args=args, kwargs=kwargs, example_dims=example_dims
     )
     return question.as_given(relevance(question, rulebook_of("cp_lrp", "cp_lrp"), start))
 
