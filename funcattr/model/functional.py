@@ -25,11 +25,11 @@ from .guard import Guard, guarded
 from .hand_over import refuse_handed
 from .module_tree import CallCopier, Part, TreeCopier, end_call, parts_of, sited_copy
 from .refusals import refuse_opaque
-from .sites import Editor
+from .sites import CallEdit, Editor, edited
 
 T = TypeVar("T")
 Params = Mapping[str, Tensor]
-Edits = Mapping[str, Callable[[Any], Any]]
+Edits = Mapping[str, Callable[[Any], Any] | CallEdit]
 Site = str | nn.Module
 """A site: its name, or the module whose output it is."""
 
@@ -374,7 +374,9 @@ def _restored(model: Any, edits: Edits, sites: tuple[str, ...], fixed: frozenset
     return structure
 
 
-def _then(first: Callable[[Any], Any], second: Callable[[Any], Any]) -> Callable[[Any], Any]:
+def _then(first: Any, second: Any) -> Any:
+    if isinstance(first, CallEdit) or isinstance(second, CallEdit):
+        return CallEdit(lambda value, notes: edited(second, edited(first, value, notes), notes))
     return lambda value: second(first(value))
 
 
