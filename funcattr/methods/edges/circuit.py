@@ -1,7 +1,7 @@
 """The result of edges: scores, what they leave unexplained, and the model with some edges only."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -14,7 +14,7 @@ from .passes import Asked
 from .stream import with_tensor
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Edges:
     """Edges between sites, the result of `funcattr.edges`.
 
@@ -30,8 +30,12 @@ class Edges:
     scores: Tensor
     unexplained: Tensor
     coefficients: Tensor
-    _asked: Asked = field(repr=False)
-    _against: list[Tensor] = field(repr=False)
+    _asked: Asked
+    _against: list[Tensor]
+
+    def __repr__(self) -> str:
+        count = int(self.coefficients.count_nonzero())
+        return f"Edges({len(self.sources)} sources, {len(self.sinks)} sinks, {count} edges on streams)"
 
     def totals(self) -> Tensor:
         """The mean over examples of the scores' sums over positions. [S, K]"""
@@ -80,7 +84,9 @@ class Edges:
         noted = {self.sources[i] for i, _ in cut}
         edits: dict[str, Any] = {}
         for site in noted | {self.sinks[j] for _, j in cut}:
-            terms = [_Term(self.sources[i], coefficients[i][j], self._against[i]) for i, j in cut if self.sinks[j] == site]
+            terms = [
+                _Term(self.sources[i], coefficients[i][j], self._against[i]) for i, j in cut if self.sinks[j] == site
+            ]
             edits[site] = CallEdit(_Cut(site, tuple(terms), site in noted))
         return self._asked.question.model.edited(edits)
 

@@ -12,12 +12,11 @@ from ...attribution.example_dims import ExampleDims
 from ...attribution.forward import PassOptions
 from ...attribution.question import Model, Question, ask
 from ...attribution.targets import Target
-from ...model.functional import as_functional
 from ...rules.composites import PLAIN, Rules, rulebook_of
 from ...sampling.loops import positive
 from .circuit import Edges
 from .listed import Sites, listed
-from .passes import Asked, Found, find
+from .passes import Asked, Found, Named, find
 
 
 def edges(
@@ -62,12 +61,13 @@ def edges(
     Returns:
         `Edges(sources, sinks, scores, unexplained, coefficients)`, in units of y: scores [S, K, N, *positions] and,
         for each sink, what the listed sources leave unexplained of (s_v(x) - s_v(x')) d y_t / d s_v. [K, N]
-        The score of a source that comes after the sink is 0.
+        The score of a source that comes after the sink is 0. Every edge passes no other listed site.
 
     Raises:
         UnknownSiteError: If a site does not exist or is not reached, or a pattern matches none.
-        ValueError: If a source lies behind every sink, a sink before every source; if x and x' differ in their shapes,
-            or sources in their positions; if the rulebook is of another space.
+        ValueError: If a source that is named, not matched by a pattern, lies behind every sink, or such a sink before
+            every source; if x and x' differ in their shapes, or sources in their positions; if the rulebook is of
+            another space.
         TypeError: If x is not floating point where `steps` > 1.
         UntrackedPathError: If the output depends on none of the sinks.
 
@@ -96,26 +96,26 @@ def edges(
             f"edges(rules={book.name!r}): expected a rulebook in the space of gradients, got one of {book.space}. "
             "'attnlrp' and 'cp_lrp' are of gradients, as is a Rulebook(..., space='gradient') of your own."
         )
-    asked = Asked(
-        question,
-        (other.x, other.args, other.kwargs),
-        listed("edges", question.model, "sources", sources),
-        listed("edges", question.model, "sinks", sinks),
-        book,
-        steps,
-        channel_dim,
-    )
+    sites = [listed("edges", question.model, *pair) for pair in (("sources", sources), ("sinks", sinks))]
+    (source_names, named_sources), (sink_names, named_sinks) = sites
+    named = Named(named_sources, named_sinks)
+    against_x = (other.x, other.args, other.kwargs)
+    asked = Asked(question, against_x, source_names, sink_names, named, book, steps, channel_dim)
     found = _found(asked)
     return Edges(asked.sources, asked.sinks, found.scores, found.unexplained, found.coefficients, asked, found.against)
 
 
 def _check_inputs(question: Question, other: Question) -> None:
     """Raise unless both inputs have one structure, and tensors of the same shapes and dtypes."""
-    (leaves, spec), (others, spec_of_others) = map(pytree.tree_flatten, ((question.x, question.kwargs), (other.x, other.kwargs)))
+    (leaves, spec), (others, spec_of_others) = map(
+        pytree.tree_flatten, ((question.x, question.kwargs), (other.x, other.kwargs))
+    )
     forms = [[(list(v.shape), v.dtype) for v in values if isinstance(v, Tensor)] for values in (leaves, others)]
     if spec != spec_of_others or forms[0] != forms[1]:
         shapes = [" and ".join(f"{shape} of {dtype}" for shape, dtype in form) for form in forms]
-        raise ValueError(f"edges(against=...): expected inputs structured and shaped as x, {shapes[0]}, got {shapes[1]}.")
+        raise ValueError(
+            f"edges(against=...): expected inputs structured and shaped as x, {shapes[0]}, got {shapes[1]}."
+        )
 
 
 def _check_line(question: Question) -> None:
@@ -128,8 +128,8 @@ def _check_line(question: Question) -> None:
 
 
 def _work(question: Question, options: PassOptions, more: Any) -> Any:
-    against, sources, sinks, steps, channel_dim = more
-    asked = Asked(question, against, tuple(sources), tuple(sinks), options.rules, steps, channel_dim)
+    against, sources, sinks, named, steps, channel_dim = more
+    asked = Asked(question, against, tuple(sources), tuple(sinks), Named(*named), options.rules, steps, channel_dim)
     return tuple(find(asked))
 
 
@@ -140,5 +140,5 @@ _find_eagerly: Any = torch.compiler.disable(find)
 def _found(asked: Asked) -> Found:
     if not torch.compiler.is_dynamo_compiling():
         return _find_eagerly(asked)
-    more = (asked.against, asked.sources, asked.sinks, asked.steps, asked.channel_dim)
+    more = (asked.against, asked.sources, asked.sinks, asked.named, asked.steps, asked.channel_dim)
     return Found(*in_one_node(_WORK, asked.question, PassOptions(asked.rules), more))

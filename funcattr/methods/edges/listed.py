@@ -14,8 +14,8 @@ Sites = Site | Sequence[Site]
 """A site or several; in a name `*`, `?` and `[...]` stand for characters between two dots."""
 
 
-def listed(call: str, model: FunctionalModel, argument: str, sites: Any) -> tuple[str, ...]:
-    """The names of some sites, those that a pattern matches in the model's order.
+def listed(call: str, model: FunctionalModel, argument: str, sites: Any) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The names of some sites, those that a pattern matches in the model's order; and those of them that were named.
 
     Raises:
         TypeError: If one is neither a name nor a module.
@@ -25,18 +25,23 @@ def listed(call: str, model: FunctionalModel, argument: str, sites: Any) -> tupl
     given = [sites] if isinstance(sites, str | nn.Module) else sites
     if not isinstance(given, list | tuple):
         raise TypeError(
-            f"{call}({argument}=...): expected a site or a list of sites (names or modules), got {type(sites).__name__}."
+            f"{call}({argument}=...): expected a site or a list of sites, names or modules, got {type(sites).__name__}."
         )
     names: list[str] = []
+    named: list[str] = []
     for site in given:
         name = model.site_name(call, site, argument)
-        names += _matching(call, model, argument, name) if _is_pattern(name) else [name]
+        if _is_pattern(name):
+            names += _matching(call, model, argument, name)
+        else:
+            names.append(name)
+            named.append(name)
     if not names:
         raise ValueError(f"{call}({argument}=...): expected at least one site, got none.")
     for number, name in enumerate(names):
         if name in names[:number]:
             raise ValueError(f"{call}({argument}=...): the site {name!r} is there twice.")
-    return tuple(names)
+    return tuple(names), tuple(named)
 
 
 def _is_pattern(name: str) -> bool:

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from ..._torch import pytree
-from ...attribution.forward import PassOptions
 from ...attribution.question import Question
 from ...attribution.reverse import is_final
 from ...attribution.targets import cotangent_of
@@ -24,6 +23,13 @@ Values = dict[str, Tensor]
 Pairs = list[tuple[int, int]]
 
 
+class Named(NamedTuple):
+    """The sites that were named, and not matched by a pattern."""
+
+    sources: tuple[str, ...]
+    sinks: tuple[str, ...]
+
+
 class Asked(NamedTuple):
     """What edges are asked for.
 
@@ -31,6 +37,7 @@ class Asked(NamedTuple):
         question: The model at x, and the target.
         against: Its inputs in place of x: x, args and kwargs.
         sources, sinks: Names of sites.
+        named: Those that have to have an edge.
         rules: The rulebook of all reverse passes, in the space of gradients.
         steps: Points between the inputs at which gradients are taken.
         channel_dim: Dimension of a site's value, with its examples in front, that is summed over; None: all.
@@ -40,6 +47,7 @@ class Asked(NamedTuple):
     against: tuple[Any, Any, Any]
     sources: tuple[str, ...]
     sinks: tuple[str, ...]
+    named: Named
     rules: Rulebook
     steps: int
     channel_dim: int | None
@@ -78,6 +86,8 @@ class Asked(NamedTuple):
     def by_position(self, value: Tensor) -> Tensor:
         """A value whose last dimension is summed over, in single precision at least. [N, ...] -> [N, *positions, F]"""
         value = self.wide(value)
+        if self.channel_dim in (-1, value.ndim - 1):
+            return value
         return value.flatten(1) if self.channel_dim is None else value.movedim(self.channel_dim, -1)
 
     @staticmethod
@@ -117,10 +127,6 @@ class _Point(NamedTuple):
     values: Values
     cotangents: Values
 
-    def coefficient(self, source: str, sink: str) -> float:
-        """Of a source in the sum that a sink's value is; 0 where it is no term."""
-        return self.stream.arrived[sink].get(source, 0.0)
-
 
 def find(asked: Asked) -> Found:
     """The edges: one forward pass at each input and one reverse pass, and one more of each for a further point.
@@ -134,7 +140,7 @@ def find(asked: Asked) -> Found:
         name: asked.in_front(name, point.values[name]) - asked.in_front(name, against[name]) for name in asked.sites
     }
     _check_positions(asked, differences)
-    coefficients = [[point.coefficient(source, sink) for sink in asked.sinks] for source in asked.sources]
+    coefficients = point.stream.coefficients(asked.sources, asked.sinks)
     scores, unexplained = _scores(asked, differences, point)
     for step in range(1, asked.steps):
         more = _scores(asked, differences, _point(asked, asked.at(step / asked.steps), against))
@@ -257,12 +263,13 @@ def _plus(asked: Asked, name: str, zero: Tensor, value: Tensor) -> Tensor:
 def _scores(asked: Asked, differences: Values, point: _Point) -> tuple[Tensor, Tensor]:
     """The scores [S, K, N, *positions] with the gradients of one point, and what is left of each sink. [K, N]"""
     cotangents = {name: asked.in_front(name, value) for name, value in point.cotangents.items()}
+    coefficients = point.stream.coefficients(asked.sources, asked.sinks)
     first = asked.by_position(differences[asked.sources[0]])
     scores = first.new_zeros((len(asked.sources), len(asked.sinks), *first.shape[:-1]))
     for shape in dict.fromkeys(value.shape for value in cotangents.values()):
         rows = [i for i, name in enumerate(asked.sources) if differences[name].shape == shape]
         columns = [j for j, name in enumerate(asked.sinks) if cotangents[name].shape == shape]
-        part = [[point.coefficient(asked.sources[i], asked.sinks[j]) for j in columns] for i in rows]
+        part = [[coefficients[i][j] for j in columns] for i in rows]
         if not any(map(any, part)):
             continue
         sources = torch.stack([asked.by_position(differences[asked.sources[i]]) for i in rows])
@@ -274,7 +281,9 @@ def _scores(asked: Asked, differences: Values, point: _Point) -> tuple[Tensor, T
         scores = _placed(scores, pairs, weighted.flatten(0, 1))
     direct, pairs = [], []
     for j, sink in enumerate(asked.sinks):
-        behind = [i for i, source in enumerate(asked.sources) if _is_direct(asked, point, source, sink)]
+        before = () if sink in asked.sources else enumerate(asked.sources)
+        # A source that is no term may have a direct effect.
+        behind = [i for i, name in before if not coefficients[i][j] and point.stream.comes_before(name, sink)]
         pulled = _direct(asked, point, sink) if behind else {}
         for i in behind:
             name = asked.sources[i]
@@ -286,13 +295,6 @@ def _scores(asked: Asked, differences: Values, point: _Point) -> tuple[Tensor, T
     rises = [(asked.wide(differences[name]) * asked.wide(cotangents[name])).flatten(1).sum(1) for name in asked.sinks]
     explained = scores.unsqueeze(-1).flatten(3).sum((0, 3))
     return scores, torch.stack(rises) - explained
-
-
-def _is_direct(asked: Asked, point: _Point, source: str, sink: str) -> bool:
-    """Whether a source may have an effect on a sink that is no term of a sum."""
-    if sink in asked.sources or point.coefficient(source, sink):
-        return False
-    return point.stream.comes_before(source, sink)
 
 
 def _placed(scores: Tensor, pairs: Pairs, values: Tensor) -> Tensor:
@@ -308,19 +310,19 @@ def _placed(scores: Tensor, pairs: Pairs, values: Tensor) -> Tensor:
 
 
 def _check_order(asked: Asked, stream: Stream) -> None:
-    """Raise for a source that lies behind every sink, and a sink before every source."""
+    """Raise for a named source that lies behind every sink, and a named sink before every source."""
     call = asked.question.call
 
     def can_be(source: str, sink: str) -> bool:
         return source == sink or stream.comes_before(source, sink)
 
-    for source in asked.sources:
+    for source in asked.named.sources:
         if not any(can_be(source, sink) for sink in asked.sinks):
             raise ValueError(
                 f"{call}(sources=...): {source!r} lies behind every sink, so that no edge leads from it. "
                 "List a sink that comes later, or leave it out."
             )
-    for sink in asked.sinks:
+    for sink in asked.named.sinks:
         if not any(can_be(source, sink) for source in asked.sources):
             raise ValueError(
                 f"{call}(sinks=...): {sink!r} lies before every source, so that no edge leads to it. "
@@ -342,6 +344,6 @@ def _check_positions(asked: Asked, differences: Values) -> None:
     for name, shape in shapes.items():
         if shape != shapes[first]:
             raise ValueError(
-                f"{call}(channel_dim={dim}): expected sources with the same positions, got {shapes[first]} at {first!r} "
-                f"and {shape} at {name!r}. channel_dim=None sums over positions too."
+                f"{call}(channel_dim={dim}): expected sources with the same positions, got {shapes[first]} at "
+                f"{first!r} and {shape} at {name!r}. channel_dim=None sums over positions too."
             )

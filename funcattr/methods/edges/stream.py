@@ -17,7 +17,9 @@ Terms = Mapping[str, float]
 Change = Callable[[Tensor], Tensor]
 
 _NOTHING: Terms = {}
-_THE_SAME = frozenset("clone contiguous positive to type type_as float double half bfloat16 cpu cuda".split()) | DROPOUTS
+_THE_SAME = (
+    frozenset("clone contiguous positive to type type_as float double half bfloat16 cpu cuda".split()) | DROPOUTS
+)
 _SUMS = frozenset("add sub rsub neg mul div".split()) | _THE_SAME
 """Operations whose result is a sum of their operands, times numbers: a cast or a dropout that is off is one too."""
 
@@ -68,18 +70,24 @@ class Stream(SiteMode):
         super().__init__((*sources, *sinks))
         self.values: dict[str, Tensor] = {}
         self.arrived: dict[str, Terms] = {}
+        self._order: dict[str, int] = {}
         self._call, self._sources, self._changes, self._last = call, frozenset(sources), changes, last
         self._terms: dict[int, tuple[weakref.ref[Tensor], int, Terms]] = {}
 
     def comes_before(self, source: str, sink: str) -> bool:
         """Whether the run reached a source before a sink."""
-        order = list(self.values)
-        return order.index(source) < order.index(sink)
+        return self._order[source] < self._order[sink]
+
+    def coefficients(self, sources: tuple[str, ...], sinks: tuple[str, ...]) -> list[list[float]]:
+        """Of each source in the sum that a sink's value is; 0 where it is no term. [S, K]"""
+        columns = [self.arrived[sink] for sink in sinks]
+        return [[terms.get(source, 0.0) for terms in columns] for source in sources]
 
     def visit(self, value: Any, name: str) -> Any:
         def change(before: Tensor) -> Tensor:
             itself: Terms = {name: 1.0} if name in self._sources else _NOTHING
-            self.values[name] = before.clone()
+            self.values[name] = before.clone()  # as it is now, whatever the model writes there
+            self._order[name] = len(self._order)
             self.arrived[name] = itself or self._terms_of(before)
             if name == self._last:
                 raise SinkReachedError

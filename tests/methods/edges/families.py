@@ -83,7 +83,11 @@ FAMILIES = {
         "llama_sdpa",
         "model.layers.0@input "
         + _layers(
-            "model.layers", "[@@.input_layernorm@input]", "@@.self_attn", "[@@.post_attention_layernorm@input]", "@@.mlp"
+            "model.layers",
+            "[@@.input_layernorm@input]",
+            "@@.self_attn",
+            "[@@.post_attention_layernorm@input]",
+            "@@.mlp",
         )
         + " [model.norm@input]",
         is_exact=False,

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 import funcattr
 from funcattr.testing import assert_equal
 
+from ...sweeps import sweep
 from . import hooked
 from .families import FAMILIES, Family
 
@@ -134,7 +135,9 @@ def test_nodes_are_the_diagonal_of_sites_with_themselves() -> None:
     x, other, kwargs = family.inputs()
     found = found_in(family, model, sinks=family.sources)
     assert torch.equal(found.coefficients, torch.eye(len(family.sources)).double())
-    here, there = (hooked.values(lambda v=v: family.number(model, v, kwargs), model, family.sources) for v in (x, other))
+    here, there = (
+        hooked.values(lambda v=v: family.number(model, v, kwargs), model, family.sources) for v in (x, other)
+    )
     g = hooked.cotangents(lambda: family.number(model, x, kwargs), model, family.sources)
     for i, site in enumerate(family.sources):
         assert_equal(found.scores[i, i], ((here[site] - there[site]) * g[site]).sum(-1))
@@ -199,14 +202,15 @@ def test_rules_give_the_cotangents_of_their_own_pass(name: str, rules: str) -> N
 OPTIONS: dict[str, dict[str, Any]] = {
     "plain": {},
     "rules": {"rules": "attnlrp"},
-    "direct": {"sinks": ("transformer.h.1.attn.c_attn@input", "transformer.ln_f@input")},
+    "rules and direct": {"rules": "cp_lrp", "sinks": ("transformer.h.1.attn.c_attn@input", "transformer.ln_f@input")},
     "steps": {"steps": 3},
 }
 
 
-@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+@pytest.mark.parametrize("kind", sweep(OPTIONS, quick={"direct"}))
 @pytest.mark.filterwarnings("ignore:.*batching rule.*")
-def test_vmap_over_prompts_and_compiled_code_equal_the_loop(options: dict[str, Any], fresh_dynamo: None) -> None:
+def test_vmap_over_prompts_and_compiled_code_equal_the_loop(kind: str, fresh_dynamo: None) -> None:
+    options = OPTIONS[kind]
     family = FAMILIES["gpt2"]
     model = funcattr.functionalize(family.model())
     sites = {"sources": family.sources, "sinks": family.sinks, **options}
@@ -312,19 +316,39 @@ def test_bfloat16_sums_in_single_precision() -> None:
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"sources": "blocks.7"}, funcattr.UnknownSiteError, r"^edges\(sources=\.\.\.\): no such site 'blocks.7'. Clos"),
+        (
+            {"sources": "blocks.7"},
+            funcattr.UnknownSiteError,
+            r"^edges\(sources=\.\.\.\): no such site 'blocks.7'. Clos",
+        ),
         ({"sinks": "lost@input"}, funcattr.UnknownSiteError, r"^edges\(sinks=\.\.\.\): no such site 'lost@input'"),
         ({"sources": "block.*"}, funcattr.UnknownSiteError, r"^edges\(sources='block\.\*'\): no such site"),
         ({"sources": "*"}, funcattr.UnknownSiteError, r"the site 'readers' exists, but this call"),
         ({"sources": []}, ValueError, r"^edges\(sources=\.\.\.\): expected at least one site, got none"),
         ({"sources": 3}, TypeError, r"^edges\(sources=\.\.\.\): expected a site or a list of sites"),
         ({"sources": [3]}, TypeError, r"^edges\(sources=\.\.\.\): expected the name of a site or a module"),
-        ({"sinks": ["last@input", "last@input"]}, ValueError, r"^edges\(sinks=\.\.\.\): the site 'last@input' is there"),
+        (
+            {"sinks": ["last@input", "last@input"]},
+            ValueError,
+            r"^edges\(sinks=\.\.\.\): the site 'last@input' is there",
+        ),
         ({"sources": "blocks.2", "sinks": "readers.1@input"}, ValueError, r"'blocks.2' lies behind every sink"),
         ({"sources": ["first", "last"]}, ValueError, r"^edges\(sources=\.\.\.\): 'last' lies behind every sink"),
-        ({"sources": "blocks.1"}, ValueError, r"^edges\(sinks=\.\.\.\): 'readers.0@input' lies before every source"),
-        ({"against": torch.zeros(2, 4, 4).double()}, ValueError, r"^edges\(against=\.\.\.\): expected inputs structured"),
-        ({"against": torch.zeros(1, 3, 4).double()}, ValueError, r"shaped as x, \[2, 3, 4\] of torch.float64, got \[1, 3"),
+        (
+            {"sources": "blocks.1", "sinks": ["readers.0@input", "last@input"]},
+            ValueError,
+            r"^edges\(sinks=\.\.\.\): 'readers.0@input' lies before every source",
+        ),
+        (
+            {"against": torch.zeros(2, 4, 4).double()},
+            ValueError,
+            r"^edges\(against=\.\.\.\): expected inputs structured",
+        ),
+        (
+            {"against": torch.zeros(1, 3, 4).double()},
+            ValueError,
+            r"shaped as x, \[2, 3, 4\] of torch.float64, got \[1, 3",
+        ),
         ({"against": torch.zeros(2, 3, 4)}, ValueError, r"of torch.float64, got \[2, 3, 4\] of torch.float32"),
         ({"against": 0}, TypeError, r"^edges\(x=\.\.\.\)"),
         ({"rules": "epsilon"}, ValueError, r"^edges\(rules='epsilon'\): expected a rulebook in the space of gradients"),
@@ -353,7 +377,9 @@ def test_token_ids_have_no_line_between_them() -> None:
 
 def test_sources_of_different_positions_are_summed_or_refused() -> None:
     family = FAMILIES["resnet"]
-    with pytest.raises(ValueError, match=r"^edges\(channel_dim=1\): expected sources with the same positions, got \[2, 8"):
+    with pytest.raises(
+        ValueError, match=r"^edges\(channel_dim=1\): expected sources with the same positions, got \[2, 8"
+    ):
         found_in(family, family.model(), channel_dim=1)
     one = funcattr.edges(
         family.model(), family.inputs()[0], 1, sources="layer4.1.bn2", sinks="layer4.1.relu@input#1", channel_dim=1,
