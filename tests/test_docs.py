@@ -27,7 +27,7 @@ README = ROOT / "README.md"
 DOCS = ROOT / "docs"
 REFERENCE = sorted((DOCS / "api").glob("*.md"))
 PAGES = (README, *sorted(set(DOCS.rglob("*.md")) - set(REFERENCE)))
-LONG = ("gallery.md", "photograph.md", "wrong_reasons.md", "composing.md")
+LONG = ("gallery.md", "photograph.md", "wrong_reasons.md", "composing.md", "circuit.md")
 """Pages whose snippets take long."""
 
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -124,7 +124,7 @@ def public_names() -> set[str]:
     return names
 
 
-NO_MAP = {"readout_iba", "relevance_maximization", "metrics", "conservation", "verify", "shapley_values"}
+NO_MAP = {"edges", "readout_iba", "relevance_maximization", "metrics", "conservation", "verify", "shapley_values"}
 """Functions of a model, an input and a target that the gallery cannot or need not show."""
 
 

@@ -47,26 +47,34 @@ class Edges:
         Raises:
             ValueError: If there are fewer.
         """
-        rows, columns = self._ranked(count)
-        return [(self.sources[i], self.sinks[j]) for i, j in zip(rows, columns, strict=True)]
+        if isinstance(count, bool) or not isinstance(count, int):
+            raise TypeError(f"Edges.strongest(count=...): expected an int, got {type(count).__name__}.")
+        every = self._all()
+        if not 0 <= count <= len(every):
+            raise ValueError(
+                f"Edges.strongest(count={count}): expected a number from 0 to {len(every)}, the edges on streams."
+            )
+        strengths: Any = self.totals().abs().tolist()
+        ranked = sorted(every, key=lambda pair: -strengths[pair[0]][pair[1]])
+        return [(self.sources[i], self.sinks[j]) for i, j in ranked[:count]]
 
-    def prune(self, count: int, *, keep: bool = True) -> FunctionalModel:
-        """The model in which only the `count` strongest edges carry values of x; by the others sinks see those of x'.
+    def prune(self, chosen: "int | Sequence[tuple[str, str]]", *, keep: bool = True) -> FunctionalModel:
+        """The model in which only some edges carry values of x; by the others sinks see those of x'.
 
         s_v + sum_u c_uv (a_u(x') - a_u),  over the edges u -> v that are cut;  a_u as it is in this run
 
         Terms of a sink that are no listed source stay.
 
         Args:
-            count: How many edges, as `strongest` has them.
+            chosen: How many edges, the strongest; or some, as `strongest` gives them.
             keep: Whether these stay and all others are cut; False: these are cut.
 
         Returns:
             A model for the examples that the edges were found for, or copies of them (as methods run them).
 
         Raises:
-            ValueError: If there are fewer edges; or one that would be cut is a direct effect and no term of a sum,
-                which no edit of a sink can cut.
+            ValueError: If there are fewer edges, or a pair is none on a stream; or if there is a direct effect, which
+                no edit of a sink can cut.
 
         Example:
             >>> import torch, funcattr
@@ -77,9 +85,12 @@ class Edges:
             (True, True)
         """
         self._require_streams()
-        chosen = set(zip(*self._ranked(count), strict=True))
-        edges = zip(*self._all(), strict=True)
-        cut = [edge for edge in edges if (edge in chosen) is not keep]
+        pairs = self.strongest(chosen) if isinstance(chosen, int) else list(chosen)
+        edges = {(self.sources[i], self.sinks[j]): (i, j) for i, j in self._all()}
+        for pair in pairs:
+            if pair not in edges:
+                raise ValueError(f"Edges.prune: {pair!r} is no edge on a stream. List them with Edges.strongest.")
+        cut = [place for pair, place in edges.items() if (pair in pairs) is not keep]
         coefficients: Any = self.coefficients.tolist()
         noted = {self.sources[i] for i, _ in cut}
         edits: dict[str, Any] = {}
@@ -90,39 +101,32 @@ class Edges:
             edits[site] = CallEdit(_Cut(site, tuple(terms), site in noted))
         return self._asked.question.model.edited(edits)
 
-    def faithfulness(self, counts: Sequence[int], *, keep: bool = True) -> Tensor:
+    def faithfulness(self, chosen: "Sequence[int | Sequence[tuple[str, str]]]", *, keep: bool = True) -> Tensor:
         """The share of the target's rise from x' to x that is there with some edges only.
 
-        (y(pruned) - y(x')) / (y(x) - y(x')),  one forward pass for each count
+        (y(pruned) - y(x')) / (y(x) - y(x')),  one forward pass for each choice
 
         Args:
-            counts: How many edges, as in `prune`.
+            chosen: The choices of edges, each as in `prune`.
             keep: As in `prune`.
 
         Returns:
-            Shares, 1 at x and 0 at x'. [len(counts), N]
+            Shares, 1 at x and 0 at x'. [len(chosen), N]
 
         Raises:
             ValueError: As in `prune`.
         """
         question = self._asked.question
-        full, none = question.scores(), self._asked.at(1).scores()
-        pruned = [question._replace(model=self.prune(count, keep=keep)).scores() for count in counts]
-        return torch.stack([(score - none) / (full - none) for score in pruned])
+        with torch.no_grad():
+            full, none = question.scores(), self._asked.at(1).scores()
+            models = [self.prune(each, keep=keep) for each in chosen]
+            scores = [question._replace(model=model).scores() for model in models]
+            return torch.stack([(score - none) / (full - none) for score in scores])
 
-    def _all(self) -> tuple[list[int], list[int]]:
+    def _all(self) -> list[tuple[int, int]]:
         """The rows and columns of the edges on streams."""
         rows, columns = self.coefficients.nonzero(as_tuple=True)
-        return rows.tolist(), columns.tolist()
-
-    def _ranked(self, count: int) -> tuple[list[int], list[int]]:
-        if isinstance(count, bool) or not isinstance(count, int):
-            raise TypeError(f"Edges(count=...): expected an int, got {type(count).__name__}.")
-        rows, columns = self._all()
-        if not 0 <= count <= len(rows):
-            raise ValueError(f"Edges(count={count}): expected a number from 0 to {len(rows)}, the edges on streams.")
-        order = self.totals()[rows, columns].abs().argsort(descending=True, stable=True)[:count].tolist()
-        return [rows[i] for i in order], [columns[i] for i in order]
+        return list(zip(rows.tolist(), columns.tolist(), strict=True))
 
     def _require_streams(self) -> None:
         direct = (self.coefficients == 0) & (self.totals() != 0)

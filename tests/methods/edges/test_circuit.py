@@ -74,6 +74,11 @@ def test_all_edges_give_the_model_and_none_the_other_inputs() -> None:
     assert_equal(found.prune(10, keep=False)(x), model(other))
     shares = found.faithfulness([0, 10])
     assert_equal(shares, torch.tensor([[0.0, 0.0], [1.0, 1.0]]).double())
+    assert_equal(found.prune(found.strongest(4))(x), found.prune(4)(x))
+    one = [("blocks.0", "last@input")]
+    without = found.faithfulness([one], keep=False)
+    share = found.scores[1, 3].sum(1) / (model(x) - model(other))[:, 1]
+    assert_equal(without[0], (1 - share).detach())
     some = found.faithfulness([3, 6])
     full, none = model(x)[:, 1], model(other)[:, 1]
     expected = torch.stack([(found.prune(k)(x)[:, 1] - none) / (full - none) for k in (3, 6)])
@@ -141,10 +146,12 @@ def test_what_cannot_be_cut_is_named() -> None:
     model, x, other, sites = linear()
     found = funcattr.edges(model, x, 1, against=other, **sites)
     for count in (-1, 11):
-        with pytest.raises(ValueError, match=rf"^Edges\(count={count}\): expected a number from 0 to 10"):
+        with pytest.raises(ValueError, match=rf"^Edges.strongest\(count={count}\): expected a number from 0 to 10"):
             found.prune(count)
-    with pytest.raises(TypeError, match=r"^Edges\(count=...\): expected an int, got float"):
+    with pytest.raises(TypeError, match=r"^Edges.strongest\(count=...\): expected an int, got float"):
         found.strongest(1.0)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"^Edges.prune: \('blocks.2', 'readers.0@input'\) is no edge on a stream"):
+        found.prune([("blocks.2", "readers.0@input")])
     behind = nn.Sequential(model.first, nn.LayerNorm(5).double(), nn.Flatten(), nn.Linear(15, 2).double())
     direct = funcattr.edges(behind, x, 1, sources="0", sinks="3@input", against=other, channel_dim=None)
     assert direct.coefficients.sum() == 0
