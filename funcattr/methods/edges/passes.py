@@ -171,9 +171,8 @@ def _point(asked: Asked, question: Question, against: Values) -> _Point:
     streams: list[Stream] = []
     zeros = [torch.zeros_like(against[name]) for name in asked.sinks]
     # Rules ask which operands are tracked. So they meet all that depends on the input or on a source.
-    inputs, spec = pytree.tree_flatten(question.x)
-    tracks_inputs = bool(asked.rules.entries) and all(value.is_floating_point() for value in inputs)
     numbers = [against[name].new_zeros(()) for name in asked.sources] if asked.rules.entries else []
+    inputs = _tracked_inputs(asked, question)
     model = question.model.ready()
 
     def run(*roots: Tensor) -> tuple[Tensor, list[Tensor]]:
@@ -181,15 +180,14 @@ def _point(asked: Asked, question: Question, against: Values) -> _Point:
         rest = roots[len(zeros) :]
         for name, number in zip(asked.sources if numbers else (), rest, strict=False):
             added[name] = added[name] + number if name in added else number
-        x = pytree.tree_unflatten(list(rest[len(numbers) :]), spec) if tracks_inputs else copied(question.x)
         stream = asked.stream({name: partial(_plus, asked, name, zero) for name, zero in added.items()})
         streams.append(stream)
         with stream:
-            output = question.explained(model, x)
+            output = question.explained(model, _inputs(question, rest[len(numbers) :]))
         asked.require(stream)
         return output, [stream.values[name] for name in asked.sites]
 
-    roots = (*zeros, *numbers, *(inputs if tracks_inputs else ()))
+    roots = (*zeros, *numbers, *inputs)
     output, values, pull = _recorded(asked, question, run, roots)
     cotangent = cotangent_of(question.call, output, question.target)
     pulled = pull((cotangent, list(map(_no_cotangent, values))))
@@ -205,18 +203,31 @@ def _direct(asked: Asked, point: _Point, sink: str) -> Values:
 
     def run(*roots: Tensor) -> tuple[Tensor, Tensor]:
         held = {name: _Held(value) for name, value in frozen.items()}
-        held |= {name: _Held(frozen[name], zero) for name, zero in zip(asked.sources, roots, strict=True)}
+        held |= {name: _Held(frozen[name], zero) for name, zero in zip(asked.sources, roots, strict=False)}
         stream = asked.stream(held, last=sink)
         try:
             with stream:
-                question.explained(model, copied(question.x))
+                question.explained(model, _inputs(question, roots[len(zeros) :]))
         except SinkReachedError:
             pass
         return stream.values[sink], roots[0].clone()  # so that something depends on the roots
 
-    value, rest, pull = _recorded(asked, question, run, tuple(zeros))
+    value, rest, pull = _recorded(asked, question, run, (*zeros, *_tracked_inputs(asked, question)))
     pulled = pull((point.cotangents[sink].to(value.dtype), _no_cotangent(rest)))
-    return dict(zip(asked.sources, pulled, strict=True))
+    return dict(zip(asked.sources, pulled, strict=False))
+
+
+def _tracked_inputs(asked: Asked, question: Question) -> list[Tensor]:
+    """The inputs as roots, where rules ask and they can be roots; else none."""
+    inputs = pytree.tree_leaves(question.x) if asked.rules.entries else []
+    return inputs if all(map(torch.is_floating_point, inputs)) else []
+
+
+def _inputs(question: Question, roots: tuple[Tensor, ...]) -> Any:
+    """The inputs that a run is given: the roots, where they are some, or copies."""
+    if not roots:
+        return copied(question.x)
+    return pytree.tree_unflatten(list(roots), pytree.tree_structure(question.x))
 
 
 class _Held:

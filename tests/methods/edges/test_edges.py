@@ -196,12 +196,30 @@ def test_rules_give_the_cotangents_of_their_own_pass(name: str, rules: str) -> N
     assert not torch.allclose(found.scores, found_in(family, model).scores, rtol=0.01)
 
 
+def test_rules_see_what_depends_on_the_input_beside_the_sites() -> None:
+    w = torch.randn(4, 4).double()
+
+    def model(x: Tensor) -> Tensor:
+        a, b = x @ w, funcattr.site(x @ w.T, "b")
+        c = funcattr.site(b + 1, "c")
+        product = funcattr.site(a * c, "product")
+        return product.sum(1)
+
+    x, other = torch.randn(2, 4).double(), torch.randn(2, 4).double()
+    found = funcattr.edges(model, x, sources="b", sinks=["c"], against=other, rules="attnlrp")
+    direct = funcattr.edges(model, x, sources="b", sinks=["product"], against=other, rules="attnlrp")
+    expected = ((x - other) @ w.T * (x @ w) / 2).sum(1)  # half of a product's relevance for each factor
+    assert_equal(found.scores[0, 0], expected)
+    assert_equal(direct.scores[0, 0], expected)
+
+
 # --- how it is called ----------------------------------------------------------------------------------------------
 
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "plain": {},
     "rules": {"rules": "attnlrp"},
+    "direct": {"sinks": ("transformer.h.1.attn.c_attn@input", "transformer.ln_f@input")},
     "rules and direct": {"rules": "cp_lrp", "sinks": ("transformer.h.1.attn.c_attn@input", "transformer.ln_f@input")},
     "steps": {"steps": 3},
 }
