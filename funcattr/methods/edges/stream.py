@@ -127,8 +127,9 @@ class Stream(SiteMode):
         elif op in ("mul", "div"):
             if not isinstance(first, Tensor):
                 first, other = other, first if op == "mul" else None
-            is_number = isinstance(other, int | float) and not given.get("rounding_mode") and other != 0
-            operands = [(first, float(other) if op == "mul" else 1 / other)] if is_number else []
+            operands = []
+            if isinstance(other, int | float) and other != 0 and not given.get("rounding_mode"):
+                operands = [(first, float(other) if op == "mul" else 1 / other)]
         else:
             signs = {"add": (1, alpha), "sub": (1, -alpha), "rsub": (-alpha, 1)}[op]
             operands = [(first, float(signs[0])), (other, float(signs[1]))]

@@ -104,6 +104,14 @@ FAMILIES = {
         + _layers("vit.layers", "[@@.layernorm_before@input]", "@@.attention", "[@@.layernorm_after@input]", "@@.mlp")
         + " [vit.layernorm@input]",
     ),
+    "multihead": _in_order(
+        "vit",
+        "encoder.dropout "
+        + _layers(
+            "encoder.layers.encoder_layer", "[@@.ln_1@input]", "@@.self_attention", "[@@.ln_2@input]", "@@.mlp"
+        ).replace("encoder_layer.", "encoder_layer_")
+        + " [encoder.ln@input]",
+    ),
     "bert": _of("bert_sdpa", _POST_NORM),
     "resnet": _of("resnet_basic", _RESIDUAL, None),
 }

@@ -98,7 +98,7 @@ class Linear(nn.Module):
         return self.last(h).sum(1)
 
 
-def linear() -> tuple[nn.Module, Tensor, Tensor, dict[str, Any]]:
+def linear() -> tuple[Any, Tensor, Tensor, dict[str, Any]]:
     model = Linear().double().eval()
     sites = {"sources": ["first", "blocks.*"], "sinks": ["readers.*@input", "last@input"]}
     return model, torch.randn(2, 3, 4).double(), torch.randn(2, 3, 4).double(), sites
@@ -252,7 +252,7 @@ def test_vmap_over_prompts_and_compiled_code_equal_the_loop(kind: str, fresh_dyn
 def test_scores_have_a_derivative() -> None:
     model, x, other, sites = linear()
     model = nn.Sequential(model, nn.Tanh())
-    named = {key: [f"0.{site}" for site in value] for key, value in sites.items()}
+    named: dict[str, Any] = {key: [f"0.{site}" for site in value] for key, value in sites.items()}
 
     def total(x: Tensor, other: Tensor) -> Tensor:
         return funcattr.edges(model, x, 1, against=other, **named).scores.square().sum()
@@ -272,14 +272,6 @@ def test_scores_have_a_derivative() -> None:
 def test_examples_may_lie_in_another_dimension() -> None:
     model, x, other, sites = linear()
     expected = funcattr.edges(model, x, 1, against=other, **sites)
-
-    class Front(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.model = Sequence(model)
-
-        def forward(self, x: Tensor) -> Tensor:
-            return self.model(x)
 
     class Sequence(nn.Module):
         """[T, N, 4] -> [N, 3], by the same modules."""
@@ -318,6 +310,32 @@ def test_a_plain_callable_has_the_sites_that_it_marks() -> None:
     slope = (h + h.tanh()).exp()[:, 2]
     assert_equal(found.scores[0, 0], (h - other @ w)[:, 2] * slope)
     assert_equal(found.scores[1, 0], (h.tanh() - (other @ w).tanh())[:, 2] * slope)
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+@pytest.mark.parametrize("rules", [None, "cp_lrp"])
+def test_modes_without_autograd_change_nothing(mode: Any, rules: str | None) -> None:
+    family = FAMILIES["gpt2"]
+    sinks = (*family.sinks, "transformer.h.1.attn.c_attn@input")
+    model = family.model()
+    expected = found_in(family, model, rules=rules, sinks=sinks)
+    with mode():
+        found = found_in(family, model, rules=rules, sinks=sinks)
+    assert_equal(found.scores, expected.scores)
+    assert torch.equal(found.coefficients, expected.coefficients)
+
+
+def test_a_part_of_a_tuple_is_a_source() -> None:
+    family = FAMILIES["llama"]
+    parts = tuple(f"{site}:0" if site.endswith("self_attn") else site for site in family.sources)
+    eager = family._replace(case="llama_eager", sources=parts)  # whose attention gives its weights too
+    model = eager.model()
+    with pytest.raises(ValueError, match=r"^edges: expected a site with one .*got 2 at '.*self_attn'. Name a part"):
+        found_in(eager, model, sources=family.sources)
+    found = found_in(eager, model)
+    assert_equal(found.scores, found_in(family, family.model()).scores, tolerance=1e-5)
+    x, _, kwargs = family.inputs()
+    assert_equal(family.number(found.prune(15), x, kwargs), family.number(model, x, kwargs), tolerance=1e-6)
 
 
 def test_bfloat16_sums_in_single_precision() -> None:
@@ -393,6 +411,18 @@ def test_token_ids_have_no_line_between_them() -> None:
         funcattr.edges(model, ids, (0, 1), sources="0", sinks="1@input", against=other, steps=2)
 
 
+def test_shapes_that_depend_on_values_are_refused() -> None:
+    def model(x: Tensor) -> Tensor:
+        h = funcattr.site(x[:, : 2 if x.sum() > 0 else 3] * 2, "h")
+        return funcattr.site(h + 1, "s").sum(1)
+
+    x = torch.ones(1, 4)
+    with pytest.raises(
+        ValueError, match=r"^edges\(against=...\): expected one shape at 's' for both.*\[1, 2\].*\[1, 3\]"
+    ):
+        funcattr.edges(model, x, sources="h", sinks="s", against=-x)
+
+
 def test_sources_of_different_positions_are_summed_or_refused() -> None:
     family = FAMILIES["resnet"]
     with pytest.raises(
@@ -410,8 +440,5 @@ def test_a_site_of_several_tensors_is_named() -> None:
     model = nn.Sequential(nn.LSTM(3, 4, batch_first=True)).eval()
     x = torch.randn(2, 5, 3)
 
-    def last(x: Tensor) -> Tensor:
-        return x
-
     with pytest.raises(ValueError, match=r"^edges: expected a site with one floating-point tensor, got 3 at '0'"):
-        funcattr.edges(model, x, last, sources="0@input", sinks="0", against=0 * x, output=0)
+        funcattr.edges(model, x, sources="0@input", sinks="0", against=0 * x, output=0)
