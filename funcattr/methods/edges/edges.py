@@ -70,6 +70,8 @@ def edges(
             another space.
         TypeError: If x is not floating point where `steps` > 1.
         UntrackedPathError: If the output depends on none of the sinks.
+        AliasedWriteError: If a module writes in place into what it is given at a listed @input, and the model then
+            reads that by its old name.
 
     Example:
         >>> import torch, funcattr

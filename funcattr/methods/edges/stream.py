@@ -6,11 +6,12 @@ from typing import Any
 
 from torch import Tensor
 
-from ..._torch import memory_of, pytree, version
+from ..._torch import memory_of, pytree, version, without_torch_function
 from ...calls.adjoints import is_differentiable
 from ...calls.operations import DROPOUTS, Known, known, named
 from ...calls.written import written
-from ...model.sites import SiteMode
+from ...errors import AliasedWriteError
+from ...model.sites import INPUT, SiteMode
 
 Terms = Mapping[str, float]
 """What a value is a sum of, beside the rest: source -> coefficient."""
@@ -22,6 +23,18 @@ _THE_SAME = (
 )
 _SUMS = frozenset("add sub rsub neg mul div".split()) | _THE_SAME
 """Operations whose result is a sum of their operands, times numbers: a cast or a dropout that is off is one too."""
+
+
+def _memory(tensor: Tensor) -> int | None:
+    """A number for a tensor's memory, its own also where a recorder lets the name stand for what was written."""
+    with without_torch_function():
+        return memory_of(tensor)
+
+
+def _version(tensor: Tensor) -> int:
+    """How often a tensor's memory was written, likewise."""
+    with without_torch_function():
+        return version(tensor)
 
 
 def with_tensor(value: Any, change: Change, call: str, name: str) -> Any:
@@ -71,6 +84,8 @@ class Stream(SiteMode):
         self.values: dict[str, Tensor] = {}
         self.arrived: dict[str, Terms] = {}
         self._order: dict[str, int] = {}
+        self._given: dict[str, tuple[int | None, Tensor]] = {}
+        self._stale: list[Tensor] = []
         self._call, self._sources, self._changes, self._last = call, frozenset(sources), changes, last
         self._terms: dict[int, tuple[weakref.ref[Tensor], int, Terms]] = {}
 
@@ -94,13 +109,22 @@ class Stream(SiteMode):
             # A tensor of its own, which the model holds nowhere else.
             after = self._changes[name](before) if name in self._changes else before.view_as(before)
             self._note(after, itself)
+            module, at_input, _ = name.partition(INPUT)
+            if at_input and name in self._changes:
+                self._given[module] = _memory(after), before
             return after
 
         return with_tensor(value, change, self._call, name)
 
+    def leave(self, name: str) -> None:
+        super().leave(name)
+        self._given.pop(name, None)
+
     def call(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if not self._terms:  # nothing to follow yet
+        if not (self._terms or self._stale):  # nothing to follow yet
             return func(*args, **kwargs)
+        if self._stale:
+            self._check_stale(args, kwargs)
         told = known(func)
         sums = self._sums(told, args, kwargs) if told.operation.name in _SUMS else []
         targets = list(written(func, args, kwargs))
@@ -138,17 +162,28 @@ class Stream(SiteMode):
 
     def _terms_of(self, tensor: Tensor) -> Terms:
         entry = self._terms.get(id(tensor))
-        return entry[2] if entry is not None and entry[0]() is tensor and entry[1] == version(tensor) else _NOTHING
+        return entry[2] if entry is not None and entry[0]() is tensor and entry[1] == _version(tensor) else _NOTHING
 
     def _note(self, tensor: Tensor, terms: Terms) -> None:
-        self._terms[id(tensor)] = weakref.ref(tensor), version(tensor), terms
+        self._terms[id(tensor)] = weakref.ref(tensor), _version(tensor), terms
+
+    def _check_stale(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Raise if a call reads what the model thinks to have written, where it wrote into what stood in its place."""
+        memories = {_memory(tensor) for tensor in self._stale}
+        for leaf in pytree.tree_leaves((args, kwargs)):
+            if isinstance(leaf, Tensor) and _memory(leaf) in memories:
+                raise AliasedWriteError(
+                    f"{self._call}: in the module {self.path!r}, a value is read that another module was given and has "
+                    "written in place, at a listed @input. Write out of place there, or read what that module returns."
+                )
 
     def _forget(self, targets: list[Tensor]) -> None:
         """Let everything be no sum that shares memory with what was written."""
-        memories = {memory_of(target) for target in targets}
+        memories = {_memory(target) for target in targets}
+        self._stale += [before for memory, before in self._given.values() if memory in memories]
         for key, (reference, _, _) in list(self._terms.items()):
             tensor = reference()
-            if tensor is None or any(tensor is t for t in targets) or memory_of(tensor) in memories:
+            if tensor is None or any(tensor is t for t in targets) or _memory(tensor) in memories:
                 del self._terms[key]
 
 

@@ -247,6 +247,32 @@ def test_one_tensor_under_two_names_is_told_apart() -> None:
     assert_equal(found.unexplained, found.scores.sum(0))
 
 
+class Forgetful(nn.Module):
+    """Reads its first layer's value, which a module has rectified in place, by its old name or by the new one."""
+
+    def __init__(self, by_old_name: bool) -> None:
+        super().__init__()
+        self.first, self.relu, self.by_old_name = nn.Linear(3, 4), nn.ReLU(inplace=True), by_old_name
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.first(x)
+        found = self.relu(h)
+        return (h.view(-1, 4) if self.by_old_name else found).sum(1)
+
+
+@pytest.mark.parametrize("rules", [None, "attnlrp"])
+def test_a_write_into_what_a_sink_was_given_is_seen_or_refused(rules: str | None) -> None:
+    x = torch.randn(5, 3).double()
+    sites: dict[str, Any] = {"sources": "first", "sinks": "relu@input", "against": 0 * x, "rules": rules}
+    model = Forgetful(by_old_name=False).double()
+    found = funcattr.edges(model, x, **sites)
+    h = model.first(x).detach()
+    if rules is None:
+        assert_equal(found.scores[0, 0], ((h - model.first.bias) * (h > 0)).sum(1).detach())
+    with pytest.raises(funcattr.AliasedWriteError, match=r"^edges: in the module '', a value is read that another"):
+        funcattr.edges(Forgetful(by_old_name=True).double(), x, **sites)
+
+
 # --- what it costs ----------------------------------------------------------------------------------------------------
 
 
