@@ -23,6 +23,8 @@ from .methods.attention.legrad import legrad as legrad
 from .methods.attention.value_zeroing import value_zeroing as value_zeroing
 from .methods.bottleneck.iba import iba as iba
 from .methods.bottleneck.readout import readout_iba as readout_iba
+from .methods.edges.circuit import Edges as Edges
+from .methods.edges.edges import edges as edges
 from .methods.extremal.extremal_perturbation import extremal_perturbation as extremal_perturbation
 from .methods.gradient.eigen_cam import eigen_cam as eigen_cam
 from .methods.gradient.eigen_grad_cam import eigen_grad_cam as eigen_grad_cam

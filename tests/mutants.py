@@ -47,6 +47,42 @@ class Mutant(NamedTuple):
 
 TORCHRAY = "tests/compat/torchray"
 MUTANTS = (
+    # methods.edges
+    Mutant(
+        "a sum stays one when its memory is written",
+        "funcattr/methods/edges/stream.py",
+        "            self._forget(targets)\n",
+        "            pass\n",
+        ("tests/methods/edges/test_stream.py::test_terms_and_their_coefficients",),
+    ),
+    Mutant(
+        "what goes on from a source is still the sum of earlier ones",
+        "funcattr/methods/edges/stream.py",
+        "            self._note(after, itself)\n",
+        "            self._note(after, {**self._terms_of(before), **itself})\n",
+        ("tests/methods/edges/test_stream.py::test_an_edge_passes_no_other_listed_site",),
+    ),
+    Mutant(
+        "a sink that some source has only a direct effect on gets none",
+        "funcattr/methods/edges/passes.py",
+        "        pulled = _direct(asked, point, sink) if behind else {}\n",
+        "        behind, pulled = [], {}\n",
+        ("tests/methods/edges/test_edges.py::test_scores_equal_finite_differences_of_their_definitions",),
+    ),
+    Mutant(
+        "rules see what depends on the sinks alone",
+        "funcattr/methods/edges/passes.py",
+        "    inputs = pytree.tree_leaves(question.x) if asked.rules.entries else []\n",
+        "    inputs: list[Tensor] = []\n",
+        ("tests/methods/edges/test_edges.py::test_rules_see_what_depends_on_the_input_beside_the_sites",),
+    ),
+    Mutant(
+        "a cut edge leaves the terms that it should take out",
+        "funcattr/methods/edges/circuit.py",
+        "coefficient * (copies - now)",
+        "coefficient * copies",
+        ("tests/methods/edges/test_circuit.py::test_pruned_models_equal_hooks_that_cut_edges",),
+    ),
     # compat.captum
     Mutant(
         "Captum's saliency is signed by default",

@@ -27,7 +27,7 @@ README = ROOT / "README.md"
 DOCS = ROOT / "docs"
 REFERENCE = sorted((DOCS / "api").glob("*.md"))
 PAGES = (README, *sorted(set(DOCS.rglob("*.md")) - set(REFERENCE)))
-LONG = ("gallery.md", "photograph.md", "wrong_reasons.md", "composing.md")
+LONG = ("gallery.md", "photograph.md", "wrong_reasons.md", "composing.md", "circuit.md")
 """Pages whose snippets take long."""
 
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -125,7 +125,7 @@ def public_names() -> set[str]:
 
 
 NO_MAP = {
-    *("readout_iba", "relevance_maximization", "metrics", "conservation", "verify", "shapley_values"),
+    *("edges", "readout_iba", "relevance_maximization", "metrics", "conservation", "verify", "shapley_values"),
     *("attention_rollout", "attention_relevance", "legrad", "value_zeroing"),  # its networks have no attention
 }
 """Functions of a model, an input and a target that the gallery cannot or need not show."""

@@ -4,6 +4,7 @@ Dynamo does not show every torch function to a torch function mode (not F.pad, F
 a recorder that it traces would miss operations; run for real on traced tensors, by AOTAutograd, it sees them all.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -32,8 +33,30 @@ pytree.register_constant(_Nothing)
 _NOTHING = _Nothing()
 
 
+class Work:
+    """What another method does in one node: `function(question, options, more) -> a tree of tensors`; a constant."""
+
+    def __init__(self, function: Callable[[Question, PassOptions, Any], Any]) -> None:
+        self.function = function
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+    def __hash__(self) -> int:
+        return id(self)
+
+
+pytree.register_constant(Work)
+_REVERSE_PASS = Work(lambda question, options, more: tuple(p for p in reverse_pass(question, options) if p is not None))
+
+
 def compiled_pass(question: Question, options: PassOptions) -> tuple[Any, ...]:
     """A reverse pass inside of compiled code, as the parts of an `Attribution`."""
+    return in_one_node(_REVERSE_PASS, question, options, ())
+
+
+def in_one_node(work: Work, question: Question, options: PassOptions, more: Any) -> Any:
+    """What `work` makes of a question inside of compiled code; `more` is a tree of tensors, numbers and strings."""
     call, fm, target = question.call, question.model, question.target
     if fm.structure.traced and fm.structure.edits:
         raise NotImplementedError(
@@ -54,7 +77,8 @@ def compiled_pass(question: Question, options: PassOptions) -> tuple[Any, ...]:
             )
         # A closure cannot enter the node: it gets the output of a first one, and makes the cotangent for a second.
         aim = cotangent_of(call, _result(_traced_output(call, structure, tensors, given)), target)
-    return _result(_traced_pass(call, structure, tensors, given, pytree.tree_map(_encode, aim)))
+    aim, more = pytree.tree_map(_encode, (aim, more))
+    return _result(_traced_work(work, call, structure, tensors, given, aim, more))
 
 
 def _encode(value: Any) -> Any:
@@ -101,12 +125,13 @@ def _as_result(error: Exception) -> dict[str, Any]:
 
 
 @nonstrict_trace
-def _traced_pass(call: str, structure: Any, tensors: dict[str, Tensor], given: Any, target: Any) -> Any:
+def _traced_work(
+    work: Work, call: str, structure: Any, tensors: dict[str, Tensor], given: Any, target: Any, more: Any
+) -> Any:
     target = pointing(target["pointing"]) if isinstance(target, dict) else _decoded(target)
     try:
         question, options = _rebuilt(call, structure, tensors, given)
-        found = reverse_pass(question._replace(target=target), options)
-        return {"result": tuple(part for part in found if part is not None)}
+        return {"result": work.function(question._replace(target=target), options, _decoded(more))}
     except tuple(_ERRORS.values()) as error:
         return _as_result(error)
 

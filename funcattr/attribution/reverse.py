@@ -38,7 +38,7 @@ def reverse_pass(question: Question, options: PassOptions) -> Attribution:
         return _one_by_one(question, options)
     x, baseline = question.x, options.baseline
     through: Any = question.target if baseline is not None and callable(question.target) else None
-    passed = forward(question, options, through=through, final=_is_final(question))
+    passed = forward(question, options, through=through, final=is_final(question))
     _warn(question.call, options.rules, passed)
     target = cotangent_of(question.call, passed.output, None if through else question.target)
     cotangent = starting_cotangent(target, passed.output, options)
@@ -69,7 +69,7 @@ def _one_by_one(question: Question, options: PassOptions) -> Attribution:
     return Attribution(root, pulled, output, None if options.baseline is None else before)
 
 
-def _is_final(question: Question) -> bool:
+def is_final(question: Question) -> bool:
     """Whether nobody can ask for a derivative of the result, as far as that can be seen before the model runs."""
     model = question.model
     structure = model.structure

@@ -28,11 +28,11 @@ from .guard import Guard, guarded
 from .hand_over import refuse_handed
 from .module_tree import CallCopier, Part, TreeCopier, end_call, parts_of, sited_copy
 from .refusals import refuse_opaque
-from .sites import Editor
+from .sites import CallEdit, Editor, edited
 
 T = TypeVar("T")
 Params = Mapping[str, Tensor]
-Edits = Mapping[str, Callable[[Any], Any]]
+Edits = Mapping[str, Callable[[Any], Any] | CallEdit]
 Site = str | nn.Module
 """A site: its name, or the module whose output it is."""
 
@@ -181,7 +181,7 @@ class FunctionalModel:
             ValueError: If the module is not one of the model's, or it is a pattern.
         """
         if isinstance(site, str):
-            if self._is_pattern(site):
+            if self.is_pattern(site):
                 raise ValueError(
                     f"{call}({argument}={site!r}): a pattern means several sites. Give it in a list: "
                     f"{argument}=[{site!r}]."
@@ -215,7 +215,7 @@ class FunctionalModel:
             return None
         names: list[str] = []
         for site in sites:
-            if isinstance(site, str) and self._is_pattern(site):
+            if isinstance(site, str) and self.is_pattern(site):
                 names += self._matching(call, site, argument)
             else:
                 names.append(self.site_name(call, site, argument))
@@ -226,7 +226,8 @@ class FunctionalModel:
                 raise ValueError(f"{call}({argument}=...): the site {name!r} is given twice.")
         return tuple(names)
 
-    def _is_pattern(self, site: str) -> bool:
+    def is_pattern(self, site: str) -> bool:
+        """Whether a name stands for the names of several modules: it has a `*`, and the model has no such name."""
         return "*" in site and bool(self.sites) and _module_of(site)[0] not in self.sites
 
     def _matching(self, call: str, pattern: str, argument: str) -> tuple[str, ...]:
@@ -421,7 +422,9 @@ def _restored(model: Any, edits: Edits, sites: tuple[str, ...], fixed: frozenset
     return structure
 
 
-def _then(first: Callable[[Any], Any], second: Callable[[Any], Any]) -> Callable[[Any], Any]:
+def _then(first: Any, second: Any) -> Any:
+    if isinstance(first, CallEdit) or isinstance(second, CallEdit):
+        return CallEdit(lambda value, notes: edited(second, edited(first, value, notes), notes))
     return lambda value: second(first(value))
 
 

@@ -221,12 +221,29 @@ class Reader(SiteMode):
         return value
 
 
-class Editor(SiteMode):
-    """Replaces the values at some sites by a function of them."""
+class CallEdit:
+    """An edit, `function(value, notes) -> value`, that leaves notes for later ones of the same call of the model."""
 
-    def __init__(self, edits: Mapping[str, Callable[[Any], Any]]) -> None:
+    def __init__(self, function: Callable[[Any, dict[str, Any]], Any]) -> None:
+        self.function = function
+
+
+class Editor(SiteMode):
+    """Replaces the values at some sites by a function of them.
+
+    Attributes:
+        notes: What the edits of this call have noted.
+    """
+
+    def __init__(self, edits: Mapping[str, Any]) -> None:
         super().__init__(edits)
         self.edits = edits
+        self.notes: dict[str, Any] = {}
 
     def visit(self, value: Any, name: str) -> Any:
-        return self.edits[name](value)
+        return edited(self.edits[name], value, self.notes)
+
+
+def edited(edit: Any, value: Any, notes: dict[str, Any]) -> Any:
+    """What an edit, a function or a `CallEdit`, makes of a value."""
+    return edit.function(value, notes) if isinstance(edit, CallEdit) else edit(value)

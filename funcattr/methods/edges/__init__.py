@@ -1,0 +1,1 @@
+"""Attribution from sites to sites of a model."""
