@@ -137,16 +137,19 @@ class LayerDeepLift(LayerAttribution, DeepLift):
     def _at_layer(
         self, layers: LocatedLayers, given: Given, start: tuple[Tensor, ...], custom: Callable[..., Any] | None
     ) -> tuple[tuple[Any, ...], tuple[Tensor, ...]]:
-        """The values at the layer, and their attributions."""
+        """The values at the layer, and their attributions.
+
+        The inputs go along: what goes around the layer is at its baseline too, and keeps its share.
+        """
         values, before = layers.read(*given.inputs), layers.read(*start, *given.args)
-        names = [name for parts in layers.parts(values) for name in parts]
+        end, begin = _flat(values), _flat(before)
 
         def between(times_difference: bool) -> tuple[Tensor, ...]:
-            options: Any = {"baseline": start, "times_difference": times_difference, **given.every}
-            found = [funcattr.deep_lift(layers.model, given.x, layer=name, **options) for name in names]
-            return tuple(found)  # pyright: ignore[reportReturnType]
+            options: Any = {"baseline": (*begin, *start), "times_difference": times_difference, **given.every}
+            found: Any = funcattr.deep_lift(layers.from_values(values), (*end, *given.x), **options)
+            return found[: len(end)]
 
-        return values, multiplied(between, _flat(values), _flat(before), custom, self.multiplies_by_inputs)
+        return values, multiplied(between, end, begin, custom, self.multiplies_by_inputs)
 
 
 class LayerDeepLiftShap(LayerDeepLift):

@@ -1,5 +1,6 @@
 """What Captum's perturbation methods have in common: masks of any numbers, and models of any output."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -26,6 +27,8 @@ def perturbed(
         outputs_in_rows: Whether K numbers for each example are rows, [N * K, ...], as in Captum's ablation.
         options: More of the method's. Masks and baselines are tuples.
     """
+    if any(value.numel() == 0 for value in given.x):
+        return _beside_empty(method, forward_func, given, outputs_in_rows=outputs_in_rows, **options)
 
     def model(*inputs: Any) -> Tensor:
         return _numbers(forward_func(*inputs))
@@ -52,6 +55,24 @@ def perturbed(
             for k in range(chosen.numel())
         ]
         return given.result(tuple(torch.cat([part[:1] for part in parts]) for parts in zip(*found, strict=True)))
+
+
+def _beside_empty(method: Method, forward_func: Callable[..., Any], given: Given, **options: Any) -> Any:
+    """As `perturbed`, where some inputs are empty: they have nothing to perturb, and zeros for attributions."""
+    players = [i for i, value in enumerate(given.x) if value.numel() > 0]
+    found: tuple[Tensor, ...] = ()
+    if players:
+
+        def model(*inputs: Any) -> Any:
+            full = list(given.x)
+            for i, value in zip(players, inputs[: len(players)], strict=True):
+                full[i] = value
+            return forward_func(*full, *inputs[len(players) :])
+
+        own = {k: tuple(v[i] for i in players) if isinstance(v, tuple) else v for k, v in options.items()}
+        found = perturbed(method, model, given._replace(x=tuple(given.x[i] for i in players), is_tuple=True), **own)
+    rows, rest = len(found[0]) if found else 1, iter(found)
+    return given.result([torch.zeros(rows, *x.shape[1:]) if x.numel() == 0 else next(rest) for x in given.x])
 
 
 def _numbers(output: Any) -> Tensor:
@@ -88,8 +109,9 @@ def each_value_its_own(x: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     """Masks of as many features as there are values in an example. Each [1, ...]"""
     found, start = [], 0
     for value in x:
-        size = value[0].numel()
-        found.append(torch.arange(start, start + size, device=value.device).reshape(1, *value.shape[1:]))
+        size = math.prod(value.shape[1:]) if value.numel() else 0
+        numbers = torch.arange(start, start + size, device=value.device)
+        found.append(numbers.reshape(1, *value.shape[1:]) if size else numbers)
         start += size
     return tuple(found)
 
