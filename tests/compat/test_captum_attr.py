@@ -531,3 +531,102 @@ def test_occlusion_of_numbers() -> None:
     a, b = X[:, 0], X[:, 1]
     found = attr.Occlusion(lambda a, b: a * b).attribute((a, b), ((), ()), baselines=(0.5, 0.0))
     torch.testing.assert_close(found, ((a - 0.5) * b, a * b))
+
+
+BATCHES = [(X[:2], X0[:2], torch.tensor([[0], [1]])), (X[2:], X0[2:], torch.tensor([[1], [1]]))]
+"""Of a data loader: two inputs, and labels."""
+
+
+def passes(counted: list[int]) -> Any:
+    """The batches, which count how often they are read."""
+
+    class Loader:
+        def __iter__(self) -> Any:
+            counted[0] += 1
+            return iter(BATCHES)
+
+    return Loader()
+
+
+@pytest.mark.parametrize("together", [1, 2, 5])
+def test_a_metric_of_all_batches(together: int) -> None:
+    """The sum over all examples of a - 2 b, and its mean over those of label 1: each feature has its part of both."""
+    counted = [0]
+
+    def reduce(found: Any, output: Tensor, things: Any) -> Any:
+        a, _, label = things
+        assert a.shape == output.shape == (2, 3) and label.shape == (2, 1)
+        return [*(found or []), (output.sum(), output[label[:, 0] == 1])]
+
+    def to_metric(found: Any) -> Tensor:
+        return torch.stack([sum(total for total, _ in found), torch.cat([rows for _, rows in found]).mean(0).sum()])
+
+    method = attr.DataLoaderAttribution(attr.FeatureAblation(lambda a, b: a - 2 * b))
+    options: Any = {"input_roles": (0, 0, 2), "reduce": reduce, "to_metric": to_metric}
+    of_a, of_b = method.attribute(passes(counted), perturbations_per_pass=together, **options)
+    torch.testing.assert_close(of_a, torch.stack([X.sum(0), X[1:].mean(0)]), check_dtype=False)
+    torch.testing.assert_close(of_b, -2 * torch.stack([X0.sum(0), X0[1:].mean(0)]), check_dtype=False)
+    assert counted[0] == 2 + -(-6 // together)  # one batch to see what there is, one pass for the whole
+
+
+def test_a_data_loader_gives_what_its_batches_give() -> None:
+    inner = attr.FeatureAblation(lambda a, b: (a * b).sum(1))
+    masks = (torch.tensor([[0, 0, 1]]), torch.tensor([[1, 2, 2]]))
+    method, options = attr.DataLoaderAttribution(inner), {"baselines": (0.5, X[:1]), "feature_mask": masks}
+    found = method.attribute([batch[:2] for batch in BATCHES], **options)
+    each = [inner.attribute(batch[:2], **options) for batch in BATCHES]
+    for actual, parts in zip(found, zip(*each, strict=True), strict=True):
+        torch.testing.assert_close(actual, torch.cat(parts), check_dtype=False)
+    flat = method.attribute([batch[:2] for batch in BATCHES], return_input_shape=False, **options)
+    torch.testing.assert_close(flat, torch.stack([found[0][:, 0], found[0][:, 2], found[1][:, 1]], 1))
+    single = attr.DataLoaderAttribution(attr.FeatureAblation(lambda a: a.sum(1))).attribute([X[:2], X[2:]])
+    torch.testing.assert_close(single, X, check_dtype=False)
+    for wrong in (
+        {"input_roles": (1, 2)},
+        {"input_roles": (0,)},
+        {"baselines": (X[:2], 0)},
+        {"feature_mask": masks[:1]},
+    ):
+        with pytest.raises(funcattr.FuncattrError, match=f"DataLoaderAttribution.attribute.{next(iter(wrong))}="):
+            method.attribute([batch[:2] for batch in BATCHES], **wrong)
+    with pytest.raises(funcattr.FuncattrError, match="expected a FeatureAblation"):
+        attr.DataLoaderAttribution(attr.Occlusion(mlp))
+
+
+@pytest.mark.parametrize("name", ["FeatureAblation", "ShapleyValues", "ShapleyValueSampling", "KernelShap", "Lime"])
+def test_every_output_costs_as_much_as_two(name: str) -> None:
+    calls = [0]
+    wide = settle(lambda: nn.Linear(3, 20))
+
+    def model(x: Tensor) -> Tensor:
+        calls[0] += 1
+        return torch.from_numpy(np.tanh(wide(x).detach().numpy()))  # a black box
+
+    def found(target: Any) -> tuple[Tensor, int]:
+        calls[0] = 0
+        torch.manual_seed(0)
+        return getattr(attr, name)(model).attribute(X, target=target), calls[0]
+
+    (every, in_all), (one, of_one) = found(None), found(13)
+    assert in_all < 2 * of_one
+    torch.testing.assert_close(every.reshape(4, 20, 3)[:, 13], one)
+
+
+def test_a_rule_that_is_none_is_told_at_once() -> None:
+    model = settle(lambda: nn.Sequential(nn.Linear(3, 2)))
+    model[0].rule = 1  # pyright: ignore[reportArgumentType, reportAttributeAccessIssue]
+    for make in (lambda: attr.LRP(model), lambda: attr.LayerLRP(model, model[0])):
+        with pytest.raises(TypeError, match="expected a PropagationRule as the rule of '0', got 1"):
+            make()
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
+@pytest.mark.parametrize("name", ["IntegratedGradients", "Saliency", "GradientShap", "FeatureAblation", "Occlusion"])
+def test_scripted_modules(name: str) -> None:
+    options: Any = {"GradientShap": {"baselines": X0}, "Occlusion": {"sliding_window_shapes": (2,)}}.get(name, {})
+    found = []
+    for model in (mlp, torch.jit.script(mlp), torch.jit.trace(mlp, X)):
+        np.random.seed(0)
+        found.append(getattr(attr, name)(model).attribute(X, target=1, **options))
+    torch.testing.assert_close(found[1], found[0])
+    torch.testing.assert_close(found[2], found[0])

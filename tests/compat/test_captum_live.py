@@ -362,6 +362,18 @@ def test_the_sizes_of_occlusion() -> None:
     both("Occlusion", lambda a, b: a - b.relu(), call=((X[:, 0], Y[:, 0]), ((), ())))
 
 
+@pytest.mark.parametrize("model", [lambda a, b: (a * b).sum(1), lambda a, b: a * b, lambda a, b: (a * b)[:, :1]])
+@pytest.mark.parametrize("masks", [None, (torch.tensor([[0, 0, 1]]), torch.tensor([[2, 3, 5]]))])
+def test_data_loaders(model: Any, masks: Any) -> None:
+    batches = [[X[:3], X0[:3]], [X[3:], X0[3:]]]  # Captum takes no tuples
+    for options in ({}, {"return_input_shape": False}, {"perturbations_per_pass": 3, "baselines": (0.5, X[:1])}):
+        found = []
+        for space in (theirs, ours):
+            method = space.DataLoaderAttribution(space.FeatureAblation(model))
+            found.append(method.attribute(batches, feature_mask=masks, **options))
+        assert_same(found[1], found[0])
+
+
 class Skip(nn.Module):
     """A layer with a way around it."""
 

@@ -126,7 +126,9 @@ class Attribution:
     """
 
     def __init__(self, forward_func: Callable[..., Any]) -> None:
-        self.forward_func = forward_func
+        # A scripted module has no parts to copy; as a function its plain gradients and its outputs are served.
+        is_scripted = isinstance(forward_func, torch.jit.ScriptModule)
+        self.forward_func = (lambda *inputs: forward_func(*inputs)) if is_scripted else forward_func
 
     def attribute(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         """The attributions of `inputs`; each class says how."""

@@ -42,10 +42,15 @@ def perturbed(
         if has_rows and chosen[0].numel() == 1:
             return given.result(method(model, given.x, **given.every, **options))
         if has_rows:
-            count = chosen[0].numel()
-            columns = [_column(given.target, k) for k in range(count)]
-            found = [method(model, given.x, target=c, args=given.args, **options) for c in columns]
-            stacked = [torch.stack(parts, 1) for parts in zip(*found, strict=True)]
+
+            def column(k: Tensor) -> tuple[Tensor, ...]:
+                return method(model, given.x, target=_column(given.target, k), args=given.args, **options)
+
+            # The first column by itself, where it is looked at whether examples are separate. The others in one: inside
+            # of vmap the model runs on what is not mapped, and so once for all of them.
+            numbers = torch.arange(chosen[0].numel(), device=output.device)
+            first, others = column(numbers[0]), torch.func.vmap(column, out_dims=1, randomness="same")(numbers[1:])
+            stacked = [torch.cat([a.unsqueeze(1), b], 1) for a, b in zip(first, others, strict=True)]
             if outputs_in_rows:
                 return given.result([each.flatten(0, 1) for each in stacked])
             return given.result([each.unflatten(1, chosen.shape[1:]) for each in stacked])
@@ -89,8 +94,8 @@ def _chosen(output: Tensor, target: Any) -> Tensor:
     return output if target is None else output[(slice(None), *as_tuple(target))]
 
 
-def _column(target: Any, k: int) -> Callable[[Tensor], Tensor]:
-    return lambda output: _chosen(output, target).flatten(1)[:, k]
+def _column(target: Any, k: Tensor) -> Callable[[Tensor], Tensor]:
+    return lambda output: _chosen(output, target).flatten(1).index_select(1, k.reshape(1)).squeeze(1)
 
 
 def _number_of_batch(model: Callable[..., Tensor], given: Given, k: int) -> Callable[..., Tensor]:
