@@ -1,6 +1,7 @@
 """Attributions of a layer's value by its difference to a baseline's: paths, DeepLIFT and ablation, as in Captum."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
@@ -139,14 +140,22 @@ class LayerDeepLift(LayerAttribution, DeepLift):
     ) -> tuple[tuple[Any, ...], tuple[Tensor, ...]]:
         """The values at the layer, and their attributions.
 
-        The inputs go along: what goes around the layer is at its baseline too, and keeps its share.
+        The inputs go along where they are numbers to differ by: what goes around the layer is at its baseline too, and
+        keeps its share. What token ids bring around the layer must be the same in both passes.
         """
         values, before = layers.read(*given.inputs), layers.read(*start, *given.args)
         end, begin = _flat(values), _flat(before)
+        go_along = all(x.is_floating_point() for x in given.x)
+        names = [name for parts in layers.parts(values) for name in parts]
 
         def between(times_difference: bool) -> tuple[Tensor, ...]:
-            options: Any = {"baseline": (*begin, *start), "times_difference": times_difference, **given.every}
-            found: Any = funcattr.deep_lift(layers.from_values(values), (*end, *given.x), **options)
+            options: Any = {"times_difference": times_difference, **given.every}
+            if not go_along:
+                at = partial(funcattr.deep_lift, layers.model, given.x, baseline=start, **options)
+                return tuple(at(layer=name) for name in names)  # pyright: ignore[reportReturnType]
+            found: Any = funcattr.deep_lift(
+                layers.from_values(values), (*end, *given.x), baseline=(*begin, *start), **options
+            )
             return found[: len(end)]
 
         return values, multiplied(between, end, begin, custom, self.multiplies_by_inputs)
