@@ -290,7 +290,7 @@ def test_permutation_importance_of_a_feature_that_does_not_count_is_zero() -> No
     assert found[:, :2].any() and not found[:, 2].any()
     of_batch = attr.FeaturePermutation(lambda x: (x[:, 0] * x[:, 1]).mean()).attribute(X)
     assert of_batch.shape == (1, 3) and not of_batch[:, 2].any()
-    with pytest.warns(UserWarning, match="no other example to take values from"):
+    with pytest.warns(UserWarning, match="3 features have no other example to take values from"):
         assert not attr.FeaturePermutation(mlp).attribute(X[:1], 1).any()
 
 

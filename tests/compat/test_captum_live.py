@@ -6,7 +6,6 @@ conductance takes differences on one side, and its DeepLIFT misses functional ac
 """
 
 import copy
-import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -315,6 +314,19 @@ def test_shapley_sampling_of_one_seed(game: str, masks: Any) -> None:
     both("ShapleyValueSampling", model, call=((X, Y), (0.1, 0.5)), feature_mask=masks, n_samples=3, **options)
 
 
+@pytest.mark.parametrize("game", GAMES)
+@pytest.mark.parametrize("masks", [None, MASKS])
+def test_permutation_of_one_seed(game: str, masks: Any) -> None:
+    model, options = GAMES[game]
+    both("FeaturePermutation", model, call=((X, Y),), feature_mask=masks, **options)
+
+
+def test_permutation_of_a_layer_of_one_seed() -> None:
+    for mask in (None, torch.tensor([[0, 0, 1, 2]])):
+        # Captum chooses a target twice.
+        both("LayerFeaturePermutation", lambda x, y: inputs(x, y)[:, 1], inputs.relu, call=((X, Y),), layer_mask=mask)
+
+
 @pytest.mark.parametrize("nt_type", ["smoothgrad", "smoothgrad_sq", "vargrad"])
 @pytest.mark.parametrize("name", ["IntegratedGradients", "DeepLift", "Saliency"])
 def test_the_noise_tunnel_of_one_seed(nt_type: str, name: str) -> None:
@@ -331,6 +343,7 @@ def test_the_noise_tunnel_of_one_seed(nt_type: str, name: str) -> None:
         assert_same(found[1], found[0])
 
 
+@pytest.mark.filterwarnings("ignore:FeaturePermutation.*no other example:UserWarning")
 @pytest.mark.parametrize("name", ["FeatureAblation", "FeaturePermutation"])
 def test_empty_inputs(name: str) -> None:
     def total(x: Tensor, ids: Tensor) -> Tensor:
@@ -338,21 +351,10 @@ def test_empty_inputs(name: str) -> None:
 
     for x in (X, X[:1], X[:0]):
         for ids in (X[0, :0], X[0, :1], X[:, 0]):
-            if name == "FeatureAblation":
-                both(name, total, call=((x, ids),))
-            elif min(len(x), len(ids)) < 2:
-                with warnings.catch_warnings():
-                    warnings.simplefilter("ignore")
-                    permutation_of_few(total, x, ids)
-
-
-def permutation_of_few(model: Any, x: Tensor, ids: Tensor) -> None:
-    """The attributions of an input with a row at most, which has no other to take values from."""
-    found = [space.FeaturePermutation(model).attribute((x, ids)) for space in (theirs, ours)]
-    for value, expected, actual in zip((x, ids), *found, strict=True):
-        assert expected.shape == actual.shape
-        if len(value) < 2:
-            assert_same(actual, expected)
+            both(name, total, call=((x, ids),))
+    # Features over an input of one example and another of four.
+    masks = (torch.tensor([[0, 1, 1]]), torch.tensor([[1, 2, 3, 4, 4]]))
+    both(name, lambda x, y: x.sum() + (y**2).sum(), call=((X[:1], Y),), feature_mask=masks)
 
 
 def test_the_sizes_of_occlusion() -> None:

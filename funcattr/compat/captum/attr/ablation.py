@@ -10,7 +10,7 @@ from torch import Tensor
 import funcattr
 
 from .attribution import Given, PerturbationAttribution, as_tuple
-from .perturbation import as_covers, as_masks, perturbed
+from .perturbation import as_covers, as_masks, each_value_its_own, perturbed
 
 
 class FeatureAblation(PerturbationAttribution):
@@ -122,11 +122,9 @@ def permuted_rows(x: Tensor, feature_mask: Tensor) -> Tensor:
 class FeaturePermutation(FeatureAblation):
     """Permutation importance: what the output loses when a feature has another example's value.
 
-    All features of an input get the values of the same other examples, which `perm_func` draws.
-
     Args:
         forward_func: The model, often a function that gives one number for the batch.
-        perm_func: `(input, mask) -> input with other values where the mask is true`.
+        perm_func: `(input, mask) -> input with other values where the mask is true`, called for each feature.
     """
 
     def __init__(
@@ -146,18 +144,35 @@ class FeaturePermutation(FeatureAblation):
         **kwargs: Any,
     ) -> Any:
         """The attributions, shaped as the inputs: a row for each number that the model gives (see `perturbed`)."""
-        others = tuple(self._others(x) for x in as_tuple(inputs))
+        x = tuple(value.detach() for value in as_tuple(inputs))
+        masks = each_value_its_own(x) if feature_mask is None else as_tuple(feature_mask)
+        others = self._others(x, masks, perturbations_per_eval)
         return super().attribute(
             inputs, others, target, additional_forward_args, feature_mask, perturbations_per_eval, show_progress
         )
 
-    def _others(self, x: Tensor) -> Tensor:
-        """What stands for the values of one input."""
-        if len(x) > 1:
-            return self.perm_func(x, torch.ones_like(x, dtype=torch.bool))
-        warnings.warn(
-            f"FeaturePermutation: an input of shape {list(x.shape)} has no other example to take values from; its "
-            "attributions are 0.",
-            stacklevel=4,
-        )
-        return x
+    def _others(self, x: tuple[Tensor, ...], masks: tuple[Tensor, ...], together: int) -> tuple[Tensor, ...]:
+        """What stands for each value where its feature is absent: features are drawn one by one, in Captum's order.
+
+        Features that run together, of which one has a single example at most, keep their values.
+        """
+        own = [mask.unique().tolist() for mask in masks]
+        features = list(dict.fromkeys(feature for numbers in own for feature in numbers))
+        others, kept = list(x), list[int]()
+        for first in range(0, len(features), together):
+            chunk = features[first : first + together]
+            inputs = [i for i, numbers in enumerate(own) if not set(numbers).isdisjoint(chunk)]
+            if any(len(x[i]) < 2 for i in inputs):
+                kept += chunk
+                continue
+            for i in inputs:
+                for feature in chunk:
+                    mask = masks[i] == feature
+                    others[i] = torch.where(mask, self.perm_func(x[i], mask), others[i])
+        if kept:
+            warnings.warn(
+                f"FeaturePermutation: {len(kept)} features have no other example to take values from; their "
+                "attributions are 0.",
+                stacklevel=3,
+            )
+        return tuple(others)
