@@ -428,7 +428,7 @@ class Skip(nn.Module):
 
 def test_deep_lift_of_a_layer_beside_a_skip_connection() -> None:
     """The multiplier behind `f` is that of the last rectifier, whose input has both ways; before `f` its weights."""
-    model = settle(Skip)
+    model: Any = settle(Skip)
 
     def parts(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         h = model.relu(model.a(x))
@@ -447,7 +447,7 @@ def test_deep_lift_of_a_layer_beside_a_skip_connection() -> None:
 
 
 def test_deep_lift_of_a_layer_of_two_tensors() -> None:
-    model = settle(Twins)
+    model: Any = settle(Twins)
     found, delta = attr.LayerDeepLift(model, model.pair).attribute(X, X0, 1, return_convergence_delta=True)
     assert isinstance(found, tuple) and [part.shape for part in found] == [(4, 4), (4, 4)]
     torch.testing.assert_close(delta, torch.zeros(4, dtype=torch.float64))
@@ -495,7 +495,7 @@ def test_empty_inputs_alone_have_zeros() -> None:
 
 @pytest.mark.parametrize("name", ["GradientShap", "DeepLiftShap"])
 def test_baselines_by_a_function_of_nothing_or_of_the_inputs(name: str) -> None:
-    linear = settle(lambda: nn.Linear(3, 2))
+    linear: Any = settle(lambda: nn.Linear(3, 2))
     method = getattr(attr, name)(linear)
     for baselines in (lambda: X0[:1], lambda x: X0[:1] + 0 * x[:1]):
         torch.testing.assert_close(method.attribute(X, baselines, target=1), linear.weight[1] * (X - X0[:1]))
@@ -510,7 +510,7 @@ def test_the_noise_tunnel_takes_one_class_as_a_tensor() -> None:
 
 def test_occlusion_counts_all_dimensions_but_the_first() -> None:
     image = uniform(2, 2, 4, 4)
-    model = settle(lambda: nn.Sequential(nn.Flatten(), nn.Linear(32, 3)))
+    model: Any = settle(lambda: nn.Sequential(nn.Flatten(), nn.Linear(32, 3)))
     method = attr.Occlusion(model)
     for sizes in ((2, 2), ((2, 2),), (1, 2, 2, 2), ((1, 2, 2), (1, 2, 2))):
         with pytest.raises(ValueError, match=r"sliding_window_shapes=.*a size for each dimension but the first"):
@@ -559,7 +559,9 @@ def test_a_metric_of_all_batches(together: int) -> None:
         return [*(found or []), (output.sum(), output[label[:, 0] == 1])]
 
     def to_metric(found: Any) -> Tensor:
-        return torch.stack([sum(total for total, _ in found), torch.cat([rows for _, rows in found]).mean(0).sum()])
+        return torch.stack(
+            [torch.stack([total for total, _ in found]).sum(), torch.cat([rows for _, rows in found]).mean(0).sum()]
+        )
 
     method = attr.DataLoaderAttribution(attr.FeatureAblation(lambda a, b: a - 2 * b))
     options: Any = {"input_roles": (0, 0, 2), "reduce": reduce, "to_metric": to_metric}
@@ -581,12 +583,13 @@ def test_a_data_loader_gives_what_its_batches_give() -> None:
     torch.testing.assert_close(flat, torch.stack([found[0][:, 0], found[0][:, 2], found[1][:, 1]], 1))
     single = attr.DataLoaderAttribution(attr.FeatureAblation(lambda a: a.sum(1))).attribute([X[:2], X[2:]])
     torch.testing.assert_close(single, X, check_dtype=False)
-    for wrong in (
+    wrongs: Any = (
         {"input_roles": (1, 2)},
         {"input_roles": (0,)},
         {"baselines": (X[:2], 0)},
         {"feature_mask": masks[:1]},
-    ):
+    )
+    for wrong in wrongs:
         with pytest.raises(funcattr.FuncattrError, match=f"DataLoaderAttribution.attribute.{next(iter(wrong))}="):
             method.attribute([batch[:2] for batch in BATCHES], **wrong)
     with pytest.raises(funcattr.FuncattrError, match="expected a FeatureAblation"):
@@ -596,7 +599,7 @@ def test_a_data_loader_gives_what_its_batches_give() -> None:
 @pytest.mark.parametrize("name", ["FeatureAblation", "ShapleyValues", "ShapleyValueSampling", "KernelShap", "Lime"])
 def test_every_output_costs_as_much_as_two(name: str) -> None:
     calls = [0]
-    wide = settle(lambda: nn.Linear(3, 20))
+    wide: Any = settle(lambda: nn.Linear(3, 20))
 
     def model(x: Tensor) -> Tensor:
         calls[0] += 1
@@ -613,8 +616,8 @@ def test_every_output_costs_as_much_as_two(name: str) -> None:
 
 
 def test_a_rule_that_is_none_is_told_at_once() -> None:
-    model = settle(lambda: nn.Sequential(nn.Linear(3, 2)))
-    model[0].rule = 1  # pyright: ignore[reportArgumentType, reportAttributeAccessIssue]
+    model: Any = settle(lambda: nn.Sequential(nn.Linear(3, 2)))
+    model[0].rule = 1
     for make in (lambda: attr.LRP(model), lambda: attr.LayerLRP(model, model[0])):
         with pytest.raises(TypeError, match="expected a PropagationRule as the rule of '0', got 1"):
             make()

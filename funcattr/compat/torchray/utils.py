@@ -208,7 +208,8 @@ def imread(file: Any, as_pil: bool = False, resize: float | Sequence[int] | None
         if isinstance(resize, int | float):
             scale = resize / min(image.size)
             resize = (round(image.size[0] * scale), round(image.size[1] * scale))
-        image = image.resize(tuple(resize), Image.Resampling.LANCZOS)
+        width, height = resize
+        image = image.resize((width, height), Image.Resampling.LANCZOS)
     return image if as_pil else pil_to_tensor(image)
 
 

@@ -89,7 +89,7 @@ def test_the_exponent_is_that_of_the_e_rule() -> None:
 def test_relevance_layer_by_layer(of: Any) -> None:
     """The e-rule on matrices: z_ij / (z_j + eps sign z_j), biases aside; a relu hands on what it gets."""
     eps = 1e-3
-    model = settle(lambda: nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 3)))
+    model: Any = settle(lambda: nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 3)))
     x, before = uniform(2, 4), state(model)
     own = InnvestigateModel(model, epsilon=eps)
     assert own.get_r_values_per_layer() is None

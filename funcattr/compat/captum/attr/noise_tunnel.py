@@ -52,8 +52,8 @@ class NoiseTunnel(Attribution):
         deltas: list[Tensor] = []
 
         def method(values: tuple[Tensor, ...], target: Any, **options: Any) -> Any:
-            values, baselines = values[: len(x)], values[len(x) :]
-            options |= {"baselines": baselines if len(baselines) > 1 else baselines[0]} if baselines else {}
+            values, drawn = values[: len(x)], values[len(x) :]
+            options |= {"baselines": drawn if len(drawn) > 1 else next(iter(drawn))} if drawn else {}
             options |= {} if target is None else {"target": target}
             found = self.attribution_method.attribute(values if isinstance(inputs, tuple) else values[0], **options)
             if wants_delta:

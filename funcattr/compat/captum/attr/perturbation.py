@@ -74,7 +74,7 @@ def _beside_empty(method: Method, forward_func: Callable[..., Any], given: Given
                 full[i] = value
             return forward_func(*full, *inputs[len(players) :])
 
-        own = {k: tuple(v[i] for i in players) if isinstance(v, tuple) else v for k, v in options.items()}
+        own: Any = {k: tuple(v[i] for i in players) if isinstance(v, tuple) else v for k, v in options.items()}
         found = perturbed(method, model, given._replace(x=tuple(given.x[i] for i in players), is_tuple=True), **own)
     rows, rest = len(found[0]) if found else 1, iter(found)
     return given.result([torch.zeros(rows, *x.shape[1:]) if x.numel() == 0 else next(rest) for x in given.x])
