@@ -827,6 +827,20 @@ MUTANTS = (
         ("tests/attribution/test_example_dims.py::test_a_method_that_depends_on_chance_runs_sample_by_sample",),
     ),
     Mutant(
+        "a point is taken for (row, column)",
+        "funcattr/compat/torchray/benchmark/pointing_game.py",
+        "(rows[:, None] - float(point[1])) ** 2",
+        "(rows[:, None] - float(point[0])) ** 2",
+        ("tests/compat/torchray/test_benchmark.py::test_a_hit_is_a_pixel_nearer_than_the_tolerance",),
+    ),
+    Mutant(
+        "what goes around a layer stays at the input",
+        "funcattr/compat/captum/attr/layer_differences.py",
+        "baseline=(*begin, *start), **options",
+        "baseline=(*begin, *given.x), **options",
+        ("tests/compat/test_captum_attr.py::test_deep_lift_of_a_layer_beside_a_skip_connection",),
+    ),
+    Mutant(
         "rounding is taken for a neighbour",
         "funcattr/methods/gradient/noise_tunnel.py",
         "again=lambda: results(pytree.tree_map(_nudged, x), 1),",

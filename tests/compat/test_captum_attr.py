@@ -1,10 +1,12 @@
 """`funcattr.compat.captum.attr` by itself: its numbers are those of closed forms, and the user's model is untouched."""
 
 import inspect
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -38,15 +40,16 @@ def test_saliency_is_absolute_and_so_is_its_noise_tunnel() -> None:
     torch.testing.assert_close(attr.Saliency(mlp).attribute(X, 1), slopes(X, 1).abs())
     torch.manual_seed(5)
     found = attr.NoiseTunnel(attr.Saliency(mlp)).attribute(X, nt_samples=3, stdevs=0.5, target=1)
-    torch.manual_seed(5)
-    seed = int(torch.randint(2**62, ()))
+    signed = torch.stack([slopes(x, 1) for x in noisy(0.5, 3, seed=5)])
+    torch.testing.assert_close(found, signed.abs().mean(0))
+    assert not torch.allclose(found, signed.mean(0))
 
-    def absolute(x: Any, target: Any) -> Any:
-        return funcattr.gradient(mlp, x, target).abs()
 
-    torch.testing.assert_close(found, funcattr.noise_tunnel(absolute, X, 1, samples=3, sigma=0.5, generator=seed))
-    signed = funcattr.noise_tunnel(partial(funcattr.gradient, mlp), X, 1, samples=3, sigma=0.5, generator=seed)
-    assert not torch.allclose(found, signed)
+def noisy(stdev: float, samples: int, seed: int) -> list[Tensor]:
+    """The noisy copies of `X` that Captum makes of one seed of torch's generator."""
+    torch.manual_seed(seed)
+    noise = torch.normal(0.0, torch.full((len(X), samples, *X.shape[1:]), stdev))
+    return [X + noise[:, i].double() for i in range(samples)]
 
 
 def test_noise_is_of_the_size_that_is_asked_for() -> None:
@@ -67,22 +70,12 @@ def test_the_noise_tunnels_deltas_are_those_of_the_samples(batch: Any) -> None:
     torch.manual_seed(0)
     a, delta = method.attribute(X, nt_samples=5, nt_samples_batch_size=batch, stdevs=0.1, **options)
     assert delta.shape == (20,) and not a.any()
-    of_examples = delta.reshape(4, 5)
-    torch.manual_seed(0)
-    seed = int(torch.randint(2**62, ()))
-
-    def missed(x: Any, target: Any) -> Any:
-        return -(x**3).sum(1)
-
-    for kind, found in (("smoothgrad", of_examples.mean(1)), ("vargrad", of_examples.var(1, correction=0))):
-        expected = funcattr.noise_tunnel(missed, X, kind=kind, samples=5, sigma=0.1, generator=seed)  # pyright: ignore
-        torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(delta.reshape(4, 5).T, torch.stack([-(x**3).sum(1) for x in noisy(0.1, 5, seed=0)]))
 
 
 def test_torchs_seed_decides() -> None:
     cases: Any = (
         (attr.NoiseTunnel(attr.Saliency(mlp)), {}),
-        (attr.GradientShap(mlp), {"baselines": X0}),
         (attr.ShapleyValueSampling(mlp), {"n_samples": 2}),
         (attr.KernelShap(mlp), {"n_samples": 4}),
         (attr.Lime(mlp), {}),
@@ -96,6 +89,19 @@ def test_torchs_seed_decides() -> None:
         torch.testing.assert_close(found[0], found[1], rtol=1e-12, atol=1e-12)
         if not isinstance(method, attr.KernelShap):  # whose six coalitions need four
             assert not torch.allclose(found[0], found[2], rtol=1e-9)
+
+
+def test_numpys_seed_decides_where_baselines_are_drawn() -> None:
+    torch.manual_seed(0)
+    options: Any = {"baselines": X0, "target": 1}
+    tunnel = partial(attr.NoiseTunnel(attr.IntegratedGradients(mlp)).attribute, draw_baseline_from_distrib=True)
+    for method in (attr.GradientShap(mlp).attribute, partial(tunnel, stdevs=0.0)):
+        found = []
+        for seed in (1, 1, 2):
+            np.random.seed(seed)
+            found.append(method(X, **options))
+        torch.testing.assert_close(found[0], found[1], rtol=1e-12, atol=1e-12)
+        assert not torch.allclose(found[0], found[2], rtol=1e-9)
 
 
 def test_drawn_baselines_of_a_linear_model_give_the_difference_to_their_mean() -> None:
@@ -284,8 +290,8 @@ def test_permutation_importance_of_a_feature_that_does_not_count_is_zero() -> No
     assert found[:, :2].any() and not found[:, 2].any()
     of_batch = attr.FeaturePermutation(lambda x: (x[:, 0] * x[:, 1]).mean()).attribute(X)
     assert of_batch.shape == (1, 3) and not of_batch[:, 2].any()
-    with pytest.raises(ValueError, match="two examples at least"):
-        attr.FeaturePermutation(mlp).attribute(X[:1], 1)
+    with pytest.warns(UserWarning, match="3 features have no other example to take values from"):
+        assert not attr.FeaturePermutation(mlp).attribute(X[:1], 1).any()
 
 
 @pytest.mark.parametrize("name", ["KernelShap", "Lime"])
@@ -400,3 +406,230 @@ def test_threads_ask_about_layers_of_one_function_one_after_the_other() -> None:
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(ask, range(80)))
     assert "forward" not in vars(a) and "forward" not in vars(b)
+
+
+class Skip(nn.Module):
+    """A layer `f` with a way around it, between two rectifiers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.f, self.relu, self.last, self.out = (
+            nn.Linear(3, 4),
+            nn.Linear(4, 4),
+            nn.ReLU(),
+            nn.ReLU(),
+            nn.Linear(4, 2),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.relu(self.a(x))
+        return self.out(self.last(h + self.f(h)))
+
+
+def test_deep_lift_of_a_layer_beside_a_skip_connection() -> None:
+    """The multiplier behind `f` is that of the last rectifier, whose input has both ways; before `f` its weights."""
+    model: Any = settle(Skip)
+
+    def parts(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        h = model.relu(model.a(x))
+        return h, model.f(h), h + model.f(h)
+
+    with torch.no_grad():
+        (h, f, s), (h0, f0, s0) = parts(X), parts(X0)
+        multipliers = (s.clamp(min=0) - s0.clamp(min=0)) / (s - s0) * model.out.weight[1]
+        expected, before = multipliers * (f - f0), (multipliers @ model.f.weight) * (h - h0)
+    method = attr.LayerDeepLift(model, model.f)
+    torch.testing.assert_close(method.attribute(X, X0, 1), expected)
+    torch.testing.assert_close(method.attribute(X, X0, 1, attribute_to_layer_input=True), before)
+    rows = attr.LayerDeepLiftShap(model, model.f).attribute(X, X0, 1)
+    each = [method.attribute(X, row.expand_as(X), 1) for row in X0]
+    torch.testing.assert_close(rows, torch.stack(each).mean(0))
+
+
+def test_deep_lift_of_a_layer_of_two_tensors() -> None:
+    model: Any = settle(Twins)
+    found, delta = attr.LayerDeepLift(model, model.pair).attribute(X, X0, 1, return_convergence_delta=True)
+    assert isinstance(found, tuple) and [part.shape for part in found] == [(4, 4), (4, 4)]
+    torch.testing.assert_close(delta, torch.zeros(4, dtype=torch.float64))
+    torch.testing.assert_close(sum(part.sum(1) for part in found), (model(X) - model(X0))[:, 1])
+
+
+class Halves(nn.Module):
+    """Two tensors of one."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return x, x.tanh()
+
+
+class Twins(nn.Module):
+    """A sum of rectified halves."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.pair, self.relu, self.out = nn.Linear(3, 4), Halves(), nn.ReLU(), nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        a, b = self.pair(self.a(x))
+        return self.out(self.relu(a + b))
+
+
+def total(x: Tensor, ids: Tensor) -> Tensor:
+    """One number for the batch, of a table and of numbers of any count."""
+    return 3 * x.sum() + (ids[0] if ids.numel() else 0)
+
+
+@pytest.mark.parametrize("name", ["FeatureAblation", "ShapleyValues", "ShapleyValueSampling", "KernelShap"])
+def test_an_empty_input_has_nothing_to_perturb(name: str) -> None:
+    of_x, of_ids = getattr(attr, name)(total).attribute((X, X.new_zeros(0)))
+    torch.testing.assert_close(of_x, 3 * X.sum(0, keepdim=True))
+    assert of_ids.shape == (1,) and not of_ids.any()
+
+
+def test_empty_inputs_alone_have_zeros() -> None:
+    for method in (attr.FeatureAblation(torch.sum), attr.FeaturePermutation(torch.sum)):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            found = method.attribute(X.new_zeros(0, 2))
+        assert found.shape == (1, 2) and not found.any()
+
+
+@pytest.mark.parametrize("name", ["GradientShap", "DeepLiftShap"])
+def test_baselines_by_a_function_of_nothing_or_of_the_inputs(name: str) -> None:
+    linear: Any = settle(lambda: nn.Linear(3, 2))
+    method = getattr(attr, name)(linear)
+    for baselines in (lambda: X0[:1], lambda x: X0[:1] + 0 * x[:1]):
+        torch.testing.assert_close(method.attribute(X, baselines, target=1), linear.weight[1] * (X - X0[:1]))
+    with pytest.raises(funcattr.FuncattrError, match="expected tensors whose rows are baselines"):
+        method.attribute(X, lambda: X0[:1].numpy(), target=1)
+
+
+def test_the_noise_tunnel_takes_one_class_as_a_tensor() -> None:
+    method, options = attr.NoiseTunnel(attr.Saliency(mlp)), {"stdevs": 0.0, "nt_samples": 2}
+    torch.testing.assert_close(method.attribute(X, **options, target=torch.tensor([1])), slopes(X, 1).abs())
+
+
+def test_occlusion_counts_all_dimensions_but_the_first() -> None:
+    image = uniform(2, 2, 4, 4)
+    model: Any = settle(lambda: nn.Sequential(nn.Flatten(), nn.Linear(32, 3)))
+    method = attr.Occlusion(model)
+    for sizes in ((2, 2), ((2, 2),), (1, 2, 2, 2), ((1, 2, 2), (1, 2, 2))):
+        with pytest.raises(ValueError, match=r"sliding_window_shapes=.*a size for each dimension but the first"):
+            method.attribute(image, sizes, target=1)
+    for strides in ((1, 2), ((1, 2),)):
+        with pytest.raises(ValueError, match="a step for each dimension but the first"):
+            method.attribute(image, (1, 2, 2), strides, target=1)
+    both = attr.Occlusion(lambda a, b: model(a) + b)
+    with pytest.raises(ValueError, match="a step for each of 2 inputs"):
+        both.attribute((image, X), ((1, 2, 2), (1,)), (1, 1, 1), target=1)
+    # A step beyond a window that covers the whole dimension does not count.
+    parts = (image * model[1].weight[1].reshape(2, 4, 4)).unfold(2, 2, 2).unfold(3, 2, 2).sum((1, 4, 5))
+    expected = parts.repeat_interleave(2, 1).repeat_interleave(2, 2).unsqueeze(1).expand(image.shape)
+    torch.testing.assert_close(method.attribute(image, (2, 2, 2), (5, 2, 2), target=1), expected)
+
+
+def test_occlusion_of_numbers() -> None:
+    a, b = X[:, 0], X[:, 1]
+    found = attr.Occlusion(lambda a, b: a * b).attribute((a, b), ((), ()), baselines=(0.5, 0.0))
+    torch.testing.assert_close(found, ((a - 0.5) * b, a * b))
+
+
+BATCHES = [(X[:2], X0[:2], torch.tensor([[0], [1]])), (X[2:], X0[2:], torch.tensor([[1], [1]]))]
+"""Of a data loader: two inputs, and labels."""
+
+
+def passes(counted: list[int]) -> Any:
+    """The batches, which count how often they are read."""
+
+    class Loader:
+        def __iter__(self) -> Any:
+            counted[0] += 1
+            return iter(BATCHES)
+
+    return Loader()
+
+
+@pytest.mark.parametrize("together", [1, 2, 5])
+def test_a_metric_of_all_batches(together: int) -> None:
+    """The sum over all examples of a - 2 b, and its mean over those of label 1: each feature has its part of both."""
+    counted = [0]
+
+    def reduce(found: Any, output: Tensor, things: Any) -> Any:
+        a, _, label = things
+        assert a.shape == output.shape == (2, 3) and label.shape == (2, 1)
+        return [*(found or []), (output.sum(), output[label[:, 0] == 1])]
+
+    def to_metric(found: Any) -> Tensor:
+        return torch.stack(
+            [torch.stack([total for total, _ in found]).sum(), torch.cat([rows for _, rows in found]).mean(0).sum()]
+        )
+
+    method = attr.DataLoaderAttribution(attr.FeatureAblation(lambda a, b: a - 2 * b))
+    options: Any = {"input_roles": (0, 0, 2), "reduce": reduce, "to_metric": to_metric}
+    of_a, of_b = method.attribute(passes(counted), perturbations_per_pass=together, **options)
+    torch.testing.assert_close(of_a, torch.stack([X.sum(0), X[1:].mean(0)]), check_dtype=False)
+    torch.testing.assert_close(of_b, -2 * torch.stack([X0.sum(0), X0[1:].mean(0)]), check_dtype=False)
+    assert counted[0] == 2 + -(-6 // together)  # one batch to see what there is, one pass for the whole
+
+
+def test_a_data_loader_gives_what_its_batches_give() -> None:
+    inner = attr.FeatureAblation(lambda a, b: (a * b).sum(1))
+    masks = (torch.tensor([[0, 0, 1]]), torch.tensor([[1, 2, 2]]))
+    method, options = attr.DataLoaderAttribution(inner), {"baselines": (0.5, X[:1]), "feature_mask": masks}
+    found = method.attribute([batch[:2] for batch in BATCHES], **options)
+    each = [inner.attribute(batch[:2], **options) for batch in BATCHES]
+    for actual, parts in zip(found, zip(*each, strict=True), strict=True):
+        torch.testing.assert_close(actual, torch.cat(parts), check_dtype=False)
+    flat = method.attribute([batch[:2] for batch in BATCHES], return_input_shape=False, **options)
+    torch.testing.assert_close(flat, torch.stack([found[0][:, 0], found[0][:, 2], found[1][:, 1]], 1))
+    single = attr.DataLoaderAttribution(attr.FeatureAblation(lambda a: a.sum(1))).attribute([X[:2], X[2:]])
+    torch.testing.assert_close(single, X, check_dtype=False)
+    wrongs: Any = (
+        {"input_roles": (1, 2)},
+        {"input_roles": (0,)},
+        {"baselines": (X[:2], 0)},
+        {"feature_mask": masks[:1]},
+    )
+    for wrong in wrongs:
+        with pytest.raises(funcattr.FuncattrError, match=f"DataLoaderAttribution.attribute.{next(iter(wrong))}="):
+            method.attribute([batch[:2] for batch in BATCHES], **wrong)
+    with pytest.raises(funcattr.FuncattrError, match="expected a FeatureAblation"):
+        attr.DataLoaderAttribution(attr.Occlusion(mlp))
+
+
+@pytest.mark.parametrize("name", ["FeatureAblation", "ShapleyValues", "ShapleyValueSampling", "KernelShap", "Lime"])
+def test_every_output_costs_as_much_as_two(name: str) -> None:
+    calls = [0]
+    wide: Any = settle(lambda: nn.Linear(3, 20))
+
+    def model(x: Tensor) -> Tensor:
+        calls[0] += 1
+        return torch.from_numpy(np.tanh(wide(x).detach().numpy()))  # a black box
+
+    def found(target: Any) -> tuple[Tensor, int]:
+        calls[0] = 0
+        torch.manual_seed(0)
+        return getattr(attr, name)(model).attribute(X, target=target), calls[0]
+
+    (every, in_all), (one, of_one) = found(None), found(13)
+    assert in_all < 2 * of_one
+    torch.testing.assert_close(every.reshape(4, 20, 3)[:, 13], one)
+
+
+def test_a_rule_that_is_none_is_told_at_once() -> None:
+    model: Any = settle(lambda: nn.Sequential(nn.Linear(3, 2)))
+    model[0].rule = 1
+    for make in (lambda: attr.LRP(model), lambda: attr.LayerLRP(model, model[0])):
+        with pytest.raises(TypeError, match="expected a PropagationRule as the rule of '0', got 1"):
+            make()
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
+@pytest.mark.parametrize("name", ["IntegratedGradients", "Saliency", "GradientShap", "FeatureAblation", "Occlusion"])
+def test_scripted_modules(name: str) -> None:
+    options: Any = {"GradientShap": {"baselines": X0}, "Occlusion": {"sliding_window_shapes": (2,)}}.get(name, {})
+    found = []
+    for model in (mlp, torch.jit.script(mlp), torch.jit.trace(mlp, X)):
+        np.random.seed(0)
+        found.append(getattr(attr, name)(model).attribute(X, target=1, **options))
+    torch.testing.assert_close(found[1], found[0])
+    torch.testing.assert_close(found[2], found[0])

@@ -9,6 +9,7 @@ import copy
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -89,6 +90,7 @@ def both(name: str, *args: Any, **options: Any) -> None:
     call, found = options.pop("call"), []
     for space in (theirs, ours):
         torch.manual_seed(0)
+        np.random.seed(0)
         # Captum leaves its rules on the modules.
         made = copy.deepcopy(args) if name in ("LRP", "LayerLRP") else args
         found.append(getattr(space, name)(*made).attribute(*call, **options))
@@ -293,25 +295,110 @@ def test_the_noise_tunnel_without_noise(nt_type: str, batch: Any, name: str) -> 
 
 
 @pytest.mark.parametrize("name", ["GradientShap", "LayerGradientShap", "NeuronGradientShap"])
-def test_gradient_shap_of_what_needs_no_draw(name: str) -> None:
-    """One baseline, and a linear model: the draws do not count."""
-    linear: Any = settle(lambda: nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2)))
-    at = () if name == "GradientShap" else (linear[0],)
-    neuron = (1,) if name == "NeuronGradientShap" else ()
-    options: Any = {} if neuron else {"target": 1, **DELTA}
-    both(name, linear, *at, call=(X, *neuron, X0[:1]), **options)
+@pytest.mark.parametrize("multiply", [True, False])
+def test_gradient_shap_of_one_seed(name: str, multiply: bool) -> None:
+    at = (multiply,) if name == "GradientShap" else (inputs.relu, None, multiply)
+    neuron = (2,) if name == "NeuronGradientShap" else ()
+    options: Any = {"n_samples": 7}
+    options |= {} if neuron else {"target": [0, 1, 2, 0], **DELTA}
+    for stdevs in (0.0, 0.3, (0.3, 0.1)):
+        both(name, inputs, *at, call=((X, Y), *neuron, (X0, Y0)), stdevs=stdevs, **options)
+    both(name, inputs, *at, call=(X, *neuron, lambda: X0[:3]), **options)
+    both(name, inputs, *at, call=(X, *neuron, lambda x: x[:3] / 2), **options)
 
 
-@pytest.mark.parametrize("name", ["GradientShap", "LayerGradientShap"])
-def test_gradient_shap_in_the_mean(name: str) -> None:
-    found = []
-    for space in (theirs, ours):
-        at = () if name == "GradientShap" else (mlp[1],)
-        method = getattr(space, name)(mlp, *at)
-        a, delta = method.attribute(X, X0, n_samples=20000, stdevs=0.1, target=1, **DELTA)
-        assert delta.shape == (80000,)
-        found.append(a.detach().double())
-    torch.testing.assert_close(found[1], found[0], rtol=0.0, atol=0.03)
+@pytest.mark.parametrize("game", GAMES)
+@pytest.mark.parametrize("masks", [None, (torch.tensor([[0, 0, 1]]), torch.tensor([[1, 2, 2, 0, 5]]))])
+def test_shapley_sampling_of_one_seed(game: str, masks: Any) -> None:
+    model, options = GAMES[game]
+    both("ShapleyValueSampling", model, call=((X, Y), (0.1, 0.5)), feature_mask=masks, n_samples=3, **options)
+
+
+@pytest.mark.parametrize("game", GAMES)
+@pytest.mark.parametrize("masks", [None, MASKS])
+def test_permutation_of_one_seed(game: str, masks: Any) -> None:
+    model, options = GAMES[game]
+    both("FeaturePermutation", model, call=((X, Y),), feature_mask=masks, **options)
+
+
+def test_permutation_of_a_layer_of_one_seed() -> None:
+    for mask in (None, torch.tensor([[0, 0, 1, 2]])):
+        # Captum chooses a target twice.
+        both("LayerFeaturePermutation", lambda x, y: inputs(x, y)[:, 1], inputs.relu, call=((X, Y),), layer_mask=mask)
+
+
+@pytest.mark.parametrize("nt_type", ["smoothgrad", "smoothgrad_sq", "vargrad"])
+@pytest.mark.parametrize("name", ["IntegratedGradients", "DeepLift", "Saliency"])
+def test_the_noise_tunnel_of_one_seed(nt_type: str, name: str) -> None:
+    options: Any = {"nt_type": nt_type, "nt_samples": 4, "stdevs": (0.3, 0.1), "target": torch.tensor([1])}
+    options |= {} if name == "Saliency" else {"baselines": (X0, Y0), **DELTA}
+    drawn: Any = ({},) if name == "Saliency" else ({}, {"draw_baseline_from_distrib": True})
+    for draw in drawn:
+        found = []
+        for space in (theirs, ours):
+            torch.manual_seed(0)
+            np.random.seed(0)
+            tunnel = space.NoiseTunnel(getattr(space, name)(inputs))
+            found.append(tunnel.attribute((X, Y), **options, **draw))
+        assert_same(found[1], found[0])
+
+
+@pytest.mark.filterwarnings("ignore:FeaturePermutation.*no other example:UserWarning")
+@pytest.mark.parametrize("name", ["FeatureAblation", "FeaturePermutation"])
+def test_empty_inputs(name: str) -> None:
+    def total(x: Tensor, ids: Tensor) -> Tensor:
+        return x.sum() + (ids[0] if ids.numel() else 0)
+
+    for x in (X, X[:1], X[:0]):
+        for ids in (X[0, :0], X[0, :1], X[:, 0]):
+            both(name, total, call=((x, ids),))
+    # Features over an input of one example and another of four.
+    masks = (torch.tensor([[0, 1, 1]]), torch.tensor([[1, 2, 3, 4, 4]]))
+    both(name, lambda x, y: x.sum() + (y**2).sum(), call=((X[:1], Y),), feature_mask=masks)
+
+
+def test_the_sizes_of_occlusion() -> None:
+    for sizes, strides in (((2, 3, 3), (5, 2, 2)), (((2, 3, 3),), ((2, 3, 3),)), ((2, 3, 3), ((2, 3, 1),))):
+        both("Occlusion", conv, call=(IMAGE, sizes, strides), target=1)
+        both("Occlusion", conv, call=((IMAGE,), sizes, strides), target=1)
+    both("Occlusion", lambda a, b: a - b.relu(), call=((X[:, 0], Y[:, 0]), ((), ())))
+
+
+@pytest.mark.parametrize("model", [lambda a, b: (a * b).sum(1), lambda a, b: a * b, lambda a, b: (a * b)[:, :1]])
+@pytest.mark.parametrize("masks", [None, (torch.tensor([[0, 0, 1]]), torch.tensor([[2, 3, 5]]))])
+def test_data_loaders(model: Any, masks: Any) -> None:
+    batches = [[X[:3], X0[:3]], [X[3:], X0[3:]]]  # Captum takes no tuples
+    for options in ({}, {"return_input_shape": False}, {"perturbations_per_pass": 3, "baselines": (0.5, X[:1])}):
+        found = []
+        for space in (theirs, ours):
+            method = space.DataLoaderAttribution(space.FeatureAblation(model))
+            found.append(method.attribute(batches, feature_mask=masks, **options))
+        assert_same(found[1], found[0])
+
+
+class Skip(nn.Module):
+    """A layer with a way around it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.f, self.relu, self.last, self.out = (
+            nn.Linear(3, 4),
+            nn.Linear(4, 4),
+            nn.ReLU(),
+            nn.ReLU(),
+            nn.Linear(4, 2),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.relu(self.a(x))
+        return self.out(self.last(h + self.f(h)))
+
+
+@pytest.mark.parametrize("name", ["LayerDeepLift", "LayerDeepLiftShap", "LayerIntegratedGradients"])
+@pytest.mark.parametrize("layer", ["a", "f", "relu", "last"])
+def test_a_layer_beside_a_skip_connection(name: str, layer: str) -> None:
+    model = settle(Skip)
+    both(name, model, getattr(model, layer), call=(X, X0), target=1, **DELTA)
 
 
 @pytest.mark.parametrize("name", sorted(set(theirs.__all__)))

@@ -3,6 +3,7 @@
 from .bottleneck import IBA as IBA
 from .bottleneck import insert_into_sequential as insert_into_sequential
 from .estimator import TorchWelfordEstimator as TorchWelfordEstimator
+from .estimator import WelfordEstimator as WelfordEstimator
 from .imagenet import get_imagenet_folder as get_imagenet_folder
 from .imagenet import imagenet_transform as imagenet_transform
 from .imagenet import load_monkeys as load_monkeys

@@ -1,12 +1,13 @@
 """Relevance propagation by one rule for every linear map."""
 
-from typing import Any, Literal, NoReturn
+from collections.abc import Callable
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from ... import Rulebook, lrp
-from ...errors import FuncattrError
+from ... import Rulebook, edit, functionalize, lrp, read
+from ...errors import FuncattrError, UnknownSiteError
 from ...rules import b_rule, composite, e_rule
 
 
@@ -48,6 +49,7 @@ class InnvestigateModel(nn.Module):
         self.prediction: Tensor | None = None
         self._rules = rulebook(method, p=lrp_exponent, beta=beta, eps=epsilon)
         self._last: Tensor | None = None
+        self._target: Tensor | None = None
 
     def forward(self, in_tensor: Tensor) -> Tensor:
         """The model's output."""
@@ -75,12 +77,53 @@ class InnvestigateModel(nn.Module):
         if self._last is None or self.prediction is None:
             raise RuntimeError("InnvestigateModel.innvestigate: it has seen no input yet. Give in_tensor.")
         output = self.prediction.detach().flatten(1)
-        target = output.argmax(1) if rel_for_class is None else int(rel_for_class)
-        return output, lrp(lambda x: self.model(x).flatten(1), self._last, target, rules=self._rules).detach()
+        wanted = output.argmax(1) if rel_for_class is None else torch.full((len(output),), int(rel_for_class))
+        self._target = wanted.to(output.device)
+        return output, lrp(self._flat, self._last, self._target, rules=self._rules).detach()
 
-    def get_r_values_per_layer(self) -> NoReturn:
-        """Refused: relevance inside the model is asked for by layer."""
-        raise FuncattrError(
-            "InnvestigateModel.get_r_values_per_layer: ask for a layer: funcattr.lrp(model, x, target, layer=..., "
-            "rules=funcattr.compat.tensorwatch.rulebook(...))."
-        )
+    def get_r_values_per_layer(self) -> list[Tensor] | None:
+        """The relevance of the last `innvestigate` at the output, and at what goes into each layer, the last one first.
+
+        Layers are the modules without modules of their own, in the order in which they run. None before `innvestigate`.
+
+        Raises:
+            FuncattrError: If one of them runs more than once.
+        """
+        if self._last is None or self._target is None:
+            return None
+        x, target = self._last, self._target
+        names = self._in_order(x)
+        with torch.no_grad():
+            output = self._flat(x.clone())
+        chosen = torch.zeros_like(output).scatter(1, target[:, None], output.gather(1, target[:, None]))
+        model = functionalize(self.model)
+        classes = [int(k) for k in target]
+        inside = [
+            lrp(model, x, lambda y: y.flatten(1)[range(len(y)), classes], layer=f"{name}@args:0", rules=self._rules)
+            for name in reversed(names)
+        ]
+        return [chosen, *(relevance.detach() for relevance in inside)]
+
+    def _flat(self, x: Tensor) -> Tensor:
+        return self.model(x).flatten(1)
+
+    def _in_order(self, x: Tensor) -> list[str]:
+        """The names of the modules without modules of their own, as they run."""
+        names: list[str] = []
+
+        def noting(name: str) -> Callable[[Any], Any]:
+            return lambda value: names.append(name) or value
+
+        leaves = [name for name, module in self.model.named_modules() if name and not list(module.children())]
+        with torch.no_grad():
+            edit(self.model, {f"{name}@args:0": noting(name) for name in leaves})(x.clone())
+            for name in names:
+                try:
+                    read(self.model, f"{name}#1")(x.clone())
+                except UnknownSiteError:
+                    continue
+                raise FuncattrError(
+                    f"InnvestigateModel.get_r_values_per_layer: the layer {name!r} runs more than once. Say which call "
+                    f"is meant: funcattr.lrp(model, x, target, layer='{name}#1', rules=...)."
+                )
+        return names

@@ -2,6 +2,7 @@
 
 import math
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -13,9 +14,9 @@ from ... import FuncattrError, maps
 from ...maps import LEAST_SIGMA
 
 
-def get_device(gpu: int = 0) -> torch.device:
-    """The GPU of that number if there is one, else the CPU."""
-    return torch.device(f"cuda:{gpu}" if torch.cuda.is_available() else "cpu")
+def get_device(gpu: int | None = 0) -> torch.device:
+    """The GPU of that number if there is one, else the CPU; None means the CPU."""
+    return torch.device(f"cuda:{gpu}" if gpu is not None and torch.cuda.is_available() else "cpu")
 
 
 def xmkdir(path: str) -> None:
@@ -74,8 +75,10 @@ def imsmooth(
 def resample(source: Tensor, target_size: tuple[int, int], transform: Any) -> Tensor:
     """Images moved and scaled, bilinear, with zeros around.
 
-    u' = s_u u + t_u, v' = s_v v + t_v: where the point (u, v) of the source lies in the target, in pixels from the
+    u' = s_u u - t_u, v' = s_v v - t_v: where the point (u, v) of the source lies in the target, in pixels from the
     upper left corner of the image, so that the first pixel's centre is (1/2, 1/2)
+
+    TorchRay's documentation adds the offsets, its code subtracts them; here they are subtracted too.
 
     Args:
         source: [N, C, H, W]
@@ -89,7 +92,7 @@ def resample(source: Tensor, target_size: tuple[int, int], transform: Any) -> Te
         FuncattrError: If the transform is not of that shape, or a scale is not above 0.
 
     Example:
-        >>> resample(torch.arange(4.0).reshape(1, 1, 1, 4), (1, 2), [[1, -2], [1, 0]]).flatten()
+        >>> resample(torch.arange(4.0).reshape(1, 1, 1, 4), (1, 2), [[1, 2], [1, 0]]).flatten()
         tensor([2., 3.])
     """
     scales = torch.as_tensor(transform, dtype=source.dtype, device=source.device)
@@ -101,62 +104,69 @@ def resample(source: Tensor, target_size: tuple[int, int], transform: Any) -> Te
     axes = []
     for (scale, shift), length, wanted in zip(scales, (width, height), (columns, rows), strict=True):
         pixels = torch.arange(wanted, dtype=source.dtype, device=source.device) + 0.5
-        axes.append((pixels - shift) / scale * 2 / length - 1)
+        axes.append((pixels + shift) / scale * 2 / length - 1)
     across, down = axes
     grid = torch.stack(torch.broadcast_tensors(across[None, :], down[:, None]), -1)
     return F.grid_sample(source, grid.expand(len(source), -1, -1, -1), align_corners=False)
 
 
-def imsc(im: Tensor, *args: Any, quiet: bool = False, interpolation: str = "lanczos", **kwargs: Any) -> Tensor:
+def imsc(
+    img: Any, *args: Any, quiet: bool = False, lim: Any = None, interpolation: str = "lanczos", **kwargs: Any
+) -> tuple[Tensor, Any]:
     """An image in the range 0 to 1, drawn with pyplot.
 
     Args:
-        im: [3, H, W] or [1, H, W], of any range.
+        img: [3, H, W] or [1, H, W], of any range; or an image of PIL.
         quiet: Draw nothing.
+        lim: The values that become 0 and 1; the image's lowest and highest by default.
         interpolation: As in `pyplot.imshow`.
         *args, **kwargs: For `pyplot.imshow`.
 
     Returns:
-        The image, (im - min) / (max - min), zeros if it is constant. [C, H, W]
+        The image, (img - min) / (max - min) between 0 and 1, zeros if it is constant, [C, H, W]; and what
+        `pyplot.imshow` returns, None if `quiet`.
 
     Raises:
         FuncattrError: If it is no image.
 
     Example:
         >>> imsc(torch.tensor([[[2.0, 4.0]]]), quiet=True)
-        tensor([[[0., 1.]]])
+        (tensor([[[0., 1.]]]), None)
     """
-    if im.ndim != 3 or im.shape[0] not in (1, 3):
-        raise FuncattrError(f"imsc(im=...): expected an image [3, H, W] or [1, H, W], got shape {list(im.shape)}.")
-    scaled = maps.normalize(im.detach()[None])[0]
-    if not quiet:
-        from matplotlib import pyplot
+    image = img if isinstance(img, Tensor) else pil_to_tensor(img)
+    if image.ndim != 3 or image.shape[0] not in (1, 3):
+        raise FuncattrError(f"imsc(img=...): expected an image [3, H, W] or [1, H, W], got shape {list(image.shape)}.")
+    image = image.detach()
+    low, high = (float(end) for end in (lim or (image.min(), image.max())))
+    scaled = ((image - low) / (high - low)).clamp(0, 1) if high > low else torch.zeros_like(image)
+    if quiet:
+        return scaled, None
+    from matplotlib import pyplot
 
-        if len(scaled) == 1:
-            kwargs = {"cmap": "gray", **kwargs}
-        pixels = scaled.movedim(0, -1).squeeze(-1).cpu().numpy()
-        pyplot.imshow(pixels, *args, interpolation=interpolation, **kwargs)
-    return scaled
+    handle = pyplot.imshow(im_to_numpy(scaled), *args, interpolation=interpolation, **kwargs)
+    pyplot.gca().axis("off")
+    return scaled, handle
 
 
 def imarraysc(
-    tiles: Tensor, spacing: int = 0, quiet: bool = False, interpolation: str = "lanczos", **kwargs: Any
-) -> Tensor:
+    tiles: Tensor, spacing: int = 0, quiet: bool = False, lim: Any = None, interpolation: str = "lanczos"
+) -> tuple[Tensor, Any]:
     """Images in one picture, row by row, drawn with pyplot.
 
     Args:
         tiles: [K, 3, H, W] or [K, 1, H, W]
         spacing: Pixels between them.
-        quiet, interpolation, **kwargs: As in `imsc`.
+        quiet, lim, interpolation: As in `imsc`, which is called for each tile.
 
     Returns:
-        The picture; ceil(sqrt(K)) images in a row, each in the range 0 to 1, and zeros between them. [C, H', W']
+        The picture: ceil(sqrt(K)) images in a row, each in the range 0 to 1, and zeros between them, [C, H', W']; and
+        what `pyplot.imshow` returns, None if `quiet`.
 
     Raises:
         FuncattrError: If they are no images.
 
     Example:
-        >>> imarraysc(torch.rand(3, 1, 4, 5), spacing=1, quiet=True).shape
+        >>> imarraysc(torch.rand(3, 1, 4, 5), spacing=1, quiet=True)[0].shape
         torch.Size([1, 9, 11])
     """
     if tiles.ndim != 4:
@@ -167,23 +177,26 @@ def imarraysc(
     picture = tiles.new_zeros(channels, rows * (height + spacing) - spacing, columns * (width + spacing) - spacing)
     for k, tile in enumerate(tiles):
         top, left = k // columns * (height + spacing), k % columns * (width + spacing)
-        picture[:, top : top + height, left : left + width] = imsc(tile, quiet=True)
-    if not quiet:
-        imsc(picture, interpolation=interpolation, **{"vmin": 0, "vmax": 1, **kwargs})
-    return picture
+        picture[:, top : top + height, left : left + width] = imsc(tile, quiet=True, lim=lim)[0]
+    return imsc(picture, quiet=quiet, interpolation=interpolation)
 
 
-def imread(file: Any, as_pil: bool = False, resize: int | tuple[int, int] | None = None, to_rgb: bool = False) -> Any:
+def im_to_numpy(tensor: Tensor) -> Any:
+    """An image of one or three channels as an array of three. [C, H, W] -> [H, W, 3]"""
+    return tensor.expand(3, *tensor.shape[1:]).movedim(0, -1).detach().cpu().numpy()
+
+
+def imread(file: Any, as_pil: bool = False, resize: float | Sequence[int] | None = None, to_rgb: bool = False) -> Any:
     """An image from a file.
 
     Args:
-        file: A path, or a file that is open.
+        file: A path, or a file that is open. Nothing is downloaded.
         as_pil: Return the image of PIL.
         resize: The length of its smaller side, or (width, height).
         to_rgb: Make three channels of whatever it has.
 
     Returns:
-        The image in 0..1, [1, C, H, W], or that of PIL.
+        The image in 0..1, [C, H, W], or that of PIL.
     """
     from PIL import Image
 
@@ -192,11 +205,12 @@ def imread(file: Any, as_pil: bool = False, resize: int | tuple[int, int] | None
     if to_rgb:
         image = image.convert("RGB")
     if resize is not None:
-        if isinstance(resize, int):
+        if isinstance(resize, int | float):
             scale = resize / min(image.size)
             resize = (round(image.size[0] * scale), round(image.size[1] * scale))
-        image = image.resize(resize, Image.Resampling.LANCZOS)
-    return image if as_pil else pil_to_tensor(image)[None]
+        width, height = resize
+        image = image.resize((width, height), Image.Resampling.LANCZOS)
+    return image if as_pil else pil_to_tensor(image)
 
 
 def pil_to_tensor(pil_image: Any) -> Tensor:

@@ -45,8 +45,8 @@ def occlusion(
     Args:
         model, x, target, baseline, output, args, kwargs, example_dims: As in `feature_ablation`.
         window: Size of the window in the trailing dimensions of x; dimensions before them are covered as a whole. For
-            images [N, C, H, W], `(h, w)` covers all channels at once, `(1, h, w)` one. Of several inputs one is covered
-            at a time; give one window for all, or a structure of them.
+            images [N, C, H, W], `(h, w)` covers all channels at once, `(1, h, w)` one, and `()` the whole example. Of
+            several inputs one is covered at a time; give one window for all, or a structure of them.
         stride: Step of the window, at most its size: one number for all dimensions of the window, or one for each; for
             several inputs also a structure of them. There are as many forwards as windows.
         chunk_size: Windows that are covered at once; by default so many that 16 examples run.
@@ -153,7 +153,7 @@ def _of_input(
         mask = covered.reshape(times, *leading, *grid.sizes)
         copies[which] = merged(torch.where(mask, cover.unsqueeze(1), value.unsqueeze(1)))
         lost = whole - parted(precise(copies_of(question, pytree.tree_unflatten(copies, structure)).scores()), times)
-        return total + lost @ covered.flatten(1).to(lost), ()
+        return total + lost @ covered.reshape(times, -1).to(lost), ()
 
     total = whole.new_zeros(len(value), math.prod(grid.sizes))
     total, _ = loop(question.call, body, total, grid.windows, chunk, device=value.device, progress=progress)
@@ -178,7 +178,7 @@ def _for_each(call: str, name: str, given: Any, structure: Any) -> list[Any]:
 
 
 def _grid(call: str, x: Tensor, window: Any, stride: Any) -> _Grid:
-    if not isinstance(window, tuple) or not window:
+    if not isinstance(window, tuple):
         raise TypeError(f"{call}(window={window!r}): expected a tuple of ints, such as (16, 16).")
     rank = len(window)
     if rank >= x.ndim:

@@ -12,7 +12,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import funcattr
-from funcattr.compat.iba import IBA, TorchWelfordEstimator, insert_into_sequential, to_saliency_map
+from funcattr.compat.iba import (
+    IBA,
+    TorchWelfordEstimator,
+    WelfordEstimator,
+    insert_into_sequential,
+    to_saliency_map,
+)
 from funcattr.testing.seeding import settle, uniform
 
 from ... import bottleneck_references as references
@@ -249,6 +255,21 @@ def test_the_estimator_equals_the_running_formulas() -> None:
     assert (estimator.active_neurons(0.5) == expected.active).all()
     assert estimator.n_samples() == 50
     assert estimator.shape == (3, 4)
+
+
+def test_the_estimator_of_arrays() -> None:
+    values, estimator = uniform(50, 3, 4).relu().numpy(), WelfordEstimator()
+    for part in (values[:7], values[7:30]):
+        assert estimator.fit(part) is part
+    later = WelfordEstimator()
+    later.load_state_dict(estimator.state_dict())
+    later.fit(values[30:])
+    assert (estimator.n_samples(), later.n_samples()) == (30, 50)
+    np.testing.assert_allclose(estimator.mean(), values[:30].mean(0), rtol=1e-9)
+    np.testing.assert_allclose(later.mean(), values.mean(0), rtol=1e-9)
+    np.testing.assert_allclose(later.std(), values.std(0, ddof=1), rtol=1e-9)
+    np.testing.assert_array_equal(later.active_neurons(0.5), (values != 0).mean(0) > 0.5)
+    assert later.state_dict()["m"].shape == (3, 4) and later.active_neurons().dtype == bool
 
 
 def test_batches_are_taken_whole_until_there_are_more_than_asked() -> None:

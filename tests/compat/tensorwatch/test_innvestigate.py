@@ -85,12 +85,53 @@ def test_the_exponent_is_that_of_the_e_rule() -> None:
     torch.testing.assert_close(found, funcattr.lrp(model, x, 1, rules=rulebook("e-rule", p=3)))
 
 
+@pytest.mark.parametrize("of", [None, 1])
+def test_relevance_layer_by_layer(of: Any) -> None:
+    """The e-rule on matrices: z_ij / (z_j + eps sign z_j), biases aside; a relu hands on what it gets."""
+    eps = 1e-3
+    model: Any = settle(lambda: nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 3)))
+    x, before = uniform(2, 4), state(model)
+    own = InnvestigateModel(model, epsilon=eps)
+    assert own.get_r_values_per_layer() is None
+    own.innvestigate(x, of)
+    found = own.get_r_values_per_layer()
+
+    def back(layer: nn.Linear, given: torch.Tensor, relevance: torch.Tensor) -> torch.Tensor:
+        z = given @ layer.weight.T
+        return given * ((relevance / (z + eps * z.sign())) @ layer.weight)
+
+    with torch.no_grad():
+        hidden, output = model[1](model[0](x)), model(x)
+        chosen = output.argmax(1) if of is None else torch.tensor([of, of])
+        start = torch.where(torch.arange(3) == chosen[:, None], output, 0.0)
+        middle = back(model[2], hidden, start)
+        expected = [start, middle, middle, back(model[0], x, middle)]
+    assert found is not None and len(found) == 4
+    for actual, wanted in zip(found, expected, strict=True):
+        torch.testing.assert_close(actual, wanted)
+    torch.testing.assert_close(found[-1], own.innvestigate(x, of)[1])
+    assert state(model) == before
+
+
+def test_relevance_layer_by_layer_of_a_network() -> None:
+    own = InnvestigateModel(cnn())
+    own.innvestigate(uniform(2, 2, 6, 6), 1)
+    shapes = [tuple(each.shape) for each in own.get_r_values_per_layer() or []]
+    assert shapes == [(2, 4), (2, 12), (2, 3, 2, 2), (2, 3, 4, 4), (2, 3, 4, 4), (2, 2, 6, 6)]
+
+
+def test_a_layer_that_runs_twice_is_refused() -> None:
+    once = settle(lambda: nn.Linear(3, 3))
+    own = InnvestigateModel(nn.Sequential(once, nn.ReLU(), once))
+    own.innvestigate(uniform(2, 3), 1)
+    with pytest.raises(funcattr.FuncattrError, match="the layer '0' runs more than once"):
+        own.get_r_values_per_layer()
+
+
 def test_named_errors() -> None:
     with pytest.raises(ValueError, match="method='z-rule'"):
         InnvestigateModel(cnn(), method="z-rule")  # type: ignore[arg-type]
     with pytest.raises(RuntimeError, match="seen no input yet"):
         InnvestigateModel(cnn()).innvestigate()
-    with pytest.raises(funcattr.FuncattrError, match="ask for a layer"):
-        InnvestigateModel(cnn()).get_r_values_per_layer()
     with pytest.raises(ValueError, match=r"b_rule\(beta=inf"):
         InnvestigateModel(cnn(), beta=float("inf"), method="b-rule")

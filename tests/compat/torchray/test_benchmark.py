@@ -23,9 +23,13 @@ from funcattr.compat.torchray.benchmark import (
     PointingGameBenchmark,
     VOCDetection,
     coco_as_class_ids,
+    coco_as_image_name,
+    coco_as_image_size,
     coco_as_mask,
     get_dataset,
     voc_as_class_ids,
+    voc_as_image_name,
+    voc_as_image_size,
     voc_as_mask,
 )
 from funcattr.compat.torchray.benchmark.__main__ import METHODS, main
@@ -51,6 +55,11 @@ def colored(objects: Any) -> Image.Image:
 
 @pytest.fixture
 def voc(tmp_path: Path) -> Path:
+    return written(tmp_path)
+
+
+def written(tmp_path: Path, marked: tuple[str, ...] = ()) -> Path:
+    """A folder in the format of VOC, whose objects of some kinds are marked as difficult."""
     home = tmp_path / "VOCdevkit" / "VOC2007"
     for folder in ("JPEGImages", "Annotations", "ImageSets/Main"):
         (home / folder).mkdir(parents=True)
@@ -59,8 +68,8 @@ def voc(tmp_path: Path) -> Path:
     for name, objects in BOXES.items():
         colored(objects).save(home / "JPEGImages" / f"{name}.jpg", quality=100, subsampling=0)
         found = "".join(
-            f"<object><name>{kind}</name><difficult>0</difficult><bndbox><xmin>{left}</xmin><ymin>{top}</ymin>"
-            f"<xmax>{right}</xmax><ymax>{bottom}</ymax></bndbox></object>"
+            f"<object><name>{kind}</name><difficult>{int(kind in marked)}</difficult>"
+            f"<bndbox><xmin>{left}</xmin><ymin>{top}</ymin><xmax>{right}</xmax><ymax>{bottom}</ymax></bndbox></object>"
             for kind, (left, top, right, bottom) in objects
         )
         (home / "Annotations" / f"{name}.xml").write_text(
@@ -81,21 +90,29 @@ def expected_mask(name: str, kind: str) -> Tensor:
 
 def test_voc_is_read(voc: Path) -> None:
     for root in (voc, voc / "VOCdevkit", voc / "VOCdevkit" / "VOC2007"):
-        dataset = VOCDetection(root)
+        dataset = VOCDetection(root, "2007", "test")
         assert len(dataset) == 3 and dataset.images == list(BOXES) and dataset.classes == VOC_CLASSES
     image, label = dataset[0]
-    assert image.size == (WIDTH, HEIGHT) and image.mode == "RGB" and dataset.size(label) == (WIDTH, HEIGHT)
+    assert image.size == (WIDTH, HEIGHT) and image.mode == "RGB"
+    assert dataset.as_image_size(label) == voc_as_image_size(label) == (WIDTH, HEIGHT)
+    assert dataset.as_image_name(label) == voc_as_image_name(label) == "000001"
+    assert dataset.get_image_url(0).endswith("VOC2007/JPEGImages/000001.jpg")
     assert label["annotation"]["object"][1]["bndbox"] == {"xmin": "41", "ymin": "31", "xmax": "60", "ymax": "44"}
     assert voc_as_class_ids(label) == sorted([CAT, DOG]) and voc_as_class_ids(dataset[2][1]) == [CAT]
     for index, name in enumerate(BOXES):
         for kind in ("cat", "dog", "sofa"):
             mask = voc_as_mask(dataset[index][1], VOC_CLASSES.index(kind))
             assert torch.equal(mask, expected_mask(name, kind))
-    assert VOCDetection(voc, image_set="val", limiter=1).images == ["000002"]
-    assert VOCDetection(voc, limiter=slice(1, 3), transform=lambda image: image.size)[0][0] == (WIDTH, HEIGHT)
+    assert VOCDetection(voc, "2007", "val", limiter=1).images == ["000002"]
+    options: Any = {"transform": lambda image: image.size, "target_transform": voc_as_image_name}
+    assert VOCDetection(voc, "2007", "test", limiter=slice(1, 3), **options)[0] == ((WIDTH, HEIGHT), "000002")
+    batch, labels = dataset.collate([(torch.zeros(2), label), (torch.ones(2), None)])
+    assert batch.tolist() == [[0.0, 0.0], [1.0, 1.0]] and labels == [label, None]
     assert [image.size for image, _ in dataset] == [(WIDTH, HEIGHT)] * 3
     with pytest.raises(funcattr.FuncattrError, match=r"^VOCDetection\(root=.*, image_set='train'\): expected"):
-        VOCDetection(voc, image_set="train")
+        VOCDetection(voc)
+    with pytest.raises(funcattr.FuncattrError, match=r"^VOCDetection\(download=True\): nothing is downloaded"):
+        VOCDetection(voc, "2007", "test", download=True)
 
 
 # --- COCO ------------------------------------------------------------------------------------------------------------
@@ -154,21 +171,34 @@ def coco(tmp_path: Path) -> Path:
 def test_coco_is_read(coco: Path) -> None:
     dataset = get_dataset("coco", "val2014", coco)
     assert isinstance(dataset, CocoDetection)
-    assert dataset.images == ["one.jpg", "two.jpg"] and dataset.classes == ["person", "cat", "toothbrush"]
+    assert dataset.images == ["one.jpg", "two.jpg"] and dataset.classes is COCO_CLASSES
     image, label = dataset[0]
-    assert image.size == (WIDTH, HEIGHT) == dataset.size(label)
-    assert coco_as_class_ids(dataset, label) == [1, 2] and coco_as_class_ids(dataset, dataset[1][1]) == [0, 2]
-    square = coco_as_mask(dataset, label, 1)
+    assert image.size == (WIDTH, HEIGHT) == dataset.as_image_size(label) == coco_as_image_size(dataset, label)
+    assert dataset.as_image_name(label) == coco_as_image_name(dataset, label) == "one"
+    person, cat, toothbrush = (COCO_CLASSES.index(name) for name in ("person", "cat", "toothbrush"))
+    assert coco_as_class_ids(label) == dataset.as_class_ids(label) == [cat, toothbrush]
+    assert coco_as_class_ids(dataset[1][1]) == [person, toothbrush]
+    square = coco_as_mask(dataset, label, cat)
     assert square.nonzero().amin(0).tolist() == [5, 10] and square.nonzero().amax(0).tolist() == [15, 20]
     assert square.sum() == 11 * 11
     for index in (0, 1):
-        assert torch.equal(coco_as_mask(dataset, dataset[index][1], 2), torch.from_numpy(BLOBS))
-    assert coco_as_mask(dataset, dataset[1][1], 0)[:, 20:].all() and dataset.mask(dataset[1][1], 0).sum() == 40 * HEIGHT
-    assert coco_as_mask(dataset, label, 0).sum() == 0
+        assert torch.equal(coco_as_mask(dataset, dataset[index][1], toothbrush), torch.from_numpy(BLOBS))
+    of_person = dataset.as_mask(dataset[1][1], person)
+    assert of_person[:, 20:].all() and of_person.sum() == 40 * HEIGHT
+    assert coco_as_mask(dataset, label, person).sum() == 0
     limited = CocoDetection(coco / "val2014", coco / "annotations" / "instances_val2014.json", limiter=1)
     assert len(limited) == 1
     with pytest.raises(funcattr.FuncattrError, match=r"^CocoDetection\(annFile=.*\): no such file. Nothing is"):
         get_dataset("coco", "val2017", coco)
+
+
+def test_categories_that_are_not_cocos_are_refused(coco: Path) -> None:
+    listed = coco / "annotations" / "instances_val2014.json"
+    table = json.loads(listed.read_text())
+    table["annotations"][0]["category_id"] = 12
+    listed.write_text(json.dumps(table))
+    with pytest.raises(funcattr.FuncattrError, match=r"^CocoDetection\(.*\): expected COCO's 80 categories, .* got 12"):
+        get_dataset("coco", "val2014", coco)
 
 
 def test_names_of_data_sets_and_classes(voc: Path) -> None:
@@ -191,38 +221,53 @@ def test_a_hit_is_a_pixel_nearer_than_the_tolerance(tolerance: float) -> None:
     for row in range(12):
         for column in range(9):
             nearest = min(math.dist((row, column), place) for place in mask.nonzero().tolist())
-            assert game.evaluate(mask, (row, column)) == (1 if nearest < tolerance else -1)
+            assert game.evaluate(mask, (column, row)) == (1 if nearest < tolerance else -1)
 
 
 def test_accuracies_are_by_class_and_their_mean() -> None:
     game = PointingGame(4)
     for class_id, hits in ((0, [1, 1, -1, 1]), (2, [-1, 1, 0]), (3, [0])):
         for hit in hits:
-            game.accumulate(hit, class_id)
-    accuracies = game.class_accuracies
-    assert accuracies[[0, 2]].tolist() == [0.75, 0.5] and accuracies[[1, 3]].isnan().all()
-    assert game.accuracy == pytest.approx(0.625) and str(game).startswith("62.5%: 75.0  nan 50.0")
+            game.aggregate(hit, class_id)
+    assert game.class_accuracies.tolist() == [0.75, 0.0, 0.5, 0.0]
+    assert float(game.accuracy) == pytest.approx(0.3125)
+    assert str(game) == "31.2% [0:75.0% 1: 0.0% 2:50.0% 3: 0.0%]"
     game.reset()
     assert game.hits.sum() == game.misses.sum() == 0
-    with pytest.raises(funcattr.FuncattrError, match=r"^PointingGame\.accumulate\(hit=2\): expected 1, 0 or -1"):
-        game.accumulate(2, 0)
+    with pytest.raises(funcattr.FuncattrError, match=r"^PointingGame\.aggregate\(hit=2\): expected 1, 0 or -1"):
+        game.aggregate(2, 0)
 
 
 def test_difficult_images_are_small_objects_beside_others(voc: Path) -> None:
-    dataset = VOCDetection(voc)
+    dataset = VOCDetection(voc, "2007", "test")
     labels = [dataset[i][1] for i in range(3)]
     every, hard = (PointingGameBenchmark(dataset, 3, difficult=difficult) for difficult in (False, True))
     assert every.num_classes == 20
-    assert every.evaluate(labels[0], CAT, (10, 10)) == hard.evaluate(labels[0], CAT, (10, 10)) == 1
-    assert every.evaluate(labels[0], CAT, (40, 50)) == hard.evaluate(labels[0], CAT, (40, 50)) == -1
+    # (column, row): in the cat's box, and outside of it, where (row, column) would be inside.
+    assert every.evaluate(labels[0], CAT, (10, 23)) == hard.evaluate(labels[0], CAT, torch.tensor([10, 23])) == 1
+    assert every.evaluate(labels[0], CAT, (23, 10)) == hard.evaluate(labels[0], CAT, (23, 10)) == -1
     # A dog alone; cats alone.
     assert (every.evaluate(labels[1], DOG, (20, 20)), hard.evaluate(labels[1], DOG, (20, 20))) == (1, 0)
-    assert (every.evaluate(labels[2], CAT, (42, 57)), hard.evaluate(labels[2], CAT, (42, 57))) == (1, 0)
+    assert (every.evaluate(labels[2], CAT, (57, 42)), hard.evaluate(labels[2], CAT, (57, 42))) == (1, 0)
     large = labels[0] | {"annotation": labels[0]["annotation"] | {"object": [
         {"name": "cat", "bndbox": {"xmin": "1", "ymin": "1", "xmax": "60", "ymax": "11"}},
         labels[0]["annotation"]["object"][1],
     ]}}  # fmt: skip
     assert (every.evaluate(large, CAT, (5, 5)), hard.evaluate(large, CAT, (5, 5))) == (1, 0)  # a quarter exactly
+    # A list of what counts, in place of the definition; images that it has not count.
+    hard.difficult_flags = {"000001": [c == DOG for c in range(20)], "000002": [True] * 20}
+    assert [hard.evaluate(labels[0], c, (10, 23)) for c in (CAT, DOG)] == [0, -1]
+    assert hard.evaluate(labels[1], DOG, (20, 20)) == hard.evaluate(labels[2], CAT, (57, 42)) == 1
+
+
+def test_objects_that_voc_marks_as_difficult_do_not_count_alone(tmp_path: Path) -> None:
+    dataset = VOCDetection(written(tmp_path, marked=("cat",)), "2007", "test")
+    game, label = PointingGameBenchmark(dataset, 3), dataset[0][1]
+    assert (game.evaluate(label, CAT, (10, 10)), game.evaluate(label, DOG, (50, 40))) == (0, 1)
+    label["annotation"]["object"].append({"name": "cat", "difficult": "0", "bndbox": dict.fromkeys(
+        ("xmin", "ymin", "xmax", "ymax"), "1"
+    )})  # fmt: skip
+    assert game.evaluate(label, CAT, (10, 10)) == 1  # on the one that is marked: beside another it counts
 
 
 # --- the command -----------------------------------------------------------------------------------------------------
@@ -316,10 +361,15 @@ def test_a_plot_is_saved(tmp_path: Path) -> None:
 def test_transforms_resize_the_smaller_side_and_normalise() -> None:
     image = Image.fromarray(np.full((10, 20, 3), (255, 0, 51), dtype=np.uint8))
     x = benchmark.get_transform(size=5)(image)
-    assert x.shape == (3, 5, 10)
+    assert x.shape == (3, 5, 10) and benchmark.get_transform()(image).shape == (3, 224, 448)
     expected = [(1 - 0.485) / 0.229, (0 - 0.456) / 0.224, (0.2 - 0.406) / 0.225]
     torch.testing.assert_close(x.mean((1, 2)), torch.tensor(expected), rtol=1e-5, atol=1e-5)
-    assert benchmark.get_transform("voc_2007")(image).shape == (3, 10, 20)
+    assert benchmark.get_transform(size=(4, 9))(image).shape == (3, 4, 9)
+    for name in ("voc_2007", "coco"):  # networks of Caffe
+        x = benchmark.get_transform(name, 7)(image)
+        assert x.shape == (3, 7, 14)
+        expected = [255 - 123.68, 0 - 116.779, 51 - 103.939]
+        torch.testing.assert_close(x.mean((1, 2)), torch.tensor(expected), rtol=1e-5, atol=1e-3)
     with pytest.raises(funcattr.FuncattrError, match=r"^get_transform\(dataset='mnist'\)"):
         benchmark.get_transform("mnist")
 

@@ -47,6 +47,17 @@ SIGNATURES = {
     "perturbation='blur', max_iter=800, num_levels=8, step=7, sigma=21, jitter=True, variant='preserve', "
     "print_iter=None, debug=False, reward_func=simple_reward, resize=False, resize_mode='bilinear', smooth=0",
     "attribution.extremal_perturbation.Perturbation": "input, num_levels=8, max_blur=20, type='blur'",
+    "utils.imsc": "img, *args, quiet=False, lim=None, interpolation='lanczos', **kwargs",
+    "utils.imarraysc": "tiles, spacing=0, quiet=False, lim=None, interpolation='lanczos'",
+    "utils.imread": "file, as_pil=False, resize=None, to_rgb=False",
+    "utils.imsmooth": "tensor, sigma, stride=1, padding=0, padding_mode='constant', padding_value=0",
+    "utils.resample": "source, target_size, transform",
+    "benchmark.get_transform": "dataset='imagenet', size=224",
+    "benchmark.get_model": "arch='vgg16', dataset='voc', convert_to_fully_convolutional=False",
+    "benchmark.get_dataset": "name, subset, dataset_dir=None, annotation_dir=None, transform=None, limiter=None, "
+    "download=False",
+    "benchmark.PointingGame": "num_classes, tolerance=15",
+    "benchmark.PointingGameBenchmark": "dataset, tolerance=15, difficult=False",
     "attribution.extremal_perturbation.simple_reward": "activation, target, variant",
     "attribution.extremal_perturbation.contrastive_reward": "activation, target, variant",
 }

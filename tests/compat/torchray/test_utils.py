@@ -50,8 +50,8 @@ def test_resample_equals_its_formula(transform: Any) -> None:
     image = np.pad(X[1, 2].numpy(), 1)  # zeros around
     for row in range(8):
         for column in range(10):
-            u = min(max((column + 0.5 - shift_u) / scale_u + 0.5, 0), 13)  # in pixel centres of the padded image
-            v = min(max((row + 0.5 - shift_v) / scale_v + 0.5, 0), 10)
+            u = min(max((column + 0.5 + shift_u) / scale_u + 0.5, 0), 13)  # in pixel centres of the padded image
+            v = min(max((row + 0.5 + shift_v) / scale_v + 0.5, 0), 10)
             i, j = min(int(v), 9), min(int(u), 12)
             below, beside = v - i, u - j
             corners = image[i : i + 2, j : j + 2]
@@ -65,20 +65,27 @@ def test_images_are_scaled_and_drawn() -> None:
     matplotlib.use("agg")
 
     figure = pyplot.figure()
-    scaled = utils.imsc(X[0])
+    scaled, handle = utils.imsc(X[0])
     close(scaled, (X[0] - X[0].min()) / (X[0].max() - X[0].min()))
-    drawn: Any = figure.axes[0].images[0].get_array()
-    np.testing.assert_allclose(drawn, scaled.movedim(0, -1).numpy(), atol=1e-6)
-    utils.imsc(X[0, :1], quiet=True)
-    assert len(figure.axes[0].images) == 1
-    mosaic = utils.imarraysc(X[:, :1], spacing=2)
+    assert handle is figure.axes[0].images[0] and not figure.axes[0].axison
+    np.testing.assert_allclose(handle.get_array(), scaled.movedim(0, -1).numpy(), atol=1e-6)
+    grey, nothing = utils.imsc(X[0, :1], quiet=True)
+    assert len(figure.axes[0].images) == 1 and grey.shape == (1, 9, 12) and nothing is None
+    limited, _ = utils.imsc(X[0], quiet=True, lim=[-0.5, 0.25])
+    close(limited, ((X[0] + 0.5) / 0.75).clamp(0, 1))
+    assert not utils.imsc(torch.ones(1, 2, 2), quiet=True)[0].any()
+    pixels = np.arange(12, dtype=np.uint8).reshape(2, 2, 3)
+    of_pil, expected = utils.imsc(Image.fromarray(pixels), quiet=True)[0], torch.arange(12.0).reshape(2, 2, 3) / 11
+    torch.testing.assert_close(of_pil, expected.movedim(-1, 0))
+    assert utils.im_to_numpy(X[0, :1]).shape == (9, 12, 3)
+    mosaic, _ = utils.imarraysc(X[:, :1], spacing=2)
     assert mosaic.shape == (1, 9, 26) and mosaic[:, :, 12:14].abs().sum() == 0
-    close(mosaic[:, :, 14:], utils.imsc(X[1, :1], quiet=True))
+    close(mosaic[:, :, 14:], utils.imsc(X[1, :1], quiet=True)[0])
     assert len(figure.axes[0].images) == 2
     pyplot.close(figure)
-    assert utils.imarraysc(uniform(5, 3, 4, 4), quiet=True).shape == (3, 8, 12)
+    assert utils.imarraysc(uniform(5, 3, 4, 4), quiet=True)[0].shape == (3, 8, 12)
     for wrong in (X, X[0, :2], X[0, 0]):
-        with pytest.raises(funcattr.FuncattrError, match=r"^imsc\(im=\.\.\.\): expected an image"):
+        with pytest.raises(funcattr.FuncattrError, match=r"^imsc\(img=\.\.\.\): expected an image"):
             utils.imsc(wrong)
     with pytest.raises(funcattr.FuncattrError, match=r"^imarraysc\(tiles=\.\.\.\): expected images"):
         utils.imarraysc(X[0])
@@ -89,12 +96,13 @@ def test_images_are_read(tmp_path: Path) -> None:
     Image.fromarray(pixels).save(tmp_path / "a.png")
     Image.fromarray(pixels[..., 0]).save(tmp_path / "grey.png")
     found = utils.imread(tmp_path / "a.png")
-    close(found[0], torch.from_numpy(pixels).movedim(-1, 0) / 255)
+    close(found, torch.from_numpy(pixels).movedim(-1, 0) / 255)
     assert utils.imread(str(tmp_path / "a.png"), as_pil=True, resize=8).size == (12, 8)
-    assert utils.imread(tmp_path / "a.png", resize=(5, 7)).shape == (1, 3, 7, 5)
-    assert utils.imread(tmp_path / "grey.png").shape == (1, 1, 4, 6)
-    assert utils.imread(tmp_path / "grey.png", to_rgb=True).shape == (1, 3, 4, 6)
+    assert utils.imread(tmp_path / "a.png", resize=(5, 7)).shape == (3, 7, 5)
+    assert utils.imread(tmp_path / "grey.png").shape == (1, 4, 6)
+    assert utils.imread(tmp_path / "grey.png", to_rgb=True).shape == (3, 4, 6)
     utils.xmkdir(str(tmp_path / "new" / "one"))
     utils.xmkdir(str(tmp_path / "new" / "one"))
     assert (tmp_path / "new" / "one").is_dir()
     assert utils.tensor_to_im(X).shape == (6, 1, 9, 12) and utils.get_device().type in ("cpu", "cuda")
+    assert utils.get_device(None).type == "cpu"

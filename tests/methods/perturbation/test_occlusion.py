@@ -80,6 +80,17 @@ def test_several_inputs_are_covered_one_at_a_time(window: Any, stride: Any) -> N
     assert_equal(by_name["b"], in_order[1], tolerance=1e-12)
 
 
+def test_a_window_of_no_dimension_covers_the_example() -> None:
+    x = uniform(3, 2, 4)
+    found = occlusion(lambda x: x.flatten(1).prod(1), x, window=(), baseline=0.5)
+    lost = x.flatten(1).prod(1) - 0.5**8
+    assert_equal(found, lost.reshape(3, 1, 1).expand(3, 2, 4), tolerance=1e-12)
+    a, b = uniform(5), uniform(5, seed=2)
+    of_a, of_b = occlusion(lambda a, b: a * b, (a, b), window=(), baseline=(0.5, 0.0))
+    assert_equal(of_a, (a - 0.5) * b, tolerance=1e-12)
+    assert_equal(of_b, a * b, tolerance=1e-12)
+
+
 def test_token_ids_get_the_scores_dtype() -> None:
     embedding, ids = settle(lambda: nn.Embedding(7, 3)), torch.tensor([[1, 4, 2, 2], [6, 6, 0, 1]])
 
@@ -95,7 +106,6 @@ X = uniform(2, 3, 4, 5)
 BAD: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "number": ({"window": 2}, TypeError, r"^occlusion\(window=2\): expected a tuple of ints, such as \(16, 16\)"),
     "list": ({"window": [2, 2]}, ValueError, r"^occlusion\(window=\[2, 2\]\): expected a tuple of ints, or 1 of them"),
-    "nothing": ({"window": ()}, TypeError, r"^occlusion\(window=\(\)\): expected a tuple of ints"),
     "fraction": ({"window": (2.5, 2)}, ValueError, r"^occlusion\(window=\(2.5, 2\)\): expected a tuple of ints, or 1"),
     "zero": ({"window": (0, 2)}, ValueError, r"^occlusion\(window=0\): expected at least 1"),
     "too large": (

@@ -10,6 +10,7 @@ from .attribution import GradientAttribution as GradientAttribution
 from .attribution import LayerAttribution as LayerAttribution
 from .attribution import NeuronAttribution as NeuronAttribution
 from .attribution import PerturbationAttribution as PerturbationAttribution
+from .dataloader import DataLoaderAttribution as DataLoaderAttribution
 from .deep_lift import DeepLift as DeepLift
 from .deep_lift import DeepLiftShap as DeepLiftShap
 from .embeddings import InterpretableEmbeddingBase as InterpretableEmbeddingBase
@@ -61,7 +62,6 @@ _REFUSED = {
         ("TextTemplateInput", "TextTokenInput", "ImageMaskInput", "InterpretableInput", "ProductBaselines"),
         "give feature_mask= and baselines= to the method",
     ),
-    "DataLoaderAttribution": "call the method for each batch",
     "LimeBase": "use Lime, or funcattr.lime with its options",
     "visualization": "use funcattr.show",
     **dict.fromkeys(("Summarizer", "SummarizerSingleTensor", "ClassSummarizer"), "use torch on the attributions"),

@@ -1,5 +1,6 @@
 """Feature ablation, occlusion and feature permutation, as in Captum."""
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -9,7 +10,7 @@ from torch import Tensor
 import funcattr
 
 from .attribution import Given, PerturbationAttribution, as_tuple
-from .perturbation import as_covers, as_masks, perturbed
+from .perturbation import as_covers, as_masks, each_value_its_own, perturbed
 
 
 class FeatureAblation(PerturbationAttribution):
@@ -56,42 +57,62 @@ class Occlusion(FeatureAblation):
     ) -> Any:
         """The attributions, shaped as the inputs: a row for each number that the model gives (see `perturbed`)."""
         given, covers = as_covers(baselines, Given.of(inputs, target, additional_forward_args))
-        windows = _for_each(sliding_window_shapes)
-        steps = (1,) * len(windows) if strides is None else _for_each(strides) if _is_nested(strides) else strides
+        windows = _windows(sliding_window_shapes, given.x)
         return perturbed(
             funcattr.occlusion,
             self.forward_func,
             given,
             outputs_in_rows=True,
             window=windows,
-            stride=tuple(
-                _of_one(step, window)
-                for step, window in zip(steps if given.is_tuple else (strides or 1,), windows, strict=True)
-            ),
+            stride=_strides(strides, given.x, windows),
             baseline=covers,
             chunk_size=perturbations_per_eval,
             progress=show_progress,
         )
 
 
-def _is_nested(sizes: Any) -> bool:
-    return isinstance(sizes, tuple) and any(isinstance(size, tuple) for size in sizes)
+def _windows(sizes: Any, x: tuple[Tensor, ...]) -> tuple[tuple[int, ...], ...]:
+    """A window for each input, with a size for each of its dimensions but the first."""
+    is_nested = isinstance(sizes, tuple) and any(isinstance(size, tuple) for size in sizes)
+    windows = sizes if is_nested else (sizes,)
+    if len(windows) != len(x) or not all(_fits(window, value) for window, value in zip(windows, x, strict=True)):
+        shapes = [list(value.shape) for value in x]
+        raise ValueError(
+            f"Occlusion.attribute(sliding_window_shapes={sizes}): expected for each input a size for each dimension "
+            f"but the first, got inputs of shapes {shapes}. funcattr.occlusion takes windows of the last dimensions."
+        )
+    return windows
 
 
-def _for_each(sizes: Any) -> tuple[Any, ...]:
-    """Sizes for each input, given for one or for several."""
-    return sizes if _is_nested(sizes) else (sizes,)
+def _fits(sizes: Any, x: Tensor) -> bool:
+    return isinstance(sizes, tuple) and len(sizes) == x.ndim - 1
 
 
-def _of_one(step: Any, window: tuple[int, ...]) -> tuple[int, ...]:
-    return step if isinstance(step, tuple) else (step,) * len(window)
+def _strides(strides: Any, x: tuple[Tensor, ...], windows: tuple[tuple[int, ...], ...]) -> tuple[tuple[int, ...], ...]:
+    """A step for each dimension of each window. Where a window covers a dimension, the step there does not count."""
+    is_one = len(x) == 1 and not (isinstance(strides, tuple) and len(strides) == 1)
+    steps = (1,) * len(x) if strides is None else (strides,) if is_one else strides
+    if not isinstance(steps, tuple) or len(steps) != len(x):
+        raise ValueError(f"Occlusion.attribute(strides={strides}): expected a step for each of {len(x)} inputs.")
+    full = [
+        step if isinstance(step, tuple) else (step,) * len(window) for step, window in zip(steps, windows, strict=True)
+    ]
+    if not all(_fits(step, value) for step, value in zip(full, x, strict=True)):
+        raise ValueError(
+            f"Occlusion.attribute(strides={strides}): expected for each input an int, or a tuple with a step for each "
+            "dimension but the first."
+        )
+    return tuple(
+        tuple(min(s, w) if w == size else s for s, w, size in zip(step, window, value.shape[1:], strict=True))
+        for step, window, value in zip(full, windows, x, strict=True)
+    )
 
 
 def permuted_rows(x: Tensor, feature_mask: Tensor) -> Tensor:
     """The rows of a batch in another order, where the mask is true; the order is drawn from torch's generator."""
     count = len(x)
     if count < 2:
-        raise ValueError("FeaturePermutation.attribute(inputs=...): expected two examples at least, got one.")
+        raise ValueError(f"permuted_rows(x=...): expected two examples at least, got {count}.")
     order, same = torch.randperm(count), torch.arange(count)
     while bool((order == same).all()):
         order = torch.randperm(count)
@@ -101,11 +122,9 @@ def permuted_rows(x: Tensor, feature_mask: Tensor) -> Tensor:
 class FeaturePermutation(FeatureAblation):
     """Permutation importance: what the output loses when a feature has another example's value.
 
-    All features of an input get the values of the same other examples, which `perm_func` draws.
-
     Args:
         forward_func: The model, often a function that gives one number for the batch.
-        perm_func: `(input, mask) -> input with other values where the mask is true`.
+        perm_func: `(input, mask) -> input with other values where the mask is true`, called for each feature.
     """
 
     def __init__(
@@ -125,7 +144,35 @@ class FeaturePermutation(FeatureAblation):
         **kwargs: Any,
     ) -> Any:
         """The attributions, shaped as the inputs: a row for each number that the model gives (see `perturbed`)."""
-        others = tuple(self.perm_func(x, torch.ones_like(x, dtype=torch.bool)) for x in as_tuple(inputs))
+        x = tuple(value.detach() for value in as_tuple(inputs))
+        masks = each_value_its_own(x) if feature_mask is None else as_tuple(feature_mask)
+        others = self._others(x, masks, perturbations_per_eval)
         return super().attribute(
             inputs, others, target, additional_forward_args, feature_mask, perturbations_per_eval, show_progress
         )
+
+    def _others(self, x: tuple[Tensor, ...], masks: tuple[Tensor, ...], together: int) -> tuple[Tensor, ...]:
+        """What stands for each value where its feature is absent: features are drawn one by one, in Captum's order.
+
+        Features that run together, of which one has a single example at most, keep their values.
+        """
+        own = [mask.unique().tolist() for mask in masks]
+        features = list(dict.fromkeys(feature for numbers in own for feature in numbers))
+        others, kept = list(x), list[int]()
+        for first in range(0, len(features), together):
+            chunk = features[first : first + together]
+            inputs = [i for i, numbers in enumerate(own) if not set(numbers).isdisjoint(chunk)]
+            if any(len(x[i]) < 2 for i in inputs):
+                kept += chunk
+                continue
+            for i in inputs:
+                for feature in chunk:
+                    mask = masks[i] == feature
+                    others[i] = torch.where(mask, self.perm_func(x[i], mask), others[i])
+        if kept:
+            warnings.warn(
+                f"FeaturePermutation: {len(kept)} features have no other example to take values from; their "
+                "attributions are 0.",
+                stacklevel=3,
+            )
+        return tuple(others)

@@ -1,5 +1,6 @@
 """The bases of Captum's attribution classes, and the way of Captum's arguments to the package's."""
 
+import inspect
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -93,9 +94,10 @@ def full_baseline(baselines: Any, x: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
 
 
 def as_rows(baselines: Any, given: Given) -> tuple[Tensor, ...]:
-    """The rows of a distribution of baselines, or what a function of the inputs makes of them."""
+    """The rows of a distribution of baselines, or those that a function gives, of the inputs or of nothing."""
     if callable(baselines):
-        baselines = baselines(given.x if given.is_tuple else given.x[0])
+        wants_inputs = len(inspect.signature(baselines).parameters) > 0
+        baselines = baselines(*([given.x if given.is_tuple else given.x[0]] if wants_inputs else []))
     rows = as_tuple(baselines)
     if not all(isinstance(row, Tensor) for row in rows):
         raise funcattr.FuncattrError(
@@ -124,7 +126,9 @@ class Attribution:
     """
 
     def __init__(self, forward_func: Callable[..., Any]) -> None:
-        self.forward_func = forward_func
+        # A scripted module has no parts to copy; as a function its plain gradients and its outputs are served.
+        is_scripted = isinstance(forward_func, torch.jit.ScriptModule)
+        self.forward_func = (lambda *inputs: forward_func(*inputs)) if is_scripted else forward_func
 
     def attribute(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         """The attributions of `inputs`; each class says how."""

@@ -1,6 +1,7 @@
 """Attributions of a layer's value by its difference to a baseline's: paths, DeepLIFT and ablation, as in Captum."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
@@ -137,16 +138,27 @@ class LayerDeepLift(LayerAttribution, DeepLift):
     def _at_layer(
         self, layers: LocatedLayers, given: Given, start: tuple[Tensor, ...], custom: Callable[..., Any] | None
     ) -> tuple[tuple[Any, ...], tuple[Tensor, ...]]:
-        """The values at the layer, and their attributions."""
+        """The values at the layer, and their attributions.
+
+        The inputs go along where they are numbers to differ by: what goes around the layer is at its baseline too, and
+        keeps its share. What token ids bring around the layer must be the same in both passes.
+        """
         values, before = layers.read(*given.inputs), layers.read(*start, *given.args)
+        end, begin = _flat(values), _flat(before)
+        go_along = all(x.is_floating_point() for x in given.x)
         names = [name for parts in layers.parts(values) for name in parts]
 
         def between(times_difference: bool) -> tuple[Tensor, ...]:
-            options: Any = {"baseline": start, "times_difference": times_difference, **given.every}
-            found = [funcattr.deep_lift(layers.model, given.x, layer=name, **options) for name in names]
-            return tuple(found)  # pyright: ignore[reportReturnType]
+            options: Any = {"times_difference": times_difference, **given.every}
+            if not go_along:
+                at = partial(funcattr.deep_lift, layers.model, given.x, baseline=start, **options)
+                return tuple(at(layer=name) for name in names)  # pyright: ignore[reportReturnType]
+            found: Any = funcattr.deep_lift(
+                layers.from_values(values), (*end, *given.x), baseline=(*begin, *start), **options
+            )
+            return found[: len(end)]
 
-        return values, multiplied(between, _flat(values), _flat(before), custom, self.multiplies_by_inputs)
+        return values, multiplied(between, end, begin, custom, self.multiplies_by_inputs)
 
 
 class LayerDeepLiftShap(LayerDeepLift):

@@ -19,6 +19,7 @@ class LRP(GradientAttribution):
         require_module(self, model)
         super().__init__(model)
         self.model = model
+        rulebook_for(model)  # which tells of a rule that is none
 
     @property
     def multiplies_by_inputs(self) -> bool:

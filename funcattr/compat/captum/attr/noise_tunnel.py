@@ -3,12 +3,14 @@
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 import funcattr
 
-from .attribution import Attribution, as_tuple, formatted
+from .attribution import Attribution, as_target, as_tuple, formatted
+from .noise import noise_of
 
 
 class NoiseTunnel(Attribution):
@@ -42,36 +44,45 @@ class NoiseTunnel(Attribution):
         **kwargs: Any,
     ) -> Any:
         """The statistic, structured and shaped as the attributions, and how far each sample is off. [N * nt_samples]"""
-        target, options = kwargs.pop("target", None), dict(kwargs)
+        target, options = as_target(kwargs.pop("target", None)), dict(kwargs)
         wants_delta = self.has_convergence_delta() and options.get("return_convergence_delta", False)
-        if draw_baseline_from_distrib:
-            baselines = options.get("baselines")
-            if not all(isinstance(rows, Tensor) for rows in as_tuple(baselines)):
-                raise TypeError("NoiseTunnel.attribute(baselines=...): expected tensors whose rows are drawn.")
-            options["baselines"] = funcattr.distribution(baselines)
+        x = tuple(value.detach() for value in as_tuple(inputs))
+        noise = noise_of(x, stdevs, nt_samples)
+        rows = _drawn_rows(options.pop("baselines", None), x, nt_samples) if draw_baseline_from_distrib else ()
         deltas: list[Tensor] = []
 
-        def method(x: Any, target: Any, **options: Any) -> Any:
-            found = self.attribution_method.attribute(x, **({} if target is None else {"target": target}), **options)
+        def method(values: tuple[Tensor, ...], target: Any, **options: Any) -> Any:
+            values, drawn = values[: len(x)], values[len(x) :]
+            options |= {"baselines": drawn if len(drawn) > 1 else next(iter(drawn))} if drawn else {}
+            options |= {} if target is None else {"target": target}
+            found = self.attribution_method.attribute(values if isinstance(inputs, tuple) else values[0], **options)
             if wants_delta:
                 found, delta = found
                 deltas.append(delta)
             return found
 
-        one = not isinstance(inputs, tuple)
-        x = inputs.detach() if one else tuple(x.detach() for x in inputs)
         found = funcattr.noise_tunnel(
             partial(method, **options),  # whose names may be those of the tunnel's own
-            x,
+            (*x, *(torch.zeros_like(row[:, 0]) for row in rows)),  # a baseline is what is added to zero
             target,
             kind=nt_type,  # pyright: ignore[reportArgumentType]
-            samples=nt_samples,
-            sigma=stdevs,
-            generator=int(torch.randint(2**62, ())),
+            noise=tuple(e.transpose(0, 1) for e in (*noise, *rows)),
             chunk_size=nt_samples if nt_samples_batch_size is None else nt_samples_batch_size,
         )
         result = formatted(as_tuple(found), isinstance(found, tuple))
-        return (result, _of_samples(deltas, len(as_tuple(x)[0]), nt_samples)) if wants_delta else result
+        return (result, _of_samples(deltas, len(x[0]), nt_samples)) if wants_delta else result
+
+
+def _drawn_rows(baselines: Any, x: tuple[Tensor, ...], samples: int) -> tuple[Tensor, ...]:
+    """A row of each input's baselines for each sample of each example, drawn by numpy's generator. Each [N, S, ...]"""
+    each = as_tuple(baselines)
+    if not all(isinstance(rows, Tensor) for rows in each):
+        raise TypeError("NoiseTunnel.attribute(baselines=...): expected tensors whose rows are drawn.")
+    examples = len(x[0])
+    return tuple(
+        rows.detach()[np.random.choice(len(rows), examples * samples)].unflatten(0, (examples, samples))
+        for rows in each
+    )
 
 
 def _of_samples(deltas: list[Tensor], examples: int, samples: int) -> Tensor:

@@ -3,12 +3,14 @@
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 import funcattr
 
 from .attribution import Given, GradientAttribution, as_baseline, as_rows
+from .noise import noise_of
 
 
 class PathAttribution(GradientAttribution):
@@ -94,7 +96,8 @@ class RandomLines:
     """Random lines from baselines to noisy inputs, each with a random point on it.
 
     Captum draws them for each example and sample, and its deltas are theirs one by one, which the mean that
-    `funcattr.expected_gradients` gives does not tell; draws come from torch's generator, as Captum's noise does.
+    `funcattr.expected_gradients` gives does not tell. Noise comes from torch's generator, rows and points from numpy's,
+    in Captum's order.
 
     Attributes:
         given: What the method was given, for each of the copies. [N * S]
@@ -105,16 +108,15 @@ class RandomLines:
 
     def __init__(self, given: Given, samples: int, start: Any, end: Any) -> None:
         self.given, self.samples, self.start, self.end = given, samples, start, end
-        self.alpha = torch.rand(given.examples, dtype=torch.float64, device=given.x[0].device)
+        self.alpha = torch.from_numpy(np.random.uniform(0.0, 1.0, given.examples)).to(given.x[0].device)
 
     @staticmethod
     def of(given: Given, rows: tuple[Tensor, ...], samples: int, stdevs: Any) -> "RandomLines":
         """`samples` lines for each example."""
         copies = given.times(samples)
-        sigmas = stdevs if isinstance(stdevs, tuple) else (stdevs,) * len(copies.x)
-        index = torch.randint(len(rows[0]), (copies.examples,), device=rows[0].device)
-        start = tuple(row[index].to(x) for row, x in zip(rows, copies.x, strict=True))
-        end = tuple(x + sigma * torch.randn_like(x) if sigma else x for x, sigma in zip(copies.x, sigmas, strict=True))
+        noise = noise_of(given.x, stdevs, samples)
+        end = tuple(x + e.flatten(0, 1).to(x) for x, e in zip(copies.x, noise, strict=True))
+        start = tuple(row[np.random.choice(len(row), copies.examples)].to(x) for row, x in zip(rows, end, strict=True))
         return RandomLines(copies, samples, start, end)
 
     def points(self, start: tuple[Tensor, ...], end: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

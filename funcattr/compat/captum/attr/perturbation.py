@@ -1,5 +1,6 @@
 """What Captum's perturbation methods have in common: masks of any numbers, and models of any output."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -26,6 +27,8 @@ def perturbed(
         outputs_in_rows: Whether K numbers for each example are rows, [N * K, ...], as in Captum's ablation.
         options: More of the method's. Masks and baselines are tuples.
     """
+    if any(value.numel() == 0 for value in given.x):
+        return _beside_empty(method, forward_func, given, outputs_in_rows=outputs_in_rows, **options)
 
     def model(*inputs: Any) -> Tensor:
         return _numbers(forward_func(*inputs))
@@ -39,10 +42,15 @@ def perturbed(
         if has_rows and chosen[0].numel() == 1:
             return given.result(method(model, given.x, **given.every, **options))
         if has_rows:
-            count = chosen[0].numel()
-            columns = [_column(given.target, k) for k in range(count)]
-            found = [method(model, given.x, target=c, args=given.args, **options) for c in columns]
-            stacked = [torch.stack(parts, 1) for parts in zip(*found, strict=True)]
+
+            def column(k: Tensor) -> tuple[Tensor, ...]:
+                return method(model, given.x, target=_column(given.target, k), args=given.args, **options)
+
+            # The first column by itself, where it is looked at whether examples are separate. The others in one: inside
+            # of vmap the model runs on what is not mapped, and so once for all of them.
+            numbers = torch.arange(chosen[0].numel(), device=output.device)
+            first, others = column(numbers[0]), torch.func.vmap(column, out_dims=1, randomness="same")(numbers[1:])
+            stacked = [torch.cat([a.unsqueeze(1), b], 1) for a, b in zip(first, others, strict=True)]
             if outputs_in_rows:
                 return given.result([each.flatten(0, 1) for each in stacked])
             return given.result([each.unflatten(1, chosen.shape[1:]) for each in stacked])
@@ -52,6 +60,24 @@ def perturbed(
             for k in range(chosen.numel())
         ]
         return given.result(tuple(torch.cat([part[:1] for part in parts]) for parts in zip(*found, strict=True)))
+
+
+def _beside_empty(method: Method, forward_func: Callable[..., Any], given: Given, **options: Any) -> Any:
+    """As `perturbed`, where some inputs are empty: they have nothing to perturb, and zeros for attributions."""
+    players = [i for i, value in enumerate(given.x) if value.numel() > 0]
+    found: tuple[Tensor, ...] = ()
+    if players:
+
+        def model(*inputs: Any) -> Any:
+            full = list(given.x)
+            for i, value in zip(players, inputs[: len(players)], strict=True):
+                full[i] = value
+            return forward_func(*full, *inputs[len(players) :])
+
+        own: Any = {k: tuple(v[i] for i in players) if isinstance(v, tuple) else v for k, v in options.items()}
+        found = perturbed(method, model, given._replace(x=tuple(given.x[i] for i in players), is_tuple=True), **own)
+    rows, rest = len(found[0]) if found else 1, iter(found)
+    return given.result([torch.zeros(rows, *x.shape[1:]) if x.numel() == 0 else next(rest) for x in given.x])
 
 
 def _numbers(output: Any) -> Tensor:
@@ -68,8 +94,8 @@ def _chosen(output: Tensor, target: Any) -> Tensor:
     return output if target is None else output[(slice(None), *as_tuple(target))]
 
 
-def _column(target: Any, k: int) -> Callable[[Tensor], Tensor]:
-    return lambda output: _chosen(output, target).flatten(1)[:, k]
+def _column(target: Any, k: Tensor) -> Callable[[Tensor], Tensor]:
+    return lambda output: _chosen(output, target).flatten(1).index_select(1, k.reshape(1)).squeeze(1)
 
 
 def _number_of_batch(model: Callable[..., Tensor], given: Given, k: int) -> Callable[..., Tensor]:
@@ -88,8 +114,9 @@ def each_value_its_own(x: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     """Masks of as many features as there are values in an example. Each [1, ...]"""
     found, start = [], 0
     for value in x:
-        size = value[0].numel()
-        found.append(torch.arange(start, start + size, device=value.device).reshape(1, *value.shape[1:]))
+        size = math.prod(value.shape[1:]) if value.numel() else 0
+        numbers = torch.arange(start, start + size, device=value.device)
+        found.append(numbers.reshape(1, *value.shape[1:]) if size else numbers)
         start += size
     return tuple(found)
 

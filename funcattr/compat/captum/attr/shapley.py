@@ -29,13 +29,15 @@ class ShapleyValueSampling(PerturbationAttribution):
     ) -> Any:
         """The attributions, shaped as the inputs: a row for each number that the model gives (see `perturbed`)."""
         given, covers = as_covers(baselines, Given.of(inputs, target, additional_forward_args))
+        masks = as_masks(feature_mask)
+        features = _count(each_value_its_own(given.x) if masks is None else masks)
         return perturbed(
             funcattr.shapley_sampling,
             self.forward_func,
             given,
-            samples=n_samples,
-            generator=_seed(),
-            feature_mask=as_masks(feature_mask),
+            permutations=torch.stack([torch.randperm(features) for _ in range(n_samples)]),
+            features=features,
+            feature_mask=masks,
             baseline=covers,
             chunk_size=perturbations_per_eval,
             progress=show_progress,
@@ -143,10 +145,14 @@ def _seed() -> int:
     return int(torch.randint(2**62, ()))
 
 
+def _count(masks: tuple[Tensor, ...]) -> int:
+    """The number of features, of which the last has the highest number."""
+    return 1 + max(int(mask.max()) for mask in masks if mask.numel())
+
+
 def _by_feature(attributions: tuple[Tensor, ...], masks: tuple[Tensor, ...]) -> Tensor:
     """A number for each feature, from attributions whose values of a feature are all alike. [N, F]"""
-    count = 1 + max(int(mask.max()) for mask in masks)
-    found = attributions[0].new_zeros(len(attributions[0]), count)
+    found = attributions[0].new_zeros(len(attributions[0]), _count(masks))
     for values, mask in zip(attributions, masks, strict=True):
         index = mask.expand(values.shape).flatten(1) if values.ndim > 1 else mask.expand(values.shape).reshape(-1, 1)
         found = found.scatter(1, index, values.reshape(index.shape))

@@ -31,6 +31,9 @@ AT_A_LAYER = {
     "linear_approx": linear_approx,
     "excitation_backprop": excitation_backprop,
 }
+SMOOTH = {"gradient": 0.02, "deconvnet": 0.02, "guided_backprop": 0.02, "extremal_perturbation": 0.09}
+"""The smoothing of maps in TorchRay's benchmark, as a share of the larger side."""
+
 METHODS = (*AT_A_LAYER, "contrastive_excitation_backprop", "rise", "extremal_perturbation", "center")
 
 
@@ -45,21 +48,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
             word: PointingGameBenchmark(dataset, options.tolerance, difficult=word == "difficult")
             for word in ("all", "difficult")
         }
-        transform = get_transform(size=options.size)
+        # RISE's masks are squares.
+        transform = get_transform(size=(options.size, options.size) if options.method == "rise" else options.size)
         for index in range(len(dataset)):
             image, label = dataset[index]
             x = transform(image)[None].to(options.device)
-            for class_id in dataset.class_ids(label):
+            for class_id in dataset.as_class_ids(label):
                 map = saliency_of(options, model, x, class_id, image.size)
-                point = divmod(int(map.flatten().argmax()), map.shape[-1])
+                row, column = divmod(int(map.flatten().argmax()), map.shape[-1])
+                point = (column, row)
                 for game in games.values():
-                    game.accumulate(game.evaluate(label, class_id, point), class_id)
+                    game.aggregate(game.evaluate(label, class_id, point), class_id)
     except FuncattrError as error:
         print(error, file=sys.stderr)
         return 2
     for word, game in games.items():
-        print(f"{options.method} on {options.dataset} {options.subset}, {word}: {game.accuracy:.1%}")
-        for name, accuracy, count in zip(dataset.classes, game.class_accuracies, game.hits + game.misses, strict=True):
+        counts = game.hits + game.misses
+        mean = game.class_accuracies[counts > 0].mean()
+        print(f"{options.method} on {options.dataset} {options.subset}, {word}: {mean:.1%}, the mean over its classes")
+        for name, accuracy, count in zip(dataset.classes, game.class_accuracies, counts, strict=True):
             if count:
                 print(f"  {name}: {accuracy:.1%} of {count:.0f}")
     return 0
@@ -71,13 +78,12 @@ def saliency_of(options: Any, model: nn.Module, x: Tensor, class_id: int, size: 
         width, height = size
         rows, columns = torch.arange(height) - (height - 1) / 2, torch.arange(width) - (width - 1) / 2
         return -(rows[:, None] ** 2 + columns**2)
+    smooth = SMOOTH.get(options.method, 0.0) if options.smooth is None else options.smooth
     if options.method == "rise":
         map = rise_class(model, x, target=class_id, num_masks=options.samples, resize=size)
     elif options.method == "extremal_perturbation":
-        shares = (0.025, 0.05, 0.1, 0.2)
-        found, _ = extremal_perturbation(
-            model, x, class_id, shares, max_iter=options.steps, resize=size, smooth=options.smooth
-        )
+        shares = (0.018, 0.025, 0.05, 0.1) if options.dataset == "coco" else (0.025, 0.05, 0.1, 0.2)
+        found, _ = extremal_perturbation(model, x, class_id, shares, max_iter=options.steps, resize=size, smooth=smooth)
         map = found.sum(0, keepdim=True)
     elif options.method == "contrastive_excitation_backprop":
         _required(options, "layer", "contrast_layer")
@@ -95,7 +101,7 @@ def saliency_of(options: Any, model: nn.Module, x: Tensor, class_id: int, size: 
             class_id,
             saliency_layer=options.layer or "",
             resize=size,
-            smooth=options.smooth,
+            smooth=smooth,
             get_backward_gradient=get_pointing_gradient,
         )
     return map[0, 0].cpu()
@@ -133,10 +139,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--annotations", help="of COCO: folder with instances_<subset>.json")
     parser.add_argument("--layer", help="module at which the map is made; the input by default")
     parser.add_argument("--contrast-layer", help="of contrastive excitation backprop")
-    parser.add_argument("--smooth", type=float, default=0.0, help="Gaussian, as a share of the larger side")
+    parser.add_argument("--smooth", type=float, help="Gaussian, as a share of the larger side; TorchRay's by default")
     parser.add_argument("--samples", type=int, default=8000, help="masks of rise")
     parser.add_argument("--steps", type=int, default=800, help="of extremal perturbation")
-    parser.add_argument("--size", type=int, default=224, help="smaller side of the images, in pixels")
+    parser.add_argument("--size", type=int, default=224, help="smaller side of the images in pixels; rise: both")
     parser.add_argument("--tolerance", type=float, default=15, help="in pixels of the original image")
     parser.add_argument("--limit", type=int, help="only the first images")
     parser.add_argument("--device", default="cpu")

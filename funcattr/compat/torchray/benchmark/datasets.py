@@ -11,6 +11,7 @@ from xml.etree import ElementTree
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import default_collate
 
 from .... import FuncattrError
 
@@ -21,15 +22,18 @@ VOC_CLASSES: list[str] = [
 """The classes of PASCAL VOC."""
 
 COCO_CLASSES = [
-    *"person,bicycle,car,motorcycle,airplane,bus,train,truck,boat,traffic light,fire hydrant,stop sign".split(","),
+    *"person,bicycle,car,motorbike,aeroplane,bus,train,truck,boat,traffic light,fire hydrant,stop sign".split(","),
     *"parking meter,bench,bird,cat,dog,horse,sheep,cow,elephant,bear,zebra,giraffe,backpack,umbrella".split(","),
     *"handbag,tie,suitcase,frisbee,skis,snowboard,sports ball,kite,baseball bat,baseball glove".split(","),
     *"skateboard,surfboard,tennis racket,bottle,wine glass,cup,fork,knife,spoon,bowl,banana,apple".split(","),
-    *"sandwich,orange,broccoli,carrot,hot dog,pizza,donut,cake,chair,couch,potted plant,bed".split(","),
-    *"dining table,toilet,tv,laptop,mouse,remote,keyboard,cell phone,microwave,oven,toaster,sink".split(","),
+    *"sandwich,orange,broccoli,carrot,hot dog,pizza,donut,cake,chair,sofa,pottedplant,bed".split(","),
+    *"diningtable,toilet,tvmonitor,laptop,mouse,remote,keyboard,cell phone,microwave,oven,toaster,sink".split(","),
     *"refrigerator,book,clock,vase,scissors,teddy bear,hair drier,toothbrush".split(","),
 ]
-"""The classes of COCO, in the order of their categories."""
+"""The classes of COCO, in the order of their categories; those of VOC by the names that they have there."""
+
+_COCO_CATEGORIES = [i for i in range(1, 91) if i not in (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)]
+"""The numbers of COCO's categories in its files, in the order of the classes."""
 
 
 class Dataset(ABC):
@@ -43,6 +47,7 @@ class Dataset(ABC):
     images: list[str]
     classes: list[str]
     transform: Callable[[Any], Any] | None
+    target_transform: Callable[[Any], Any] | None
 
     def __len__(self) -> int:
         return len(self.images)
@@ -55,7 +60,11 @@ class Dataset(ABC):
             raise IndexError(f"{type(self).__name__}[{index}]: it has {len(self)} images.")
         with Image.open(self.file(index)) as opened:
             image: Any = opened.convert("RGB")
-        return image if self.transform is None else self.transform(image), self.label(index)
+        label = self.label(index)
+        return (
+            image if self.transform is None else self.transform(image),
+            label if self.target_transform is None else self.target_transform(label),
+        )
 
     @abstractmethod
     def file(self, index: int) -> Path:
@@ -65,17 +74,30 @@ class Dataset(ABC):
     def label(self, index: int) -> Any:
         """The label of an image."""
 
+    def get_image_url(self, i: int) -> str:
+        """Where an image is, as text."""
+        return str(self.file(i))
+
     @abstractmethod
-    def class_ids(self, label: Any) -> list[int]:
+    def as_class_ids(self, label: Any) -> list[int]:
         """The classes that an image has, each once, in order."""
 
     @abstractmethod
-    def mask(self, label: Any, class_id: int) -> Tensor:
+    def as_mask(self, label: Any, class_id: int) -> Tensor:
         """The pixels of a class. Bool, [H, W]"""
 
     @abstractmethod
-    def size(self, label: Any) -> tuple[int, int]:
+    def as_image_size(self, label: Any) -> tuple[int, int]:
         """(width, height) of the image."""
+
+    @abstractmethod
+    def as_image_name(self, label: Any) -> str:
+        """The name of the image's file, without its ending."""
+
+    @staticmethod
+    def collate(batch: Any) -> tuple[Any, list[Any]]:
+        """Pairs of images and labels as a batch of images and a list of labels, for a `DataLoader`."""
+        return default_collate([image for image, _ in batch]), [label for _, label in batch]
 
 
 class VOCDetection(Dataset):
@@ -85,7 +107,8 @@ class VOCDetection(Dataset):
         root: The folder that has them, or `VOC<year>` or `VOCdevkit/VOC<year>` with them.
         year: Such as "2007".
         image_set: Name of the list of images, such as "test".
-        transform: `image of PIL -> image`.
+        download: False; nothing is downloaded.
+        transform, target_transform: `image of PIL -> image`, and of labels.
         limiter: How many of the first images; or a slice of them.
 
     Raises:
@@ -95,11 +118,16 @@ class VOCDetection(Dataset):
     def __init__(
         self,
         root: str | Path,
-        year: str = "2007",
-        image_set: str = "test",
+        year: str = "2012",
+        image_set: str = "train",
+        download: bool = False,
         transform: Callable[[Any], Any] | None = None,
+        target_transform: Callable[[Any], Any] | None = None,
+        *,
         limiter: int | slice | None = None,
     ) -> None:
+        if download:
+            raise FuncattrError("VOCDetection(download=True): nothing is downloaded; give a folder that has the data.")
         listed = Path("ImageSets", "Main", f"{image_set}.txt")
         places = [Path(root), Path(root, f"VOC{year}"), Path(root, "VOCdevkit", f"VOC{year}")]
         found = next((place for place in places if (place / listed).is_file()), None)
@@ -108,7 +136,8 @@ class VOCDetection(Dataset):
                 f"VOCDetection(root={str(root)!r}, image_set={image_set!r}): expected {listed} in it, in VOC{year} "
                 f"or in VOCdevkit/VOC{year}. Nothing is downloaded; get the data at http://host.robots.ox.ac.uk/pascal/VOC."
             )
-        self.root, self.transform, self.classes = found, transform, VOC_CLASSES
+        self.root, self.classes = found, VOC_CLASSES
+        self.transform, self.target_transform = transform, target_transform
         names = [line.split()[0] for line in (found / listed).read_text().splitlines() if line.strip()]
         self.images = _limited(names, limiter)
 
@@ -122,18 +151,21 @@ class VOCDetection(Dataset):
         found: dict[str, Any] = {child.tag: _as_dict(child) for child in tree if child.tag != "object"}
         return {"annotation": {**found, "object": [_as_dict(child) for child in tree.findall("object")]}}
 
-    def class_ids(self, label: Any) -> list[int]:
+    def as_class_ids(self, label: Any) -> list[int]:
         """The classes that an image has."""
         return voc_as_class_ids(label)
 
-    def mask(self, label: Any, class_id: int) -> Tensor:
+    def as_mask(self, label: Any, class_id: int) -> Tensor:
         """The pixels in the boxes of a class."""
         return voc_as_mask(label, class_id)
 
-    def size(self, label: Any) -> tuple[int, int]:
+    def as_image_size(self, label: Any) -> tuple[int, int]:
         """(width, height) of the image."""
-        size = label["annotation"]["size"]
-        return int(size["width"]), int(size["height"])
+        return voc_as_image_size(label)
+
+    def as_image_name(self, label: Any) -> str:
+        """The name of the image's file, without its ending."""
+        return voc_as_image_name(label)
 
 
 class CocoDetection(Dataset):
@@ -142,10 +174,10 @@ class CocoDetection(Dataset):
     Args:
         root: The folder of images, such as "val2014".
         annFile: The file, such as "annotations/instances_val2014.json".
-        transform, limiter: As in `VOCDetection`.
+        transform, target_transform, limiter: As in `VOCDetection`.
 
     Raises:
-        FuncattrError: If there is no such file.
+        FuncattrError: If there is no such file, or it has categories that COCO has not.
     """
 
     def __init__(
@@ -153,6 +185,8 @@ class CocoDetection(Dataset):
         root: str | Path,
         annFile: str | Path,  # noqa: N803  (its documented name)
         transform: Callable[[Any], Any] | None = None,
+        target_transform: Callable[[Any], Any] | None = None,
+        *,
         limiter: int | slice | None = None,
     ) -> None:
         if not Path(annFile).is_file():
@@ -161,10 +195,14 @@ class CocoDetection(Dataset):
                 "https://cocodataset.org."
             )
         table = json.loads(Path(annFile).read_text())
-        self.root, self.transform = Path(root), transform
-        categories = sorted(table["categories"], key=lambda category: category["id"])
-        self.classes = [category["name"] for category in categories]
-        self.as_class_id = {category["id"]: i for i, category in enumerate(categories)}
+        self.root, self.classes = Path(root), COCO_CLASSES
+        self.transform, self.target_transform = transform, target_transform
+        others = sorted({annotation["category_id"] for annotation in table["annotations"]} - set(_COCO_CATEGORIES))
+        if others:
+            raise FuncattrError(
+                f"CocoDetection(annFile={str(annFile)!r}): expected COCO's 80 categories, whose numbers end at 90, got "
+                f"{others[0]} too. Give data of other classes to a PointingGame by its masks."
+            )
         self.infos: dict[int, dict[str, Any]] = {info["id"]: info for info in table["images"]}
         self._of_image: dict[int, list[dict[str, Any]]] = defaultdict(list)
         for annotation in table["annotations"]:
@@ -180,18 +218,21 @@ class CocoDetection(Dataset):
         """The annotations of the image's objects, as they are in the file."""
         return self._of_image[self.ids[index]]
 
-    def class_ids(self, label: Any) -> list[int]:
+    def as_class_ids(self, label: Any) -> list[int]:
         """The classes that an image has."""
-        return coco_as_class_ids(self, label)
+        return coco_as_class_ids(label)
 
-    def mask(self, label: Any, class_id: int) -> Tensor:
+    def as_mask(self, label: Any, class_id: int) -> Tensor:
         """The pixels in the segments of a class."""
         return coco_as_mask(self, label, class_id)
 
-    def size(self, label: Any) -> tuple[int, int]:
+    def as_image_size(self, label: Any) -> tuple[int, int]:
         """(width, height) of the image; of one without objects there is no mask to ask for."""
-        info = self.infos[label[0]["image_id"]]
-        return info["width"], info["height"]
+        return coco_as_image_size(self, label)
+
+    def as_image_name(self, label: Any) -> str:
+        """The name of the image's file, without its ending."""
+        return coco_as_image_name(self, label)
 
 
 def get_dataset(
@@ -201,6 +242,7 @@ def get_dataset(
     annotation_dir: str | Path | None = None,
     transform: Callable[[Any], Any] | None = None,
     limiter: int | slice | None = None,
+    download: bool = False,
 ) -> Dataset:
     """A data set by its name.
 
@@ -209,7 +251,7 @@ def get_dataset(
         subset: The list of images: "test" say, or for COCO "val2014".
         dataset_dir: The folder with it.
         annotation_dir: Of COCO: the folder with "instances_<subset>.json"; by default "annotations" beside the images.
-        transform, limiter: As in `VOCDetection`.
+        transform, limiter, download: As in `VOCDetection`.
 
     Returns:
         A `VOCDetection` or a `CocoDetection`.
@@ -220,10 +262,11 @@ def get_dataset(
     if dataset_dir is None:
         raise FuncattrError(f"get_dataset({name!r}, dataset_dir=None): expected a folder. Nothing is downloaded.")
     if name.startswith("voc_"):
-        return VOCDetection(dataset_dir, name.removeprefix("voc_"), subset, transform, limiter)
+        return VOCDetection(dataset_dir, name.removeprefix("voc_"), subset, download, transform, limiter=limiter)
     if name == "coco":
         annotations = Path(dataset_dir, "annotations") if annotation_dir is None else Path(annotation_dir)
-        return CocoDetection(Path(dataset_dir, subset), annotations / f"instances_{subset}.json", transform, limiter)
+        listed = annotations / f"instances_{subset}.json"
+        return CocoDetection(Path(dataset_dir, subset), listed, transform, limiter=limiter)
     raise FuncattrError(f"get_dataset({name!r}): expected 'voc_2007', of another year, or 'coco'.")
 
 
@@ -237,9 +280,9 @@ def voc_as_mask(label: Any, class_id: int) -> Tensor:
 
     VOC's boxes count pixels from 1, and their last row and column belong to them.
     """
-    annotation = label["annotation"]
-    mask = torch.zeros(int(annotation["size"]["height"]), int(annotation["size"]["width"]), dtype=torch.bool)
-    for found in annotation["object"]:
+    width, height = voc_as_image_size(label)
+    mask = torch.zeros(height, width, dtype=torch.bool)
+    for found in label["annotation"]["object"]:
         if found["name"] == VOC_CLASSES[class_id]:
             left, top, right, bottom = (
                 round(float(found["bndbox"][edge])) for edge in ("xmin", "ymin", "xmax", "ymax")
@@ -248,19 +291,41 @@ def voc_as_mask(label: Any, class_id: int) -> Tensor:
     return mask
 
 
-def coco_as_class_ids(dataset: CocoDetection, label: Any) -> list[int]:
+def voc_as_image_size(label: Any) -> tuple[int, int]:
+    """(width, height) of the image of a label of VOC."""
+    size = label["annotation"]["size"]
+    return int(size["width"]), int(size["height"])
+
+
+def voc_as_image_name(label: Any) -> str:
+    """The name of the file of the image of a label of VOC, without its ending."""
+    return Path(label["annotation"]["filename"]).stem
+
+
+def coco_as_class_ids(label: Any) -> list[int]:
     """The classes of a label of COCO, each once, in order."""
-    return sorted({dataset.as_class_id[found["category_id"]] for found in label})
+    return sorted({_COCO_CATEGORIES.index(found["category_id"]) for found in label})
 
 
 def coco_as_mask(dataset: CocoDetection, label: Any, class_id: int) -> Tensor:
     """The pixels in the segments of a class, those of crowds too. Bool, [H, W]"""
-    width, height = dataset.size(label)
+    width, height = dataset.as_image_size(label)
     mask = torch.zeros(height, width, dtype=torch.bool)
     for found in label:
-        if dataset.as_class_id[found["category_id"]] == class_id:
+        if _COCO_CATEGORIES.index(found["category_id"]) == class_id:
             mask |= _segment(found["segmentation"], height, width)
     return mask
+
+
+def coco_as_image_size(dataset: CocoDetection, label: Any) -> tuple[int, int]:
+    """(width, height) of the image of a label of COCO, which has an object at least."""
+    info = dataset.infos[label[0]["image_id"]]
+    return info["width"], info["height"]
+
+
+def coco_as_image_name(dataset: CocoDetection, label: Any) -> str:
+    """The name of the file of the image of a label of COCO, which has an object at least, without its ending."""
+    return Path(dataset.infos[label[0]["image_id"]]["file_name"]).stem
 
 
 def _segment(segmentation: Any, height: int, width: int) -> Tensor:

@@ -47,7 +47,7 @@ def example_image(shape: int | tuple[int, int] = 224) -> Tensor:
         scale = min(image.size[0] / wide, image.size[1] / height)
         left, top = (image.size[0] - wide * scale) / 2, (image.size[1] - height * scale) / 2
         part = image.resize((wide, height), resample=2, box=(left, top, left + wide * scale, top + height * scale))
-        halves.append(get_transform()(part))
+        halves.append(get_transform(size=(height, wide))(part))
     return torch.cat(halves, 2)[None]
 
 
@@ -83,9 +83,8 @@ def plot_example(
             ((input[n], "input image"), (saliency[n], f"{method}, category {class_id}"))
         ):
             figure.add_subplot(len(input), 2, 2 * n + side + 1)
-            imsc(image.detach().cpu())
+            imsc(image.detach().cpu(), interpolation="lanczos" if side == 0 else "none")
             pyplot.title(title)
-            pyplot.axis("off")
     figure.tight_layout()
     if save_path is not None:
         figure.savefig(save_path)

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .... import FuncattrError
@@ -11,6 +12,8 @@ from ..utils import pil_to_tensor
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Of ImageNet's pixels, in 0..1."""
+CAFFE_MEAN = (123.68, 116.779, 103.939)
+"""Of red, green and blue in 0..255, for networks that come from Caffe."""
 
 
 def get_model(arch: str = "vgg16", dataset: str = "voc", convert_to_fully_convolutional: bool = False) -> nn.Module:
@@ -48,12 +51,15 @@ def get_model(arch: str = "vgg16", dataset: str = "voc", convert_to_fully_convol
     return models.get_model(arch, weights="IMAGENET1K_V1").eval()
 
 
-def get_transform(dataset: str = "imagenet", size: int | None = None) -> Callable[[Any], Tensor]:
-    """From an image of PIL to the input of a network: smaller side, 0..1, ImageNet's mean and standard deviation.
+def get_transform(dataset: str = "imagenet", size: int | tuple[int, int] = 224) -> Callable[[Any], Tensor]:
+    """From an image of PIL to the input of a network: its size, and its mean and standard deviation.
+
+    For "imagenet": 0..1, less the mean of ImageNet's pixels, by their standard deviation. For "voc" and "coco", as
+    networks of Caffe want it: 0..255, less a mean.
 
     Args:
-        dataset: "imagenet", "voc" or "coco", which have the same.
-        size: Length of the smaller side; None leaves the image as it is.
+        dataset: A name that begins with "imagenet", "voc" or "coco".
+        size: Length of the smaller side, or (height, width).
 
     Returns:
         `image -> [3, H, W]`
@@ -61,15 +67,25 @@ def get_transform(dataset: str = "imagenet", size: int | None = None) -> Callabl
     Raises:
         FuncattrError: For another data set.
     """
-    if dataset.partition("_")[0] not in ("imagenet", "voc", "coco"):
+    kind = dataset.partition("_")[0]
+    if kind not in ("imagenet", "voc", "coco"):
         raise FuncattrError(f"get_transform(dataset={dataset!r}): expected 'imagenet', 'voc' or 'coco'.")
 
     def transform(image: Any) -> Tensor:
         image = image.convert("RGB")
-        if size is not None:
-            scale = size / min(image.size)
-            image = image.resize((round(image.size[0] * scale), round(image.size[1] * scale)), resample=2)
-        mean, std = (torch.tensor(values)[:, None, None] for values in (MEAN, STD))
-        return (pil_to_tensor(image) - mean) / std
+        height, width = _resized(image.size, size)
+        if kind == "imagenet":
+            mean, std = (torch.tensor(values)[:, None, None] for values in (MEAN, STD))
+            return (pil_to_tensor(image.resize((width, height), resample=2)) - mean) / std
+        pixels = F.interpolate(pil_to_tensor(image)[None], (height, width), mode="bilinear", align_corners=False)[0]
+        return (pixels - torch.tensor(CAFFE_MEAN)[:, None, None] / 255) * 255
 
     return transform
+
+
+def _resized(image: tuple[int, int], size: int | tuple[int, int]) -> tuple[int, int]:
+    """(height, width) of an image of some (width, height), resized."""
+    if not isinstance(size, int):
+        return size
+    smaller = min(image)
+    return int(size * image[1] / smaller), int(size * image[0] / smaller)
