@@ -1,6 +1,7 @@
 """funcattr explains what a PyTorch model looked at: attribution methods as pure functions on torch.func."""
 
 from . import bottleneck as bottleneck
+from . import language as language
 from . import maps as maps
 from . import masks as masks
 from . import metrics as metrics
