@@ -12,7 +12,7 @@ from torch import Tensor
 from .._torch import pytree
 from ..batch import repeated
 from ..torch_state import is_plain_eager
-from .targets import BuiltTarget, Target, cotangent_of, pointing, read_target, repeated_target, score
+from .targets import BuiltTarget, Target, cotangent_of, pointing, read_target, score
 
 Measure = Literal["logit", "log_prob"]
 """What counts of a token: the output itself, or the logarithm of its softmax."""
@@ -97,7 +97,7 @@ class span(BuiltTarget):  # noqa: N801
         rows, kept = _rows("tokens", tokens)
         if isinstance(positions, int) and not isinstance(positions, bool):
             where = positions + torch.arange(rows.shape[1]).expand_as(rows)
-            if positions < 0 <= positions + int(kept.sum(1).max()) - 1:
+            if positions < 0 < positions + rows.shape[1]:
                 raise ValueError(f"span(positions={positions}): the span would go on at the beginning of the output.")
         else:
             where, there = _rows("positions", positions)
@@ -173,7 +173,7 @@ def _rows(name: str, values: Any) -> tuple[Tensor, Tensor]:
         if values.ndim not in (1, 2) or not values.shape[-1]:
             raise ValueError(f"span({name}=...): expected shape [S], or [N, S], got {list(values.shape)}.")
         values = torch.atleast_2d(values).long()
-        return values, torch.ones_like(values, dtype=torch.bool)
+        return values, torch.ones(values.shape, dtype=torch.bool, device=values.device)
     if not isinstance(values, list | tuple) or not len(values):
         got = "none" if isinstance(values, list | tuple) else type(values).__name__
         raise TypeError(f"span({name}=...): expected a list of integers, one for each example, or a tensor; got {got}.")
@@ -339,8 +339,12 @@ class of_outputs(BuiltTarget):  # noqa: N801
 
     def joined(self, call: str, value: Any) -> Tensor:
         """All floating-point outputs, side by side. Each [N, ...] -> [N, the sum of their sizes]"""
-        leaves, self.structure = pytree.tree_flatten(dict(value) if isinstance(value, Mapping) else value)
+        leaves, self.structure = pytree.tree_flatten(value)
         floating = [leaf for leaf in leaves if isinstance(leaf, Tensor) and leaf.is_floating_point()]
+        if (
+            len(leaves) == 1 and leaves[0] is value and isinstance(value, Mapping)
+        ):  # of a class that the tree does not know
+            leaves, self.structure = pytree.tree_flatten(dict(value))
         for leaf in leaves:
             if not isinstance(leaf, Tensor | bool | int | float | str | None):
                 raise TypeError(
@@ -354,7 +358,9 @@ class of_outputs(BuiltTarget):  # noqa: N801
             raise ValueError(
                 f"{call}(target=of_outputs(...)): expected outputs with a row for each example, got shapes {shapes}."
             )
-        self.leaves = [_Slot(leaf) if isinstance(leaf, Tensor) and leaf.is_floating_point() else leaf for leaf in leaves]
+        self.leaves = [
+            _Slot(leaf) if isinstance(leaf, Tensor) and leaf.is_floating_point() else leaf for leaf in leaves
+        ]
         return torch.cat([leaf.flatten(1) if leaf.ndim > 1 else leaf.unsqueeze(1) for leaf in floating], 1)
 
     def repeated(self, call: str, examples: int, times: int) -> BuiltTarget:

@@ -11,7 +11,7 @@ from ..sampling.baselines import distribution
 from ..sampling.draws import Generator, seed_from
 from ..sampling.loops import positive, wide
 from .explanation import Explanation, grouped, summed
-from .matrices import COALITIONS, MATRICES, Asked, Embeds, Options, by_coalitions
+from .matrices import COALITIONS, MATRICES, Asked, Options, by_coalitions
 from .reader import Reader, Roles, check_length, check_tokenizer, roles_of
 from .texts import Per, Tokens, continued, of_ids, one_token, prompt_text, special_ids, tokenized, units_of
 
@@ -161,7 +161,9 @@ def explain_all(
             f"{1 if isinstance(continuations, str) else len(continuations)}."
         )
     options = Options(baseline, steps, samples, seed_from("explain_all", generator), chunk_size, progress)
-    given = _Given("explain_all", model, tokenizer, target, contrast, method, per, rows, of, options, dict(kwargs or {}))
+    given = _Given(
+        "explain_all", model, tokenizer, target, contrast, method, per, rows, of, options, dict(kwargs or {})
+    )
     return _explained(given, list(prompts), list(continuations or [None] * len(prompts)), generate)
 
 
@@ -302,8 +304,8 @@ def _generated(given: _Given, roles: Roles, ids: list[int], count: int) -> list[
     size = model.get_input_embeddings().num_embeddings
     if int(tokens.max()) >= size:
         raise ValueError(
-            f"{call}(tokenizer=...): the text has the token {int(tokens.max())}, but the model embeds {size} tokens. Is "
-            "the tokenizer that of another model?"
+            f"{call}(tokenizer=...): the text has the token {int(tokens.max())}, but the model embeds {size} tokens. "
+            "Is the tokenizer that of another model?"
         )
     pad = getattr(tokenizer, "pad_token_id", None)
     more = {} if pad is None else {"pad_token_id": pad}
@@ -383,14 +385,16 @@ def _scores(given: _Given, roles: Roles, reader: Reader, example: int, item: _It
     places = [i for i, number in enumerate(item.prompt.ids) if number == mask]
     if not places:
         raise ValueError(
-            f"{call}(prompt=...): the model fills masks; expected {getattr(tokenizer, 'mask_token', None)!r} in the text."
+            f"{call}(prompt=...): the model fills masks; expected {getattr(tokenizer, 'mask_token', None)!r} in it."
         )
     if fill is None:
         filled = logits[places].argmax(-1).tolist()
     else:
         fill = [fill] if isinstance(fill, str) else list(fill)
         if len(fill) != len(places):
-            raise ValueError(f"{call}(continuation=...): expected {len(places)} tokens, one for each mask, got {len(fill)}.")
+            raise ValueError(
+                f"{call}(continuation=...): expected {len(places)} tokens, one for each mask, got {len(fill)}."
+            )
         filled = [one_token(call, tokenizer, value, "continuation") for value in fill]
     foils = _foils(call, tokenizer, given.contrast, len(places))
     names = named(filled)

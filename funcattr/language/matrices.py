@@ -78,7 +78,9 @@ def pulled(asked: Asked, embeds: Embeds, rules: Rulebook) -> tuple[Tensor, Calla
     return logits.detach(), lambda reduce: _by_rows(asked, logits, lambda g: pull(head_pull(g)[0]), reduce)
 
 
-def _by_rows(asked: Asked, logits: Tensor, pull: Callable[[Tensor], Embeds], reduce: Callable[..., Any]) -> list[Tensor]:
+def _by_rows(
+    asked: Asked, logits: Tensor, pull: Callable[[Tensor], Embeds], reduce: Callable[..., Any]
+) -> list[Tensor]:
     """`reduce` of the cotangents of each row, a chunk of rows at a time. For each text [N, R, ...]"""
     examples = len(logits)
     size = max(logits[0].numel(), *(e[0].numel() for e in asked.embeds))
@@ -167,14 +169,29 @@ def deep_lift(asked: Asked) -> Found:
     def scores(*embeds: Tensor) -> Tensor:
         logits = asked.run(*embeds)
         seen.append(logits.detach())
-        return asked.head(logits)
+        found = asked.head(logits)
+        scored.append(found.detach())
+        return found
 
     seen: list[Tensor] = []
+    scored: list[Tensor] = []
     question = ask(asked.call, scores, asked.embeds)
     passed = forward(question, PassOptions(rulebook_of(asked.call, "deep_lift"), baseline=asked.baseline))
     way = [x - x0 for x, x0 in zip(asked.embeds, asked.baseline, strict=True)]
-    logits = seen[-1]
-    return logits, _by_rows(asked, logits, passed.pull, lambda number, g: (way[number] * g).sum(-1))
+    found = _by_rows(asked, seen[-1], passed.pull, lambda number, g: (way[number] * g).sum(-1))
+    before, after = scored[0], scored[-1]
+    total = sum(part.sum(2) for part in found)
+    size = after.abs().max() + before.abs().max() + sum(part.abs().sum(2) for part in found).max()
+    # Multipliers are differences of values over differences of inputs, of which next to nothing may be left.
+    if not bool(((total - (after - before)).abs() <= torch.finfo(after.dtype).eps ** 0.25 * size).all()) or bool(
+        (total - (after - before)).abs().max() > 0.01 * (after.abs() + before.abs()).max()
+    ):
+        raise ValueError(
+            f"{asked.call}(method='deep_lift'): the attributions do not sum to the difference of the scores at the "
+            "prompt and at its baseline, where some part of the model divides by next to nothing (the norm of an "
+            "embedding of zeros). Give another baseline: a token, baseline='...', or a vector."
+        )
+    return seen[-1], found
 
 
 def by_coalitions(asked: Asked, members: list[list[int]], method: str) -> Found:

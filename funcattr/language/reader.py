@@ -1,4 +1,4 @@
-"""A language model as a function of its embeddings: how it is called, and the proof that this is the model's own call."""
+"""A language model as a function of its embeddings, and the proof that it says there what it says of the tokens."""
 
 import inspect
 from collections.abc import Mapping

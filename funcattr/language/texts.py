@@ -7,8 +7,8 @@ from typing import Any, Literal, NamedTuple
 Per = Literal["token", "word", "sentence"]
 """What gets a number."""
 
-WORD = re.compile(r"\w+(?:['’-]\w+)*|[^\w\s]")
-SENTENCE = re.compile(r"\S.*?(?:[.!?…。！？]+[\"'”’)\]]*(?=\s|$)|\n|$)", re.DOTALL)
+WORD = re.compile(r"\w+(?:['\u2019-]\w+)*|[^\w\s]")
+SENTENCE = re.compile(r"\S.*?(?:[.!?\u2026\u3002\uff01\uff1f]+[\"'\u201d\u2019)\]]*(?=\s|$)|\n|$)", re.DOTALL)
 
 
 class Tokens(NamedTuple):
