@@ -12,7 +12,7 @@ from ..sampling.draws import Generator, seed_from
 from ..sampling.loops import positive, wide
 from .explanation import Explanation, grouped, summed
 from .matrices import COALITIONS, MATRICES, Asked, Options, by_coalitions
-from .reader import Reader, Roles, check_length, check_tokenizer, roles_of
+from .reader import Reader, Roles, check_ids, check_length, check_tokenizer, roles_of
 from .texts import Per, Tokens, continued, of_ids, one_token, prompt_text, special_ids, tokenized, units_of
 
 Method = Literal[
@@ -84,7 +84,7 @@ def explain(
         generator: A seed, or a `torch.Generator` from which one is drawn.
         chunk_size: Rows (of the last two methods: groups) that run at once; by default 16, fewer for long texts.
         progress: Whether to show a progress bar.
-        kwargs: More keyword inputs of the model's call, constants. No cache.
+        kwargs: More keyword inputs of the model's call, constants: tensors have a row for each prompt. No cache.
 
     Returns:
         An `Explanation`: columns, rows, attributions [rows, columns], scores, what the model would have said.
@@ -231,15 +231,30 @@ def _explained(given: _Given, prompts: list[Any], continuations: list[Any], gene
         raise ValueError(f"{call}(target=...): it is for classifiers. Give what the model says: continuation=.")
     if generate is not None and not roles.decodes:
         raise ValueError(f"{call}(generate={generate}): the model says nothing after a text.")
-    items = [_item(given, roles, p, c, generate) for p, c in zip(prompts, continuations, strict=True)]
+    each = [given._replace(kwargs=_row(given, i, len(prompts))) for i in range(len(prompts))]
+    items = [_item(g, roles, p, c, generate) for g, p, c in zip(each, prompts, continuations, strict=True)]
     fills = [None if roles.decodes else c for c in continuations]
     if given.method in COALITIONS:
-        return [_by_groups(given, roles, item, fill) for item, fill in zip(items, fills, strict=True)]
+        return [_by_groups(g, roles, item, fill) for g, item, fill in zip(each, items, fills, strict=True)]
     found = _together(given, roles, items, fills)
     if found is not None:
         return found
-    alone = [_together(given, roles, [item], [fill]) for item, fill in zip(items, fills, strict=True)]
+    alone = [_together(g, roles, [item], [fill]) for g, item, fill in zip(each, items, fills, strict=True)]
     return [one[0] for one in alone if one is not None]
+
+
+def _row(given: _Given, example: int, count: int) -> dict[str, Any]:
+    """The keyword inputs of one prompt."""
+    found = dict(given.kwargs)
+    for name, value in given.kwargs.items():
+        if isinstance(value, Tensor) and value.ndim > 0:
+            if value.shape[0] != count:
+                raise ValueError(
+                    f"{given.call}(kwargs={{{name!r}: ...}}): expected a row for each of {count} prompts, got shape "
+                    f"{list(value.shape)}."
+                )
+            found[name] = value[example : example + 1]
+    return found
 
 
 def _item(given: _Given, roles: Roles, prompt: Any, continuation: Any, generate: int | None) -> _Item:
@@ -283,6 +298,7 @@ def _said(given: _Given, roles: Roles, prompt: Tokens, continuation: Any, specia
     ids = continuation.tolist() if isinstance(continuation, Tensor) else list(continuation)
     if not ids or not all(isinstance(i, int) and not isinstance(i, bool) for i in ids):
         raise TypeError(f"{call}(continuation=...): expected a text, or a list of at least one token's number.")
+    check_ids(call, "continuation", given.model.get_input_embeddings(), ids)
     return of_ids(tokenizer, ids)
 
 
@@ -301,12 +317,7 @@ def _generated(given: _Given, roles: Roles, ids: list[int], count: int) -> list[
     check_length(call, model, tokenizer, len(ids) if roles.encoder else len(ids) + count - 1)
     device = next(p.device for p in model.parameters())
     tokens = torch.tensor([ids], device=device)
-    size = model.get_input_embeddings().num_embeddings
-    if int(tokens.max()) >= size:
-        raise ValueError(
-            f"{call}(tokenizer=...): the text has the token {int(tokens.max())}, but the model embeds {size} tokens. "
-            "Is the tokenizer that of another model?"
-        )
+    check_ids(call, "tokenizer", model.get_input_embeddings(), ids)
     pad = getattr(tokenizer, "pad_token_id", None)
     more = {} if pad is None else {"pad_token_id": pad}
     inputs = {roles.ids[0]: tokens, roles.ids[0].replace("input_ids", "attention_mask"): torch.ones_like(tokens)}
@@ -366,7 +377,7 @@ def _scores(given: _Given, roles: Roles, reader: Reader, example: int, item: _It
         else:
             said = item.said
         places = [first + i for i in range(len(said.ids))]
-        foils = _foils(call, tokenizer, given.contrast, len(places))
+        foils = _foils(given, len(places))
         if given.rows == "whole":
             return _Scores(places, said.ids, foils, [list(range(len(places)))], [_joined(said)], named)
         units = units_of(call, said, given.rows)  # type: ignore[arg-type]  (checked above)
@@ -396,7 +407,8 @@ def _scores(given: _Given, roles: Roles, reader: Reader, example: int, item: _It
                 f"{call}(continuation=...): expected {len(places)} tokens, one for each mask, got {len(fill)}."
             )
         filled = [one_token(call, tokenizer, value, "continuation") for value in fill]
-    foils = _foils(call, tokenizer, given.contrast, len(places))
+        check_ids(call, "continuation", given.model.get_input_embeddings(), filled)
+    foils = _foils(given, len(places))
     names = named(filled)
     groups = [list(range(len(places)))] if given.rows == "whole" else [[i] for i in range(len(places))]
     texts = [" ".join(names[i] for i in group) for group in groups]
@@ -405,16 +417,19 @@ def _scores(given: _Given, roles: Roles, reader: Reader, example: int, item: _It
 
 def _joined(said: Tokens) -> str:
     places = [] if said.places is None else [place for place in said.places if place is not None]
-    return said.text[places[0][0] : places[-1][1]] if places else " ".join(said.texts)
+    return said.text[places[0][0] : places[-1][1]].strip() if places else " ".join(said.texts)
 
 
-def _foils(call: str, tokenizer: Any, contrast: Any, count: int) -> list[int] | None:
+def _foils(given: _Given, count: int) -> list[int] | None:
+    call, contrast = given.call, given.contrast
     if contrast is None:
         return None
     each = list(contrast) if isinstance(contrast, list | tuple) else [contrast] * count
     if len(each) != count:
         raise ValueError(f"{call}(contrast=...): expected one token, or {count}, one for each; got {len(each)}.")
-    return [one_token(call, tokenizer, value, "contrast") for value in each]
+    foils = [one_token(call, given.tokenizer, value, "contrast") for value in each]
+    check_ids(call, "contrast", given.model.get_input_embeddings(), foils)
+    return foils
 
 
 def _classes(given: _Given, logits: Tensor) -> _Scores:

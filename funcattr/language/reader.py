@@ -87,7 +87,8 @@ class Reader:
             ids = torch.tensor([row + [0] * (longest - len(row)) for row in rows], device=device)
             mask = torch.tensor([[int(i < len(row)) for i in range(longest)] for row in rows], device=device)
             module = self._embedding(name)
-            self._check_ids(module, ids, rows)
+            for row in rows:
+                check_ids(call, "tokenizer", module, row)
             with torch.no_grad():
                 self.embeds.append(module(ids).detach())
             self.ids.append(ids)
@@ -111,17 +112,7 @@ class Reader:
     def embedded(self, role: int, ids: Tensor) -> Tensor:
         """The embeddings of other tokens of a text. [N, T] -> [N, T, D]"""
         module = self._embedding(self.roles.ids[role])
-        self._check_ids(module, ids, ids.tolist())
         return module(ids).detach()
-
-    def _check_ids(self, module: nn.Module, ids: Tensor, rows: list[list[int]]) -> None:
-        size = getattr(module, "num_embeddings", None) or len(next(module.parameters()))
-        if int(ids.max()) >= size or int(ids.min()) < 0:
-            bad = next(i for row in rows for i in row if not 0 <= i < size)
-            raise ValueError(
-                f"{self.call}(tokenizer=...): the text has the token {bad}, but the model embeds {size} tokens, 0 to "
-                f"{size - 1}. Is the tokenizer that of another model?"
-            )
 
     def run(self, *embeds: Tensor) -> Tensor:
         """The logits at embeddings of the tokens, of the batch or of copies of it (batches one behind the other)."""
@@ -198,6 +189,17 @@ def check_length(call: str, model: Any, tokenizer: Any, length: int) -> None:
         raise ValueError(
             f"{call}(prompt=...): the prompt and what is said have {length} tokens, the model has {min(limits)} "
             "positions. Give a shorter text."
+        )
+
+
+def check_ids(call: str, name: str, embedding: Any, ids: list[int]) -> None:
+    """Raise if one of the tokens is none that the model embeds; `name` is the argument that they are from."""
+    size = getattr(embedding, "num_embeddings", None) or len(next(embedding.parameters()))
+    bad = [i for i in ids if not 0 <= i < size]
+    if bad:
+        raise ValueError(
+            f"{call}({name}=...): the token {bad[0]} is none of the model's, which embeds {size} tokens, 0 to "
+            f"{size - 1}. Is the tokenizer that of another model?"
         )
 
 

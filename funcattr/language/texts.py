@@ -182,8 +182,8 @@ def continued(call: str, tokenizer: Any, prompt: Tokens, continuation: str, spec
     if both.ids[:count] != prompt.ids:
         at = next((i for i in range(count) if both.ids[i : i + 1] != prompt.ids[i : i + 1]), count)
         raise ValueError(
-            f"{call}(continuation={continuation!r}): joined with the prompt, its text is tokenised otherwise from token "
-            f"{at} ({prompt.texts[at]!r}) on. Begin the continuation where a token begins (with a space, say), or give "
+            f"{call}(continuation={continuation!r}): joined with the prompt, its text is tokenised otherwise from "
+            f"token {at} ({prompt.texts[at]!r}) on. Begin it where a token begins (with a space, say), or give "
             "its tokens as a list of ints."
         )
     if len(both.ids) == count:

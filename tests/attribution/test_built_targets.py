@@ -277,5 +277,5 @@ def test_a_function_of_all_outputs_is_refused_in_compiled_code() -> None:
     compiled = torch.compile(
         lambda x: funcattr.gradient(fm, x, of_outputs(of_several)), fullgraph=True, backend="aot_eager"
     )
-    with pytest.raises(Exception, match="cannot leave compiled code. Write the function into the"):
+    with pytest.raises(Exception, match="cannot leave compiled code"):
         compiled(torch.randn(2, 3, 4, dtype=torch.float64))
