@@ -202,10 +202,12 @@ def one_token(call: str, tokenizer: Any, value: Any, name: str) -> int:
     if isinstance(value, int):
         return value
     found = tokenizer.convert_tokens_to_ids(value)
-    if isinstance(found, int) and found >= 0 and found != getattr(tokenizer, "unk_token_id", None):
+    if isinstance(found, int) and tokenizer.convert_ids_to_tokens([found]) == [value]:
         return found
     ids = tokenized(tokenizer, value, special=False).ids
-    if len(ids) != 1 or ids[0] == getattr(tokenizer, "unk_token_id", None):
+    # What is no word of the vocabulary is some token for unknown ones, which the tokenizer need not name.
+    known = tokenizer.decode(ids).strip().casefold() == value.strip().casefold()
+    if len(ids) != 1 or not known:
         raise ValueError(
             f"{call}({name}={value!r}): expected a text that is one token of the vocabulary, got {len(ids)} tokens "
             f"{tokenizer.convert_ids_to_tokens(ids)}. Give a number, or another text (with a space before, say)."

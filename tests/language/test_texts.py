@@ -112,3 +112,16 @@ def test_one_token_by_number_name_or_text() -> None:
             one_token("f", tokenizer, value, "x")
     with pytest.raises(ValueError, match=r"f\(x='zzz'\): expected a text that is one token"):
         one_token("f", word_pieces(), "zzz", "x")
+    assert one_token("f", word_pieces(), "The", "x") == word_pieces().convert_tokens_to_ids("the")
+
+
+def test_a_word_outside_of_a_vocabulary_that_names_no_unknown_token_is_refused() -> None:
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    made = Tokenizer(models.WordLevel({"<pad>": 0, "dog": 1}, unk_token="<pad>"))
+    made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=made, pad_token="<pad>")
+    assert one_token("f", tokenizer, "dog", "x") == 1
+    with pytest.raises(ValueError, match=r"f\(x='cat'\): expected a text that is one token of the vocabulary"):
+        one_token("f", tokenizer, "cat", "x")
