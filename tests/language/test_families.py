@@ -18,20 +18,36 @@ LOOKS_BACK = {"use_sliding_window": True, "sliding_window": 3, "max_window_layer
 GEMMA = {**GROUPED, "head_dim": 8, "query_pre_attn_scalar": 8, "layer_types": ["sliding_attention", "full_attention"]}
 EXPERTS = {**GROUPED, "experts_implementation": "eager"}
 WHISPER = {
-
-        "d_model": 16,
-        "encoder_layers": 1,
-        "decoder_layers": 1,
-        "encoder_attention_heads": 2,
-        "max_target_positions": 64
-    ,
-    "decoder_attention_heads": 2, "encoder_ffn_dim": 24, "decoder_ffn_dim": 24, "decoder_start_token_id": 1,
-    "vocab_size": 330, "max_source_positions": 10, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
+    "d_model": 16,
+    "encoder_layers": 1,
+    "decoder_layers": 1,
+    "encoder_attention_heads": 2,
+    "max_target_positions": 64,
+    "decoder_attention_heads": 2,
+    "encoder_ffn_dim": 24,
+    "decoder_ffn_dim": 24,
+    "decoder_start_token_id": 1,
+    "vocab_size": 330,
+    "max_source_positions": 10,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
 }
 BART = {
-    "d_model": 16, "encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 2, "scale_embedding": True,
-    "decoder_attention_heads": 2, "encoder_ffn_dim": 24, "decoder_ffn_dim": 24, "decoder_start_token_id": 3,
-    "vocab_size": 120, "max_position_embeddings": 64, "pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3,
+    "d_model": 16,
+    "encoder_layers": 1,
+    "decoder_layers": 1,
+    "encoder_attention_heads": 2,
+    "scale_embedding": True,
+    "decoder_attention_heads": 2,
+    "encoder_ffn_dim": 24,
+    "decoder_ffn_dim": 24,
+    "decoder_start_token_id": 3,
+    "vocab_size": 120,
+    "max_position_embeddings": 64,
+    "pad_token_id": 0,
+    "bos_token_id": 2,
+    "eos_token_id": 3,
 }
 GPT2 = {"n_embd": 16, "n_inner": 24, "n_layer": 2, "n_head": 2, "vocab_size": 330, "n_positions": 64}
 MAMBA = {"vocab_size": 330, "hidden_size": 16, "num_hidden_layers": 2, "state_size": 4}
@@ -118,18 +134,29 @@ def test_whisper_hears_and_its_text_is_explained() -> None:
 
 @pytest.mark.parametrize("method", ["attnlrp", "occlusion"])
 def test_each_prompt_has_its_row_of_what_else_the_model_is_given(method: Any) -> None:
-    model, tokenizer = built(t.WhisperForConditionalGeneration, t.WhisperConfig(**WHISPER, num_mel_bins=4)), byte_level()
+    model, tokenizer = (
+        built(t.WhisperForConditionalGeneration, t.WhisperConfig(**WHISPER, num_mel_bins=4)),
+        byte_level(),
+    )
     heard = torch.randn(2, 4, 20, dtype=torch.float64)
     both = explain_all(
         model, tokenizer, PROMPTS, generate=2, method=method, kwargs={"input_features": heard}, of="log_prob"
     )
     for i, (one, prompt) in enumerate(zip(both, PROMPTS, strict=True)):
         alone = explain(
-            model, tokenizer, prompt, generate=2, method=method, kwargs={"input_features": heard[i : i + 1]}, of="log_prob"
+            model,
+            tokenizer,
+            prompt,
+            generate=2,
+            method=method,
+            kwargs={"input_features": heard[i : i + 1]},
+            of="log_prob",
         )
         assert one.rows == alone.rows
         torch.testing.assert_close(one.attributions, alone.attributions, rtol=1e-5, atol=1e-6)
-    with pytest.raises(ValueError, match=r"explain\(kwargs=\{'input_features': ...\}\): expected a row for each of 1 prompts"):
+    with pytest.raises(
+        ValueError, match=r"explain\(kwargs=\{'input_features': ...\}\): expected a row for each of 1 prompts"
+    ):
         explain(model, tokenizer, PROMPTS[0], kwargs={"input_features": heard})
 
 
