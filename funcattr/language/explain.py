@@ -34,7 +34,7 @@ def explain(
     tokenizer: Any,
     prompt: str | Sequence[Mapping[str, Any]],
     *,
-    continuation: str | Sequence[int] | None = None,
+    continuation: str | Sequence[int | str] | None = None,
     generate: int | None = None,
     target: Any = None,
     contrast: Any = None,
@@ -113,7 +113,7 @@ def explain_all(
     tokenizer: Any,
     prompts: Sequence[str | Sequence[Mapping[str, Any]]],
     *,
-    continuations: Sequence[str | Sequence[int]] | None = None,
+    continuations: Sequence[str | Sequence[int | str]] | None = None,
     generate: int | None = None,
     target: Any = None,
     contrast: Any = None,
@@ -325,7 +325,13 @@ def _generated(given: _Given, roles: Roles, ids: list[int], count: int) -> list[
         found = model.generate(
             **inputs, **given.kwargs, max_new_tokens=count, do_sample=False, num_beams=1, **more
         )[0].tolist()  # fmt: skip
-    said = found[1:] if roles.encoder else found[len(ids) :]
+    before = [_start(call, model)] if roles.encoder else ids
+    if found[: len(before)] != before:
+        raise ValueError(
+            f"{call}(generate={count}): the model's generate() does not go on from what it was given. Give the "
+            "continuation."
+        )
+    said = found[len(before) :]
     if not said:
         raise ValueError(f"{call}(generate={count}): the model said nothing.")
     return said
@@ -380,7 +386,7 @@ def _scores(given: _Given, roles: Roles, reader: Reader, example: int, item: _It
         foils = _foils(given, len(places))
         if given.rows == "whole":
             return _Scores(places, said.ids, foils, [list(range(len(places)))], [_joined(said)], named)
-        units = units_of(call, said, given.rows)  # type: ignore[arg-type]  (checked above)
+        units = units_of(call, said, given.rows)
         return _Scores(places, said.ids, foils, units.members, units.texts, named)
     logits = reader.alone(example, lengths)[0]
     if logits.ndim == 1:

@@ -77,7 +77,7 @@ def grouped(call: str, source: tuple[Tokens, ...], per: str) -> tuple[list[str],
     """The units of several texts beside each other: their texts, their tokens, and how many are of the first text."""
     texts, groups, start, split = list[str](), list[list[int]](), 0, 0
     for number, tokens in enumerate(source):
-        units = units_of(call, tokens, per)  # type: ignore[arg-type]  (checked there)
+        units = units_of(call, tokens, per)
         texts += units.texts
         groups += [[start + i for i in group] for group in units.members]
         start += len(tokens.ids)

@@ -9,7 +9,7 @@ from torch import Tensor
 from ..attribution.forward import PassOptions, forward
 from ..attribution.question import ask
 from ..methods.paths.quadrature import nodes_and_weights
-from ..methods.perturbation.shapley_values import MOST_FEATURES, shapley_weights
+from ..methods.perturbation.shapley_values import shapley_weights
 from ..rulebook.actions import decompose
 from ..rulebook.rulebook import Rulebook
 from ..rules import attention
@@ -18,6 +18,9 @@ from ..sampling.baselines import distribution
 from ..sampling.draws import integers, permutations, uniform
 from ..sampling.loops import chunk_of, positive, wide, with_bar
 from ..tape.vjp import vjp
+
+EXACT_UP_TO = 10
+"""Groups whose Shapley values are computed from all their coalitions."""
 
 Embeds = tuple[Tensor, ...]
 Run = Callable[..., Tensor]
@@ -179,19 +182,24 @@ def deep_lift(asked: Asked) -> Found:
     passed = forward(question, PassOptions(rulebook_of(asked.call, "deep_lift"), baseline=asked.baseline))
     way = [x - x0 for x, x0 in zip(asked.embeds, asked.baseline, strict=True)]
     found = _by_rows(asked, seen[-1], passed.pull, lambda number, g: (way[number] * g).sum(-1))
-    before, after = scored[0], scored[-1]
-    total = sum(part.sum(2) for part in found)
-    size = after.abs().max() + before.abs().max() + sum(part.abs().sum(2) for part in found).max()
-    # Multipliers are differences of values over differences of inputs, of which next to nothing may be left.
-    if not bool(((total - (after - before)).abs() <= torch.finfo(after.dtype).eps ** 0.25 * size).all()) or bool(
-        (total - (after - before)).abs().max() > 0.01 * (after.abs() + before.abs()).max()
-    ):
-        raise ValueError(
-            f"{asked.call}(method='deep_lift'): the attributions do not sum to the difference of the scores at the "
-            "prompt and at its baseline, where some part of the model divides by next to nothing (the norm of an "
-            "embedding of zeros). Give another baseline: a token, baseline='...', or a vector."
-        )
+    _require_sum(asked.call, found, scored[-1] - scored[0], scored)
     return seen[-1], found
+
+
+def _require_sum(call: str, found: list[Tensor], expected: Tensor, scored: list[Tensor]) -> None:
+    """Raise unless DeepLIFT's numbers sum to the difference of the scores: [N, R, T] each, to [N, R].
+
+    Multipliers are differences of values over differences of inputs, of which rounding may leave nothing.
+    """
+    total = torch.stack([part.sum(2) for part in found]).sum(0)
+    size = torch.stack([score.abs().max() for score in scored]).max()
+    tolerance = max(0.01, torch.finfo(total.dtype).eps ** 0.5)
+    if bool(((total - expected).abs() > tolerance * size).any()):
+        raise ValueError(
+            f"{call}(method='deep_lift'): the attributions do not sum to the difference of the scores at the prompt "
+            "and at its baseline, where some part of the model divides by next to nothing (the norm of an embedding "
+            "of zeros). Give another baseline: a token, baseline='...', or a vector."
+        )
 
 
 def by_coalitions(asked: Asked, members: list[list[int]], method: str) -> Found:
@@ -236,7 +244,7 @@ def _coalitions(asked: Asked, count: int, method: str) -> tuple[Tensor, Tensor]:
         alone = torch.eye(count, dtype=torch.bool, device=device)
         present = torch.cat([torch.ones_like(alone[:1]), ~alone])
         return present, torch.cat([torch.ones(1, count, device=device), -alone.float()]).double()
-    if count <= min(10, MOST_FEATURES):
+    if count <= EXACT_UP_TO:
         bits = torch.arange(count, device=device)
         present = (torch.arange(2**count, device=device).unsqueeze(1) >> bits) % 2 == 1
         return present, shapley_weights(present)

@@ -65,7 +65,8 @@ class Reader:
     def __init__(
         self, call: str, model: nn.Module, roles: Roles, texts: list[tuple[list[int], ...]], kwargs: Mapping[str, Any]
     ) -> None:
-        self.call, self.model, self.roles, self.texts = call, model, roles, texts
+        self.call, self.roles, self.texts = call, roles, texts
+        self.model: Any = model
         device = next((p.device for p in model.parameters()), torch.device("cpu"))
         accepted = inspect.signature(model.forward).parameters
         for name in CACHES:
@@ -101,9 +102,9 @@ class Reader:
     def _embedding(self, name: str) -> nn.Module:
         part: Any = self.model
         if name.startswith("decoder"):
-            part = self.model.get_decoder()  # type: ignore[operator]
+            part = self.model.get_decoder()
         elif len(self.roles.ids) == 2:
-            part = self.model.get_encoder()  # type: ignore[operator]
+            part = self.model.get_encoder()
         try:
             return part.get_input_embeddings()
         except (NotImplementedError, AttributeError) as error:
@@ -181,7 +182,7 @@ class Reader:
 
 def check_length(call: str, model: Any, tokenizer: Any, length: int) -> None:
     """Raise if a text has more tokens than the model has positions for, as the model or the tokenizer says."""
-    config = getattr(model, "config", None)
+    config: Any = getattr(model, "config", None)
     text_config = config.get_text_config() if hasattr(config, "get_text_config") else config
     told = [getattr(text_config, "max_position_embeddings", None), getattr(tokenizer, "model_max_length", None)]
     limits = [n for n in told if isinstance(n, int) and n > 0]
@@ -205,13 +206,13 @@ def check_ids(call: str, name: str, embedding: Any, ids: list[int]) -> None:
 
 def check_tokenizer(call: str, model: Any, tokenizer: Any) -> None:
     """Raise if the tokenizer has more tokens than the model embeds, or is none."""
-    if not callable(tokenizer) or not hasattr(tokenizer, "convert_ids_to_tokens"):
+    if not hasattr(tokenizer, "convert_ids_to_tokens"):
         raise TypeError(
             f"{call}(tokenizer=...): expected a tokenizer as those of transformers, got {type(tokenizer).__name__}."
         )
-    size = getattr(model.get_input_embeddings(), "num_embeddings", None)
-    if size is not None and len(tokenizer) > size:
+    size, count = getattr(model.get_input_embeddings(), "num_embeddings", None), len(tokenizer)
+    if size is not None and count > size:
         raise ValueError(
-            f"{call}(tokenizer=...): the tokenizer has {len(tokenizer)} tokens, the model embeds {size}. Is it that of "
+            f"{call}(tokenizer=...): the tokenizer has {count} tokens, the model embeds {size}. Is it that of "
             "another model?"
         )

@@ -48,7 +48,8 @@ def tokenized(tokenizer: Any, text: str, special: bool = True) -> Tokens:
 
 def special_ids(tokenizer: Any) -> set[int]:
     """The tokens that are no part of any text: marks of a beginning, an end, a mask; an unknown word is a part."""
-    return set(getattr(tokenizer, "all_special_ids", ())) - {getattr(tokenizer, "unk_token_id", None)}
+    unknown = getattr(tokenizer, "unk_token_id", None)
+    return {int(number) for number in getattr(tokenizer, "all_special_ids", ()) if number != unknown}
 
 
 def of_ids(tokenizer: Any, ids: Sequence[int]) -> Tokens:
@@ -95,7 +96,7 @@ class Units(NamedTuple):
     special: list[bool]
 
 
-def units_of(call: str, tokens: Tokens, per: Per) -> Units:
+def units_of(call: str, tokens: Tokens, per: str) -> Units:
     """The tokens, words or sentences of a text.
 
     A word is a run of letters and digits, or one other sign, with the space before it. A special token is a unit of its

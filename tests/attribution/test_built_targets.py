@@ -17,6 +17,11 @@ from .test_targets import METHODS_WITH_SAMPLES, positions
 each_method = pytest.mark.parametrize("method", METHODS_WITH_SAMPLES.values(), ids=METHODS_WITH_SAMPLES)
 
 
+def wrong(value: Any) -> Any:
+    """A value that no type admits, or that is told apart as the test runs."""
+    return value
+
+
 def by_autograd(output: Tensor, score: Callable[[Tensor], Tensor]) -> Tensor:
     leaf = output.clone().requires_grad_()
     return torch.autograd.grad(score(leaf).sum(), leaf)[0]
@@ -49,7 +54,7 @@ SPANS: dict[str, tuple[Any, Any, list[list[tuple[int, int]]]]] = {
 def test_a_span_is_the_sum_of_its_tokens(name: str) -> None:
     tokens, where, pairs = SPANS[name]
     for of, reference in (("log_prob", log_probs_of), ("logit", logits_of)):
-        target = span(tokens, where, of=of)  # type: ignore[arg-type]
+        target = span(tokens, where, of=wrong(of))
         torch.testing.assert_close(target(OUTPUT), reference(OUTPUT, pairs))
         expected = by_autograd(OUTPUT, lambda y, reference=reference: reference(y, pairs))
         torch.testing.assert_close(cotangent_of("f", OUTPUT, read_target("f", target)), expected)
@@ -185,11 +190,11 @@ def test_deep_lift_sums_to_the_difference_of_a_built_target() -> None:
         (lambda: span(torch.ones(2), 0), TypeError, "expected integers, got torch.float32"),
         (lambda: span([[1], 1], 0), TypeError, "got a list of both"),
         (lambda: span("cat", 0), TypeError, "expected a list of integers, .* got str"),
-        (lambda: span([1], 0, of="prob"), ValueError, r"span\(of='prob'\): expected 'logit' or 'log_prob'"),
+        (lambda: span([1], 0, of=wrong("prob")), ValueError, r"span\(of='prob'\): expected 'logit' or 'log_prob'"),
         (lambda: contrast((0, 9), (0, 1)), ValueError, "class out of range; the output has 4 in dimension 2"),
         (lambda: contrast((0, 1), torch.tensor([[0, 9]] * 2)), ValueError, r"class out of range in \[9, 9\]"),
         (lambda: contrast(span([9], 0), (0, 1)), ValueError, r"out of range in \[9\]; the output has 4 tokens"),
-        (lambda: contrast("cat", 1), TypeError, r"contrast\(target='cat'\): expected an int"),
+        (lambda: contrast(wrong("cat"), 1), TypeError, r"contrast\(target='cat'\): expected an int"),
         (
             lambda: similarity(torch.ones(4)),
             ValueError,
@@ -198,10 +203,10 @@ def test_deep_lift_sums_to_the_difference_of_a_built_target() -> None:
         (lambda: similarity(torch.ones(3, 3, 4)), ValueError, "one reference, or 2, one an example; got 3"),
         (lambda: similarity(torch.zeros(2, 3, 4)), ValueError, "a reference is zero, and has no cosine"),
         (lambda: similarity(torch.ones(4, dtype=torch.long)), TypeError, "a floating-point tensor, got torch.int64"),
-        (lambda: similarity([1.0]), TypeError, "expected a floating-point tensor, got list"),  # type: ignore[arg-type]
+        (lambda: similarity(wrong([1.0])), TypeError, "expected a floating-point tensor, got list"),
         (lambda: similarity(torch.tensor(1.0)), ValueError, r"got shape \[\]"),
-        (lambda: similarity(torch.ones(4), of="l2"), ValueError, "'cosine' or 'dot'"),  # type: ignore[arg-type]
-        (lambda: of_outputs(3), TypeError, "expected a function of the outputs, got int"),  # type: ignore[arg-type]
+        (lambda: similarity(torch.ones(4), of=wrong("l2")), ValueError, "'cosine' or 'dot'"),
+        (lambda: of_outputs(wrong(3)), TypeError, "expected a function of the outputs, got int"),
     ],
 )
 def test_what_does_not_fit_is_refused(target: Callable[[], Any], kind: type[Exception], message: str) -> None:

@@ -55,7 +55,7 @@ def word_pieces(end_only: bool = False) -> Any:
     return PreTrainedTokenizerFast(tokenizer_object=made, cls_token="[CLS]", **names)
 
 
-def built(kind: Any, config: Any) -> nn.Module:
+def built(kind: Any, config: Any) -> Any:
     """A model of a configuration, with weights large enough that tokens matter."""
     torch.manual_seed(0)
     model = kind(config)

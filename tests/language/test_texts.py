@@ -21,7 +21,7 @@ def shown(units: Units) -> list[str]:
 def test_every_token_is_in_one_unit_in_order(make: Any) -> None:
     tokens = tokenized(make(), TEXT)
     for per in ("token", "word", "sentence"):
-        units = units_of("f", tokens, per)  # type: ignore[arg-type]
+        units = units_of("f", tokens, per)
         assert [i for group in units.members for i in group] == list(range(len(tokens.ids)))
         assert units.special[0] and len(units.special) == len(units.members) == len(units.texts)
 
