@@ -22,6 +22,9 @@ from ..tape.vjp import vjp
 EXACT_UP_TO = 10
 """Groups whose Shapley values are computed from all their coalitions."""
 
+IN_CACHE = 2**18
+"""Values of an attention's weights, of all rows that are pulled at once on a CPU."""
+
 Embeds = tuple[Tensor, ...]
 Run = Callable[..., Tensor]
 """Embeddings of each text, [N, T, D] each -> logits."""
@@ -88,6 +91,9 @@ def _by_rows(
     examples = len(logits)
     size = max(logits[0].numel(), *(e[0].numel() for e in asked.embeds))
     chunk = chunk_of(asked.call, asked.options.chunk_size, asked.rows, size, examples)
+    if asked.options.chunk_size is None and logits.device.type == "cpu":
+        # The weights of attention grow with the square of the length, and are to stay in the processor's cache.
+        chunk = min(chunk, max(1, IN_CACHE // (examples * max(e.shape[1] for e in asked.embeds) ** 2)))
     ones = torch.eye(asked.rows, dtype=logits.dtype, device=logits.device).unsqueeze(1).expand(-1, examples, -1)
     parts = []
     with torch.no_grad():

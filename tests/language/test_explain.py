@@ -11,6 +11,7 @@ import funcattr
 from funcattr import language
 from funcattr.language import Explanation, explain, explain_all
 
+from ..benchmarks.language import measured
 from ..sweeps import long, sweep
 from .models import TEMPLATE, built, byte_level, llama, small, word_pieces
 
@@ -469,6 +470,12 @@ def test_no_grad_is_honoured_and_does_not_matter() -> None:
         with torch.no_grad():
             found = explain(model, tokenizer, PROMPT, **given)
         close(found.attributions, explain(model, tokenizer, PROMPT, **given).attributions)
+
+
+def test_the_benchmark_compares_the_matrix_with_its_loop() -> None:
+    found = measured("cp_lrp", prompt=9, said=3, width=8, layers=1, rounds=1)
+    assert found.difference < 1e-6
+    assert min(found.speedup, found.span, found.passes) > 0
 
 
 def test_language_is_part_of_the_package() -> None:
