@@ -1,6 +1,7 @@
 """funcattr explains what a PyTorch model looked at: attribution methods as pure functions on torch.func."""
 
 from . import bottleneck as bottleneck
+from . import language as language
 from . import maps as maps
 from . import masks as masks
 from . import metrics as metrics
@@ -8,6 +9,10 @@ from . import paths as paths
 from . import rules as rules
 from . import show as show
 from .attribution.attribute import attribute as attribute
+from .attribution.built_targets import contrast as contrast
+from .attribution.built_targets import of_outputs as of_outputs
+from .attribution.built_targets import similarity as similarity
+from .attribution.built_targets import span as span
 from .attribution.rule_table import rule_table as rule_table
 from .attribution.targets import pointing as pointing
 from .errors import AliasedWriteError as AliasedWriteError

@@ -46,6 +46,7 @@ class Mutant(NamedTuple):
 
 
 TORCHRAY = "tests/compat/torchray"
+LANGUAGE = "tests/language/test_explain.py"
 MUTANTS = (
     # methods.edges
     Mutant(
@@ -82,6 +83,56 @@ MUTANTS = (
         "coefficient * (copies - now)",
         "coefficient * copies",
         ("tests/methods/edges/test_circuit.py::test_pruned_models_equal_hooks_that_cut_edges",),
+    ),
+    # language, and the targets that it is built of
+    Mutant(
+        "a contrast is a sum",
+        "funcattr/attribution/built_targets.py",
+        'self.parts["target"]) - score(',
+        'self.parts["target"]) + score(',
+        ("tests/attribution/test_built_targets.py::test_a_contrast_is_a_difference_of_any_two_targets",),
+    ),
+    Mutant(
+        "a span counts from the end of the vocabulary",
+        "funcattr/attribution/built_targets.py",
+        "torch.where(positions < 0, positions + length, positions)",
+        "torch.where(positions < 0, positions + size, positions)",
+        ("tests/attribution/test_built_targets.py::test_a_span_is_the_sum_of_its_tokens",),
+    ),
+    Mutant(
+        "a span of one example is that of all",
+        "funcattr/attribution/built_targets.py",
+        "repeated(p, rows, times) if isinstance(p, Tensor) and rows > 1 else p",
+        "p.repeat(times, 1) if isinstance(p, Tensor) and rows > 1 else p",
+        ("tests/attribution/test_built_targets.py::test_what_a_target_has_for_an_example_goes_with_it",),
+    ),
+    Mutant(
+        "the baseline of a text replaces its special tokens",
+        "funcattr/language/explain.py",
+        "return torch.where(stays.unsqueeze(2), embeds, nothing)",
+        "return nothing",
+        (f"{LANGUAGE}::test_the_matrix_is_a_loop_over_tokens",),
+    ),
+    Mutant(
+        "nobody checks that a model's embeddings tell what its tokens do",
+        "funcattr/language/reader.py",
+        "return same_numbers(expected, found.detach(), size=0.0)",
+        "return True",
+        ("tests/language/test_refusals.py::test_a_model_whose_embeddings_tell_another_story_is_refused",),
+    ),
+    Mutant(
+        "a text is explained by the token that it ends with, one too late",
+        "funcattr/language/explain.py",
+        "first = 0 if roles.encoder else len(item.prompt.ids) - 1",
+        "first = 0 if roles.encoder else len(item.prompt.ids) - 2",
+        (f"{LANGUAGE}::test_the_scores_and_what_the_model_would_have_said",),
+    ),
+    Mutant(
+        "rows of a group of experts are multiplied by the next one's matrix",
+        "funcattr/calls/linear_map.py",
+        "F.grouped_mm(cotangent.contiguous(), weight.mT, offs=offs)",
+        "F.grouped_mm(cotangent.contiguous(), weight.mT.roll(1, 0), offs=offs)",
+        ("tests/calls/test_linear_map.py::test_a_grouped_product_is_one_matrix_for_each_group_of_rows",),
     ),
     # compat.captum
     Mutant(

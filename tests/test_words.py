@@ -17,6 +17,7 @@ SPACES: tuple[Any, ...] = (
     funcattr.metrics.datasets,
     funcattr.bottleneck,
     funcattr.show,
+    funcattr.language,
 )
 SYNONYMS = {
     *("seed", "site", "reference", "stdev", "stdevs", "learning_rate", "area_on", "step", "shape", "return_delta"),

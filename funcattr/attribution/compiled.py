@@ -13,10 +13,11 @@ from torch import Tensor, nn
 from .._torch import nonstrict_trace, pytree
 from ..errors import AliasedWriteError, UnknownSiteError, UnsupportedOperationError, UntrackedPathError
 from ..model.functional import FunctionalModel, as_functional
+from .built_targets import as_data, is_data, of_data, of_outputs
 from .forward import PassOptions
 from .question import Question
 from .reverse import reverse_pass
-from .targets import cotangent_of, pointing
+from .targets import cotangent_of
 
 
 class _Nothing:
@@ -67,8 +68,13 @@ def in_one_node(work: Work, question: Question, options: PassOptions, more: Any)
     named = (question.layer, question.layers, question.output, question.layout)
     given = pytree.tree_map(_encode, (options, question.x, named, question.args, question.kwargs, fm.shifts))
     aim: Any = target
-    if isinstance(target, pointing):
-        aim = {"pointing": target.target}  # its class may be a tensor, so it enters as data
+    if isinstance(target, of_outputs):
+        raise TypeError(
+            f"{call}(target=of_outputs(...)): what it notes of the outputs cannot leave compiled code. Write the "
+            "function into the model."
+        )
+    if is_data(target):
+        aim = as_data(target)  # its classes may be tensors, so it enters as data
     elif callable(target):
         if options.baseline is not None:
             raise TypeError(
@@ -128,7 +134,7 @@ def _as_result(error: Exception) -> dict[str, Any]:
 def _traced_work(
     work: Work, call: str, structure: Any, tensors: dict[str, Tensor], given: Any, target: Any, more: Any
 ) -> Any:
-    target = pointing(target["pointing"]) if isinstance(target, dict) else _decoded(target)
+    target = of_data(_decoded(target))
     try:
         question, options = _rebuilt(call, structure, tensors, given)
         return {"result": work.function(question._replace(target=target), options, _decoded(more))}

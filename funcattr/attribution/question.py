@@ -14,6 +14,7 @@ from ..copies import copied
 from ..errors import warn
 from ..model.access import values_at
 from ..model.functional import FunctionalModel, Site, as_functional
+from .built_targets import of_outputs
 from .example_dims import ExampleDims, Layout, layout_of, moved_inputs
 from .inputs import as_dict, read_inputs
 from .targets import Target, pick_output, read_target, repeated_target, score
@@ -107,10 +108,16 @@ class Question(NamedTuple):
 
         def run(x: Any, args: Any, kwargs: Any) -> Tensor:
             positional, keyword = call_arguments(x, args, kwargs)
-            return pick_output(self.call, model(*positional, **keyword), self.output, self.forward_only)
+            return self.picked(model(*positional, **keyword))
 
         args, kwargs = copied((self.args, self.kwargs))
         return run(x, args, kwargs) if self.layout is None else self.layout.run(self.call, run, x, args, kwargs)
+
+    def picked(self, value: Any) -> Tensor:
+        """The explained tensor of what the model returned."""
+        if isinstance(self.target, of_outputs):
+            return self.target.joined(self.call, value)
+        return pick_output(self.call, value, self.output, self.forward_only)
 
     def laid(self, values: Any) -> Any:
         """An option that is a number or structured as x, and broadcasts to it, with its examples in front."""
@@ -247,6 +254,11 @@ def ask(
     else:
         given |= constants
     aim = read_target(call, target)
+    if isinstance(aim, of_outputs):
+        aim = aim.fresh()
+        if output is not None or layout is not None:
+            given_beside = "output" if output is not None else "example_dims"
+            raise TypeError(f"{call}(target=of_outputs(...), {given_beside}=...): it sees all outputs as they are.")
     aim = aim if layout is None else layout.moved_target(aim)
     question = Question(call, fm, x, aim, site, output, args, given, layout, forward_only, layers)
     return question._replace(**own({name: getattr(question, name) for name in ("x", "target", "args", "kwargs")}))

@@ -10,6 +10,7 @@ from ..errors import warn
 from ..rulebook.rulebook import Rulebook
 from ..tape.record import Record
 from ..torch_state import derivative_is_final
+from .built_targets import is_data, tensors_of
 from .forward import PassOptions, forward, starting_cotangent
 from .question import Question
 from .relevance_check import RelevanceCheck
@@ -75,8 +76,10 @@ def is_final(question: Question) -> bool:
     structure = model.structure
     if not isinstance(structure.model, nn.Module) or structure.edits or torch.is_inference_mode_enabled():
         return False  # functions may hold tensors of their own
-    given = (question.x, question.args, question.kwargs, question.target, dict(model.shifts), dict(model.bound))
-    leaves = pytree.tree_leaves(given)
+    given = (question.x, question.args, question.kwargs, dict(model.shifts), dict(model.bound))
+    if not is_data(question.target):
+        return False
+    leaves = [*pytree.tree_leaves(given), *tensors_of(question.target)]
     seen = all(isinstance(leaf, Tensor | bool | int | float | str | None) for leaf in leaves)
     return seen and derivative_is_final(*leaves)
 

@@ -16,6 +16,7 @@ from ..batch import batch_of, merged
 from ..errors import LOOK, FuncattrError
 from ..model.functional import FunctionalModel
 from ..torch_state import is_plain_eager
+from .built_targets import is_data
 from .question import Question
 from .targets import score
 
@@ -55,7 +56,8 @@ def check_separate(question: Question) -> None:
     if not is_plain_eager() or model.training or (layout is not None and layout.has_one_example):
         return
     # A target of numbers is none of the model's, and one for each example. A function may mix them as a model may.
-    asked = question if callable(target) else question._replace(target=None)
+    mixes = not is_data(target)
+    asked = question if mixes else question._replace(target=None)
 
     def found(question: Question) -> Any:
         output = question.outputs()
@@ -63,7 +65,7 @@ def check_separate(question: Question) -> None:
             raise _RowsError(
                 f"the output has shape {list(output.shape)}, not a row for each of {question.examples} examples"
             )
-        return (output, score(question.call, output, question.target)) if callable(target) else output
+        return (output, score(question.call, output, question.target)) if mixes else output
 
     named = (question.layout is None, question.output, *question.kwargs)
     about = (model, *named, asked.target, *_tensors(question))

@@ -231,7 +231,7 @@ def score(call: str, output: Tensor, target: Target) -> Tensor:
 
 
 def _values(call: str, output: Tensor, target: Callable[[Tensor], Tensor]) -> Tensor:
-    values: Any = target(output)
+    values: Any = target.score(call, output) if isinstance(target, BuiltTarget) else target(output)
     if not isinstance(values, Tensor) or values.shape != output.shape[:1]:
         got = list(values.shape) if isinstance(values, Tensor) else type(values).__name__
         raise ValueError(
@@ -243,6 +243,9 @@ def _values(call: str, output: Tensor, target: Callable[[Tensor], Tensor]) -> Te
 
 
 def _of_function(call: str, output: Tensor, target: Callable[[Tensor], Tensor]) -> Tensor:
+    if isinstance(target, BuiltTarget):
+        target.check(call, output)
+
     def scores(output: Tensor) -> Tensor:
         values = _values(call, output, target)
         # Dynamo cannot follow the question.
@@ -340,7 +343,42 @@ def _same_device(call: str, output: Tensor, target: Tensor) -> None:
         )
 
 
-class pointing:  # noqa: N801  (a target reads as a word: target=pointing(7))
+class BuiltTarget:
+    """A function of the output that is made of data, so that it is repeated with the examples and enters compiled code.
+
+    A subclass says in `parts` what it is made of, and computes `score`. Tensors and lists among the parts have an entry
+    for each example where targets have one, as `repeated_target` reads them.
+    """
+
+    def __init__(self, parts: Mapping[str, Any]) -> None:
+        self.parts = dict(parts)
+
+    def score(self, call: str, output: Tensor) -> Tensor:
+        """The number that is explained, for each example. [N]"""
+        raise NotImplementedError
+
+    def check(self, call: str, output: Tensor) -> None:
+        """Raise if the target does not fit the output, where values can be looked at."""
+
+    def with_parts(self, change: Callable[[Any], Any]) -> "BuiltTarget":
+        """The same target, made of other parts."""
+        new = object.__new__(type(self))
+        BuiltTarget.__init__(new, {name: change(part) for name, part in self.parts.items()})
+        return new
+
+    def repeated(self, call: str, examples: int, times: int) -> "BuiltTarget":
+        """The target of a batch in which each example is repeated."""
+        return self.with_parts(lambda part: repeated_target(call, part, examples, times))
+
+    def __call__(self, output: Tensor) -> Tensor:
+        return self.score(type(self).__name__, output)
+
+    def __repr__(self) -> str:
+        given = ", ".join(f"{name}={part!r}" for name, part in self.parts.items())
+        return f"{type(self).__name__}({given})"
+
+
+class pointing(BuiltTarget):  # noqa: N801  (a target reads as a word: target=pointing(7))
     """The pointing target: class scores pooled over space by log-sum-exp, whose gradient is a spatial softmax.
 
     t(y) = log sum_u exp y[:, c, u];  dt/dy[:, c, u] = softmax_u(y[:, c, u])
@@ -364,17 +402,19 @@ class pointing:  # noqa: N801  (a target reads as a word: target=pointing(7))
     """
 
     def __init__(self, target: int | np.integer[Any] | list[int] | Tensor | np.ndarray[Any, Any]) -> None:
-        self.target: Any = read_target("pointing", target)
-        if self.target is None or callable(self.target) or _is_index(self.target):
+        read: Any = read_target("pointing", target)
+        if read is None or callable(read) or _is_index(read):
             raise TypeError(f"pointing({target!r}): expected a class, or one class per example.")
+        super().__init__({"target": read})
 
-    def __call__(self, output: Tensor) -> Tensor:
-        hot = _one_hot("pointing", output, self.target, dim=1)
+    def score(self, call: str, output: Tensor) -> Tensor:
+        """Of the class, pooled over space. [N, K, *spatial] -> [N]"""
+        hot = _one_hot("pointing", output, self.parts["target"], dim=1)
         scores = torch.where(hot == 0, torch.zeros_like(output), output * hot).sum(1)
         return scores.flatten(1).logsumexp(1) if scores.ndim > 1 else scores
 
     def __repr__(self) -> str:
-        return f"pointing({self.target!r})"
+        return f"pointing({self.parts['target']!r})"
 
 
 def repeated_target(call: str, target: Target, examples: int, times: int) -> Target:
@@ -389,9 +429,8 @@ def repeated_target(call: str, target: Target, examples: int, times: int) -> Tar
     Raises:
         ValueError: If it has not one class or index for each example.
     """
-    if isinstance(target, pointing):
-        classes: Any = repeated_target(call, target.target, examples, times)
-        return pointing(classes)
+    if isinstance(target, BuiltTarget):
+        return target.repeated(call, examples, times)
     if isinstance(target, tuple):
         indices: Any = tuple(repeated_target(call, index, examples, times) for index in target)
         return indices

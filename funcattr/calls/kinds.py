@@ -25,7 +25,7 @@ COPIES = (
     "split_with_sizes detach select slice"
 )
 _CONVOLUTIONS = frozenset(CONVOLUTIONS)
-_DENSE = _ops("linear addmm matmul rmatmul einsum tensordot inner cross linalg_cross vdot linalg_vecdot")
+_DENSE = _ops("linear addmm grouped_mm matmul rmatmul einsum tensordot inner cross linalg_cross vdot linalg_vecdot")
 LINEAR: frozenset[str] = _CONVOLUTIONS | _DENSE
 """Operations that are linear maps of their tracked operand where the other factor is a constant."""
 _ONE_FACTOR: Mapping[str, frozenset[str]] = {"linear_map": LINEAR, "convolution": _CONVOLUTIONS, "dense": _DENSE}

@@ -17,7 +17,7 @@ from .operations import CONVOLUTIONS
 _convolution_backward = torch.ops.aten.convolution_backward.default
 _BLOCK, _MOST_BLOCKS = 2**19, 64
 """Values of a weight in a block, and the most blocks."""
-CLOSED_FORMS = frozenset(CONVOLUTIONS) | {"linear", "addmm"}
+CLOSED_FORMS = frozenset(CONVOLUTIONS) | {"linear", "addmm", "grouped_mm"}
 """Operations of which some calls have an adjoint that needs no values of the input."""
 _GEOMETRY = (("output_padding", 0), ("stride", 1), ("padding", 0), ("dilation", 1), ("groups", 1))
 
@@ -83,6 +83,8 @@ class LinearMap:
             self._read_linear(call)
         elif self.op == "addmm":
             self._read_addmm(call)
+        elif self.op == "grouped_mm":
+            self._read_grouped(call)
         elif self.op == "einsum" and len(call.tensors()) != 2:
             self._read_einsum(call)
         else:
@@ -187,6 +189,14 @@ class LinearMap:
         self.multiply = torch.matmul if on_the_left else (lambda x, weight: weight @ x)
         self._closed = _addmm_adjoint if on_the_left else None
 
+    def _read_grouped(self, call: Call) -> None:
+        # Rows up to offs[0] by the first matrix, those up to offs[1] by the second.
+        mat2 = call.argument("mat2")
+        self.weight = call.argument("input") if self.x is mat2 else mat2
+        self.multiply = lambda x, weight: call.with_factors(self.x, x, self.weight, weight)
+        if self.x.ndim == 2 and self.weight is mat2 and mat2.ndim == 3:
+            self._closed = partial(_grouped_adjoint, call.argument("offs"))
+
     def _read_einsum(self, call: Call) -> None:
         # The product of all constants is the other factor.
         equation, tensors = call.argument("equation"), call.tensors()
@@ -217,6 +227,11 @@ def _linear_adjoint(weight: Tensor, cotangent: Tensor, x: Tensor | None = None) 
 
 def _addmm_adjoint(weight: Tensor, cotangent: Tensor, x: Tensor | None = None) -> Tensor:
     return cotangent @ weight.mH
+
+
+def _grouped_adjoint(offs: Tensor, weight: Tensor, cotangent: Tensor, x: Tensor | None = None) -> Tensor:
+    # Torch's own takes no expanded cotangent, which a sum over the rows has.
+    return F.grouped_mm(cotangent.contiguous(), weight.mT, offs=offs)
 
 
 def _convolution_adjoint(

@@ -55,6 +55,7 @@ conv_transpose1d : : input weight bias stride padding output_padding groups dila
 conv_transpose2d : : input weight bias stride padding output_padding groups dilation
 conv_transpose3d : : input weight bias stride padding output_padding groups dilation
 matmul      : mm bmm mv dot __matmul__ linalg_matmul : input other
+grouped_mm  : _grouped_mm : input mat2 offs bias out_dtype
 rounded_div : : input other rounding_mode
 rmatmul     : __rmatmul__ : input other
 addmm       : : input mat1 mat2

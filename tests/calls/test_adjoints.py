@@ -233,7 +233,7 @@ def test_the_memory_check_can_fail() -> None:
 
 def test_every_closed_form_is_checked_here() -> None:
     convolutions = {f"{name}{rank}d" for name in ("conv", "conv_transpose") for rank in (1, 2, 3)}
-    products = {"linear", "addmm", "matmul", "rmatmul", "einsum", "tensordot", "inner"}
+    products = {"linear", "addmm", "grouped_mm", "matmul", "rmatmul", "einsum", "tensordot", "inner"}
     products |= {"vdot", "linalg_vecdot", "cross", "linalg_cross"}
     views = {"view", "reshape", "flatten", "unflatten", "squeeze", "unsqueeze", "transpose", "swapaxes", "swapdims"}
     others = {"batch_norm", "relu", "add", "cat", "mul", "softmax", "permute", "mT", "max_pool2d"}

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 import funcattr
 from funcattr import rules
@@ -44,3 +45,21 @@ def test_blocks_change_nothing(rule: Any, bias: bool, monkeypatch: pytest.Monkey
     assert_equal(pulled(), whole)
     if rule != rules.flat:  # not made of shares of the layer's own weight
         assert cut == [3]
+
+
+@pytest.mark.parametrize("rules", ["epsilon", "epsilon_plus", "epsilon_alpha2_beta1", "attnlrp", "cp_lrp"])
+def test_a_grouped_product_is_one_matrix_for_each_group_of_rows(rules: str) -> None:
+    """Experts in single precision: rows in order of their expert, an empty one among them."""
+    generator = torch.Generator().manual_seed(0)
+    x, weight = torch.randn(6, 4, generator=generator), torch.randn(3, 4, 8, generator=generator)
+    offs = torch.tensor([2, 2, 6], dtype=torch.int32)
+    each = weight[[0, 0, 2, 2, 2, 2]]
+    grouped = funcattr.lrp(lambda x: F.grouped_mm(x, weight, offs=offs), x, 1, rules=rules)
+    one_by_one = [
+        funcattr.lrp(lambda x, w=w: x @ w, row[None], 1, rules=rules)[0] for row, w in zip(x, each, strict=True)
+    ]
+    torch.testing.assert_close(grouped, torch.stack(one_by_one))
+    both = funcattr.gradient(lambda x: F.grouped_mm(x, weight, offs=offs).exp(), x, 1)
+    torch.testing.assert_close(both, funcattr.gradient(lambda x: torch.einsum("ni,nio->no", x, each).exp(), x, 1))
+    lift = funcattr.deep_lift(lambda x: F.grouped_mm(x, weight, offs=offs), x, 1)
+    torch.testing.assert_close(lift.sum(1), F.grouped_mm(x, weight, offs=offs)[:, 1])

@@ -41,6 +41,11 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     **{f"conv_transpose{n}d": conv(n, bias=t(4), output_padding=1) for n in (1, 2, 3)},
     "matmul": {"input": t(1, 3, 3)[0], "other": t(3, 3)},
     "addmm": {"input": t(3, 3), "mat1": t(3, 3), "mat2": t(3, 3)},
+    "grouped_mm": {
+        "input": t(4, 4).float(),
+        "mat2": t(2, 4, 4).float(),
+        "offs": torch.tensor([1, 4], dtype=torch.int32),
+    },
     **{name: {"input": t(3), "other": t(3) + 2} for name in ("add", "sub", "rsub", "mul", "div", "rdiv")},
     "pow": {"input": t(3), "exponent": 3.0},
     "prelu": {"input": -t(3), "weight": t(1)},

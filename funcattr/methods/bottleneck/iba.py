@@ -12,7 +12,7 @@ from ...attribution.example_dims import ExampleDims
 from ...attribution.question import Layer, Model, Question, ask, own
 from ...attribution.separate_copies import check_separate
 from ...attribution.separate_rows import of_separate_rows
-from ...attribution.targets import Target, cotangent_of, pick_output, repeated_target
+from ...attribution.targets import Target, cotangent_of, repeated_target
 from ...batch import merged, repeated
 from ...errors import UntrackedPathError
 from ...sampling.draws import Generator, normal, seed_from
@@ -247,7 +247,7 @@ def _found(
 
     def model_loss(z: Tensor) -> Tensor:
         output = tail(question.layer_as_given(merged(z.to(value.dtype))))
-        found = question.output_in_front(pick_output(call, output, question.output))
+        found = question.output_in_front(question.picked(output))
         if not torch.compiler.is_dynamo_compiling():
             shapes[:] = [found.shape[1:]]
         return loss_of(call, loss, found, copies, examples * chunk).to(z.dtype).unflatten(0, (examples, chunk))

@@ -11,7 +11,6 @@ from tqdm.auto import tqdm
 
 from ...attribution.example_dims import ExampleDims
 from ...attribution.question import Model, Question, ask
-from ...attribution.targets import pick_output
 from ...model.access import copied
 from ...model.functional import as_functional
 from ...model.sites import Editor
@@ -148,7 +147,7 @@ def _losses(training: _Training, question: Question, epoch: int, index: Tensor) 
     z = behind(wide, gate, noise, prior).to(value.dtype)
     positional, keyword = copied(question.arguments)
     with Editor({layer: lambda _: question.layer_as_given(z)}):
-        output = question.output_in_front(pick_output(call, question.model(*positional, **keyword), question.output))
+        output = question.output_in_front(question.picked(question.model(*positional, **keyword)))
     return loss_of(call, training.loss, output, question.target, len(index)), information(wide, gate, prior)
 
 

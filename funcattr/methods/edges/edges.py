@@ -7,11 +7,12 @@ import torch
 from torch import Tensor
 
 from ..._torch import pytree
+from ...attribution.built_targets import is_data
 from ...attribution.compiled import Work, in_one_node
 from ...attribution.example_dims import ExampleDims
 from ...attribution.forward import PassOptions
 from ...attribution.question import Model, Question, ask
-from ...attribution.targets import Target, pointing
+from ...attribution.targets import Target
 from ...rules.composites import PLAIN, Rules, rulebook_of
 from ...sampling.loops import positive
 from .circuit import Edges
@@ -143,7 +144,7 @@ def _found(asked: Asked) -> Found:
     if not torch.compiler.is_dynamo_compiling():
         return _find_eagerly(asked)
     target = asked.question.target
-    if asked.steps > 1 and callable(target) and not isinstance(target, pointing):
+    if asked.steps > 1 and callable(target) and not is_data(target):
         raise TypeError(
             "edges(target=<function>, steps=...): in compiled code a function of the output is read at x alone. Give a "
             "class or an index, write the function into the model, or take steps=1."

@@ -86,11 +86,11 @@ def shapley_values(
         return (index.unsqueeze(1) >> bits) % 2 == 1
 
     scores = coalition_scores(question, groups, members, 2**count, chunk_size, progress)
-    weights = _weights(members(torch.arange(2**count, device=groups.device)))
+    weights = shapley_weights(members(torch.arange(2**count, device=groups.device)))
     return question.as_given(groups.spread(scores @ weights.to(scores)))
 
 
-def _weights(present: Tensor) -> Tensor:
+def shapley_weights(present: Tensor) -> Tensor:
     """What a coalition's score counts for each feature: as one of its members, or as one that could join. [2^F, F]"""
     count = present.shape[1]
     share = [1 / (count * math.comb(count - 1, size)) for size in range(count)]
