@@ -82,3 +82,23 @@ def takes_activation(together: Callable[[Call, Call, Any], Tensor]) -> Callable[
         return rule
 
     return declared
+
+
+def runs_in_one(whole: Callable[..., Any]) -> Callable[[R], R]:
+    """Declare how a decomposition runs as the one call that it stands for, where the rulebook allows it.
+
+    Args:
+        whole: `(decomposition, call, what the rulebook does with an operation) -> how it runs, or None`.
+    """
+
+    def declared(decomposition: R) -> R:
+        vars(decomposition)["in_one"] = partial(whole, decomposition)
+        return decomposition
+
+    return declared
+
+
+def in_one(decomposition: Callable[..., Any]) -> Callable[..., Any] | None:
+    """What `runs_in_one` declared of a decomposition; not of what wraps it."""
+    found = getattr(decomposition, "in_one", None)
+    return found if found is not None and found.args[0] is decomposition else None

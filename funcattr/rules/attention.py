@@ -1,15 +1,19 @@
 """Attention in simpler operations, so that each gets its rule: `decompose` these in a rulebook."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..calls.declarations import runs_in_one
 from ..errors import UnsupportedOperationError
+from .whole_attention import in_one_call
 
 
+@runs_in_one(in_one_call)
 def scaled_dot_product_attention(
     query: Tensor,
     key: Tensor,
@@ -68,8 +72,13 @@ def multi_head_attention_forward(
     static_v: Tensor | None = None,
     average_attn_weights: bool = True,
     is_causal: bool = False,
+    *,
+    attend: Callable[..., Tensor] = F.scaled_dot_product_attention,
 ) -> tuple[Tensor, Tensor | None]:
-    """`nn.MultiheadAttention` in plain operations. [L, N, E] -> [L, N, E], and the weights [N, L, S] if needed."""
+    """`nn.MultiheadAttention` in plain operations. [L, N, E] -> [L, N, E], and the weights [N, L, S] if needed.
+
+    As in torch, `attend` does the work where nobody needs the weights.
+    """
     if static_k is not None or static_v is not None:
         raise UnsupportedOperationError(
             "multi_head_attention_forward(static_k=..., static_v=...): no rule. Pass key, value."
@@ -88,24 +97,19 @@ def multi_head_attention_forward(
     q, k, v = (t.reshape(t.shape[0], batch, num_heads, -1).permute(1, 2, 0, 3) for t in (q, k, v))  # [N, H, L, D]
     if add_zero_attn:
         k, v = (F.pad(t, (0, 0, 0, 1)) for t in (k, v))
-    if is_causal and key_padding_mask is None and not need_weights:
-        # Torch then believes the hint, and not the mask: keys that were added lie in the future.
-        future = torch.ones(length, k.shape[2], dtype=torch.bool, device=q.device).triu(1)
-        mask: Tensor | None = _additive(future, q)
-    else:
+    attention = None
+    if need_weights:  # a row with nothing to attend to is NaN, as in torch
         mask = _mask(q, k, key_padding_mask, attn_mask)
-    scores = (q * (1 / math.sqrt(q.shape[-1]))) @ k.mT
-    dead = None
-    if mask is not None:
-        if not need_weights:  # else a row with nothing to attend to is NaN, as in torch
-            dead = (mask == -math.inf).all(-1, keepdim=True)
-            mask = mask.masked_fill(dead, 0.0)
-        scores = scores + mask
-    attention = F.dropout(scores.softmax(-1), dropout_p, training)
-    mixed = attention @ v
-    mixed = mixed if dead is None else mixed.masked_fill(dead, 0.0)
+        scores = (q * (1 / math.sqrt(q.shape[-1]))) @ k.mT
+        attention = F.dropout((scores if mask is None else scores + mask).softmax(-1), dropout_p, training)
+        mixed = attention @ v
+    else:
+        # Torch believes the hint, and not the mask: keys that were added lie in the future.
+        by_hint = is_causal and key_padding_mask is None
+        mask = None if by_hint else _mask(q, k, key_padding_mask, attn_mask)
+        mixed = attend(q, k, v, mask, dropout_p if training else 0.0, by_hint)
     out = F.linear(mixed.permute(2, 0, 1, 3).reshape(length, batch, -1), out_proj_weight, out_proj_bias)
-    shown = (attention.mean(1) if average_attn_weights else attention) if need_weights else None
+    shown = attention.mean(1) if attention is not None and average_attn_weights else attention
     if unbatched:
         return out.squeeze(1), None if shown is None else shown.squeeze(0)
     return out, shown

@@ -58,7 +58,7 @@ def halved(call: Call, g: Tensor) -> tuple[Tensor | None, ...]:
     References:
         Achtibat et al., 2024, arXiv:2402.05602, equations 14 and 15 (uniform rule).
     """
-    return _weighted(call, g, shares(call))
+    return _weighted(call, g, shares(call.origins))
 
 
 @operands_only

@@ -1,12 +1,13 @@
 """Rules for products, quotients and matrix products of tracked operands."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..calls.adjoints import sum_to
-from ..calls.call import Call
+from ..calls.call import Call, Origin
 from ..calls.declarations import forms_only
 from ..calls.kinds import FUNCTION, GATES
 from ..calls.operations import ACTIVATIONS
@@ -58,7 +59,7 @@ def product(call: Call, relevance: Tensor) -> tuple[Tensor | None, ...]:
     """
     if relevance.is_complex():
         return uniform(call, relevance)
-    return tuple(_given(call, relevance, shares(call)))
+    return tuple(_given(call, relevance, shares(call.origins)))
 
 
 @forms_only
@@ -80,10 +81,10 @@ def quotient(call: Call, relevance: Tensor) -> tuple[Tensor | None, ...]:
     return tuple(_given(call, relevance, numerator_shares(call)))
 
 
-def shares(call: Call, gates: frozenset[str] = GATES) -> list[float]:
-    """What part of the result each tracked factor stands for; they sum to 1."""
-    count = len(call.origins)
-    is_gate = [origin.op in gates for origin in call.origins]
+def shares(origins: Sequence[Origin], gates: frozenset[str] = GATES) -> list[float]:
+    """What part of the result of a product each tracked factor stands for, by their origins; they sum to 1."""
+    count = len(origins)
+    is_gate = [origin.op in gates for origin in origins]
     if count == 1 or not any(is_gate) or all(is_gate):
         return [1 / count] * count
     return [0.0 if gate else 1 / is_gate.count(False) for gate in is_gate]
@@ -91,8 +92,8 @@ def shares(call: Call, gates: frozenset[str] = GATES) -> list[float]:
 
 def ungated_shares(call: Call) -> list[float]:
     """As `shares`, where without a sigmoid a factor out of any other activation is the gate."""
-    found = shares(call)
-    return found if 0.0 in found else shares(call, ACTIVATIONS | {FUNCTION})
+    found = shares(call.origins)
+    return found if 0.0 in found else shares(call.origins, ACTIVATIONS | {FUNCTION})
 
 
 def numerator_shares(call: Call) -> list[float]:

@@ -18,7 +18,7 @@ from .._torch import (
 )
 from ..calls.adjoints import NoDerivativeError, is_differentiable, ordinary_adjoint
 from ..calls.call import Origin, Positions, tracked_positions
-from ..calls.declarations import gives_own
+from ..calls.declarations import gives_own, in_one
 from ..calls.dense_mask import with_dense_mask
 from ..calls.kinds import ELEMENTWISE, LINEAR, SHIFTS, is_linear_map, origin, retold
 from ..calls.linear_map import linear
@@ -40,7 +40,7 @@ from ..calls.operations import (
 from ..calls.recorded_call import RecordedCall
 from ..errors import LOOK, UnsupportedOperationError, warn
 from ..model.sites import SiteMode
-from ..rulebook.actions import GRADIENT, Action
+from ..rulebook.actions import GRADIENT, UNLISTED, Action
 from ..rulebook.rulebook import Match, Rulebook
 from ..torch_state import can_look_at, is_plain_eager
 from .aliases import Aliases
@@ -487,7 +487,8 @@ class Recorder(SiteMode):
                 self.unlisted.append(f"{op} in {call.path!r}")
             return out
         if action.kind == "decompose":
-            return self._decompose(call, action)
+            whole = self._in_one(call, action)
+            return self._decompose(call, action) if whole is None else self._record_in_one(call, inputs, whole)
         if action.kind == "stop":
             self.steps.append(Step(_nothing, (), (), op, call.path, action))
             return pytree.tree_map_only(Tensor, torch.detach, call.run())
@@ -528,6 +529,28 @@ class Recorder(SiteMode):
             out = action.function(*call.args, **call.kwargs)
         self._decomposing.pop()
         return out
+
+    def _in_one(self, call: RecordedCall, action: Action) -> Any:
+        """How a call that would be decomposed runs as itself, if its parts are of no interest; else None."""
+        assert action.function is not None
+        whole = in_one(action.function)
+        if whole is None or self._keep or self._pairing is not None or self.rules.looks_around:
+            return None
+
+        def action_of(op: str, linear: bool) -> Action:
+            tracked = op in self.rules.asks_what_is_tracked
+            return UNLISTED if tracked else self.rules.action(Match(op, call.path, self.module, linear))
+
+        return whole(call, action_of)
+
+    def _record_in_one(self, call: RecordedCall, inputs: tuple[int, ...], whole: Any) -> Any:
+        call.watch()
+        if whole.pull is None:
+            self.steps.append(Step(_nothing, (), (), call.op, call.path, whole.action))
+        else:
+            slots = self._new_slots(call, (whole.output,))
+            self.steps.append(Step(whole.pull, inputs, slots, call.op, call.path, whole.action, owned=True))
+        return whole.output
 
     def _record_adjoint(self, call: RecordedCall, inputs: tuple[int, ...], action: Action) -> Any:
         values = call.operands if self._keep else ()

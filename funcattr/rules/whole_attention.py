@@ -1,0 +1,223 @@
+"""Attention in one call, where the rules of its operations only scale their adjoints: memory is linear in the length.
+
+With w the weights and s the scores, the fused kernel's own adjoint is that of w v, softmax(s) and q k^T in turn. A rule
+that gives a factor of a product a part of the adjoint multiplies everything before that factor by a number: so do
+AttnLRP (1/2 to each of two tracked factors) and CP-LRP (the weights are constants).
+"""
+
+from collections.abc import Callable
+from fractions import Fraction
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+from .._torch import current_level, inside_derivative, pytree, unwrapped, without_saved_hooks
+from ..calls.adjoints import leaf_of, outside_inference_mode
+from ..calls.call import Origin
+from ..calls.inplace import times
+from ..calls.recorded_call import RecordedCall
+from ..rulebook.actions import GRADIENT, STOP, Action
+from ..torch_state import is_plain_eager, is_traced
+from .gradient_space import halved, ungated
+from .products import shares
+
+ActionOf = Callable[[str, bool], Action]
+"""`(operation, whether it is a linear map of its only tracked operand) -> what the rulebook does with it`."""
+_BLOCK = 2**20
+"""Scores of a head in a block of queries, where attention runs block by block."""
+
+
+class Scaled(NamedTuple):
+    """The ordinary adjoint of a call, times a number for each tracked operand."""
+
+    names: tuple[str, ...]
+    parts: tuple[float, ...]
+
+    def __repr__(self) -> str:
+        each = (f"{Fraction(part)} of {name}" for name, part in zip(self.names, self.parts, strict=True))
+        return f"adjoint: {', '.join(each)}"
+
+
+class InOne(NamedTuple):
+    """A call that runs as itself.
+
+    Attributes:
+        output: What it gives.
+        pull: The pullback of its cotangent; None where nothing flows.
+        action: What the rulebook amounts to.
+    """
+
+    output: Tensor
+    pull: Callable[[Tensor], tuple[Tensor | None, ...]] | None
+    action: Action
+
+
+def in_one_call(written: Callable[..., Tensor], call: RecordedCall, action_of: ActionOf) -> InOne | None:
+    """How `scaled_dot_product_attention` runs as itself; None where it cannot, or somebody may differentiate it.
+
+    `written` is the same in simpler operations, which transforms know.
+    """
+    parts = scales(call, action_of)
+    if parts is None or _is_differentiated(call):
+        return None
+    if not any(parts):
+        return InOne(call.run().detach(), None, STOP)
+    way = _way(call)
+    if way is None:
+        return None
+    output, adjoint = way(call, parts, written)
+    pull = partial(_scaled, call, parts, adjoint, written, current_level())
+    return InOne(output, pull, Action("rule", Scaled(call.tracked_names(), parts)))
+
+
+def scales(call: RecordedCall, action_of: ActionOf) -> tuple[float, ...] | None:
+    """The number for each tracked operand of attention; None where the rules do more than to scale."""
+    names = call.tracked_names()
+    origins = dict(zip(names, call.origins, strict=True))
+    scored = [name for name in ("query", "key") if name in origins]
+    weighted = bool(scored) or "attn_mask" in origins
+    if call.argument("dropout_p", 0.0) != 0 or not _passes(call, origins, scored, action_of):
+        return None
+    softmax = action_of("softmax", False) if weighted else STOP
+    of_scores = _factors([origins[name] for name in scored], action_of)
+    weights = [Origin("softmax")] if softmax == GRADIENT else []
+    of_mixed = _factors([*weights, *(origins[name] for name in ("value",) if name in origins)], action_of)
+    if softmax not in (GRADIENT, STOP) or of_scores is None or of_mixed is None:
+        return None
+    found = {"value": of_mixed[-1]} if "value" in origins else {}
+    of_weights = of_mixed[0] if weights else 0.0
+    found["attn_mask"] = of_weights
+    found |= {name: of_weights * part for name, part in zip(scored, of_scores, strict=True)}
+    return tuple([found[name] for name in names])
+
+
+_HALVED, _UNGATED = Action("rule", halved), Action("rule", ungated)
+
+
+def _factors(origins: list[Origin], action_of: ActionOf) -> list[float] | None:
+    """The part of a matrix product's adjoint that each tracked factor gets."""
+    if not origins:
+        return []
+    action = action_of("matmul", len(origins) == 1)
+    return [1.0] * len(origins) if action == GRADIENT else shares(origins) if action == _HALVED else None
+
+
+def _passes(call: RecordedCall, origins: dict[str, Origin], scored: list[str], action_of: ActionOf) -> bool:
+    """Whether the operations of attention beside its products and its softmax have their ordinary adjoint."""
+    mask = call.argument("attn_mask")
+    if "query" in origins and action_of("mul", False) not in (GRADIENT, _HALVED, _UNGATED):
+        return False
+    passed = ["mT"] if "key" in origins else []
+    if call.argument("enable_gqa", False) and ("key" in origins or "value" in origins):
+        passed.append("repeat_interleave")
+    if mask is not None or (call.argument("is_causal", False) and scored):
+        passed.append("masked_fill")
+    if mask is not None and mask.dtype != torch.bool and (scored or "attn_mask" in origins):
+        passed.append("add")
+    return all(action_of(op, False) == GRADIENT for op in passed)
+
+
+# --- running it -------------------------------------------------------------------------------------------------------
+
+Adjoint = Callable[[Tensor], tuple[Tensor, ...]]
+"""Cotangent -> one for each operand that gets a part."""
+
+
+def _is_differentiated(call: RecordedCall) -> bool:
+    """Whether somebody may differentiate what the call gives, and what its pullback gives."""
+    if inside_derivative():
+        return True
+    layers = [layer for t in call.tensors() for layer in (t, *unwrapped(t))]
+    return any(t.requires_grad or forward_ad.unpack_dual(t).tangent is not None for t in layers)
+
+
+def _way(call: RecordedCall) -> Callable[..., tuple[Tensor, Adjoint]] | None:
+    """The fastest way that knows the tensors of a call; None where the decomposition does better."""
+    if is_plain_eager() and not torch.is_inference_mode_enabled():
+        return _by_autograd
+    if any(isinstance(n, torch.SymInt) for t in call.tensors() for n in t.shape):
+        return None  # fused kernels fix the size of a batch, blocks the length
+    return _by_func if is_traced() and current_level() is None else _by_blocks
+
+
+def _by_autograd(call: RecordedCall, parts: tuple[float, ...], written: Any) -> tuple[Tensor, Adjoint]:
+    args, kwargs = pytree.tree_map_only(Tensor, outside_inference_mode, (call.args, call.kwargs))
+    operands = [leaf_of(t) if part else t for t, part in zip(call.operands, parts, strict=True)]
+    leaves = [t for t, part in zip(operands, parts, strict=True) if part]
+    with torch.enable_grad(), without_saved_hooks():
+        out = call.with_arguments(args, kwargs, operands)
+    return out.detach(), partial(torch.autograd.grad, out, leaves, retain_graph=True)
+
+
+def _by_func(call: RecordedCall, parts: tuple[float, ...], written: Any) -> tuple[Tensor, Adjoint]:
+    receiving = [part != 0 for part in parts]
+
+    def run(*operands: Tensor) -> Tensor:
+        given = iter(operands)
+        return call(*(next(given) if r else t for r, t in zip(receiving, call.operands, strict=True)))
+
+    found: Any = torch.func.vjp(run, *(t for r, t in zip(receiving, call.operands, strict=True) if r))
+    return found
+
+
+def _by_blocks(call: RecordedCall, parts: tuple[float, ...], written: Any) -> tuple[Tensor, Adjoint]:
+    out = torch.cat([written(**_block(call.named(), rows)) for rows in _blocks(call.named())], -2)
+    return out, partial(_adjoint_by_blocks, call, parts, written)
+
+
+def _scaled(
+    call: RecordedCall, parts: tuple[float, ...], adjoint: Adjoint, written: Any, level: int | None, g: Tensor
+) -> tuple[Tensor | None, ...]:
+    """The pullback: by blocks in place of the adjoint, where somebody may differentiate it or maps it."""
+    call.check_unwritten()
+    if current_level() != level or (g.requires_grad and torch.is_grad_enabled()):
+        adjoint = partial(_adjoint_by_blocks, call, parts, written)
+    found = iter(adjoint(g))
+    return tuple([_times(next(found), part) if part else None for part in parts])
+
+
+def _times(own: Tensor, part: float) -> Tensor:
+    return own if part == 1 else times(own, part)
+
+
+def _adjoint_by_blocks(call: RecordedCall, parts: tuple[float, ...], written: Any, g: Tensor) -> tuple[Tensor, ...]:
+    """The adjoint by a block of queries at a time, whose weights are computed again."""
+    named = call.named()
+    names = [name for name, part in zip(call.tracked_names(), parts, strict=True) if part]
+
+    def of(rows: slice) -> tuple[Tensor, ...]:
+        def run(*operands: Tensor) -> Tensor:
+            return written(**_block({**named, **dict(zip(names, operands, strict=True))}, rows))
+
+        out, adjoint = torch.func.vjp(run, *(named[name] for name in names))
+        return adjoint(g[..., rows, :].to(out.dtype))
+
+    first, *others = _blocks(named)
+    total = of(first)
+    for rows in others:
+        total = tuple([a + b for a, b in zip(total, of(rows), strict=True)])
+    return total
+
+
+def _blocks(named: dict[str, Any]) -> list[slice]:
+    """The queries, in blocks with few enough scores."""
+    length, keys = named["query"].shape[-2], named["key"].shape[-2]
+    size = max(1, _BLOCK // max(1, keys))
+    return [slice(start, min(start + size, length)) for start in range(0, max(1, length), size)]
+
+
+def _block(named: dict[str, Any], rows: slice) -> dict[str, Any]:
+    """The arguments of attention for some of its queries."""
+    query, key, value, mask = (named.get(name) for name in ("query", "key", "value", "attn_mask"))
+    assert query is not None and key is not None and value is not None
+    block = {**named, "query": query[..., rows, :]}
+    if mask is not None and mask.ndim > 1 and mask.shape[-2] > 1:
+        block["attn_mask"] = mask[..., rows, :]
+    if named.get("is_causal", False):  # nobody sees the keys behind
+        block |= {"key": key[..., : rows.stop, :], "value": value[..., : rows.stop, :], "is_causal": False}
+        places = torch.arange(rows.stop, device=query.device)
+        block["attn_mask"] = places[rows, None] >= places[: min(rows.stop, key.shape[-2])]
+    return block
