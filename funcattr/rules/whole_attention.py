@@ -26,8 +26,8 @@ from .products import shares
 
 ActionOf = Callable[[str, bool], Action]
 """`(operation, whether it is a linear map of its only tracked operand) -> what the rulebook does with it`."""
-_BLOCK = 2**20
-"""Scores of a head in a block of queries, where attention runs block by block."""
+_SCORES, _QUERIES = 2**18, 64
+"""Where attention runs by blocks of queries: scores of a head in a block, and the fewest queries in one."""
 
 
 class Scaled(NamedTuple):
@@ -205,7 +205,7 @@ def _adjoint_by_blocks(call: RecordedCall, parts: tuple[float, ...], written: An
 def _blocks(named: dict[str, Any]) -> list[slice]:
     """The queries, in blocks with few enough scores."""
     length, keys = named["query"].shape[-2], named["key"].shape[-2]
-    size = max(1, _BLOCK // max(1, keys))
+    size = max(_QUERIES, _SCORES // max(1, keys))
     return [slice(start, min(start + size, length)) for start in range(0, max(1, length), size)]
 
 
