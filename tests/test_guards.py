@@ -190,6 +190,20 @@ def test_bytes_are_linear_in_tokens(method: Callable[..., Tensor], block: type[n
 
 
 @pytest.mark.parametrize(
+    ("method", "block"),
+    sweep([(m, b) for m in ("lrp", "deep_lift") for b in ("Causal", "Encodes")], quick=("lrp-Encodes",)),
+)
+def test_bytes_of_rules_by_blocks_are_linear_in_tokens(method: str, block: str) -> None:
+    def run(model: nn.Module, x: Tensor) -> Tensor:
+        options: dict[str, Any] = {"rules": "epsilon"} if method == "lrp" else {"baseline": 0.1}
+        return getattr(funcattr, method)(model, x, (-1, 1), **options)
+
+    kind = {"Causal": Causal, "Encodes": Encodes}[block]
+    short, long = (peak_of_tokens(kind, run, tokens) for tokens in (1024, 2048))
+    assert long < 2.05 * short
+
+
+@pytest.mark.parametrize(
     ("net", "method"),
     sweep(
         [p for p in PAIRS if p[0] != "resnet" or p[1] == "epsilon_plus"],

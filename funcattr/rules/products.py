@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ..calls.adjoints import sum_to
 from ..calls.call import Call, Origin
-from ..calls.declarations import forms_only
+from ..calls.declarations import forms_only, row_by_row
 from ..calls.kinds import FUNCTION, GATES
 from ..calls.operations import ACTIVATIONS
 from ..errors import UnsupportedOperationError
@@ -48,6 +48,7 @@ def check_homogeneous(call: Call) -> None:
 _HOMOGENEOUS = frozenset("abs neg conj conj_physical resolve_conj positive".split())
 
 
+@row_by_row
 @forms_only
 def product(call: Call, relevance: Tensor) -> tuple[Tensor | None, ...]:
     """Product a * b: a constant gets nothing, a gate (out of a sigmoid) leaves all to the signal; else half each.
@@ -138,6 +139,7 @@ def _uniform_leaks(call: Call, relevance: Tensor, *, eps: float) -> dict[str, An
 
 
 @rule(lambda eps: check_eps("uniform", eps), _uniform_leaks)
+@row_by_row
 def uniform(call: Call, relevance: Tensor, *, eps: float = 1e-6) -> tuple[Tensor, ...]:
     """A matrix product (or einsum, or convolution) of n tracked factors: relevance by contribution, 1/n to each factor.
 

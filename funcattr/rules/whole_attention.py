@@ -17,6 +17,7 @@ from torch.autograd import forward_ad
 from .._torch import current_level, inside_derivative, pytree, unwrapped, without_saved_hooks
 from ..calls.adjoints import leaf_of, outside_inference_mode
 from ..calls.call import Origin
+from ..calls.declarations import is_row_by_row
 from ..calls.inplace import times
 from ..calls.recorded_call import RecordedCall
 from ..rulebook.actions import GRADIENT, STOP, Action
@@ -55,19 +56,20 @@ class InOne(NamedTuple):
     action: Action
 
 
-def in_one_call(written: Callable[..., Tensor], call: RecordedCall, action_of: ActionOf) -> InOne | None:
+def in_one_call(
+    written: Callable[..., Tensor], call: RecordedCall, action_of: ActionOf, pull_apart: Callable[..., Any]
+) -> InOne | None:
     """How `scaled_dot_product_attention` runs as itself; None where it cannot, or somebody may differentiate it.
 
-    `written` is the same in simpler operations, which transforms know.
+    `written` is the same in simpler operations, which transforms know, and which `pull_apart` puts on record.
     """
-    parts = scales(call, action_of)
-    if parts is None or _is_differentiated(call):
+    if call.argument("dropout_p", 0.0) != 0 or _is_differentiated(call):
         return None
+    parts, way = scales(call, action_of), _way(call)
+    if call.compared or parts is None or way is None:
+        return None if way is None else _ruled_by_blocks(written, call, action_of, pull_apart)
     if not any(parts):
         return InOne(call.run().detach(), None, STOP)
-    way = _way(call)
-    if way is None:
-        return None
     output, adjoint = way(call, parts, written)
     pull = partial(_scaled, call, parts, adjoint, written, current_level())
     return InOne(output, pull, Action("rule", Scaled(call.tracked_names(), parts)))
@@ -79,7 +81,7 @@ def scales(call: RecordedCall, action_of: ActionOf) -> tuple[float, ...] | None:
     origins = dict(zip(names, call.origins, strict=True))
     scored = [name for name in ("query", "key") if name in origins]
     weighted = bool(scored) or "attn_mask" in origins
-    if call.argument("dropout_p", 0.0) != 0 or not _passes(call, origins, scored, action_of):
+    if not _passes(call, origins, scored, action_of):
         return None
     softmax = action_of("softmax", False) if weighted else STOP
     of_scores = _factors([origins[name] for name in scored], action_of)
@@ -118,6 +120,69 @@ def _passes(call: RecordedCall, origins: dict[str, Origin], scored: list[str], a
     if mask is not None and mask.dtype != torch.bool and (scored or "attn_mask" in origins):
         passed.append("add")
     return all(action_of(op, False) == GRADIENT for op in passed)
+
+
+# --- any rules, a block of queries at a time --------------------------------------------------------------------------
+
+
+class InBlocks(NamedTuple):
+    """A decomposition that is recorded in the reverse pass, for a block of queries at a time."""
+
+    name: str
+
+    def __repr__(self) -> str:
+        return f"decompose({self.name}) by blocks"
+
+
+_SELF_ATTENTION = ("query", "key", "value")
+
+
+def _ruled_by_blocks(
+    written: Callable[..., Tensor], call: RecordedCall, action_of: ActionOf, pull_apart: Callable[..., Any]
+) -> InOne | None:
+    """Attention of many tokens whose rules all treat each query alone; None for others."""
+    named = call.named()
+    if call.tracked_names() != _SELF_ATTENTION or len(_blocks(named)) == 1:
+        return None
+    if torch.is_autocast_enabled(named["query"].device.type):
+        return None
+    # Three tracked operands leave no linear map, which might be the first, or folded.
+    actions = [action_of(op, False) for op in _OPERATIONS]
+    if not all(a == GRADIENT or (a.function is not None and is_row_by_row(a.function)) for a in actions):
+        return None
+    output = _mixed_by_blocks(call, written) if current_level() is not None else call.run().detach()
+    return InOne(output, partial(_pull_by_blocks, written, call, pull_apart), Action("rule", InBlocks(call.op)))
+
+
+_OPERATIONS = ("mul", "mT", "repeat_interleave", "matmul", "add", "masked_fill", "softmax")
+"""What attention is written in."""
+
+
+def _pull_by_blocks(
+    written: Callable[..., Tensor], call: RecordedCall, pull_apart: Callable[..., Any], g: Tensor
+) -> tuple[Tensor, ...]:
+    call.settled()  # raises if something was written
+    named, before = call.named(), None if call.baseline is None else call.baseline.named()
+    queries, totals = list[Tensor](), [torch.zeros_like(named["key"]), torch.zeros_like(named["value"])]
+    for rows in _blocks(named):
+        block = _block(named, rows)
+        operands, others = _split(block)
+        at_baseline = None if before is None else _split(_block(before, rows))[0]
+        run = partial(_with_operands, written, others)
+        of_query, *of_others = pull_apart(run, operands, at_baseline, g[..., rows, :])
+        queries.append(of_query)
+        for i, back in enumerate(of_others):
+            totals[i] = totals[i] + back
+    return torch.cat(queries, -2), *totals
+
+
+def _split(block: dict[str, Any]) -> tuple[tuple[Tensor, ...], dict[str, Any]]:
+    operands = tuple(block[name] for name in _SELF_ATTENTION)
+    return operands, {name: value for name, value in block.items() if name not in _SELF_ATTENTION}
+
+
+def _with_operands(written: Callable[..., Tensor], others: dict[str, Any], *operands: Tensor) -> Tensor:
+    return written(*operands, **others)
 
 
 # --- running it -------------------------------------------------------------------------------------------------------
@@ -164,8 +229,11 @@ def _by_func(call: RecordedCall, parts: tuple[float, ...], written: Any) -> tupl
 
 
 def _by_blocks(call: RecordedCall, parts: tuple[float, ...], written: Any) -> tuple[Tensor, Adjoint]:
-    out = torch.cat([written(**_block(call.named(), rows)) for rows in _blocks(call.named())], -2)
-    return out, partial(_adjoint_by_blocks, call, parts, written)
+    return _mixed_by_blocks(call, written), partial(_adjoint_by_blocks, call, parts, written)
+
+
+def _mixed_by_blocks(call: RecordedCall, written: Callable[..., Tensor]) -> Tensor:
+    return torch.cat([written(**_block(call.named(), rows)) for rows in _blocks(call.named())], -2)
 
 
 def _scaled(
@@ -211,13 +279,11 @@ def _blocks(named: dict[str, Any]) -> list[slice]:
 
 def _block(named: dict[str, Any], rows: slice) -> dict[str, Any]:
     """The arguments of attention for some of its queries."""
-    query, key, value, mask = (named.get(name) for name in ("query", "key", "value", "attn_mask"))
-    assert query is not None and key is not None and value is not None
+    query, key, mask = named["query"], named["key"], named.get("attn_mask")
     block = {**named, "query": query[..., rows, :]}
     if mask is not None and mask.ndim > 1 and mask.shape[-2] > 1:
         block["attn_mask"] = mask[..., rows, :]
-    if named.get("is_causal", False):  # nobody sees the keys behind
-        block |= {"key": key[..., : rows.stop, :], "value": value[..., : rows.stop, :], "is_causal": False}
-        places = torch.arange(rows.stop, device=query.device)
-        block["attn_mask"] = places[rows, None] >= places[: min(rows.stop, key.shape[-2])]
+    if named.get("is_causal", False):
+        places = torch.arange(max(rows.stop, key.shape[-2]), device=query.device)
+        block |= {"is_causal": False, "attn_mask": places[rows, None] >= places[: key.shape[-2]]}
     return block

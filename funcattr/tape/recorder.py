@@ -1,6 +1,7 @@
 """The forward pass on record: which torch functions ran on values that depend on the root, and their adjoints."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -48,6 +49,7 @@ from .followed import followed, has_own_functions
 from .masks import Masks
 from .memories import Memories
 from .pairing import Pairing
+from .pull_apart import pull_apart
 from .recompute import Recomputing
 from .rewrites.functions import Part, join_functions
 from .rewrites.resolve import check_required, resolve
@@ -151,14 +153,14 @@ class Recorder(SiteMode):
 
     # --- roots, sites and the output -------------------------------------------------------------------------
 
-    def track(self, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    def track(self, tensors: tuple[Tensor, ...], origins: tuple[Origin, ...] = ()) -> tuple[Tensor, ...]:
         """Begin at `tensors`: copies of them, which the model is then given.
 
         With memory of their own: whatever shares it depends on them, and what shares memory with `tensors` does not.
         """
         self.roots = tuple(t.clone() for t in tensors)
-        start = Origin(after_linear=self._linear_ran)
-        self.root_slots = tuple(self._slots.new(t, start) for t in self.roots)
+        origins = origins or (Origin(after_linear=self._linear_ran),) * len(tensors)
+        self.root_slots = tuple(self._slots.new(t, o) for t, o in zip(self.roots, origins, strict=True))
         return self.roots
 
     def visit(self, value: Any, name: str) -> Any:
@@ -534,14 +536,17 @@ class Recorder(SiteMode):
         """How a call that would be decomposed runs as itself, if its parts are of no interest; else None."""
         assert action.function is not None
         whole = in_one(action.function)
-        if whole is None or self._keep or self._pairing is not None or self.rules.looks_around:
+        if whole is None or self._keep or self.rules.must_be_met:
             return None
 
         def action_of(op: str, linear: bool) -> Action:
-            tracked = op in self.rules.asks_what_is_tracked
-            return UNLISTED if tracked else self.rules.action(Match(op, call.path, self.module, linear))
+            # Linear maps may be the first, the last, or folded.
+            tells_more = op in self.rules.asks_what_is_tracked or (linear and self.rules.looks_around)
+            return UNLISTED if tells_more else self.rules.action(Match(op, call.path, self.module, linear))
 
-        return whole(call, action_of)
+        # No reference to the recorder, as in `pull_of`.
+        recorder = partial(Recorder, self.rules, None, self.caller)
+        return whole(call, action_of, partial(pull_apart, recorder, self.caller, call, self.module))
 
     def _record_in_one(self, call: RecordedCall, inputs: tuple[int, ...], whole: Any) -> Any:
         call.watch()

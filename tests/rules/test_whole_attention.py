@@ -345,6 +345,92 @@ def test_conservation_still_tells_softmax_apart() -> None:
     assert "softmax" in str(found)
 
 
+# --- other rules, by blocks of queries --------------------------------------------------------------------------------
+
+BLOCKED: dict[str, Rulebook] = {
+    **{name: rules.rulebook_of("test", name) for name in ("epsilon", "epsilon_plus", "deep_lift")},
+    "both spaces": rules.attnlrp() | {"softmax": rules.softmax_taylor},
+}
+MANY: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "causal": {"is_causal": True},
+    "bias": {"attn_mask": DEAD[:, :5]},
+    "boolean": {"attn_mask": DEAD[:, :5] == 0},
+    "shared heads": {"enable_gqa": True},
+    "scaled": {"scale": 0.3},
+}
+
+
+@pytest.fixture
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(whole_attention, "_SCORES", 4)
+    monkeypatch.setattr(whole_attention, "_QUERIES", 2)
+
+
+class Mixes(nn.Module):
+    """Self-attention with a gate for values. [N, 5, 8] -> [N, 8]"""
+
+    def __init__(self, options: dict[str, Any], gated: bool = False) -> None:
+        super().__init__()
+        self.qkv, self.out = nn.Linear(8, 24), nn.Linear(8, 8)
+        self.options, self.gated = options, gated
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = (t.unflatten(-1, (2, -1)).transpose(-3, -2) for t in self.qkv(x).chunk(3, -1))
+        if self.options.get("enable_gqa", False):
+            k, v = k[:, :1], v[:, :1]
+        v = torch.sigmoid(v) if self.gated else v
+        return self.out(F.scaled_dot_product_attention(q, k, v, **self.options).transpose(-3, -2).flatten(-2)).mean(-2)
+
+
+def ruled(model: nn.Module, x: Tensor, book: Rulebook, target: Any = 1) -> Tensor:
+    baseline = 0.1 * x + 0.2 if book.space == "multiplier" else None
+    return funcattr.attribute(model, x, target, rules=book, baseline=baseline).cotangent
+
+
+@pytest.mark.filterwarnings("ignore:.*the relevance that was seeded arrives:UserWarning")  # values are random
+@pytest.mark.parametrize("which", MANY)
+@pytest.mark.parametrize("name", BLOCKED)
+def test_blocks_of_queries_equal_the_whole(name: str, which: str, small_blocks: None) -> None:
+    for gated in (False, True):
+        model, x, book = settle(lambda g=gated: Mixes(MANY[which], g)), uniform(2, 5, 8), BLOCKED[name]
+        expected = ruled(model, x, apart(book))
+        torch.testing.assert_close(ruled(model, x, book), expected, rtol=1e-10, atol=1e-12)
+        mapped = torch.vmap(lambda x, m=model, b=book: ruled(m, x[None], b)[0])(x)
+        torch.testing.assert_close(mapped, expected, rtol=1e-10, atol=1e-12)
+        if book.space != "multiplier":
+            assert "softmax" not in operations(model, x, book)
+            assert "softmax" in operations(model, x, book | {"softmax": lambda call, g: g})
+
+
+@pytest.mark.parametrize("name", ["epsilon", "both spaces"])
+def test_blocks_of_queries_can_be_mapped_and_differentiated(name: str, small_blocks: None) -> None:
+    model, x, book = settle(lambda: Mixes({"is_causal": True})), uniform(2, 5, 8), BLOCKED[name]
+
+    def size(book: Rulebook) -> Callable[[Tensor], Tensor]:
+        return lambda x: ruled(model, x, book).square().sum()
+
+    torch.testing.assert_close(torch.func.grad(size(book))(x), torch.func.grad(size(apart(book)))(x))
+    y, pull = funcattr.vjp(model, x, rules=book)
+    expected = funcattr.vjp(model, x, rules=apart(book))[1]
+    g = uniform(*y.shape, seed=8)
+    for one in (pull, expected):
+        torch.testing.assert_close(torch.vmap(one)(torch.stack([g, -g]))[0], torch.stack([*expected(g), *expected(-g)]))
+    by_g = [torch.func.grad(lambda g, p=p: p(g)[0].square().sum())(g) for p in (pull, expected)]
+    torch.testing.assert_close(*by_g)
+    traced = make_fx(lambda x: ruled(model, x, book))(x)
+    torch.testing.assert_close(traced(x + 1), ruled(model, x + 1, apart(book)))
+
+
+def test_blocks_know_where_they_are(small_blocks: None) -> None:
+    model, x = settle(lambda: nn.Sequential(Mixes({}))), uniform(2, 5, 8)
+    book = BLOCKED["epsilon"] | Entry("matmul", rules.uniform(eps=1.0), path="0", module=Mixes)
+    assert "softmax" not in operations(model, x, book)
+    found, expected = (ruled(model, x, b) for b in (book, apart(book)))
+    torch.testing.assert_close(found, expected)
+    assert not torch.allclose(found, ruled(model, x, BLOCKED["epsilon"]))
+
+
 # --- derivatives and transforms ---------------------------------------------------------------------------------------
 
 
@@ -463,9 +549,7 @@ def test_a_program_of_any_batch_is_exported() -> None:
 
 
 @each_book
-def test_blocks_of_queries_hold_few_scores(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(whole_attention, "_SCORES", 4)
-    monkeypatch.setattr(whole_attention, "_QUERIES", 2)
+def test_mapped_attention_runs_by_blocks(name: str, small_blocks: None) -> None:
     for which, tracked in [(w, t) for n, w, t in ALL if n == name and f"{n}-{w}-{t}" in QUICK]:
         run, operands = case(which, tracked)
         expected = funcattr.vjp(run, *operands, rules=apart(BOOKS[name]))
