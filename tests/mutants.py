@@ -223,8 +223,8 @@ MUTANTS = (
     Mutant(
         "causal attention does not see its own token",
         "funcattr/rules/attention.py",
-        "device=query.device).triu(1)",
-        "device=query.device).triu(0)",
+        "device=query.device).triu(1 + first)",
+        "device=query.device).triu(first)",
         ("tests/test_relevance_operations.py::test_operations_equal_the_slow_reference[attention causal]",),
     ),
     Mutant(

@@ -23,8 +23,13 @@ def scaled_dot_product_attention(
     is_causal: bool = False,
     scale: float | None = None,
     enable_gqa: bool = False,
+    *,
+    first: int = 0,
 ) -> Tensor:
-    """softmax(q / sqrt(d) k^T + mask) v. [..., L, d], [..., S, d], [..., S, e] -> [..., L, e]"""
+    """softmax(q / sqrt(d) k^T + mask) v. [..., L, d], [..., S, d], [..., S, e] -> [..., L, e]
+
+    The queries may be a part of all, whose `first` is not number 0.
+    """
     if enable_gqa:
         key = key.repeat_interleave(query.shape[-3] // key.shape[-3], -3)
         value = value.repeat_interleave(query.shape[-3] // value.shape[-3], -3)
@@ -32,7 +37,7 @@ def scaled_dot_product_attention(
     scaled = query * (1 / math.sqrt(query.shape[-1]) if scale is None else scale)
     scores = scaled @ key.mT
     if is_causal:
-        future = torch.ones(scores.shape[-2:], dtype=torch.bool, device=query.device).triu(1)
+        future = torch.ones(scores.shape[-2:], dtype=torch.bool, device=query.device).triu(1 + first)
         scores = scores.masked_fill(future, -math.inf)
     dead = None
     if attn_mask is not None:

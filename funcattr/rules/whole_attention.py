@@ -5,6 +5,7 @@ that gives a factor of a product a part of the adjoint multiplies everything bef
 AttnLRP (1/2 to each of two tracked factors) and CP-LRP (the weights are constants).
 """
 
+import math
 from collections.abc import Callable
 from fractions import Fraction
 from functools import partial
@@ -27,8 +28,8 @@ from .products import shares
 
 ActionOf = Callable[[str, bool], Action]
 """`(operation, whether it is a linear map of its only tracked operand) -> what the rulebook does with it`."""
-_SCORES, _QUERIES = 2**18, 64
-"""Where attention runs by blocks of queries: scores of a head in a block, and the fewest queries in one."""
+_MANY, _SCORES, _QUERIES = 2**25, 2**22, 64
+"""With how many scores rules go by blocks of queries; the scores in a block, and the fewest queries in one."""
 
 
 class Scaled(NamedTuple):
@@ -142,7 +143,7 @@ def _ruled_by_blocks(
 ) -> InOne | None:
     """Attention of many tokens whose rules all treat each query alone; None for others."""
     named = call.named()
-    if call.tracked_names() != _SELF_ATTENTION or len(_blocks(named)) == 1:
+    if call.tracked_names() != _SELF_ATTENTION or named["query"].shape[-2] * _scores_of_a_query(named) < _MANY:
         return None
     if torch.is_autocast_enabled(named["query"].device.type):
         return None
@@ -155,7 +156,7 @@ def _ruled_by_blocks(
 
 
 _OPERATIONS = ("mul", "mT", "repeat_interleave", "matmul", "add", "masked_fill", "softmax")
-"""What attention is written in."""
+"""The operations of attention."""
 
 
 def _pull_by_blocks(
@@ -272,18 +273,20 @@ def _adjoint_by_blocks(call: RecordedCall, parts: tuple[float, ...], written: An
 
 def _blocks(named: dict[str, Any]) -> list[slice]:
     """The queries, in blocks with few enough scores."""
-    length, keys = named["query"].shape[-2], named["key"].shape[-2]
-    size = max(_QUERIES, _SCORES // max(1, keys))
+    length = named["query"].shape[-2]
+    size = max(_QUERIES, _SCORES // max(1, _scores_of_a_query(named)))
     return [slice(start, min(start + size, length)) for start in range(0, max(1, length), size)]
+
+
+def _scores_of_a_query(named: dict[str, Any]) -> int:
+    """The keys, times the heads and examples."""
+    return named["key"].shape[-2] * math.prod(named["query"].shape[:-2])
 
 
 def _block(named: dict[str, Any], rows: slice) -> dict[str, Any]:
     """The arguments of attention for some of its queries."""
-    query, key, mask = named["query"], named["key"], named.get("attn_mask")
-    block = {**named, "query": query[..., rows, :]}
+    mask = named.get("attn_mask")
+    block = {**named, "query": named["query"][..., rows, :], "first": rows.start}
     if mask is not None and mask.ndim > 1 and mask.shape[-2] > 1:
         block["attn_mask"] = mask[..., rows, :]
-    if named.get("is_causal", False):
-        places = torch.arange(max(rows.stop, key.shape[-2]), device=query.device)
-        block |= {"is_causal": False, "attn_mask": places[rows, None] >= places[: key.shape[-2]]}
     return block
