@@ -99,7 +99,7 @@ def runs_in_one(whole: Callable[..., Any]) -> Callable[[R], R]:
 
     Args:
         whole: `(decomposition, call, what the rulebook does with an operation, what pulls a cotangent back through a
-            function on record) -> how it runs, or None`.
+            function on record) -> (output, pullback or None), or None`.
     """
 
     def declared(decomposition: R) -> R:

@@ -19,7 +19,7 @@ from .._torch import current_level, inside_derivative, pytree, unwrapped, withou
 from ..calls.adjoints import leaf_of, outside_inference_mode
 from ..calls.call import Origin
 from ..calls.declarations import is_row_by_row
-from ..calls.inplace import times
+from ..calls.inplace import plus, times
 from ..calls.recorded_call import RecordedCall
 from ..rulebook.actions import GRADIENT, STOP, Action
 from ..torch_state import is_plain_eager, is_traced
@@ -32,48 +32,40 @@ _MANY, _SCORES, _QUERIES = 2**25, 2**22, 64
 """With how many scores rules go by blocks of queries; the scores in a block, and the fewest queries in one."""
 
 
-class Scaled(NamedTuple):
-    """The ordinary adjoint of a call, times a number for each tracked operand."""
-
-    names: tuple[str, ...]
-    parts: tuple[float, ...]
-
-    def __repr__(self) -> str:
-        each = (f"{Fraction(part)} of {name}" for name, part in zip(self.names, self.parts, strict=True))
-        return f"adjoint: {', '.join(each)}"
-
-
-class InOne(NamedTuple):
-    """A call that runs as itself.
-
-    Attributes:
-        output: What it gives.
-        pull: The pullback of its cotangent; None where nothing flows.
-        action: What the rulebook amounts to.
-    """
-
-    output: Tensor
-    pull: Callable[[Tensor], tuple[Tensor | None, ...]] | None
-    action: Action
+Adjoint = Callable[[Tensor], tuple[Tensor, ...]]
+"""Cotangent -> one for each operand that gets a part."""
+Pull = Callable[[Tensor], tuple[Tensor | None, ...]]
 
 
 def in_one_call(
     written: Callable[..., Tensor], call: RecordedCall, action_of: ActionOf, pull_apart: Callable[..., Any]
-) -> InOne | None:
-    """How `scaled_dot_product_attention` runs as itself; None where it cannot, or somebody may differentiate it.
+) -> tuple[Tensor, Pull | None] | None:
+    """Run `scaled_dot_product_attention` as itself; None where it cannot, or where somebody may differentiate it.
 
-    `written` is the same in simpler operations, which transforms know, and which `pull_apart` puts on record.
+    Args:
+        written: The same in simpler operations, which transforms know.
+        call: The call.
+        action_of: What the rulebook does with each of these operations.
+        pull_apart: Puts a function on record and pulls a cotangent back.
+
+    Returns:
+        Its output, and the pullback, None where nothing flows.
     """
-    if call.argument("dropout_p", 0.0) != 0 or _is_differentiated(call):
+    names = call.tracked_names()
+    if call.argument("dropout_p", 0.0) != 0 or not {*names} <= {*_OPERANDS} or _is_differentiated(call):
         return None
     parts, way = scales(call, action_of), _way(call)
-    if call.compared or parts is None or way is None:
-        return None if way is None else _ruled_by_blocks(written, call, action_of, pull_apart)
+    if way is None:
+        return None
+    if call.compared or parts is None:
+        return _ruled_by_blocks(written, call, action_of, pull_apart)
     if not any(parts):
-        return InOne(call.run().detach(), None, STOP)
+        return _output(call, written), None
     output, adjoint = way(call, parts, written)
-    pull = partial(_scaled, call, parts, adjoint, written, current_level())
-    return InOne(output, pull, Action("rule", Scaled(call.tracked_names(), parts)))
+    return output, Scaled(call, parts, adjoint, written, current_level())
+
+
+_OPERANDS = ("query", "key", "value", "attn_mask")
 
 
 def scales(call: RecordedCall, action_of: ActionOf) -> tuple[float, ...] | None:
@@ -126,24 +118,12 @@ def _passes(call: RecordedCall, origins: dict[str, Origin], scored: list[str], a
 # --- any rules, a block of queries at a time --------------------------------------------------------------------------
 
 
-class InBlocks(NamedTuple):
-    """A decomposition that is recorded in the reverse pass, for a block of queries at a time."""
-
-    name: str
-
-    def __repr__(self) -> str:
-        return f"decompose({self.name}) by blocks"
-
-
-_SELF_ATTENTION = ("query", "key", "value")
-
-
 def _ruled_by_blocks(
     written: Callable[..., Tensor], call: RecordedCall, action_of: ActionOf, pull_apart: Callable[..., Any]
-) -> InOne | None:
+) -> tuple[Tensor, Pull] | None:
     """Attention of many tokens whose rules all treat each query alone; None for others."""
     named = call.named()
-    if call.tracked_names() != _SELF_ATTENTION or named["query"].shape[-2] * _scores_of_a_query(named) < _MANY:
+    if call.tracked_names() != _OPERANDS[:3] or named["query"].shape[-2] * _scores_of_a_query(named) < _MANY:
         return None
     if torch.is_autocast_enabled(named["query"].device.type):
         return None
@@ -151,35 +131,42 @@ def _ruled_by_blocks(
     actions = [action_of(op, False) for op in _OPERATIONS]
     if not all(a == GRADIENT or (a.function is not None and is_row_by_row(a.function)) for a in actions):
         return None
-    output = _mixed_by_blocks(call, written) if current_level() is not None else call.run().detach()
-    return InOne(output, partial(_pull_by_blocks, written, call, pull_apart), Action("rule", InBlocks(call.op)))
+    return _output(call, written), ByBlocks(call, written, pull_apart)
 
 
 _OPERATIONS = ("mul", "mT", "repeat_interleave", "matmul", "add", "masked_fill", "softmax")
 """The operations of attention."""
 
 
-def _pull_by_blocks(
-    written: Callable[..., Tensor], call: RecordedCall, pull_apart: Callable[..., Any], g: Tensor
-) -> tuple[Tensor, ...]:
-    call.settled()  # raises if something was written
-    named, before = call.named(), None if call.baseline is None else call.baseline.named()
-    queries, totals = list[Tensor](), [torch.zeros_like(named["key"]), torch.zeros_like(named["value"])]
-    for rows in _blocks(named):
-        block = _block(named, rows)
-        operands, others = _split(block)
-        at_baseline = None if before is None else _split(_block(before, rows))[0]
-        run = partial(_with_operands, written, others)
-        of_query, *of_others = pull_apart(run, operands, at_baseline, g[..., rows, :])
-        queries.append(of_query)
-        for i, back in enumerate(of_others):
-            totals[i] = totals[i] + back
-    return torch.cat(queries, -2), *totals
+class ByBlocks(NamedTuple):
+    """A decomposition that is recorded in the reverse pass, for a block of queries at a time."""
+
+    call: RecordedCall
+    written: Callable[..., Tensor]
+    pull_apart: Callable[..., Any]
+
+    def __repr__(self) -> str:
+        return f"decompose({self.call.op}) by blocks"
+
+    def __call__(self, g: Tensor) -> tuple[Tensor, ...]:
+        """The pullback."""
+        self.call.settled()  # raises if something was written
+        named, before = self.call.named(), None if self.call.baseline is None else self.call.baseline.named()
+        queries, totals = list[Tensor](), [torch.zeros_like(named["key"]), torch.zeros_like(named["value"])]
+        for rows in _blocks(named):
+            operands, others = _split(_block(named, rows))
+            at_baseline = None if before is None else _split(_block(before, rows))[0]
+            run = partial(_with_operands, self.written, others)
+            of_query, *of_others = self.pull_apart(run, operands, at_baseline, g[..., rows, :])
+            queries.append(of_query)
+            for i, back in enumerate(of_others):
+                totals[i] = plus(totals[i], back)
+        return torch.cat(queries, -2), *totals
 
 
 def _split(block: dict[str, Any]) -> tuple[tuple[Tensor, ...], dict[str, Any]]:
-    operands = tuple(block[name] for name in _SELF_ATTENTION)
-    return operands, {name: value for name, value in block.items() if name not in _SELF_ATTENTION}
+    operands = tuple(block.pop(name) for name in _OPERANDS[:3])
+    return operands, block
 
 
 def _with_operands(written: Callable[..., Tensor], others: dict[str, Any], *operands: Tensor) -> Tensor:
@@ -187,9 +174,6 @@ def _with_operands(written: Callable[..., Tensor], others: dict[str, Any], *oper
 
 
 # --- running it -------------------------------------------------------------------------------------------------------
-
-Adjoint = Callable[[Tensor], tuple[Tensor, ...]]
-"""Cotangent -> one for each operand that gets a part."""
 
 
 def _is_differentiated(call: RecordedCall) -> bool:
@@ -237,15 +221,31 @@ def _mixed_by_blocks(call: RecordedCall, written: Callable[..., Tensor]) -> Tens
     return torch.cat([written(**_block(call.named(), rows)) for rows in _blocks(call.named())], -2)
 
 
-def _scaled(
-    call: RecordedCall, parts: tuple[float, ...], adjoint: Adjoint, written: Any, level: int | None, g: Tensor
-) -> tuple[Tensor | None, ...]:
-    """The pullback: by blocks in place of the adjoint, where somebody may differentiate it or maps it."""
-    call.check_unwritten()
-    if current_level() != level or (g.requires_grad and torch.is_grad_enabled()):
-        adjoint = partial(_adjoint_by_blocks, call, parts, written)
-    found = iter(adjoint(g))
-    return tuple([_times(next(found), part) if part else None for part in parts])
+def _output(call: RecordedCall, written: Callable[..., Tensor]) -> Tensor:
+    return call.run().detach() if current_level() is None else _mixed_by_blocks(call, written)
+
+
+class Scaled(NamedTuple):
+    """The ordinary adjoint of a call, times a number for each tracked operand."""
+
+    call: RecordedCall
+    parts: tuple[float, ...]
+    adjoint: Adjoint
+    written: Callable[..., Tensor]
+    level: int | None
+
+    def __repr__(self) -> str:
+        each = zip(self.call.tracked_names(), self.parts, strict=True)
+        return f"adjoint: {', '.join(f'{Fraction(part)} of {name}' for name, part in each)}"
+
+    def __call__(self, g: Tensor) -> tuple[Tensor | None, ...]:
+        """The pullback: by blocks in place of the adjoint, where somebody may differentiate it or maps it."""
+        self.call.check_unwritten()
+        adjoint = self.adjoint
+        if current_level() != self.level or (g.requires_grad and torch.is_grad_enabled()):
+            adjoint = partial(_adjoint_by_blocks, self.call, self.parts, self.written)
+        found = iter(adjoint(g))
+        return tuple([_times(next(found), part) if part else None for part in self.parts])
 
 
 def _times(own: Tensor, part: float) -> Tensor:
@@ -261,7 +261,8 @@ def _adjoint_by_blocks(call: RecordedCall, parts: tuple[float, ...], written: An
         def run(*operands: Tensor) -> Tensor:
             return written(**_block({**named, **dict(zip(names, operands, strict=True))}, rows))
 
-        out, adjoint = torch.func.vjp(run, *(named[name] for name in names))
+        found: Any = torch.func.vjp(run, *(named[name] for name in names))
+        out, adjoint = found
         return adjoint(g[..., rows, :].to(out.dtype))
 
     first, *others = _blocks(named)

@@ -41,7 +41,7 @@ from ..calls.operations import (
 from ..calls.recorded_call import RecordedCall
 from ..errors import LOOK, UnsupportedOperationError, warn
 from ..model.sites import SiteMode
-from ..rulebook.actions import GRADIENT, UNLISTED, Action
+from ..rulebook.actions import GRADIENT, STOP, UNLISTED, Action
 from ..rulebook.rulebook import Match, Rulebook
 from ..torch_state import can_look_at, is_plain_eager
 from .aliases import Aliases
@@ -55,7 +55,7 @@ from .rewrites.functions import Part, join_functions
 from .rewrites.resolve import check_required, resolve
 from .rewrites.softmax import EXTREMA, MEMBERS, join_softmax
 from .site_leaf import only_tensor
-from .step import OutputSlot, Step, Values, pull_of
+from .step import OutputSlot, Pull, Step, Values, pull_of
 from .tracked import ByIdentity, Slots
 from .unseen_operations import UnseenOperations
 
@@ -490,7 +490,7 @@ class Recorder(SiteMode):
             return out
         if action.kind == "decompose":
             whole = self._in_one(call, action)
-            return self._decompose(call, action) if whole is None else self._record_in_one(call, inputs, whole)
+            return self._decompose(call, action) if whole is None else self._record_in_one(call, inputs, *whole)
         if action.kind == "stop":
             self.steps.append(Step(_nothing, (), (), op, call.path, action))
             return pytree.tree_map_only(Tensor, torch.detach, call.run())
@@ -532,8 +532,8 @@ class Recorder(SiteMode):
         self._decomposing.pop()
         return out
 
-    def _in_one(self, call: RecordedCall, action: Action) -> Any:
-        """How a call that would be decomposed runs as itself, if its parts are of no interest; else None."""
+    def _in_one(self, call: RecordedCall, action: Action) -> tuple[Tensor, Pull | None] | None:
+        """The output and the pullback of a call that is run in place of its decomposition; None if that is needed."""
         assert action.function is not None
         whole = in_one(action.function)
         if whole is None or self._keep or self.rules.must_be_met:
@@ -548,14 +548,14 @@ class Recorder(SiteMode):
         recorder = partial(Recorder, self.rules, None, self.caller)
         return whole(call, action_of, partial(pull_apart, recorder, self.caller, call, self.module))
 
-    def _record_in_one(self, call: RecordedCall, inputs: tuple[int, ...], whole: Any) -> Any:
+    def _record_in_one(self, call: RecordedCall, inputs: tuple[int, ...], out: Tensor, pull: Pull | None) -> Tensor:
         call.watch()
-        if whole.pull is None:
-            self.steps.append(Step(_nothing, (), (), call.op, call.path, whole.action))
+        if pull is None:
+            self.steps.append(Step(_nothing, (), (), call.op, call.path, STOP))
         else:
-            slots = self._new_slots(call, (whole.output,))
-            self.steps.append(Step(whole.pull, inputs, slots, call.op, call.path, whole.action, owned=True))
-        return whole.output
+            slots = self._new_slots(call, (out,))
+            self.steps.append(Step(pull, inputs, slots, call.op, call.path, Action("rule", pull), owned=True))
+        return out
 
     def _record_adjoint(self, call: RecordedCall, inputs: tuple[int, ...], action: Action) -> Any:
         values = call.operands if self._keep else ()

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.utils.checkpoint import checkpoint
 
 import funcattr
 from funcattr import AliasedWriteError, Rulebook, rules
@@ -24,6 +25,7 @@ from ..graphs import calls_in
 from ..meters import metered
 from ..sweeps import long, sweep
 
+attend: Any = F.scaled_dot_product_attention
 BOOKS: dict[str, Rulebook] = {"attnlrp": rules.attnlrp(), "cp_lrp": rules.cp_lrp()}
 each_book = pytest.mark.parametrize("name", BOOKS)
 
@@ -150,7 +152,7 @@ def test_one_tensor_that_is_used_three_times_is_three_operands(name: str) -> Non
     y, pull = funcattr.vjp(lambda x: F.scaled_dot_product_attention(x, x, x), x, rules=BOOKS[name])
     leaves = [x.clone().requires_grad_() for _ in range(3)]
     g = uniform(*y.shape, seed=8)
-    plain = torch.autograd.grad(F.scaled_dot_product_attention(*leaves), leaves, g)
+    plain = torch.autograd.grad(attend(*leaves), leaves, g)
     parts = (1 / 4, 1 / 4, 1 / 2) if name == "attnlrp" else (0, 0, 1)
     torch.testing.assert_close(pull(g)[0], sum(p * t for p, t in zip(parts, plain, strict=True)))
 
@@ -178,9 +180,7 @@ K = uniform(1, 2, 4, 3, seed=2)
 @each_book
 def test_a_gate_among_the_operands_leaves_all_to_the_other(gated: str, name: str) -> None:
     def run(*tensors: Tensor) -> Tensor:
-        return F.scaled_dot_product_attention(
-            *(torch.sigmoid(2 * t) if n in gated else t for n, t in zip("qkv", tensors, strict=True))
-        )
+        return attend(*(torch.sigmoid(2 * t) if n in gated else t for n, t in zip("qkv", tensors, strict=True)))
 
     _, operands = case("plain", "qkv")
     y, pull = funcattr.vjp(run, *operands, rules=BOOKS[name])
@@ -203,13 +203,11 @@ class Attends(nn.Module):
         self.given = {"need_weights": False, **given}
         self.batch_first = options.get("batch_first", False)
         kdim, vdim = options.get("kdim"), options.get("vdim")
-        self.key = None if kdim is None else nn.Linear(8, kdim)
-        self.value = None if vdim is None else nn.Linear(8, vdim)
+        self.key = nn.Identity() if kdim is None else nn.Linear(8, kdim)
+        self.value = nn.Identity() if vdim is None else nn.Linear(8, vdim)
 
     def forward(self, x: Tensor) -> Tensor:
-        k = x if self.key is None else self.key(x)
-        v = x if self.value is None else self.value(x)
-        y = self.attention(x, k, v, **self.given)[0]
+        y = self.attention(x, self.key(x), self.value(x), **self.given)[0]
         return y if self.batch_first else y.transpose(0, 1)
 
 
@@ -247,12 +245,12 @@ def test_multihead_attention_equals_its_operations(which: str, name: str) -> Non
 @pytest.mark.parametrize("which", MULTIHEAD)
 def test_multihead_attention_by_autograd(which: str) -> None:
     options, given = MULTIHEAD[which]
-    model, x = settle(lambda: Attends(options, given)), uniform(5, 5, 8)
-    mha, more = model.attention, {"need_weights": False, **given}
+    model: Any = settle(lambda: Attends(options, given))
+    x = uniform(5, 5, 8)
+    more: dict[str, Any] = {"need_weights": False, **given}
     leaves = [x.clone().requires_grad_() for _ in range(3)]
     q, k, v = leaves
-    inner = (q, k if model.key is None else model.key(k), v if model.value is None else model.value(v))
-    y = mha(*inner, **more)[0]
+    y = model.attention(q, model.key(k), model.value(v), **more)[0]
     y = y if model.batch_first else y.transpose(0, 1)
     plain = torch.autograd.grad(y[:, 0, 1].sum(), leaves)
     expected = {"attnlrp": (1 / 4, 1 / 4, 1 / 2), "cp_lrp": (0, 0, 1)}
@@ -488,7 +486,7 @@ def test_a_pullback_can_be_differentiated_by_its_cotangent(name: str) -> None:
     expected = funcattr.vjp(run, *operands, rules=apart(BOOKS[name]))[1]
 
     def size(pull: Any) -> Callable[[Tensor], Tensor]:
-        return lambda g: sum(t.square().sum() for t in pull(g))
+        return lambda g: torch.stack([t.square().sum() for t in pull(g)]).sum()
 
     g = uniform(*y.shape, seed=8)
     wanted = torch.func.grad(size(expected))(g)
@@ -587,6 +585,21 @@ def test_dropped_weights_are_dropped_alike() -> None:
     torch.testing.assert_close(*found)
     torch.manual_seed(3)
     torch.testing.assert_close(found[0][0], run(x))
+
+
+def test_checkpoints_are_seen_through() -> None:
+    def run(x: Tensor) -> Tensor:
+        return checkpoint(lambda x: attend(x, x, x), x, use_reentrant=False) + x
+
+    x = uniform(1, 2, 6, 4)
+    y, pull = funcattr.vjp(run, x, rules="attnlrp")
+    torch.testing.assert_close(pull(y), funcattr.vjp(lambda x: attend(x, x, x) + x, x, rules="attnlrp")[1](y))
+
+
+def test_a_mapped_constant_is_one_too() -> None:
+    x = uniform(3, 2, 4, 3)
+    run = torch.vmap(lambda x: funcattr.vjp(lambda q: attend(q, K[0], K[0]) + q, x, rules="cp_lrp")[1](x)[0])
+    torch.testing.assert_close(run(x), x)
 
 
 def test_operands_that_are_written_later_are_noticed() -> None:
