@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,11 +22,13 @@ def scaled_dot_product_attention(
     scale: float | None = None,
     enable_gqa: bool = False,
     *,
+    first: int = 0,
     shown: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
     """softmax(q / sqrt(d) k^T + mask) v. [..., L, d], [..., S, d], [..., S, e] -> [..., L, e]
 
     Args:
+        first: The number of the first query, where these are a part of all.
         shown: Is given the weights, [..., L, S], before dropout; what it returns goes on in their place.
     """
     if enable_gqa:
@@ -35,7 +38,7 @@ def scaled_dot_product_attention(
     scaled = query * (1 / math.sqrt(query.shape[-1]) if scale is None else scale)
     scores = scaled @ key.mT
     if is_causal:
-        future = torch.ones(scores.shape[-2:], dtype=torch.bool, device=query.device).triu(1)
+        future = torch.ones(scores.shape[-2:], dtype=torch.bool, device=query.device).triu(1 + first)
         scores = scores.masked_fill(future, -math.inf)
     dead = None
     if attn_mask is not None:
@@ -78,11 +81,13 @@ def multi_head_attention_forward(
     average_attn_weights: bool = True,
     is_causal: bool = False,
     *,
+    attend: Callable[..., Tensor] = F.scaled_dot_product_attention,
     shown: Callable[[Tensor], Tensor] | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """`nn.MultiheadAttention` in plain operations. [L, N, E] -> [L, N, E], and the weights [N, L, S] if needed.
 
     Args:
+        attend: Does the work where nobody needs the weights, as in torch.
         shown: Is given the weights of each head, [N, H, L, S], before dropout; what it returns goes on in their place.
     """
     if static_k is not None or static_v is not None:
@@ -103,27 +108,22 @@ def multi_head_attention_forward(
     q, k, v = (t.reshape(t.shape[0], batch, num_heads, -1).permute(1, 2, 0, 3) for t in (q, k, v))  # [N, H, L, D]
     if add_zero_attn:
         k, v = (F.pad(t, (0, 0, 0, 1)) for t in (k, v))
-    if is_causal and key_padding_mask is None and not need_weights:
-        # Torch then believes the hint, and not the mask: keys that were added lie in the future.
-        future = torch.ones(length, k.shape[2], dtype=torch.bool, device=q.device).triu(1)
-        mask: Tensor | None = _additive(future, q)
-    else:
+    attention = None
+    if need_weights:  # a row with nothing to attend to is NaN, as in torch
         mask = _mask(q, k, key_padding_mask, attn_mask)
-    scores = (q * (1 / math.sqrt(q.shape[-1]))) @ k.mT
-    dead = None
-    if mask is not None:
-        if not need_weights:  # else a row with nothing to attend to is NaN, as in torch
-            dead = (mask == -math.inf).all(-1, keepdim=True)
-            mask = mask.masked_fill(dead, 0.0)
-        scores = scores + mask
-    weights_of_heads = scores.softmax(-1)
-    if shown is not None:
-        weights_of_heads = shown(weights_of_heads if dead is None else weights_of_heads.masked_fill(dead, 0.0))
-    attention = F.dropout(weights_of_heads, dropout_p, training)
-    mixed = attention @ v
-    mixed = mixed if dead is None else mixed.masked_fill(dead, 0.0)
+        scores = (q * (1 / math.sqrt(q.shape[-1]))) @ k.mT
+        weights_of_heads = (scores if mask is None else scores + mask).softmax(-1)
+        weights_of_heads = weights_of_heads if shown is None else shown(weights_of_heads)
+        attention = F.dropout(weights_of_heads, dropout_p, training)
+        mixed = attention @ v
+    else:
+        # Torch believes the hint, and not the mask: keys that were added lie in the future.
+        by_hint = is_causal and key_padding_mask is None
+        mask = None if by_hint else _mask(q, k, key_padding_mask, attn_mask)
+        attend = attend if shown is None else partial(scaled_dot_product_attention, shown=shown)
+        mixed = attend(q, k, v, mask, dropout_p if training else 0.0, by_hint)
     out = F.linear(mixed.permute(2, 0, 1, 3).reshape(length, batch, -1), out_proj_weight, out_proj_bias)
-    returned = (attention.mean(1) if average_attn_weights else attention) if need_weights else None
+    returned = attention.mean(1) if attention is not None and average_attn_weights else attention
     if unbatched:
         return out.squeeze(1), None if returned is None else returned.squeeze(0)
     return out, returned

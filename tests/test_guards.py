@@ -10,12 +10,14 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import funcattr
 from funcattr import FunctionalModel, Rulebook, rules
 from funcattr import torch_state as levels
+from funcattr.rules import whole_attention
 from funcattr.testing.seeding import settle, uniform
 
 from .meters import Graphs, Meter, graphs, held_after, metered
@@ -122,8 +124,8 @@ BOUNDS: dict[tuple[str, str], Cost] = {
     ("resnet", "epsilon_gamma_box"): Cost(907, 0.827, 1.501),
     ("vit", "gradient"): Cost(100, 0.631, 0.791),
     ("vit", "epsilon"): Cost(324, 1.582, 1.591),
-    ("vit", "attnlrp"): Cost(170, 1.174, 1.371),
-    ("vit", "cp_lrp"): Cost(140, 1.23, 1.423),
+    ("vit", "attnlrp"): Cost(150, 1.022, 1.231),
+    ("vit", "cp_lrp"): Cost(132, 1.022, 1.231),
 }
 NODES = {"vgg": 24, "resnet": 186, "vit": 38}
 """Of the graph of one method, whichever it is: its own one, those of the inputs and of the parameters."""
@@ -143,6 +145,68 @@ def test_every_pair_has_its_bounds() -> None:
 @each_pair
 def test_a_method_costs_no_more_than_when_its_bounds_were_recorded(net: str, method: str) -> None:
     assert exceeded(measured(net, method), BOUNDS[net, method]) == {}, "(found, bound); to renew, see the file's head"
+
+
+class Causal(nn.Module):
+    """A block of fused causal attention on a residual stream. [N, T, 16] -> [N, T, 16]"""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.qkv, self.out = nn.LayerNorm(16), nn.Linear(16, 48), nn.Linear(16, 16)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = (t.unflatten(-1, (2, -1)).transpose(1, 2) for t in self.qkv(self.norm(x)).chunk(3, -1))
+        return x + self.out(F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).flatten(2))
+
+
+class Encodes(nn.Module):
+    """The same by `nn.MultiheadAttention`, with padded keys."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.attention = nn.LayerNorm(16), nn.MultiheadAttention(16, 2, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        padded = torch.arange(x.shape[1]).expand(x.shape[:2]) > 100
+        y = self.norm(x)
+        return x + self.attention(y, y, y, key_padding_mask=padded, need_weights=False)[0]
+
+
+def peak_of_tokens(block: type[nn.Module], run: Callable[[nn.Module, Tensor], Tensor], tokens: int) -> int:
+    """Bytes at the peak of a call on two blocks of attention."""
+    model = settle(lambda: nn.Sequential(block(), block()), dtype=torch.float32)
+    x = uniform(1, tokens, 16).float()
+    return metered(lambda: run(model, x)).peak
+
+
+@pytest.mark.parametrize("block", [Causal, Encodes])
+@pytest.mark.parametrize("method", [funcattr.attnlrp, funcattr.cp_lrp])
+def test_bytes_are_linear_in_tokens(method: Callable[..., Tensor], block: type[nn.Module]) -> None:
+    def run(model: nn.Module, x: Tensor) -> Tensor:
+        return method(model, x, (-1, 1))
+
+    short, long = (peak_of_tokens(block, run, tokens) for tokens in (512, 1024))
+    assert long < 2.05 * short
+    assert long < 1.3 * peak_of_tokens(block, lambda model, x: plain(model, x), 1024)
+
+
+@pytest.mark.parametrize(
+    ("method", "block"),
+    sweep([(m, b) for m in ("lrp", "deep_lift") for b in ("Causal", "Encodes")], quick=("lrp-Encodes",)),
+)
+def test_bytes_of_rules_by_blocks_are_linear_in_tokens(
+    method: str, block: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(whole_attention, "_MANY", 2**16)
+    monkeypatch.setattr(whole_attention, "_SCORES", 2**14)
+
+    def run(model: nn.Module, x: Tensor) -> Tensor:
+        options: dict[str, Any] = {"rules": "epsilon"} if method == "lrp" else {"baseline": 0.1}
+        return getattr(funcattr, method)(model, x, (-1, 1), **options)
+
+    kind = {"Causal": Causal, "Encodes": Encodes}[block]
+    short, long = (peak_of_tokens(kind, run, tokens) for tokens in (512, 1024))
+    assert long < 2.05 * short
 
 
 @pytest.mark.parametrize(

@@ -82,3 +82,34 @@ def takes_activation(together: Callable[[Call, Call, Any], Tensor]) -> Callable[
         return rule
 
     return declared
+
+
+def row_by_row(rule: R) -> R:
+    """Declare that `rule` treats each row alone where its operation does, and sums what rows give to one operand."""
+    return _declare(rule, "is_row_by_row")
+
+
+def is_row_by_row(rule: Rule) -> bool:
+    """Whether a rule gives the same from some rows at a time."""
+    return _declares(rule, "is_row_by_row")
+
+
+def runs_in_one(whole: Callable[..., Any]) -> Callable[[R], R]:
+    """Declare how a decomposition runs as the one call that it stands for, where the rulebook allows it.
+
+    Args:
+        whole: `(decomposition, call, what the rulebook does with an operation, what pulls a cotangent back through a
+            function on record) -> (output, pullback or None), or None`.
+    """
+
+    def declared(decomposition: R) -> R:
+        vars(decomposition)["in_one"] = partial(whole, decomposition)
+        return decomposition
+
+    return declared
+
+
+def in_one(decomposition: Callable[..., Any]) -> Callable[..., Any] | None:
+    """What `runs_in_one` declared of a decomposition; not of what wraps it."""
+    found = getattr(decomposition, "in_one", None)
+    return found if found is not None and found.args[0] is decomposition else None

@@ -9,7 +9,7 @@ from torch import Tensor
 from ..torch_state import may_overwrite
 
 
-def times(own: Tensor, factor: Tensor) -> Tensor:
+def times(own: Tensor, factor: Tensor | float) -> Tensor:
     """The product own * factor."""
     return own.mul_(factor) if may_overwrite(own, factor) else own * factor
 

@@ -9,11 +9,10 @@ import difflib
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from .. import attention
 from ..calls.operations import NORMALIZATIONS, RECURRENT
 from ..rulebook.actions import GRADIENT, STOP, decompose, fold
 from ..rulebook.rulebook import Entry, Rulebook, Space
-from . import decompositions, distances, gradient_space, recurrent
+from . import attention, decompositions, distances, gradient_space, recurrent
 from .decompositions import NOT_LINEAR
 from .excitation import winning_probability
 from .first_layer import flat, z_box

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..calls.adjoints import sum_to
 from ..calls.call import Call
-from ..calls.declarations import operands_only
+from ..calls.declarations import operands_only, row_by_row
 from ..calls.inplace import times
 from ..calls.operations import ACTIVATIONS
 from .normalization import frozen_adjoint
@@ -51,6 +51,7 @@ def _weighted(call: Call, g: Tensor, parts: list[float]) -> tuple[Tensor | None,
     return tuple(None if part == 0 else back if part == 1 else part * back for back, part in backs)
 
 
+@row_by_row
 @operands_only
 def halved(call: Call, g: Tensor) -> tuple[Tensor | None, ...]:
     """A product of two tracked factors: half the gradient to each, all of it to the signal beside a sigmoid gate.
@@ -58,9 +59,10 @@ def halved(call: Call, g: Tensor) -> tuple[Tensor | None, ...]:
     References:
         Achtibat et al., 2024, arXiv:2402.05602, equations 14 and 15 (uniform rule).
     """
-    return _weighted(call, g, shares(call))
+    return _weighted(call, g, shares(call.origins))
 
 
+@row_by_row
 @operands_only
 def ungated(call: Call, g: Tensor) -> tuple[Tensor | None, ...]:
     """A product of two tracked factors: one that came out of an activation (of a sigmoid, if both did) is a constant.

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..calls.call import Call
+from ..calls.declarations import row_by_row
 from ..calls.kinds import softmax_dims
 from ..calls.normalization import Normalization
 from .linear import check_eps
@@ -88,6 +89,7 @@ def softmax_written_out(call: Call, relevance: Tensor) -> Tensor:
 
 
 @rule(leaks=_softmax_leaks)
+@row_by_row
 def softmax_taylor(call: Call, relevance: Tensor) -> Tensor:
     """Softmax by its linear expansion at x, whose bias takes the rest of the relevance.
 

@@ -22,6 +22,7 @@ _DECLARATIONS: tuple[tuple[Callable[..., bool], Callable[..., Any]], ...] = (
     (lambda rule: not declarations.needs_operands(rule), declarations.output_only),
     (lambda rule: not declarations.needs_output(rule), declarations.operands_only),
     (declarations.gives_own, declarations.giving_own),
+    (declarations.is_row_by_row, declarations.row_by_row),
 )
 
 

@@ -1,13 +1,14 @@
 """Rules for products, quotients and matrix products of tracked operands."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..calls.adjoints import sum_to
-from ..calls.call import Call
-from ..calls.declarations import forms_only
+from ..calls.call import Call, Origin
+from ..calls.declarations import forms_only, row_by_row
 from ..calls.kinds import FUNCTION, GATES
 from ..calls.operations import ACTIVATIONS
 from ..errors import UnsupportedOperationError
@@ -47,6 +48,7 @@ def check_homogeneous(call: Call) -> None:
 _HOMOGENEOUS = frozenset("abs neg conj conj_physical resolve_conj positive".split())
 
 
+@row_by_row
 @forms_only
 def product(call: Call, relevance: Tensor) -> tuple[Tensor | None, ...]:
     """Product a * b: a constant gets nothing, a gate (out of a sigmoid) leaves all to the signal; else half each.
@@ -58,7 +60,7 @@ def product(call: Call, relevance: Tensor) -> tuple[Tensor | None, ...]:
     """
     if relevance.is_complex():
         return uniform(call, relevance)
-    return tuple(_given(call, relevance, shares(call)))
+    return tuple(_given(call, relevance, shares(call.origins)))
 
 
 @forms_only
@@ -80,10 +82,10 @@ def quotient(call: Call, relevance: Tensor) -> tuple[Tensor | None, ...]:
     return tuple(_given(call, relevance, numerator_shares(call)))
 
 
-def shares(call: Call, gates: frozenset[str] = GATES) -> list[float]:
-    """What part of the result each tracked factor stands for; they sum to 1."""
-    count = len(call.origins)
-    is_gate = [origin.op in gates for origin in call.origins]
+def shares(origins: Sequence[Origin], gates: frozenset[str] = GATES) -> list[float]:
+    """What part of the result of a product each tracked factor stands for, by their origins; they sum to 1."""
+    count = len(origins)
+    is_gate = [origin.op in gates for origin in origins]
     if count == 1 or not any(is_gate) or all(is_gate):
         return [1 / count] * count
     return [0.0 if gate else 1 / is_gate.count(False) for gate in is_gate]
@@ -91,8 +93,8 @@ def shares(call: Call, gates: frozenset[str] = GATES) -> list[float]:
 
 def ungated_shares(call: Call) -> list[float]:
     """As `shares`, where without a sigmoid a factor out of any other activation is the gate."""
-    found = shares(call)
-    return found if 0.0 in found else shares(call, ACTIVATIONS | {FUNCTION})
+    found = shares(call.origins)
+    return found if 0.0 in found else shares(call.origins, ACTIVATIONS | {FUNCTION})
 
 
 def numerator_shares(call: Call) -> list[float]:
@@ -137,6 +139,7 @@ def _uniform_leaks(call: Call, relevance: Tensor, *, eps: float) -> dict[str, An
 
 
 @rule(lambda eps: check_eps("uniform", eps), _uniform_leaks)
+@row_by_row
 def uniform(call: Call, relevance: Tensor, *, eps: float = 1e-6) -> tuple[Tensor, ...]:
     """A matrix product (or einsum, or convolution) of n tracked factors: relevance by contribution, 1/n to each factor.
 

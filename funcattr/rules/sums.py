@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ..calls.adjoints import sum_to
 from ..calls.call import Call
+from ..calls.declarations import row_by_row
 from ..calls.inplace import times
 from .linear import check_eps
 from .parametric import rule
@@ -36,6 +37,7 @@ def _norm_leaks(call: Call, relevance: Tensor, *, eps: float) -> dict[str, Any]:
 
 
 @rule(lambda eps: check_eps("norm", eps), _norm_leaks)
+@row_by_row
 def norm(call: Call, relevance: Tensor, *, eps: float = 1e-6) -> tuple[Tensor, ...]:
     """Each operand's relevance in proportion to what it adds to the result; the epsilon rule of the operation itself.
 

@@ -1,6 +1,7 @@
 """Derivatives that torch does not know of operations such as fused attention, by what those are written out."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from .distances import cdist, pdist
 
 _WRITTEN: dict[Any, Callable[..., Any]] = {
     F.scaled_dot_product_attention: scaled_dot_product_attention,
-    F.multi_head_attention_forward: multi_head_attention_forward,
+    F.multi_head_attention_forward: partial(multi_head_attention_forward, attend=scaled_dot_product_attention),
     torch.cdist: cdist,
     F.pdist: pdist,
 }
@@ -30,7 +31,7 @@ def _written_as(function: Callable[..., Any]) -> Callable[[Call, Any], tuple[Ten
     return rule
 
 
-TWICE = Rulebook({f.__name__: _written_as(f) for f in _WRITTEN.values()}, name="gradient")
+TWICE = Rulebook({f: _written_as(written) for f, written in _WRITTEN.items()}, name="gradient")
 """The rulebook of the plain gradient, for passes whose pullbacks are differentiated again."""
 
 

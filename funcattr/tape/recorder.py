@@ -1,6 +1,7 @@
 """The forward pass on record: which torch functions ran on values that depend on the root, and their adjoints."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from .._torch import (
 )
 from ..calls.adjoints import NoDerivativeError, is_differentiable, ordinary_adjoint
 from ..calls.call import Origin, Positions, tracked_positions
-from ..calls.declarations import gives_own
+from ..calls.declarations import gives_own, in_one
 from ..calls.dense_mask import with_dense_mask
 from ..calls.kinds import ELEMENTWISE, LINEAR, SHIFTS, is_linear_map, origin, retold
 from ..calls.linear_map import linear
@@ -40,7 +41,7 @@ from ..calls.operations import (
 from ..calls.recorded_call import RecordedCall
 from ..errors import LOOK, UnsupportedOperationError, warn
 from ..model.sites import SiteMode
-from ..rulebook.actions import GRADIENT, Action
+from ..rulebook.actions import GRADIENT, STOP, UNLISTED, Action
 from ..rulebook.rulebook import Match, Rulebook
 from ..torch_state import can_look_at, is_plain_eager
 from .aliases import Aliases
@@ -48,12 +49,13 @@ from .followed import followed, has_own_functions
 from .masks import Masks
 from .memories import Memories
 from .pairing import Pairing
+from .pull_apart import pull_apart
 from .recompute import Recomputing
 from .rewrites.functions import Part, join_functions
 from .rewrites.resolve import check_required, resolve
 from .rewrites.softmax import EXTREMA, MEMBERS, join_softmax
 from .site_leaf import only_tensor
-from .step import OutputSlot, Step, Values, pull_of
+from .step import OutputSlot, Pull, Step, Values, pull_of
 from .tracked import ByIdentity, Slots
 from .unseen_operations import UnseenOperations
 
@@ -152,15 +154,15 @@ class Recorder(SiteMode):
 
     # --- roots, sites and the output -------------------------------------------------------------------------
 
-    def track(self, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    def track(self, tensors: tuple[Tensor, ...], origins: tuple[Origin, ...] = ()) -> tuple[Tensor, ...]:
         """Begin at `tensors`: copies of them, which the model is then given.
 
         With memory of their own: whatever shares it depends on them, and what shares memory with `tensors` does not.
         """
         roots = tuple(t.clone() for t in tensors)
-        start = Origin(after_linear=self._linear_ran)
+        origins = origins or (Origin(after_linear=self._linear_ran),) * len(tensors)
         self.roots += roots
-        self.root_slots += tuple([self._slots.new(t, start) for t in roots])
+        self.root_slots += tuple([self._slots.new(t, o) for t, o in zip(roots, origins, strict=True)])
         return roots
 
     def visit(self, value: Any, name: str) -> Any:
@@ -493,7 +495,8 @@ class Recorder(SiteMode):
                 self.unlisted.append(f"{op} in {call.path!r}")
             return out
         if action.kind == "decompose":
-            return self._decompose(call, action)
+            whole = self._in_one(call, action)
+            return self._decompose(call, action) if whole is None else self._record_in_one(call, inputs, *whole)
         if action.kind == "stop":
             self.steps.append(Step(_nothing, (), (), op, call.path, action))
             return pytree.tree_map_only(Tensor, torch.detach, call.run())
@@ -533,6 +536,31 @@ class Recorder(SiteMode):
         with torch.enable_grad(), self:
             out = action.function(*call.args, **call.kwargs)
         self._decomposing.pop()
+        return out
+
+    def _in_one(self, call: RecordedCall, action: Action) -> tuple[Tensor, Pull | None] | None:
+        """The output and the pullback of a call that is run in place of its decomposition; None if that is needed."""
+        assert action.function is not None
+        whole = in_one(action.function)
+        if whole is None or self._keep or self.rules.must_be_met:
+            return None
+
+        def action_of(op: str, linear: bool) -> Action:
+            # Linear maps may be the first, the last, or folded.
+            tells_more = op in self.rules.asks_what_is_tracked or (linear and self.rules.looks_around)
+            return UNLISTED if tells_more else self.rules.action(Match(op, call.path, self.module, linear))
+
+        # No reference to the recorder, as in `pull_of`.
+        recorder = partial(Recorder, self.rules, None, self.caller)
+        return whole(call, action_of, partial(pull_apart, recorder, self.caller, call, self.module))
+
+    def _record_in_one(self, call: RecordedCall, inputs: tuple[int, ...], out: Tensor, pull: Pull | None) -> Tensor:
+        call.watch()
+        if pull is None:
+            self.steps.append(Step(_nothing, (), (), call.op, call.path, STOP))
+        else:
+            slots = self._new_slots(call, (out,))
+            self.steps.append(Step(pull, inputs, slots, call.op, call.path, Action("rule", pull), owned=True))
         return out
 
     def _record_adjoint(self, call: RecordedCall, inputs: tuple[int, ...], action: Action) -> Any:

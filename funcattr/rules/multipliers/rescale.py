@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ...calls.adjoints import sum_to
 from ...calls.call import Call
+from ...calls.declarations import row_by_row
 from ...calls.kinds import softmax_dims
 from ...errors import UnsupportedOperationError
 
@@ -85,6 +86,7 @@ def no_multiplier(call: Call, what: str) -> UnsupportedOperationError:
     )
 
 
+@row_by_row
 def bilinear(call: Call, m: Tensor) -> tuple[Tensor, ...]:
     """A product, matrix product or convolution of tracked factors: its adjoint at the means of both passes.
 
@@ -145,6 +147,7 @@ def _log_softmax(x: Tensor, dims: Any) -> Tensor:
     return x - x.logsumexp(dims, keepdim=True)
 
 
+@row_by_row
 def softmax_slope(call: Call, m: Tensor) -> Tensor:
     """Softmax: m_i = L_i (m_i - sum_j L_j m_j / sum_j L_j), L the logarithmic mean of p and p'.
 

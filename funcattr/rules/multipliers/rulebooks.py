@@ -2,11 +2,10 @@
 
 from typing import Literal
 
-from ... import attention
 from ...calls.operations import MAX_POOLS, NORMALIZATIONS, RECURRENT
 from ...rulebook.actions import GRADIENT, UNLISTED, decompose, fold, join
 from ...rulebook.rulebook import Entry, Rulebook
-from .. import decompositions, distances, recurrent, statistics
+from .. import attention, decompositions, distances, recurrent, statistics
 from .norms import norm_slope
 from .rescale import (
     bilinear,
