@@ -17,7 +17,7 @@ import funcattr.testing
 
 ROOT = Path(__file__).resolve().parent.parent
 NAMESPACES = (
-    *("bottleneck", "maps", "masks", "metrics", "metrics.datasets", "paths", "rules", "show", "testing"),
+    *("bottleneck", "maps", "masks", "metrics", "metrics.datasets", "paths", "rules", "show", "language", "testing"),
     *("compat.iba", "compat.tensorwatch", "compat.captum.attr", "compat.captum.attr.lrp_rules"),
 )
 

@@ -551,7 +551,7 @@ class Recorder(SiteMode):
             return UNLISTED if tells_more else self.rules.action(Match(op, call.path, self.module, linear))
 
         # No reference to the recorder, as in `pull_of`.
-        recorder = partial(Recorder, self.rules, None, self.caller)
+        recorder = partial(Recorder, self.rules, (), self.caller)
         return whole(call, action_of, partial(pull_apart, recorder, self.caller, call, self.module))
 
     def _record_in_one(self, call: RecordedCall, inputs: tuple[int, ...], out: Tensor, pull: Pull | None) -> Tensor:
