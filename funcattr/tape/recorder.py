@@ -499,7 +499,7 @@ class Recorder(SiteMode):
             return self._decompose(call, action) if whole is None else self._record_in_one(call, inputs, *whole)
         if action.kind == "stop":
             self.steps.append(Step(_nothing, (), (), op, call.path, action))
-            return pytree.tree_map_only(Tensor, torch.detach, call.run())
+            return call.run()  # not detached: for a derivative of the result it is no constant
         if_last = self.rules.action(match._replace(last=True)) if linear else action
         # What a rule holds need not be held twice.
         reads = action.kind == "gradient" and op in SHIFTS and self.rules.functions_need_values

@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import funcattr
 from funcattr import UnsupportedOperationError, UntrackedPathError
 from funcattr.tape.record import Recording, record
+from funcattr.testing.seeding import settle, uniform
 
 from ..contract import assert_equal
 
@@ -319,3 +320,35 @@ def test_training_mode_warns() -> None:
     model = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3)).train()
     with pytest.warns(UserWarning, match=r"gradient: the model is in training mode"):
         funcattr.gradient(model, torch.randn(4, 3), 0)
+
+
+STOPS = funcattr.Rulebook({"sigmoid": funcattr.rules.STOP, "scaled_dot_product_attention": funcattr.rules.GRADIENT})
+
+
+class Attends(nn.Module):
+    """Fused attention over x, and a gate."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.q, self.k, self.v, self.last = (nn.Linear(*size) for size in ((4, 4), (4, 4), (4, 4), (20, 2)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        mixed = F.scaled_dot_product_attention(self.q(x), self.k(x), self.v(x))
+        return self.last((mixed * x.sigmoid()).flatten(1))
+
+
+@pytest.mark.parametrize(
+    "method",
+    [funcattr.cp_lrp, funcattr.attnlrp, lambda model, x, t: funcattr.attribute(model, x, t, rules=STOPS).cotangent],
+    ids=["cp_lrp", "attnlrp", "a rulebook that stops"],
+)
+def test_a_stopped_call_is_no_constant_for_a_derivative_of_the_result(method: Any) -> None:
+    model, x, way = settle(Attends), uniform(2, 5, 4), uniform(2, 5, 4, seed=3)
+
+    def size(x: Tensor) -> Tensor:
+        return method(model, x, 1).square().sum()
+
+    expected = (size(x + 1e-6 * way) - size(x - 1e-6 * way)) / 2e-6
+    leaf = x.clone().requires_grad_()
+    for found in (torch.func.grad(size)(x), torch.autograd.grad(size(leaf), leaf)[0]):
+        torch.testing.assert_close((found * way).sum(), expected.detach(), rtol=1e-6, atol=1e-9)
