@@ -48,9 +48,9 @@ def test_targets_go_with_their_examples(examples: int, times: int, data: st.Data
     assert run(torch.tensor(classes)).tolist() == expected
     first, second = run((torch.tensor(classes), 3))
     assert first.tolist() == expected and second == 3
-    assert run(pointing(classes)).target == expected
-    assert run(pointing(torch.tensor(classes))).target.tolist() == expected
-    assert run(pointing(4)).target == 4
+    assert run(pointing(classes)).parts["target"] == expected
+    assert run(pointing(torch.tensor(classes))).parts["target"].tolist() == expected
+    assert run(pointing(4)).parts["target"] == 4
     cotangent = torch.randn(examples, 5)
     assert run(cotangent).tolist() == copies(cotangent, times)
 

@@ -38,6 +38,7 @@ class Counter(TorchDispatchMode):
         self.costs = {weight_shape(layer): Cost(0, 0) for layer in linear_layers(model)}
         self.others: list[str] = []
         self.work = 0  # multiplications in matrix products
+        self.attention = 0  # calls of a fused kernel, forward and backward
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         packet = func.overloadpacket
@@ -50,6 +51,8 @@ class Counter(TorchDispatchMode):
             self.work += left.numel() * right.shape[-1]
             transposed = right.mT.shape in self.costs
             self._count(right.mT.shape if transposed else right.shape, Cost(1, 0) if transposed else Cost(0, 1))
+        elif "_scaled_dot_product_" in packet.__name__:
+            self.attention += 1
         return func(*args, **(kwargs or {}))
 
     def _count(self, shape: torch.Size, cost: Cost) -> None:
@@ -239,12 +242,13 @@ def test_a_batch_norm_costs_nothing_after_a_convolution_and_its_field_before_one
 
 
 def test_attnlrp_of_a_vision_transformer_costs_the_plain_gradient() -> None:
-    """Attention is taken apart, but no product is computed twice."""
+    """Attention is the fused kernel's one call and its adjoint, and no product is computed twice."""
     model = settle(lambda: VisionTransformer(depth=2, heads=2, dim=8)).requires_grad_(False)
     x = uniform(2, 3, 16, 16)
-    gradient = counted(model, lambda: plain(model, x))
+    gradient = counted(model, lambda: funcattr.gradient(model, x, 1))
     relevance = counted(model, lambda: funcattr.attnlrp(model, x, 1))
     assert relevance.work == gradient.work > 0
+    assert relevance.attention == gradient.attention == 4
     stem, out = weight_shape(model.get_submodule("conv_proj")), weight_shape(model.get_submodule("heads.head"))
     for counter in (gradient, relevance):
         assert (counter.costs[stem], counter.costs[out]) == (Cost(1, 1), Cost(1, 1))
