@@ -100,8 +100,6 @@ def _vmap_noise(s: Setting) -> tuple[Callable[..., Tensor], tuple[Any, ...]]:
 
 MAPS = {"examples": _vmap_examples, "targets": _vmap_targets, "parameters": _vmap_parameters, "noise": _vmap_noise}
 
-each_pair = pytest.mark.parametrize(("method", "model"), PAIRS)
-
 
 def pairs_by_default(*quick: str) -> pytest.MarkDecorator:
     """Each pair; without `--long` those of these ids."""
@@ -113,7 +111,7 @@ each_map = pytest.mark.parametrize("over", MAPS)
 QUICK_MAPS = (
     "examples-gradient-cnn",
     "targets-attnlrp-vit",
-    "parameters-lrp_epsilon_plus-resnet_basic",
+    "parameters-lrp_epsilon_plus-cnn",
     "noise-guided_backprop-cnn",
 )
 
@@ -134,7 +132,7 @@ EAGER = (
 )
 
 
-@each_pair
+@pairs_by_default(*EAGER)
 @each_map
 def test_vmap_equals_loop(method: str, model: str, over: str) -> None:
     function, batches = MAPS[over](_setting(method, model))
@@ -170,7 +168,7 @@ def _penalty(s: Setting) -> Callable[[Tensor], Tensor]:
     return lambda x: (weight * s.call(s.fm, x, 1)).sum()
 
 
-@each_pair
+@pairs_by_default(*EAGER)
 def test_grad_of_the_attribution_equals_differences_and_autograd(method: str, model: str) -> None:
     s = _setting(method, model)
     penalty = _penalty(s)

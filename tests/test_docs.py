@@ -27,7 +27,7 @@ README = ROOT / "README.md"
 DOCS = ROOT / "docs"
 REFERENCE = sorted((DOCS / "api").glob("*.md"))
 PAGES = (README, *sorted(set(DOCS.rglob("*.md")) - set(REFERENCE)))
-LONG = ("gallery.md", "photograph.md", "wrong_reasons.md", "composing.md", "circuit.md", "language.md")
+LONG = ("gallery.md", "photograph.md", "wrong_reasons.md", "composing.md", "circuit.md", "language.md", "signal.md")
 """Pages whose snippets take long."""
 
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

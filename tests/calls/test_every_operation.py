@@ -125,7 +125,7 @@ NAMES = sorted(OPERATIONS.keys() - REFUSED.keys())
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("name", sweep(NAMES, quick=NAMES[::5]))
+@pytest.mark.parametrize("name", sweep(NAMES, quick=NAMES[::10]))
 def test_the_recorded_pullback_is_that_of_autograd(name: str) -> None:
     check(name, QUICK)
 
