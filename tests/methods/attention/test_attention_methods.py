@@ -164,6 +164,20 @@ def test_each_example_is_alone(method: Callable[..., Tensor]) -> None:
     assert_equal(mapped, both)
 
 
+@each_method
+def test_they_can_be_differentiated(method: Callable[..., Tensor]) -> None:
+    model, x, way = encoder(), uniform(2, 5, 8), uniform(2, 5, 8, seed=4)
+    weights = uniform(*method(model, x, of_first, layer=WEIGHTS).shape, seed=5)
+
+    def total(x: Tensor) -> Tensor:
+        return (method(model, x, of_first, layer=WEIGHTS) * weights).sum()
+
+    with sdpa_kernel(SDPBackend.MATH):  # the kernel for CPUs has no second derivative
+        expected = (total(x + 1e-6 * way) - total(x - 1e-6 * way)) / 2e-6
+        found = (torch.func.grad(total)(x) * way).sum()
+    torch.testing.assert_close(found, expected.detach(), rtol=1e-6, atol=1e-8)
+
+
 def on_numbers() -> FunctionalModel:
     return funcattr.functionalize(nn.Sequential(encoder(), nn.Flatten(1), settle(lambda: nn.Linear(40, 3))))
 
