@@ -88,7 +88,7 @@ def test_what_a_hint_names_is_there(hint: str) -> None:
 
 @every_method
 def test_a_method_keeps_its_name_its_words_and_its_signature(name: str) -> None:
-    method = METHODS[name]
+    method: Any = METHODS[name]
     written: Any = method.__wrapped__
     home = importlib.import_module(written.__module__)
     assert getattr(home, name) is written is not method
