@@ -135,8 +135,9 @@ def explain_all(
     run one by one, and so they do for "occlusion" and "shapley".
 
     Args:
-        model, tokenizer, generate, target, contrast, method, per, rows, of, baseline, steps, samples, generator,
-            chunk_size, progress, kwargs: As in `explain`. A list of `target` or `contrast` is for each of the prompts.
+        model, tokenizer, generate, target, contrast, method, per, rows, of: As in `explain`. A list of `target` or
+            `contrast` is for each of the prompts.
+        baseline, steps, samples, generator, chunk_size, progress, kwargs: As in `explain`.
         prompts: Texts or chats.
         continuations: One for each prompt.
 
