@@ -216,7 +216,6 @@ def test_bytes_of_rules_by_blocks_are_linear_in_tokens(
         quick=(
             "vgg-gradient",
             "vgg-epsilon_gamma_box",
-            "vgg-excitation_backprop",
             "resnet-epsilon_plus",
             "vit-attnlrp",
         ),

@@ -63,7 +63,6 @@ def _leaves(tree: Any) -> list[Tensor]:
             "True-grad_cam-cnn",
             "True-integrated_gradients-cnn",
             "False-gradient-vit",
-            "True-lrp-vgg_bn",
         ),
     ),
 )
