@@ -35,18 +35,21 @@ def for_each_statistics(method: Callable[P, T]) -> AtStatistics[P, T]:
         statistics, layer = options.get("statistics"), options.get("layer")
         if not isinstance(statistics, Mapping):
             return method(*given, **options)
-        by_site = dict(statistics)
-        sites = tuple(by_site)
+
+        def at(site: str) -> Any:
+            if site not in statistics:
+                raise ValueError(
+                    f"{method.__name__}(statistics=...): expected those of the layer {site!r}, got {sorted(statistics)}."
+                )
+            return method(*given, **{**options, "layer": site, "statistics": statistics[site]})
+
+        sites = tuple(statistics)
         if layer is not None:
             model = as_functional(given[0] if given else options["model"])
-            named = model.site_names(method.__name__, layer)
-            sites = (model.site_name(method.__name__, layer),) if named is None else named
-        for site in sites:
-            if site not in by_site:
-                raise ValueError(
-                    f"{method.__name__}(statistics=...): expected those of the layer {site!r}, got {sorted(by_site)}."
-                )
-        each = {site: method(*given, **{**options, "layer": site, "statistics": by_site[site]}) for site in sites}
-        return each[sites[0]] if isinstance(layer, str) and sites == (layer,) else each
+            several = model.site_names(method.__name__, layer)
+            if several is None:
+                return at(model.site_name(method.__name__, layer))
+            sites = several
+        return {site: at(site) for site in sites}
 
     return cast(Any, called)
