@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from funcattr.compat.captum import attr as ours
 from funcattr.testing.seeding import settle, uniform
 
+from .test_captum_attr import Skip
+
 # Captum tells of the hooks and gradients that it sets on the user's things.
 pytestmark = pytest.mark.filterwarnings(
     "ignore::UserWarning:captum.*", "ignore::UserWarning:torch.*", "ignore:Multiple layers provided:UserWarning"
@@ -374,24 +376,6 @@ def test_data_loaders(model: Any, masks: Any) -> None:
             method = space.DataLoaderAttribution(space.FeatureAblation(model))
             found.append(method.attribute(batches, feature_mask=masks, **options))
         assert_same(found[1], found[0])
-
-
-class Skip(nn.Module):
-    """A layer with a way around it."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.a, self.f, self.relu, self.last, self.out = (
-            nn.Linear(3, 4),
-            nn.Linear(4, 4),
-            nn.ReLU(),
-            nn.ReLU(),
-            nn.Linear(4, 2),
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        h = self.relu(self.a(x))
-        return self.out(self.last(h + self.f(h)))
 
 
 @pytest.mark.parametrize("name", ["LayerDeepLift", "LayerDeepLiftShap", "LayerIntegratedGradients"])

@@ -39,7 +39,8 @@ def for_each_statistics(method: Callable[P, T]) -> AtStatistics[P, T]:
         def at(site: str) -> Any:
             if site not in statistics:
                 raise ValueError(
-                    f"{method.__name__}(statistics=...): expected those of the layer {site!r}, got {sorted(statistics)}."
+                    f"{method.__name__}(statistics=...): expected those of the layer {site!r}, got "
+                    f"{sorted(statistics)}."
                 )
             return method(*given, **{**options, "layer": site, "statistics": statistics[site]})
 
