@@ -96,9 +96,16 @@ def explain(
         UnsupportedOperationError: If the embeddings do not give what the tokens do, or a rule is missing.
 
     Example:
+        >>> from tokenizers import Tokenizer, models, pre_tokenizers
+        >>> from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
         >>> from funcattr import language
-        >>> language.explain.__name__  # docs/language.md has whole examples
-        'explain'
+        >>> words = Tokenizer(models.WordLevel({"<unk>": 0, "a": 1, "cow": 2, "moo": 3}, unk_token="<unk>"))
+        >>> words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+        >>> tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, unk_token="<unk>", pad_token="<unk>")
+        >>> sizes = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
+        >>> model = LlamaForCausalLM(LlamaConfig(vocab_size=4, pad_token_id=0, **sizes)).eval()
+        >>> language.explain(model, tokenizer, "a cow", continuation=" moo").attributions.shape  # [rows, columns]
+        torch.Size([1, 2])
 
     References:
         Achtibat et al., 2024, arXiv:2402.05602 (attnlrp); Yin & Neubig, 2022, arXiv:2202.10419 (contrast).
