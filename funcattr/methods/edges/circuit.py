@@ -129,7 +129,8 @@ class Edges:
         return list(zip(rows.tolist(), columns.tolist(), strict=True))
 
     def _require_streams(self) -> None:
-        direct = (self.coefficients == 0) & (self.totals() != 0)
+        # Not the totals, in which positions may cancel.
+        direct = (self.coefficients == 0) & (self.scores.flatten(2) != 0).any(2)
         for i, j in direct.nonzero().tolist():
             raise ValueError(
                 f"Edges.prune: {self.sources[i]!r} is no term of the sum at {self.sinks[j]!r}, but has a direct effect "

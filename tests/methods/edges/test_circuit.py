@@ -163,3 +163,15 @@ def test_a_repr_is_short() -> None:
     model, x, other, sites = linear()
     text = repr(funcattr.edges(model, x, 1, against=other, **sites))
     assert text.startswith("Edges(4 sources, 4 sinks, 10 edges on streams") and len(text) < 100
+
+
+def test_a_direct_effect_whose_positions_cancel_is_one() -> None:
+    def model(x: Tensor) -> Tensor:
+        a = funcattr.site(3 * x, "a")
+        return funcattr.site(a.tanh(), "b").sum((1, 2))
+
+    x = torch.tensor([[[1.0], [-1.0]]], dtype=torch.float64)
+    found = funcattr.edges(model, x, sources="a", sinks="b", against=0 * x)
+    assert found.totals().item() == 0 and found.scores.abs().min() > 0
+    with pytest.raises(ValueError, match="has a direct effect"):
+        found.prune(0)
