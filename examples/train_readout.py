@@ -78,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     glyphs, _ = split_glyphs(args.seed)
     model = AskedDigitNet(load_model()).eval()
     inputs = (pair for pair in Drawn(glyphs, looked_at // 32 + 1, args.seed + 3))
-    layers = [BOTTLENECK, *READOUTS]
+    layers = list(dict.fromkeys([BOTTLENECK, *READOUTS]))
     looked = tqdm(inputs, desc="features")
     found = feature_statistics(model, looked, layer=layers, examples=looked_at)
     readout = ReadoutBottleneck(found[BOTTLENECK], [found[layer] for layer in READOUTS])
