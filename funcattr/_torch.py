@@ -6,8 +6,9 @@ mended here.
 
 import importlib
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -89,14 +90,10 @@ def function_modes() -> list[Any]:
     return _get_current_function_mode_stack() if _is_torch_function_mode_enabled() else []
 
 
-def push_dispatch_mode(mode: TorchDispatchMode) -> None:
-    """Enter a dispatch mode by hand: a `with` also sets flags that other threads would see."""
-    torch._C._push_on_torch_dispatch_stack(mode)
-
-
-def pop_dispatch_mode() -> TorchDispatchMode:
-    """Leave the innermost dispatch mode, and return it."""
-    return torch._C._pop_torch_dispatch_stack(None)
+push_dispatch_mode: Callable[[TorchDispatchMode], None] = torch._C._push_on_torch_dispatch_stack
+"""Enters a dispatch mode by hand: a `with` also sets flags that other threads would see."""
+pop_dispatch_mode: Callable[[], TorchDispatchMode] = partial(torch._C._pop_torch_dispatch_stack, None)
+"""Leaves the innermost dispatch mode, and returns it."""
 
 
 def has_dispatch_mode() -> bool:
@@ -175,9 +172,8 @@ def without_saved_hooks() -> Iterator[None]:
 # --- torch.func transforms --------------------------------------------------------------------------------------------
 
 
-def current_level() -> int | None:
-    """Depth of the innermost running transform (`vmap`, `grad`, ...), None outside of any."""
-    return _functorch.maybe_current_level()
+current_level: Callable[[], int | None] = _functorch.maybe_current_level
+"""Depth of the innermost running transform (`vmap`, `grad`, ...), None outside of any."""
 
 
 def has_silent_derivative(value: Tensor) -> bool:

@@ -13,7 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .._torch import has_silent_derivative, is_differentiated, pytree, softmax_backward, without_saved_hooks
+from .._torch import (
+    has_dispatch_mode,
+    has_silent_derivative,
+    is_differentiated,
+    pytree,
+    softmax_backward,
+    without_saved_hooks,
+)
 from ..errors import FuncattrError, UnsupportedOperationError
 from ..torch_state import is_plain_eager
 from .declarations import giving_own
@@ -221,17 +228,28 @@ class NoDerivativeError(Exception):
 Differentiated = tuple[Any, tuple[Tensor, ...], Callable[[Any], tuple[Tensor, ...]]]
 
 
-def ordinary_adjoint(call: RecordedCall) -> Differentiated:
+def ordinary_adjoint(call: RecordedCall, final: bool = False) -> Differentiated:
     """Run the call: its output, the tensors in it that depend on the operands, and the pullback of their cotangents.
 
-    Raises NoDerivativeError where torch has none.
+    Args:
+        call: The call.
+        final: Whether nobody asks for a derivative of the result, so that autograd, the faster way, may do the work.
+
+    Raises:
+        NoDerivativeError: Where torch has none.
     """
+    closed_form = ADJOINTS.get(call.op)
     # Under autocast a call changes its operands' dtype inside, where only torch's own adjoint follows.
-    casts = torch.is_autocast_enabled(call.operands[0].device.type)
-    closed = ADJOINTS[call.op](call) if call.op in ADJOINTS and not casts else None
-    if closed is not None:
-        return closed[0], (closed[0],), closed[1]
+    if closed_form is not None and not torch.is_autocast_enabled(call.operands[0].device.type):
+        closed = closed_form(call)
+        if closed is not None:
+            return closed[0], (closed[0],), closed[1]
     with without_saved_hooks():
+        if final and not has_dispatch_mode():  # the model's own, which would see more than the model's operations
+            try:
+                return _by_autograd(call)
+            except Exception:
+                pass
         try:
             return _by_func(call)
         except NoDerivativeError:
@@ -275,16 +293,18 @@ def _by_func(call: RecordedCall) -> Differentiated:
 
 def _by_autograd(call: RecordedCall) -> Differentiated:
     """The adjoint by autograd, which knows some operations that torch.func does not (custom ones, sparse layouts)."""
-    args, kwargs = pytree.tree_map_only(Tensor, outside_inference_mode, (call.args, call.kwargs))
+    args, kwargs, tensors = call.args, call.kwargs, call.tensors()
+    if any(t.is_inference() for t in tensors):
+        args, kwargs = pytree.tree_map_only(Tensor, outside_inference_mode, (args, kwargs))
     # Where somebody may differentiate the result, it stays in the graph of the operands and of the constants.
-    connected = any(t.requires_grad for t in call.tensors())
+    connected = any(t.requires_grad for t in tensors)
     leaves = [t.view_as(t) if t.requires_grad else leaf_of(t) for t in call.operands]
     with torch.enable_grad():
         found = _Sorted(call.with_arguments(args, kwargs, leaves), lambda value: value.requires_grad)
     if not found.parts:
         return found.with_tensors((), found.constants), (), _nothing_arrives
     outputs, call_name = found.parts, _where(call)
-    held = [Saved(tensor, call.path) for tensor in call.saved_arguments()]
+    held = [Saved(tensor, call.path) for tensor in read_by_adjoint(call, outputs)]
 
     def pull(g: Any) -> tuple[Tensor, ...]:
         for tensor in held:
@@ -322,7 +342,10 @@ class _Sorted:
     """
 
     def __init__(self, output: Any, depends: Callable[[Tensor], bool]) -> None:
-        leaves, self._spec = pytree.tree_flatten(output)
+        self._spec: pytree.TreeSpec | None = None
+        leaves = [output]
+        if not isinstance(output, Tensor):
+            leaves, self._spec = pytree.tree_flatten(output)
         self._kinds = [
             None if not isinstance(v, Tensor) else "part" if is_differentiable(v) and depends(v) else "constant"
             for v in leaves
@@ -338,7 +361,7 @@ class _Sorted:
         """The output with other tensors in it."""
         streams = {"part": iter(parts), "constant": iter(constants)}
         leaves = [v if kind is None else next(streams[kind]) for v, kind in zip(self._leaves, self._kinds, strict=True)]
-        return pytree.tree_unflatten(leaves, self._spec)
+        return leaves[0] if self._spec is None else pytree.tree_unflatten(leaves, self._spec)
 
 
 def _where(call: RecordedCall) -> str:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from .._torch import pytree
+from ..copies import ATOMS
 from .operations import Operation, bound, is_argument, named, spelled
 
 Positions = tuple[tuple[Any, ...], ...]
@@ -139,7 +140,10 @@ class Call:
 
     def tensors(self) -> list[Tensor]:
         """Every tensor among the arguments, tracked or not."""
-        return [value for value in pytree.tree_leaves((self.args, self.kwargs)) if isinstance(value, Tensor)]
+        values = [v for v in (*self.args, *self.kwargs.values()) if type(v) not in ATOMS]
+        if not all(isinstance(v, Tensor) for v in values):
+            values = [v for v in pytree.tree_leaves(values) if isinstance(v, Tensor)]
+        return values
 
     def with_factors(self, x: Tensor, new_x: Tensor, weight: Tensor, new_weight: Tensor) -> Any:
         """The call again with two of its tensors replaced."""

@@ -143,10 +143,13 @@ _KEEPS_SIGN = (
     | GROUPS["average_pool"]
     | _ops("dropout dropout1d dropout2d dropout3d mean sum amax amin relu pixel_shuffle pixel_unshuffle roll clone")
 )
+_MAY_KEEP_SIGN = _KEEPS_SIGN | _ops("add mul matmul cat stack pad")
 LOOKED_THROUGH = GROUPS["selection"] | GROUPS["dropout"]
 """Operations whose results have the origin of what they move."""
 SHIFTS = _ops("add sub rsub")
 _SCALES = _ops("mul div neg")
+_BY_ARGUMENTS = SHIFTS | _SCALES | {"relu"}
+"""Operations whose results have an origin that depends on their arguments."""
 _SHIFTED, _LOGISTIC = "shift", "shift of exp"
 """Stand for a value that a constant was added to, in an `Origin`."""
 
@@ -154,17 +157,18 @@ _SHIFTED, _LOGISTIC = "shift", "shift of exp"
 def origin(call: Call, result: Tensor) -> Origin:
     """The origin of a call's result."""
     op, origins = call.op, call.origins
-    source = _source(call, origins[0].op) if len(origins) == 1 else origins[0].op if op in LOOKED_THROUGH else op
-    nonnegative = not result.is_complex() and (op in _NONNEGATIVE or _keeps_sign(call))
-    after_linear = is_linear_map(call) or any(o.after_linear for o in origins)
-    return Origin(source, nonnegative, after_linear)
+    source = origins[0].op if op in LOOKED_THROUGH else op
+    if op in _BY_ARGUMENTS and len(origins) == 1:
+        source = _source(call, op, origins[0].op)
+    nonnegative = op in _NONNEGATIVE or (op in _MAY_KEEP_SIGN and _keeps_sign(call))
+    after_linear = op in LINEAR and is_linear_map(call)
+    for operand in origins:  # nearly every call comes by, so no generator
+        after_linear = after_linear or operand.after_linear
+    return Origin(source, nonnegative and not result.is_complex(), after_linear)
 
 
-def _source(call: Call, before: str) -> str:
+def _source(call: Call, op: str, before: str) -> str:
     """The operation that the result of a call with one tracked operand comes from, whose own origin is `before`."""
-    op = call.op
-    if op in LOOKED_THROUGH:
-        return before
     if op in SHIFTS:
         if before in GATES or before in ("exp", _LOGISTIC):
             return _LOGISTIC if before == "exp" else before
@@ -179,15 +183,19 @@ def _source(call: Call, before: str) -> str:
 
 def retold(call: Call) -> str:
     """The operation of a call, by where its operand comes from: 1 / (1 + exp(-x)) is a sigmoid, and no scale."""
+    op = call.op
+    if op not in ("rdiv", "reciprocal"):
+        return op
     source = call.origins[0].op
-    if call.op not in ("rdiv", "reciprocal") or source not in ("exp", _LOGISTIC):
-        return call.op
+    if source not in ("exp", _LOGISTIC):
+        return op
     return "exp" if source == "exp" else "sigmoid"
 
 
 def _by_a_number(call: Call) -> bool:
     """Whether the other argument is the same everywhere, as in a function; a bias is not."""
-    return all(not isinstance(v, Tensor) or v.numel() == 1 for v in call.args if v is not call.operands[0])
+    operand = call.operands[0]
+    return all(not isinstance(v, Tensor) or v is operand or v.numel() == 1 for v in call.args)
 
 
 def _by_one(call: Call) -> bool:

@@ -5,7 +5,7 @@ raises AliasedWriteError if something that it has saved is written in place.
 """
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -13,9 +13,10 @@ from torch import Tensor
 
 from .._torch import version
 from .call import Call, Origin, Positions, lookup, replace
-from .operations import UPDATES, draws_at_random, known
+from .operations import UPDATES, Operation, draws_at_random, known
 from .saved_tensors import Deferred, written
 
+_LISTS = (list, tuple)
 _DROPPED = object()
 """Stands for an operand that its call let go of, or for its output; unlike None, no argument is it."""
 
@@ -27,12 +28,30 @@ class RecordedCall(Call):
         compared: Whether a pass at the baseline is compared with this one, so that neither lets go of anything.
     """
 
-    __slots__ = ("_forms", "_kept", "_versions", "compared")
+    __slots__ = ("_forms", "_given", "_kept", "_versions", "compared")
 
-    def __init__(self, *given: Any) -> None:
-        super().__init__(*given)
+    def __init__(
+        self,
+        func: Callable[..., Any],
+        operation: Operation,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        positions: Positions,
+        path: str,
+        origins: tuple[Origin, ...] = (),
+    ) -> None:
+        super().__init__(func, operation, args, kwargs, positions, path, origins)
         self._kept, self._forms, self.compared = True, (), False
+        self._look()
         self._versions: dict[Any, int] = {}
+
+    def _look(self) -> None:
+        """Know the operands as long as every argument is stored as it was given, which saves most of the questions."""
+        args, kwargs = self._args, self._kwargs
+        stored = (*args, *kwargs.values()) if kwargs else args
+        whole = self._kept and Deferred not in map(type, stored)
+        given = tuple([lookup(args, kwargs, p) for p in self._positions]) if whole else None
+        self._given: tuple[Tensor, ...] | None = given
 
     def _value(self, stored: Any) -> Any:
         if stored is _DROPPED:
@@ -43,7 +62,17 @@ class RecordedCall(Call):
         return AttributeError(f"the rule for {self.op!r} declares @output_only, so its call keeps no operands")
 
     @property
+    def operands(self) -> tuple[Tensor, ...]:
+        return super().operands if self._given is None else self._given
+
+    @property
+    def args(self) -> tuple[Any, ...]:
+        return super().args if self._given is None else self._args
+
+    @property
     def kwargs(self) -> dict[str, Any]:
+        if self._given is not None:
+            return dict(self._kwargs)
         if not self._kept:
             raise self._no_operands()
         return super().kwargs
@@ -127,12 +156,13 @@ class RecordedCall(Call):
         self._forms = self.forms
         placeholders = (_DROPPED,) * len(self._positions)
         self._args, self._kwargs = replace(self._args, self._kwargs, self._positions, placeholders)
-        self._kept = False
+        self._kept, self._given = False, None
 
     def defer_operand(self, operand: Deferred) -> None:
         """Let go of the only operand, which is computed again when it is asked for."""
         self._forms = self.forms
         self._args, self._kwargs = replace(self._args, self._kwargs, self._positions, (operand,))
+        self._given = None
 
     def again(self) -> Deferred:
         """The output, by a later run of the call."""
@@ -149,6 +179,7 @@ class RecordedCall(Call):
         made = copy.copy(self)
         made._args = tuple([_computed(value) for value in self._args])
         made._kwargs = {name: _computed(value) for name, value in self._kwargs.items()}
+        made._look()
         made.baseline = None if self.baseline is None else self.baseline.settled()
         return made
 
@@ -169,23 +200,29 @@ class RecordedCall(Call):
     def check_unwritten(self) -> None:
         """Raise AliasedWriteError if something that is saved was written in place since."""
         before = self._versions
-        if before and any(version(t) != before.get(place, version(t)) for place, t in self._saved()):
-            raise written(self.path)
+        if not before:
+            return
+        for place, tensor in self._saved():
+            now = version(tensor)
+            if now != before.get(place, now):
+                raise written(self.path)
 
     def saved_arguments(self) -> list[Tensor]:
         """The tensors among the arguments, without statistics that the call itself updates."""
         return [tensor for place, tensor in self._saved() if place != "output"]
 
-    def _saved(self) -> Iterator[tuple[Any, Tensor]]:
+    def _saved(self) -> list[tuple[Any, Tensor]]:
         """The tensors among the arguments and the output by their places, without statistics that calls update."""
         updates = self.op in UPDATES and self.argument(*UPDATES[self.op])
         updated = (self.argument("running_mean"), self.argument("running_var")) if updates else ()
+        found: list[tuple[Any, Tensor]] = []
         for key, value in (*enumerate(self._args), *self._kwargs.items(), ("output", self._output)):
             if isinstance(value, Tensor):
-                if not any(value is t for t in updated):
-                    yield key, value
-            elif isinstance(value, list | tuple):
-                yield from (((key, i), t) for i, t in enumerate(value) if isinstance(t, Tensor))
+                if not updated or not any(value is t for t in updated):
+                    found.append((key, value))
+            elif isinstance(value, _LISTS):
+                found += [((key, i), t) for i, t in enumerate(value) if isinstance(t, Tensor)]
+        return found
 
 
 class _Run:

@@ -20,6 +20,7 @@ from ..torch_state import is_traced
 from .sites import SiteMode
 
 Named = Mapping[str, Tensor]
+_LISTS = (list, tuple)
 
 
 class BreachError(Exception):
@@ -60,11 +61,12 @@ class Guard:
         """
         if torch.compiler.is_dynamo_compiling():  # a part of the model that compiles itself, such as torch.cond
             return
-        meets_none = self._users.keys().isdisjoint
-        if not meets_none(map(id, args)) or (kwargs and not meets_none(map(id, kwargs.values()))):
-            raise self._foreign((*args, *kwargs.values()))
-        for value in (*args, *kwargs.values()):  # such as the tensors of `cat`, and the weights of a recurrent layer
-            if type(value) in (list, tuple) and not meets_none(map(id, value)):
+        users = self._users
+        for value in (*args, *kwargs.values()) if kwargs else args:
+            if id(value) in users:
+                raise self._foreign([value])
+            # Such as the tensors of `cat`, and the weights of a recurrent layer.
+            if type(value) in _LISTS and not users.keys().isdisjoint(map(id, value)):
                 raise self._foreign(value)
         if self._left:
             with without_torch_function():

@@ -127,6 +127,7 @@ class Rulebook:
         self.asks_what_is_tracked = frozenset(op for name in asking for op in GROUPS.get(name, (name,)))
         # Whether some action depends on what comes before or after its call; whether some call must be met.
         self.looks_around = self.is_resolved_late or any(e.position for e in self.entries)
+        self.asks_what_is_last = any(e.position == "last" for e in self.entries)
         self.must_be_met = any(e.required for e in self.entries)
 
     @property
@@ -142,9 +143,10 @@ class Rulebook:
 
     def action(self, call: Match) -> Action:
         """The action for a call."""
-        if call not in self._found:
-            self._found[call] = next((e.action for e in self.entries if e.matches(call)), self._default)
-        return self._found[call]
+        found = self._found.get(call)
+        if found is None:
+            found = self._found[call] = next((e.action for e in self.entries if e.matches(call)), self._default)
+        return found
 
     def function_action(self, path: str) -> Action | None:
         """The rule for several elementwise calls that are one function; None where each of them has its own."""

@@ -75,7 +75,7 @@ class Recording(NamedTuple):
 def record(fn: Callable[..., Any], primals: tuple[Tensor, ...], how: Recording) -> Record:
     """Run `fn(*primals)` once and keep what the reverse pass to the root needs."""
     call = how.call
-    recorder = Recorder(how.rules, how.begins, call, how.marks, how.keep, how.pairing)
+    recorder = Recorder(how.rules, how.begins, call, how.marks, how.keep, how.pairing, how.final)
     # Constants of the call are copied, so that a model which writes into its input never reaches the user's tensor.
     inputs = tuple(p.clone() for p in primals) if how.begins else recorder.track(primals)
     try:

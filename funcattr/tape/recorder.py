@@ -59,6 +59,9 @@ from .step import OutputSlot, Pull, Step, Values, pull_of
 from .tracked import ByIdentity, Slots
 from .unseen_operations import UnseenOperations
 
+_FLOORS = frozenset(["clamp", "clamp_min", "maximum", "max"])
+"""Operations that are a relu where what they are given is zero."""
+
 
 class Recorder(SiteMode):
     """Records the calls that depend on the root: the tracked inputs, or the values at some sites.
@@ -74,6 +77,7 @@ class Recorder(SiteMode):
         marks: tuple[str, ...] = (),
         keep: bool = False,
         pairing: Pairing | None = None,
+        final: bool = False,
     ) -> None:
         super().__init__((*marks, *begins))
         self.rules, self.caller, self.begins, self._keep, self._pairing = rules, call, begins, keep, pairing
@@ -104,6 +108,7 @@ class Recorder(SiteMode):
         self._outer_inference = torch.is_inference_mode_enabled()
         self._level = current_level()
         self._watch = UnseenOperations(self._slots) if is_plain_eager() else None
+        self._final = final and self._watch is not None
 
     # --- running the model -----------------------------------------------------------------------------------
 
@@ -453,7 +458,8 @@ class Recorder(SiteMode):
             if rectified is not None:
                 return RecordedCall(F.relu, canonical("relu"), (rectified,), {}, ((0,),), self.path)
         refined = refine(operation, args, kwargs, positions)
-        if self.rules.expects and refined.name != "relu" and self._may_rectify(operation.name, args, kwargs):
+        unclear = self.rules.expects and (self._masks.any or operation.name in _FLOORS) and refined.name != "relu"
+        if unclear and self._may_rectify(operation.name, args, kwargs):
             self._suspects.append(f"{operation.name} in {self.path!r}")
         return RecordedCall(func, refined, args, kwargs, positions, self.path)
 
@@ -462,18 +468,16 @@ class Recorder(SiteMode):
         if self._masks.any and self._masks.decide(args, kwargs):
             return True
         bounds = (v for v in (*args, *kwargs.values()) if isinstance(v, Tensor) and v not in self._slots)
-        return name in ("clamp", "clamp_min", "maximum", "max") and not all(map(can_look_at, bounds))
+        return name in _FLOORS and not all(map(can_look_at, bounds))
 
     def _record(self, call: RecordedCall) -> Any:
-        operands = call.operands
-        found = [self._slots.get(t) for t in operands]
-        slots = [slot for slot in found if slot is not None]
-        if len(slots) != len(found):
+        found = self._slots.of(call.operands)
+        if found is None:
             raise self._unseen(
                 f"what made an argument of {call.spelling}: it shares memory with a tracked value, and was made where "
                 "nobody looked (as_subclass, nn.Parameter, a C++ extension, another thread)"
             )
-        inputs, call.origins = tuple([s.number for s in slots]), tuple([s.origin for s in slots])
+        inputs, call.origins = found
         op = retold(call)
         if op != call.op:
             call.retell(op)
@@ -500,7 +504,7 @@ class Recorder(SiteMode):
         if action.kind == "stop":
             self.steps.append(Step(_nothing, (), (), op, call.path, action))
             return call.run()  # not detached: for a derivative of the result it is no constant
-        if_last = self.rules.action(match._replace(last=True)) if linear else action
+        if_last = self.rules.action(match._replace(last=True)) if linear and self.rules.asks_what_is_last else action
         # What a rule holds need not be held twice.
         reads = action.kind == "gradient" and op in SHIFTS and self.rules.functions_need_values
         hold = reads or op == "exp" or op in EXTREMA or self._pairing is not None
@@ -566,7 +570,7 @@ class Recorder(SiteMode):
     def _record_adjoint(self, call: RecordedCall, inputs: tuple[int, ...], action: Action) -> Any:
         values = call.operands if self._keep else ()
         try:
-            out, parts, pull = ordinary_adjoint(call)
+            out, parts, pull = ordinary_adjoint(call, self._final)
         except NoDerivativeError as error:
             raise self._unseen(f"{call.spelling}, which torch cannot differentiate: {error}") from error
         if parts:
@@ -600,6 +604,9 @@ class Recorder(SiteMode):
 
     def _new_slots(self, call: RecordedCall, outputs: tuple[Tensor, ...]) -> tuple[OutputSlot, ...]:
         new = self._slots.new
+        if len(outputs) == 1:  # nearly always
+            (t,) = outputs
+            return (OutputSlot(new(t, origin(call, t)), t.shape, t.dtype, t.device),)
         return tuple([OutputSlot(new(t, origin(call, t)), t.shape, t.dtype, t.device) for t in outputs])
 
     def _read(self, tensor: Tensor) -> Tensor:

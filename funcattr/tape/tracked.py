@@ -12,6 +12,13 @@ from .memories import Memories, Memory
 V = TypeVar("V")
 
 
+class _Reference(weakref.ref[Tensor]):
+    """A weak reference that knows the number of its tensor."""
+
+    __slots__ = ("key",)
+    key: int
+
+
 class ByIdentity(Generic[V]):
     """A value for each of some tensors, by identity; tensors are not kept alive, and take their values with them.
 
@@ -44,8 +51,9 @@ class ByIdentity(Generic[V]):
         return self.get(tensor) is not None
 
     def __setitem__(self, tensor: Tensor, value: V) -> None:
-        key = id(tensor)
-        self._entries[key] = (weakref.KeyedRef(tensor, self._forget, key), value)
+        reference = _Reference(tensor, self._forget)
+        reference.key = key = id(tensor)
+        self._entries[key] = (reference, value)
 
     def __delitem__(self, tensor: Tensor) -> None:
         del self._entries[id(tensor)]
@@ -92,6 +100,14 @@ class Slots(ByIdentity[Slot]):
             if type(tensor) is self._kind:
                 tensor.__class__ = Tensor
         self._kind = Tensor
+
+    def of(self, tensors: tuple[Tensor, ...]) -> tuple[tuple[int, ...], tuple[Origin, ...]] | None:
+        """The numbers and the origins of tracked tensors; None if of one nobody can tell what it is."""
+        found = [self.get(t) for t in tensors]
+        slots = [slot for slot in found if slot is not None]
+        if len(slots) != len(found):
+            return None
+        return tuple([slot.number for slot in slots]), tuple([slot.origin for slot in slots])
 
     def note_constant(self, tensor: Tensor) -> bool:
         """A constant by the model's will, unless it has a slot; whether it shares memory with a tracked tensor."""

@@ -46,7 +46,11 @@ class UnseenOperations(TorchDispatchMode):
 
     def pause(self) -> None:
         """Do not look until `start`."""
-        inner = []
+        mode = pop_dispatch_mode()
+        if mode is self:  # nearly always
+            self._inside = 0
+            return
+        inner = [mode]
         while (mode := pop_dispatch_mode()) is not self:
             inner.append(mode)
         self._inside = len(inner)
