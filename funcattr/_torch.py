@@ -58,6 +58,7 @@ try:
 
     _functorch: Any = importlib.import_module("torch._C._functorch")
     _autograd: Any = importlib.import_module("torch._C._autograd")
+    _forward_ad: Any = importlib.import_module("torch.autograd.forward_ad")
     _every_module: Any = importlib.import_module("torch.nn.modules.module")
     set_grad_enabled_function = torch._C._set_grad_enabled
     """What `torch.no_grad` and its kin call, as torch function modes see it."""
@@ -204,6 +205,11 @@ def unwrapped(tensor: Tensor) -> list[Tensor]:
         tensor = _functorch.get_unwrapped(tensor)
         layers.append(tensor)
     return layers
+
+
+def inside_dual_level() -> bool:
+    """Whether tensors may carry tangents, as `torch.autograd.forward_ad` makes them: no flag of a tensor tells."""
+    return _forward_ad._current_level >= 0
 
 
 @assume_constant_result

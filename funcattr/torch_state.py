@@ -3,14 +3,14 @@
 import torch
 from torch import Tensor
 
-from ._torch import current_level, dispatch_modes, has_dispatch_mode, is_wrapped
+from ._torch import current_level, dispatch_modes, has_dispatch_mode, inside_dual_level, is_wrapped
 
 
 def is_plain_eager() -> bool:
     """Whether tensors are real and their values may be looked at: no transform, no tracing, no compilation."""
     if torch.compiler.is_compiling():
         return False
-    return current_level() is None and not has_dispatch_mode()
+    return current_level() is None and not has_dispatch_mode() and not inside_dual_level()
 
 
 def is_traced() -> bool:

@@ -1133,6 +1133,13 @@ MUTANTS = (
         "if False:",
         ("tests/tape/test_recompute.py::test_a_result_takes_the_place_of_what_is_owned_only_where_nobody_can_tell",),
     ),
+    Mutant(
+        "a pass inside a dual level is taken for one that nobody differentiates",
+        "funcattr/torch_state.py",
+        " and not inside_dual_level()",
+        "",
+        ("tests/test_contract.py::test_a_tangent_of_forward_mode_is_carried",),
+    ),
     # compat.torchray
     Mutant(
         "a context's rule reads what the model wrote into its operand",

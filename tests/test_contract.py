@@ -4,6 +4,7 @@ import pytest
 import torch
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 
 import funcattr
 from funcattr import rules
@@ -74,6 +75,23 @@ def test_keeps_no_graph_and_honours_no_grad(row: Row) -> None:
 def test_nan_passes_through_to_its_own_example_only(row: Row) -> None:
     model, x = Smooth().double().eval(), torch.randn(2, 2, 5, 5, dtype=torch.float64)
     properties.keeps_nan_apart(row.at(Smooth.layer), model, x, 0)
+
+
+@every_method
+def test_a_tangent_of_forward_mode_is_carried(row: Row) -> None:
+    """A flag of autograd's does not show it: torch.autograd.forward_ad, without a transform."""
+    torch.manual_seed(0)
+    model, x, direction = Smooth().double().eval(), *torch.randn(2, 2, 2, 5, 5, dtype=torch.float64)
+
+    def total(t: Tensor) -> Tensor:
+        attribution = row(model, x + t * direction, 0, Smooth.layer)
+        return (attribution * torch.linspace(1, 2, attribution.numel()).double().view_as(attribution)).sum()
+
+    step, zero = 1e-6, torch.zeros((), dtype=torch.float64)
+    with forward_ad.dual_level():
+        tangent = forward_ad.unpack_dual(total(forward_ad.make_dual(zero, zero + 1))).tangent
+    expected = (total(zero + step) - total(zero - step)) / (2 * step)
+    torch.testing.assert_close(tangent, expected, rtol=1e-5, atol=1e-7)
 
 
 # --- the suite's own helpers can fail ------------------------------------------------------------------------------
