@@ -38,10 +38,10 @@ def times(rows: Iterable[Row], x: Tensor, plain: Plain, options: argparse.Namesp
     needed = {row.unit: plain[row.unit] for row in found}
     runs = {row.name: partial(row.run, x) for row in found}
     seconds = turns({**needed, **runs}, options.rounds, options.device)
-    return {row.name: _line(seconds[row.name], [row.times * unit for unit in seconds[row.unit]]) for row in found}
+    return {row.name: line(seconds[row.name], [row.times * unit for unit in seconds[row.unit]]) for row in found}
 
 
-def _line(seconds: list[float], unit: list[float]) -> dict[str, float]:
+def line(seconds: list[float], unit: list[float]) -> dict[str, float]:
     ratios = [mine / plain for mine, plain in zip(seconds, unit, strict=True)]
     low, middle, high = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else ratios * 3
     figures = {"ratio": round(middle, 3), "low": round(low, 3), "high": round(high, 3)}
@@ -58,7 +58,7 @@ def memory(model_name: str, rows: Iterable[Row], x: Tensor, plain: Plain, device
 
     def peak(what: str, run: Callable[[], Any]) -> int:
         if device.startswith("cuda"):
-            return _peak_on_cuda(run, device)
+            return peak_on_cuda(run, device)
         return peak_memory(model_name, what, str(len(x)), module="tests.benchmarks.table")
 
     rows = list(rows)
@@ -66,7 +66,7 @@ def memory(model_name: str, rows: Iterable[Row], x: Tensor, plain: Plain, device
     return {row.name: round(peak(row.name, partial(row.run, x)) / base[row.unit], 3) for row in rows}
 
 
-def _peak_on_cuda(run: Callable[[], Any], device: str) -> int:
+def peak_on_cuda(run: Callable[[], Any], device: str) -> int:
     torch.cuda.synchronize(device)
     torch.cuda.reset_peak_memory_stats(device)
     before = torch.cuda.memory_allocated(device)

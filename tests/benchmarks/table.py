@@ -88,8 +88,8 @@ def _of_convolutions(layer: str, model: nn.Module) -> Iterator[Row]:
     yield tunnel(fm, SAMPLES)
     yield path(fm, SAMPLES)
     yield masks(fm, 4 * SAMPLES)
-    yield from _captums(model)
-    yield from _zennits(model)
+    yield from captums(model)
+    yield from zennits(model)
 
 
 def _reverse_passes(fm: funcattr.FunctionalModel, layer: str) -> Iterator[Row]:
@@ -131,7 +131,8 @@ def _of_attention(layer: str | None, model: nn.Module) -> Iterator[Row]:
         yield Row(name, lambda x, method=method: method(fm, x, CLASS, layer=layer))
 
 
-def _captums(model: nn.Module) -> Iterator[Row]:
+def captums(model: nn.Module) -> Iterator[Row]:
+    """Captum's, where it is installed."""
     if find_spec("captum") is None:
         return
     attr = import_module("captum.attr")
@@ -148,7 +149,8 @@ def _captums(model: nn.Module) -> Iterator[Row]:
     )
 
 
-def _zennits(model: nn.Module) -> Iterator[Row]:
+def zennits(model: nn.Module) -> Iterator[Row]:
+    """zennit's, where it is installed."""
     if find_spec("zennit") is None:
         return
     peer = import_module("tests.zennit_peer")
