@@ -250,7 +250,11 @@ def machine(device: str) -> dict[str, Any]:
 
 def main(argv: list[str] | None = None) -> int:
     """Measure, print and save; 1 if something failed otherwise than by memory or time."""
-    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.device", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.benchmarks.device",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
     parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=list(DTYPES))
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
