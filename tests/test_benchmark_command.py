@@ -1,6 +1,7 @@
 """The benchmark command on a small net: what it measures, what it saves, and what it refuses. No figure is judged."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 
 import funcattr
 
+from .benchmarks import overhead
 from .benchmarks.__main__ import main
 from .benchmarks.table import MODELS, masks, path, small_images, tunnel, units
 from .sweeps import long
@@ -92,3 +94,13 @@ def test_units_of_loops_are_passes_over_their_chunks() -> None:
     assert plain["backward of samples"]().shape == (6, 3, 64, 64)
     assert plain["forward of samples"]().shape == (6, 10)
     assert plain["backward"]().shape == x.shape
+
+
+def test_the_cost_of_a_call_on_record_has_a_line_for_each_function(capsys: pytest.CaptureFixture[str]) -> None:
+    overhead.main(["--functions", "add", "conv2d", "--rounds", "1"])
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == ["add", "conv2d"]
+    for line in lines:
+        found = dict(re.findall(r"(autograd|gradient|no rule|epsilon) +(\d+\.\d)", line))
+        assert len(found) == 4
+        assert all(float(number) > 0 for number in found.values())
