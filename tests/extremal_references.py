@@ -5,6 +5,7 @@ Slow and for small images; shares no code with the package. Parts that autograd 
 
 import math
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -71,7 +72,7 @@ def area_loss_in_any_order(mask: Tensor, area: float) -> Tensor:
     ones = torch.arange(pixels) >= int(pixels * (1 - area))
     begins = [0, *(1 + (ascending.diff() > 1e-13).nonzero().flatten()).tolist(), pixels]
     slopes = torch.zeros_like(ascending)
-    for first, end in zip(begins, begins[1:], strict=False):
+    for first, end in pairwise(begins):
         mean = ascending[first:end].detach().mean() - ones[first:end].double().mean()
         slopes[places[first:end]] = 2 / pixels * mean
     return loss.detach() + ((mask - mask.detach()).flatten() * slopes).sum()
