@@ -1,6 +1,7 @@
 """`funcattr.compat.captum.attr` by itself: its numbers are those of closed forms, and the user's model is untouched."""
 
 import inspect
+import re
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -633,3 +634,50 @@ def test_scripted_modules(name: str) -> None:
         found.append(getattr(attr, name)(model).attribute(X, target=1, **options))
     torch.testing.assert_close(found[1], found[0])
     torch.testing.assert_close(found[2], found[0])
+
+
+# --- errors ----------------------------------------------------------------------------------------------------------
+
+
+IMAGES = uniform(1, 1, 4, 4)
+flat: Any = settle(lambda: nn.Sequential(nn.Flatten(), nn.Linear(16, 2)))
+ARGUMENTS: dict[str, tuple[Any, type[Exception]]] = {
+    "no target": (lambda: attr.Saliency(mlp).attribute(X), ValueError),
+    "too many targets": (lambda: attr.IntegratedGradients(mlp).attribute(X, target=[0, 1, 0, 1, 0]), ValueError),
+    "a class out of range": (lambda: attr.NoiseTunnel(attr.InputXGradient(mlp)).attribute(X, target=7), ValueError),
+    "one number for rows": (lambda: attr.GradientShap(mlp).attribute(X, 0.0, target=1), funcattr.FuncattrError),
+    "a window": (lambda: attr.Occlusion(flat).attribute(IMAGES, ((1, 2),), target=0), ValueError),
+    "a stride": (lambda: attr.Occlusion(flat).attribute(IMAGES, (1, 2, 2), (1, 2), target=0), ValueError),
+    "no module": (lambda: attr.DeepLift(lambda x: x), TypeError),
+    "a layer's name": (lambda: attr.LayerActivation(mlp, "0").attribute(X), TypeError),
+    "rows of attributions": (lambda: attr.DeepLift(mlp).compute_convergence_delta(X[:2], X0, X, 1), ValueError),
+}
+
+
+@pytest.mark.parametrize("name", ARGUMENTS)
+def test_an_error_about_arguments_is_an_assertion_error_too_as_in_captum(name: str) -> None:
+    call, kind = ARGUMENTS[name]
+    with pytest.raises(AssertionError) as found:
+        call()
+    assert isinstance(found.value, kind) and re.search("expected|out of range", str(found.value))
+
+
+def test_an_error_of_the_users_model_stays_what_it_is() -> None:
+    def fails(x: Tensor) -> Tensor:
+        raise ValueError("of the user's own")
+
+    def refuses(x: Tensor) -> Tensor:
+        return torch.ones(2, 3) @ x
+
+    for model, kind in ((fails, ValueError), (refuses, RuntimeError)):
+        for method in (attr.Saliency(model), attr.NoiseTunnel(attr.Saliency(model))):
+            with pytest.raises(kind) as found:
+                method.attribute(X, target=1)
+            assert not isinstance(found.value, AssertionError)
+
+
+def test_errors_that_say_what_the_package_cannot_do_are_not_about_arguments() -> None:
+    relu = torch.jit.script(nn.ReLU())
+    with pytest.raises(funcattr.UnsupportedOperationError) as found:
+        attr.DeepLift(nn.Sequential(nn.Linear(3, 2).double(), relu)).attribute(X, target=1)
+    assert not isinstance(found.value, AssertionError)
