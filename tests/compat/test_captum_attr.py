@@ -636,6 +636,40 @@ def test_scripted_modules(name: str) -> None:
     torch.testing.assert_close(found[2], found[0])
 
 
+# --- several layers --------------------------------------------------------------------------------------------------
+
+
+class Counting(nn.Sequential):
+    """Notes each of its calls."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        CALLS.append(len(input))
+        return super().forward(input)
+
+
+CALLS: list[int] = []
+
+
+@pytest.mark.parametrize(
+    "name", ["LayerGradientXActivation", "LayerLRP", "LayerActivation", "LayerIntegratedGradients"]
+)
+def test_a_list_of_layers_is_answered_in_one_pass_and_as_each_alone(name: str) -> None:
+    net: Any = settle(lambda: Counting(nn.Linear(3, 5), nn.ReLU(), nn.Linear(5, 4), nn.ReLU(), nn.Linear(4, 2)))
+    made, options = getattr(attr, name), {} if name == "LayerActivation" else {"target": 1}
+    calls = []
+    for count in (2, 4):
+        layers = list(net)[:count]
+        CALLS.clear()
+        found = made(net, layers).attribute(X, **options)
+        # Beside the answer the model is read, and asked for each layer whether it runs twice.
+        calls.append(len(CALLS) - count)
+        assert isinstance(found, list) and len(found) == count
+        if name != "LayerIntegratedGradients":  # there all layers are moved together
+            torch.testing.assert_close(found, [made(net, layer).attribute(X, **options) for layer in layers])
+    # What LRP's rules do with a call may depend on where they begin: a pass for each layer.
+    assert (calls[0] == calls[1]) is (name != "LayerLRP")
+
+
 # --- errors ----------------------------------------------------------------------------------------------------------
 
 
