@@ -125,7 +125,13 @@ class Attribution:
 
     Args:
         forward_func: The model: a module, or a function of tensors.
+
+    Attributes:
+        draws: Whether a call draws from the global generators, so that one call for all samples of a noise tunnel, as
+            Captum makes, has other numbers than one for each.
     """
+
+    draws = False
 
     def __init__(self, forward_func: Callable[..., Any]) -> None:
         # A scripted module has no parts to copy; as a function its plain gradients and its outputs are served.

@@ -76,7 +76,9 @@ class LayerIntegratedGradients(LayerPathAttribution):
 
 
 class LayerGradientShap(LayerPathAttribution):
-    """Gradient SHAP between a layer's values at random baselines and at noisy inputs."""
+    """Gradient SHAP of a layer: its gradient between random baselines and noisy inputs, times its own difference."""
+
+    draws = True
 
     def attribute(
         self,
@@ -96,9 +98,12 @@ class LayerGradientShap(LayerPathAttribution):
         with located(self.forward_func, self.layer, attribute_to_layer_input) as layers:
             values = layers.read(*lines.end, *copies.args)
             end, start = _flat(values), _flat(layers.read_again(*lines.start, *copies.args))
-            inputs_of_end = (*lines.end, *copies.args)
-            run = layers.from_values(values)
-            each = funcattr.gradient(run, lines.points(start, end), copies.target, args=inputs_of_end)
+            names = [name for parts in layers.parts(values) for name in parts]
+            points = lines.points(
+                lines.start, lines.end
+            )  # between the inputs, as in Captum, and not between the values
+            found = funcattr.gradient(layers.model, points, layer=names, **copies.every)
+            each = tuple(found[name] for name in names)
             each = lines.contributions(each, start, end) if self.multiplies_by_inputs else each
             result = layers.structured(values, [a.detach() for a in lines.mean(each)])
         if not return_convergence_delta:
@@ -216,6 +221,8 @@ class LayerFeatureAblation(LayerAttribution, PerturbationAttribution):
 
 class LayerFeaturePermutation(LayerAttribution, PerturbationAttribution):
     """Permutation importance of a layer's value."""
+
+    draws = True
 
     def attribute(
         self,
