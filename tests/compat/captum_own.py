@@ -89,7 +89,7 @@ def main(wheel: str) -> int:
         print(f"  {name}: {REASONS.get(name, 'UNEXPECTED')}")
     for name in sorted(set(REASONS) - failed):
         print(f"  {name}: passes now")
-    return 0 if failed == set(REASONS) else 1
+    return 0 if failed <= set(REASONS) else 1
 
 
 class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):

@@ -636,6 +636,32 @@ def test_scripted_modules(name: str) -> None:
     torch.testing.assert_close(found[2], found[0])
 
 
+# --- draws -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_noise_tunnel_calls_a_method_that_draws_once_for_all_samples() -> None:
+    method = attr.GradientShap(mlp)
+    np.random.seed(4)
+    copies = torch.stack(noisy(0.5, 3, seed=5), 1).flatten(0, 1)
+    expected = method.attribute(copies, X0.repeat_interleave(3, 0), target=1).unflatten(0, (4, 3))
+    torch.manual_seed(5)
+    np.random.seed(4)
+    found = attr.NoiseTunnel(method).attribute(X, nt_samples=3, stdevs=0.5, baselines=X0, target=1)
+    torch.testing.assert_close(found, expected.mean(1))
+
+
+def test_gradient_shap_of_a_layer_is_its_difference_times_its_gradient_between_the_inputs() -> None:
+    np.random.seed(4)
+    found = attr.LayerGradientShap(mlp, mlp[0]).attribute(X, X0, n_samples=2, target=1)
+    np.random.seed(4)
+    rows, alpha = X0[np.random.choice(4, 8)], torch.from_numpy(np.random.uniform(size=8))[:, None]
+    ends = X.repeat_interleave(2, 0)
+    at = mlp[0](rows + alpha * (ends - rows)).detach().requires_grad_()
+    (slope,) = torch.autograd.grad(mlp[2](mlp[1](at))[:, 1].sum(), at)
+    expected = slope * (mlp[0](ends) - mlp[0](rows)).detach()
+    torch.testing.assert_close(found, expected.unflatten(0, (4, 2)).mean(1))
+
+
 # --- several layers --------------------------------------------------------------------------------------------------
 
 
