@@ -17,7 +17,13 @@ from funcattr.sampling import draws
 from funcattr.testing import assert_equal as assert_equal
 from funcattr.testing import loop as loop
 
-from . import bottleneck_references, perturbation_references, references, sampling_references
+from . import (
+    bottleneck_references,
+    path_and_bias_references,
+    perturbation_references,
+    references,
+    sampling_references,
+)
 from .deep_lift_references import deep_lift_reference
 from .relevance_references import REFERENCES, lrp_reference
 
@@ -373,6 +379,7 @@ ROWS = (
     _lrp("epsilon_plus"),
     _lrp("epsilon_plus_flat"),
     _lrp("epsilon_alpha2_beta1"),
+    _lrp("epsilon_alpha2_beta1_flat"),
     _lrp("epsilon_gamma_box", low=-4.0, high=4.0),
     Row(
         "excitation_backprop",
@@ -423,6 +430,14 @@ ROWS = (
         share=0.5,
     ),
     Row(
+        "blur_integrated_gradients",
+        partial(funcattr.integrated_gradients, steps=2, chunk_size=CHUNK, path=funcattr.paths.blur(1.5)),
+        _from_input(
+            lambda model, x, target: path_and_bias_references.blur_integrated_gradients(model, x, target, "", 1.5, 2)
+        ),
+        share=0.5,
+    ),
+    Row(
         "expected_gradients",
         partial(funcattr.expected_gradients, baseline=BASELINE, samples=SAMPLES, chunk_size=CHUNK),
         _expected_gradients,
@@ -467,10 +482,46 @@ ROWS = (
         "kernel_shap",
         *_of_features(funcattr.kernel_shap, perturbation_references.kernel_shap, coalitions=COALITIONS),
     ),
+    Row(
+        "lime",
+        *_of_features(
+            partial(funcattr.lime, regression="ridge", penalty=0.1),
+            partial(perturbation_references.lime, kind="ridge", alpha=0.1),
+            coalitions=COALITIONS,
+        ),
+        share=0.5,
+    ),
     Row("iba", _iba, _iba_reference, at_layer=True, share=0.25),
+    Row("full_grad", funcattr.full_grad, path_and_bias_references.full_grad, conserves=True, is_map=True, share=0.5),
     Row("attnlrp", funcattr.attnlrp, _from_input(REFERENCES["attnlrp"]), conserves=True, rules=rules.attnlrp()),
     Row("cp_lrp", funcattr.cp_lrp, _from_input(REFERENCES["cp_lrp"]), conserves=True, rules=rules.cp_lrp()),
 )
+
+ELSEWHERE = {
+    "attention_relevance": ("attention/test_attention_methods.py", "it needs attention, which few drawn networks have"),
+    "attention_rollout": ("attention/test_attention_methods.py", "it needs attention, which few drawn networks have"),
+    "legrad": ("attention/test_attention_methods.py", "it needs attention, which few drawn networks have"),
+    "value_zeroing": ("attention/test_attention_methods.py", "it needs attention, which few drawn networks have"),
+    "edges": ("edges/test_edges.py", "its result is a table of sites by sites"),
+    "readout_iba": ("bottleneck/test_readout.py", "it needs a network that was trained for the model's layers"),
+    "extremal_perturbation": ("extremal/test_extremal_perturbation.py", "a search of many steps is slow"),
+    "conservation": (
+        "relevance/test_conservation.py",
+        "its result is a report; each row of relevance is checked by it",
+    ),
+    "conditional_relevance": ("relevance/test_conditional.py", "it needs conditions at sites of the model"),
+    "relevance_maximization": ("relevance/test_conditional.py", "it explains a data set"),
+    "guided": ("paths/test_other_paths.py", "rounding says which of two values of one gradient moves first"),
+}
+"""Public methods and paths that have no row -> the file under tests/methods that checks them, and why there."""
+
+BOOKS_ELSEWHERE = {
+    "guided": "the row guided_backprop",
+    "deconvnet": "the row deconvnet",
+    "deep_lift": "the row deep_lift",
+    "deep_lift_reveal_cancel": "tests/rules/multipliers/test_reveal_cancel.py: its reference is for stacks of layers",
+}
+"""Rulebooks that no row has as its own."""
 
 
 def row(name: str) -> Row:

@@ -136,6 +136,20 @@ MUTANTS = (
     ),
     # compat.captum
     Mutant(
+        "an error of the user's model is about arguments",
+        "funcattr/compat/captum/attr/assertions.py",
+        " or not _is_ours(error.__traceback__)",
+        "",
+        ("tests/compat/test_captum_attr.py::test_an_error_of_the_users_model_stays_what_it_is",),
+    ),
+    Mutant(
+        "a noise tunnel runs a method that draws once for each sample",
+        "funcattr/compat/captum/attr/noise_tunnel.py",
+        "if self.attribution_method.draws:",
+        "if not self.attribution_method:",
+        ("tests/compat/test_captum_attr.py::test_a_noise_tunnel_calls_a_method_that_draws_once_for_all_samples",),
+    ),
+    Mutant(
         "Captum's saliency is signed by default",
         "funcattr/compat/captum/attr/gradients.py",
         "abs: bool = True",
@@ -786,6 +800,16 @@ MUTANTS = (
         ("tests/test_truth.py::test_a_batch_runs_once",),
     ),
     Mutant(
+        "what examples see of each other is taken for rounding",
+        "funcattr/attribution/rounding.py",
+        "return False",
+        "return True",
+        (
+            "tests/attribution/test_example_dims.py"
+            "::test_examples_that_see_each_other_a_little_are_refused_beside_large_rounding",
+        ),
+    ),
+    Mutant(
         "a root of nothing has an infinite multiplier",
         "funcattr/rules/multipliers/rescale.py",
         "derivative.isinf() & (dx == 0)",
@@ -887,7 +911,7 @@ MUTANTS = (
     Mutant(
         "examples may see each other",
         "funcattr/attribution/separate_copies.py",
-        "if same_numbers(first, pytree.tree_map(lambda leaf: leaf[::2], both), size=size):",
+        "if same_numbers(first, found, size=size):",
         "if True:",
         ("tests/attribution/test_example_dims.py::test_examples_that_see_each_other_are_refused",),
     ),
@@ -922,7 +946,7 @@ MUTANTS = (
     Mutant(
         "rounding is taken for a neighbour",
         "funcattr/methods/gradient/noise_tunnel.py",
-        "again=lambda: results(pytree.tree_map(_nudged, x), 1),",
+        "again=lambda: results(pytree.tree_map(nudged, x), 1),",
         "again=lambda: results(x, 1),",
         ("tests/attribution/test_example_dims.py::test_rounding_that_the_method_makes_large_is_not_refused",),
     ),

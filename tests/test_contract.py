@@ -1,5 +1,11 @@
 """Every method, on drawn networks: what it computes, keeps and conserves (design section 4, points 1 to 3)."""
 
+import inspect
+import sys
+from pathlib import Path
+from types import CodeType, FrameType
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import strategies as st
@@ -11,7 +17,7 @@ from funcattr import rules
 from funcattr.testing import properties
 from funcattr.testing.networks import Smooth, draw_comparable, targets
 
-from .contract import ROWS, Row, assert_equal, row
+from .contract import BOOKS_ELSEWHERE, ELSEWHERE, ROWS, Row, assert_equal, row
 from .drawn import on_drawn_networks
 
 every_method = pytest.mark.parametrize("row", ROWS, ids=repr)
@@ -92,6 +98,58 @@ def test_a_tangent_of_forward_mode_is_carried(row: Row) -> None:
         tangent = forward_ad.unpack_dual(total(forward_ad.make_dual(zero, zero + 1))).tangent
     expected = (total(zero + step) - total(zero - step)) / (2 * step)
     torch.testing.assert_close(tangent, expected, rtol=1e-5, atol=1e-7)
+
+
+# --- the table is whole ----------------------------------------------------------------------------------------------
+
+
+def public_methods() -> dict[str, CodeType]:
+    """The methods and paths of the package by name, each with the code that runs when it is asked."""
+    functions = {name: inspect.unwrap(v) for name, v in vars(funcattr).items() if inspect.isfunction(v)}
+    found = {name: f.__code__ for name, f in functions.items() if f.__module__.startswith("funcattr.methods.")}
+    paths = {name: v for name, v in vars(funcattr.paths).items() if inspect.isclass(v)}
+    return found | {name: path.integral.__code__ for name, path in paths.items()}
+
+
+def asked_by(row: Row, methods: dict[str, CodeType]) -> set[str]:
+    """The methods that a row asks first, not those that are part of others, and the path if it asks one along it."""
+    names, entered = {code: name for name, code in methods.items()}, list[str]()
+
+    def note(frame: FrameType, event: str, _: Any) -> None:
+        if event == "call" and frame.f_code in names:
+            entered.append(names[frame.f_code])
+
+    model, x = Smooth().double().eval(), torch.randn(2, 2, 5, 5, dtype=torch.float64)
+    before = sys.getprofile()
+    sys.setprofile(note)
+    try:
+        row(model, x, 1, Smooth.layer)
+    finally:
+        sys.setprofile(before)
+    # A noise tunnel is around another method.
+    return {*entered[:1], *(name for name in entered if hasattr(funcattr.paths, name))}
+
+
+def test_every_public_method_has_a_row_or_a_reason() -> None:
+    methods = public_methods()
+    covered = set().union(*(asked_by(row, methods) for row in ROWS))
+    assert {"gradient", "noise_tunnel", "idgi", "blur"} <= covered
+    assert covered | set(ELSEWHERE) == set(methods) and not covered & set(ELSEWHERE)
+    for name, (file, _) in ELSEWHERE.items():
+        assert name in (Path(__file__).parent / "methods" / file).read_text(), name
+
+
+def test_every_rulebook_has_a_row_or_a_reason() -> None:
+    covered = {row.rules.name for row in ROWS if row.rules is not None}
+    assert covered | set(BOOKS_ELSEWHERE) == set(rules.COMPOSITES) and not covered & set(BOOKS_ELSEWHERE)
+
+
+def test_a_method_without_a_row_is_found() -> None:
+    """A part of another method is no method that is asked, nor is a rise along a path one along its own."""
+    methods = public_methods()
+    assert asked_by(row("guided_grad_cam"), methods) == {"guided_grad_cam"}
+    assert asked_by(row("idgi"), methods) == {"integrated_gradients", "idgi"}
+    assert "guided" in methods and "guided" not in set().union(*(asked_by(row, methods) for row in ROWS[-3:]))
 
 
 # --- the suite's own helpers can fail ------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from ..model.functional import FunctionalModel
 from ..torch_state import is_plain_eager
 from .built_targets import is_data
 from .question import Question
+from .rounding import is_rounding
 from .targets import score
 
 _checked: "weakref.WeakKeyDictionary[Any, dict[Any, bool]]" = weakref.WeakKeyDictionary()
@@ -76,9 +77,10 @@ def check_separate(question: Question) -> None:
             question.examples,
             question.device,
             alone=lambda: found(asked),
-            beside=lambda: found(_beside(asked)),
+            beside=lambda: found(_beside(asked, changed)),
             again=lambda: found(asked),
             size=0.0,
+            is_rounding=lambda alone, beside: is_rounding(asked, alone, beside, found, _beside, changed),
         )
 
 
@@ -92,6 +94,7 @@ def are_separate(
     beside: Callable[[], Any],
     again: Callable[[], Any],
     size: float,
+    is_rounding: Callable[[Any, Any], bool] | None = None,
     way_out: str = "",
 ) -> bool:
     """Whether an example gets the same whatever lies beside it in the batch; False if that cannot be known.
@@ -109,6 +112,7 @@ def are_separate(
         again: Those for the batch once more. If they differ from `alone`, chance or rounding decides and not what lies
             beside.
         size: Of the numbers, as in `same_numbers`.
+        is_rounding: Whether results of `alone` and of the same examples in `beside` that differ do so by rounding only.
         way_out: The last words of the error.
 
     Raises:
@@ -122,7 +126,7 @@ def are_separate(
     except TypeError:  # what is no key, such as a list
         known, signature = {}, None
     with own_draws(device):
-        found = _compared(call, examples, alone, beside, again, size, way_out)
+        found = _compared(call, examples, alone, beside, again, size, is_rounding, way_out)
     if found is None:
         return False
     known[signature] = found
@@ -178,6 +182,7 @@ def _compared(
     beside: Callable[[], Any],
     again: Callable[[], Any],
     size: float,
+    is_rounding: Callable[[Any, Any], bool] | None,
     way_out: str,
 ) -> bool | None:
     """As `are_separate`; None if the method fails on the batch, which it will say itself, and may not do again."""
@@ -198,9 +203,12 @@ def _compared(
         raise _wrong(call, what, way_out) from error
     if not _has_rows(first, examples) or not _has_rows(both, 2 * examples):
         return None
-    if same_numbers(first, pytree.tree_map(lambda leaf: leaf[::2], both), size=size):
+    found = pytree.tree_map(lambda leaf: leaf[::2], both)
+    if same_numbers(first, found, size=size):
         return True
     if same_numbers(first, again(), size=size):
+        if is_rounding is not None and is_rounding(first, found):
+            return True
         raise _wrong(call, "what an example gets depends on what else is in the batch", way_out)
     return False
 
@@ -213,13 +221,13 @@ def _tensors(question: Question) -> list[Any]:
     return pytree.tree_leaves((question.x, question.args, question.kwargs))
 
 
-def _beside(question: Question) -> Question:
+def _beside(question: Question, change: Callable[[Tensor], Tensor]) -> Question:
     """The question of the examples, each followed by a changed copy of it."""
-    copies = question.of_copies(pytree.tree_map(beside_changed, question.x))
+    copies = question.of_copies(pytree.tree_map(lambda value: _beside_copy(value, change), question.x))
 
     def other(before: Any, after: Any) -> Any:
         is_repeated = isinstance(before, Tensor) and before.shape != after.shape
-        return beside_changed(before) if is_repeated else after
+        return _beside_copy(before, change) if is_repeated else after
 
     more = pytree.tree_map(other, (question.args, question.kwargs), (copies.args, copies.kwargs))
     return copies._replace(args=more[0], kwargs=more[1])
@@ -227,7 +235,11 @@ def _beside(question: Question) -> Question:
 
 def beside_changed(value: Tensor) -> Tensor:
     """A batch, each example followed by a changed copy of it. [N, ...] -> [2 N, ...]"""
-    return merged(torch.stack([value, changed(value)], 1))
+    return _beside_copy(value, changed)
+
+
+def _beside_copy(value: Tensor, change: Callable[[Tensor], Tensor]) -> Tensor:
+    return merged(torch.stack([value, change(value)], 1))
 
 
 def changed(value: Tensor) -> Tensor:

@@ -690,6 +690,88 @@ def test_rounding_that_the_method_makes_large_is_not_refused() -> None:
     assert sizes == [2, 4, 2, 2, 2]
 
 
+class _Sensitive(nn.Module):
+    """Large numbers inside, of which little is left: rounding shows in the output. [N, F] -> [N, K]"""
+
+    def __init__(self, kind: str, before: Callable[[Tensor], Tensor] = lambda x: x) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.kind, self.before, self.hidden = kind, before, nn.Linear(WIDTH, CLASSES)
+        self.register_buffer("large", 76000 + torch.rand(CLASSES))
+
+    def forward(self, x: Tensor) -> Tensor:
+        # As a sum in another order, in a batch of another size.
+        rounding = torch.finfo(x.dtype).eps * (1 - 2 * (torch.arange(CLASSES) % 2)) * (len(x) > BATCH)
+        h = (self.hidden(self.before(x)).tanh() + self.large) * (1 + 1.1 * rounding)
+        if self.kind == "softmax":
+            return h.softmax(1)
+        if self.kind == "differences":
+            return h - h[:, :1]
+        return F.layer_norm(h, h.shape[1:])
+
+
+SLIGHT: dict[str, Callable[[Tensor], Tensor]] = {
+    "batch mean": lambda x: x + 0.03 * x.mean(0),
+    "batch norm": lambda x: x + 0.03 * F.batch_norm(x, None, None, training=True),
+    "softmax over the batch": lambda x: x + 0.03 * x.softmax(0),
+    "neighbour": lambda x: x + 0.03 * x.roll(1, 0),
+    "maximum": lambda x: x + 0.03 * x.amax(0),
+}
+SENSITIVE = pytest.mark.parametrize("kind", ["softmax", "differences", "layer norm"])
+
+
+@SENSITIVE
+@pytest.mark.parametrize("method", ["integrated_gradients", "feature_ablation"])
+def test_rounding_that_the_model_makes_large_is_not_refused(kind: str, method: str) -> None:
+    model, x = _Sensitive(kind), torch.randn(BATCH, WIDTH, generator=torch.Generator().manual_seed(1))
+    larger = model(x.repeat_interleave(2, 0))[::2]
+    assert (larger - model(x)).abs().max() > 2e-3 * model(x).abs().max()
+    assert getattr(funcattr, method)(model, x, 1).isfinite().all()
+
+
+@pytest.mark.parametrize("sees", [None, "batch mean", "neighbour"])
+def test_rounding_is_told_in_a_function_that_does_not_run_in_double_precision(sees: str | None) -> None:
+    torch.manual_seed(0)
+    rows, x = 76000 * (torch.ones(CLASSES, WIDTH) + 1e-5 * torch.randn(CLASSES, WIDTH)), 0.5 + torch.rand(BATCH, WIDTH)
+    before = SLIGHT[sees] if sees else lambda x: x
+
+    def model(x: Tensor) -> Tensor:
+        rounding = torch.finfo(x.dtype).eps * (1 - 2 * (torch.arange(CLASSES) % 2)) * (len(x) > BATCH)
+        return (F.linear(before(x), rows) * (1 + rounding)).softmax(1)
+
+    assert (model(x.repeat_interleave(2, 0))[::2] - model(x)).abs().max() > 2e-3
+    if sees is None:
+        assert funcattr.integrated_gradients(model, x, 1).isfinite().all()
+        return
+    with pytest.raises(ValueError, match="depends on what else is in the batch"):
+        funcattr.integrated_gradients(model, x, 1)
+
+
+def test_a_target_that_takes_the_difference_of_large_numbers_is_not_refused() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(WIDTH, 64), nn.ReLU(), nn.Linear(64, CLASSES)).eval()
+    with torch.no_grad():
+        model[2].bias += 7e6
+    x = torch.randn(BATCH, WIDTH)
+    assert funcattr.integrated_gradients(model, x, lambda y: y[:, 1] - y[:, 0]).shape == x.shape
+
+
+@SENSITIVE
+@pytest.mark.parametrize("sees", SLIGHT)
+def test_examples_that_see_each_other_a_little_are_refused_beside_large_rounding(kind: str, sees: str) -> None:
+    x = torch.randn(BATCH, WIDTH, generator=torch.Generator().manual_seed(1))
+    with pytest.raises(ValueError, match="depends on what else is in the batch"):
+        funcattr.integrated_gradients(_Sensitive(kind, SLIGHT[sees]), x, 1)
+
+
+@SENSITIVE
+@pytest.mark.parametrize("by", [1.0, 0.03])
+def test_the_number_of_rows_is_no_rounding(kind: str, by: float) -> None:
+    x = torch.randn(BATCH, WIDTH, generator=torch.Generator().manual_seed(1))
+    with pytest.raises(ValueError, match="depends on what else is in the batch"):
+        funcattr.integrated_gradients(_Sensitive(kind, lambda x: x * (1 + by * len(x))), x, 1)
+
+
 @pytest.mark.parametrize("method", ["integrated_gradients", "feature_ablation"])
 def test_a_target_that_sees_the_batch_is_refused(method: str) -> None:
     def above_the_mean(y: Tensor) -> Tensor:

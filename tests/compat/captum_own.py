@@ -26,20 +26,11 @@ LEFT_OUT = r"test_(data_parallel|stat|summarizer|utils_batching|common|approxima
 
 OLD = "Captum 0.9 fails it too: it behaves in another way than 0.2"
 WRITE = "its model writes into a view of its input, which torch refuses now; Captum 0.9 fails it too"
-ERROR = "an AssertionError is expected: ours is a ValueError or a TypeError"
 SERVED = "an error is expected, of a call that is served here"
-ROUNDING = "a softmax of logits of 10^5 in single precision"
+ROUNDING = "sums that cancel, behind logits of 10^5 to 10^6 in single precision: the output is off by as much"
 KINK = "the rule's points beside a kink of the layer: a step of it is missed, here another one than there"
 INEXACT = "the expected value is off: 0.8 for 0.81"
 REASONS = {
-    "test_gradient_shap.py::test_classification": ERROR,
-    "test_gradient_shap.py::test_classification_baselines_as_function": ERROR,
-    "test_deeplift_basic.py::test_relu_deepliftshap_baselines_as_func": ERROR,
-    "test_targets.py::test_multi_target_error": ERROR,
-    "test_targets.py::test_simple_target_missing_error": ERROR,
-    "test_occlusion.py::test_improper_stride": ERROR,
-    "test_occlusion.py::test_improper_window_shape": ERROR,
-    "test_occlusion.py::test_too_large_stride": ERROR,
     "test_deeplift_basic.py::test_reusable_modules": SERVED,
     "test_feature_ablation.py::test_error_perturbations_per_eval_limit_batch_scalar": SERVED,
     "test_guided_grad_cam.py::test_improper_method_multi_input_conv": "a misspelt mode gives empty tensors there, and "
@@ -98,7 +89,7 @@ def main(wheel: str) -> int:
         print(f"  {name}: {REASONS.get(name, 'UNEXPECTED')}")
     for name in sorted(set(REASONS) - failed):
         print(f"  {name}: passes now")
-    return 0 if failed == set(REASONS) else 1
+    return 0 if failed <= set(REASONS) else 1
 
 
 class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):

@@ -1,6 +1,7 @@
 """`funcattr.compat.captum.attr` by itself: its numbers are those of closed forms, and the user's model is untouched."""
 
 import inspect
+import re
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -633,3 +634,110 @@ def test_scripted_modules(name: str) -> None:
         found.append(getattr(attr, name)(model).attribute(X, target=1, **options))
     torch.testing.assert_close(found[1], found[0])
     torch.testing.assert_close(found[2], found[0])
+
+
+# --- draws -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_noise_tunnel_calls_a_method_that_draws_once_for_all_samples() -> None:
+    method = attr.GradientShap(mlp)
+    np.random.seed(4)
+    copies = torch.stack(noisy(0.5, 3, seed=5), 1).flatten(0, 1)
+    expected = method.attribute(copies, X0.repeat_interleave(3, 0), target=1).unflatten(0, (4, 3))
+    torch.manual_seed(5)
+    np.random.seed(4)
+    found = attr.NoiseTunnel(method).attribute(X, nt_samples=3, stdevs=0.5, baselines=X0, target=1)
+    torch.testing.assert_close(found, expected.mean(1))
+
+
+def test_gradient_shap_of_a_layer_is_its_difference_times_its_gradient_between_the_inputs() -> None:
+    np.random.seed(4)
+    found = attr.LayerGradientShap(mlp, mlp[0]).attribute(X, X0, n_samples=2, target=1)
+    np.random.seed(4)
+    rows, alpha = X0[np.random.choice(4, 8)], torch.from_numpy(np.random.uniform(size=8))[:, None]
+    ends = X.repeat_interleave(2, 0)
+    at = mlp[0](rows + alpha * (ends - rows)).detach().requires_grad_()
+    (slope,) = torch.autograd.grad(mlp[2](mlp[1](at))[:, 1].sum(), at)
+    expected = slope * (mlp[0](ends) - mlp[0](rows)).detach()
+    torch.testing.assert_close(found, expected.unflatten(0, (4, 2)).mean(1))
+
+
+# --- several layers --------------------------------------------------------------------------------------------------
+
+
+class Counting(nn.Sequential):
+    """Notes each of its calls."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        CALLS.append(len(input))
+        return super().forward(input)
+
+
+CALLS: list[int] = []
+
+
+@pytest.mark.parametrize(
+    "name", ["LayerGradientXActivation", "LayerLRP", "LayerActivation", "LayerIntegratedGradients"]
+)
+def test_a_list_of_layers_is_answered_in_one_pass_and_as_each_alone(name: str) -> None:
+    net: Any = settle(lambda: Counting(nn.Linear(3, 5), nn.ReLU(), nn.Linear(5, 4), nn.ReLU(), nn.Linear(4, 2)))
+    made, options = getattr(attr, name), {} if name == "LayerActivation" else {"target": 1}
+    calls = []
+    for count in (2, 4):
+        layers = list(net)[:count]
+        CALLS.clear()
+        found = made(net, layers).attribute(X, **options)
+        # Beside the answer the model is read, and asked for each layer whether it runs twice.
+        calls.append(len(CALLS) - count)
+        assert isinstance(found, list) and len(found) == count
+        if name != "LayerIntegratedGradients":  # there all layers are moved together
+            torch.testing.assert_close(found, [made(net, layer).attribute(X, **options) for layer in layers])
+    # What LRP's rules do with a call may depend on where they begin: a pass for each layer.
+    assert (calls[0] == calls[1]) is (name != "LayerLRP")
+
+
+# --- errors ----------------------------------------------------------------------------------------------------------
+
+
+IMAGES = uniform(1, 1, 4, 4)
+flat: Any = settle(lambda: nn.Sequential(nn.Flatten(), nn.Linear(16, 2)))
+ARGUMENTS: dict[str, tuple[Any, type[Exception]]] = {
+    "no target": (lambda: attr.Saliency(mlp).attribute(X), ValueError),
+    "too many targets": (lambda: attr.IntegratedGradients(mlp).attribute(X, target=[0, 1, 0, 1, 0]), ValueError),
+    "a class out of range": (lambda: attr.NoiseTunnel(attr.InputXGradient(mlp)).attribute(X, target=7), ValueError),
+    "one number for rows": (lambda: attr.GradientShap(mlp).attribute(X, 0.0, target=1), funcattr.FuncattrError),
+    "a window": (lambda: attr.Occlusion(flat).attribute(IMAGES, ((1, 2),), target=0), ValueError),
+    "a stride": (lambda: attr.Occlusion(flat).attribute(IMAGES, (1, 2, 2), (1, 2), target=0), ValueError),
+    "no module": (lambda: attr.DeepLift(lambda x: x), TypeError),
+    "a layer's name": (lambda: attr.LayerActivation(mlp, "0").attribute(X), TypeError),
+    "rows of attributions": (lambda: attr.DeepLift(mlp).compute_convergence_delta(X[:2], X0, X, 1), ValueError),
+}
+
+
+@pytest.mark.parametrize("name", ARGUMENTS)
+def test_an_error_about_arguments_is_an_assertion_error_too_as_in_captum(name: str) -> None:
+    call, kind = ARGUMENTS[name]
+    with pytest.raises(AssertionError) as found:
+        call()
+    assert isinstance(found.value, kind) and re.search("expected|out of range", str(found.value))
+
+
+def test_an_error_of_the_users_model_stays_what_it_is() -> None:
+    def fails(x: Tensor) -> Tensor:
+        raise ValueError("of the user's own")
+
+    def refuses(x: Tensor) -> Tensor:
+        return torch.ones(2, 3) @ x
+
+    for model, kind in ((fails, ValueError), (refuses, RuntimeError)):
+        for method in (attr.Saliency(model), attr.NoiseTunnel(attr.Saliency(model))):
+            with pytest.raises(kind) as found:
+                method.attribute(X, target=1)
+            assert not isinstance(found.value, AssertionError)
+
+
+def test_errors_that_say_what_the_package_cannot_do_are_not_about_arguments() -> None:
+    relu = torch.jit.script(nn.ReLU())
+    with pytest.raises(funcattr.UnsupportedOperationError) as found:
+        attr.DeepLift(nn.Sequential(nn.Linear(3, 2).double(), relu)).attribute(X, target=1)
+    assert not isinstance(found.value, AssertionError)

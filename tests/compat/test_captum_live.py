@@ -309,6 +309,20 @@ def test_gradient_shap_of_one_seed(name: str, multiply: bool) -> None:
     both(name, inputs, *at, call=(X, *neuron, lambda x: x[:3] / 2), **options)
 
 
+@pytest.mark.parametrize("multiply", [True, False])
+def test_gradient_shap_of_a_layer_before_others(multiply: bool) -> None:
+    """The gradient behind them depends on where it is taken: between the inputs."""
+    calls = {"target": 1, "stdevs": 0.3, **DELTA}
+    for layer in (inputs.a, inputs.relu):
+        both("LayerGradientShap", inputs, layer, None, multiply, call=((X, Y), (X0, Y0)), **calls)
+    both("LayerGradientShap", paired, paired.pair, None, multiply, call=((X, Y), (X0, Y0)), **calls)
+    for i in range(2):
+        both("LayerGradientShap", mlp, mlp[i], None, multiply, call=(X, X0), **calls)
+    skip = settle(Skip)
+    for name in ("a", "f", "relu", "last"):
+        both("LayerGradientShap", skip, getattr(skip, name), None, multiply, call=(X, X0), **calls)
+
+
 @pytest.mark.parametrize("game", GAMES)
 @pytest.mark.parametrize("masks", [None, (torch.tensor([[0, 0, 1]]), torch.tensor([[1, 2, 2, 0, 5]]))])
 def test_shapley_sampling_of_one_seed(game: str, masks: Any) -> None:
@@ -343,6 +357,30 @@ def test_the_noise_tunnel_of_one_seed(nt_type: str, name: str) -> None:
             tunnel = space.NoiseTunnel(getattr(space, name)(inputs))
             found.append(tunnel.attribute((X, Y), **options, **draw))
         assert_same(found[1], found[0])
+
+
+DRAWING: dict[str, tuple[Any, dict[str, Any]]] = {
+    "gradient shap": (lambda space: space.GradientShap(inputs), {"target": 1, **DELTA}),
+    "of a layer": (lambda space: space.LayerGradientShap(inputs, inputs.a), {"target": 1, **DELTA}),
+    "of a neuron": (lambda space: space.NeuronGradientShap(inputs, inputs.relu), {"neuron_selector": 1}),
+    "shapley": (lambda space: space.ShapleyValueSampling(inputs), {"target": 1, "n_samples": 3}),
+    "permutation": (lambda space: space.FeaturePermutation(inputs), {"target": 1}),
+    "tunnel": (lambda space: space.NoiseTunnel(space.Saliency(inputs)), {"target": 1}),
+}
+
+
+@pytest.mark.parametrize("nt_type", ["smoothgrad", "vargrad"])
+@pytest.mark.parametrize("name", DRAWING)
+@pytest.mark.parametrize("examples", [1, 4])
+def test_the_noise_tunnel_around_a_method_that_draws(nt_type: str, name: str, examples: int) -> None:
+    make, options = DRAWING[name]
+    x, start, found = (X[:examples], Y[:examples]), (X0[:examples], Y0[:examples]), []
+    options = options | ({"baselines": start} if name.startswith(("gradient", "of a")) else {})
+    for space in (theirs, ours):
+        torch.manual_seed(0)
+        np.random.seed(0)
+        found.append(space.NoiseTunnel(make(space)).attribute(x, nt_type, 3, stdevs=0.2, **options))
+    assert_same(found[1], found[0])
 
 
 @pytest.mark.filterwarnings("ignore:FeaturePermutation.*no other example:UserWarning")

@@ -12,6 +12,7 @@ from ..._torch import pytree
 from ...attribution.example_dims import ExampleDims, Layout, layout_of
 from ...attribution.inputs import read_inputs
 from ...attribution.question import Layer, call_arguments, own
+from ...attribution.rounding import nudged
 from ...attribution.separate_copies import are_separate, beside_changed, parts_of
 from ...attribution.targets import Target, read_target, repeated_target
 from ...batch import back, batch_of, merged, moved, parted, repeated
@@ -196,7 +197,7 @@ def _is_separate(about: Iterable[Any], x: Any, run: Callable[[Any, int], Any]) -
             like.device,
             alone=lambda: results(x, 1),
             beside=lambda: results(pytree.tree_map(beside_changed, x), 2),
-            again=lambda: results(pytree.tree_map(_nudged, x), 1),
+            again=lambda: results(pytree.tree_map(nudged, x), 1),
             # Numbers below the rounding of 1 are none, such as the variance of a constant gradient.
             size=torch.finfo(like.dtype if like.is_floating_point() else torch.float32).eps ** 0.5,
             way_out=" Or run each noisy copy of the batch by itself: chunk_size=1.",
@@ -204,14 +205,6 @@ def _is_separate(about: Iterable[Any], x: Any, run: Callable[[Any, int], Any]) -
     finally:
         for generator, state in zip(generators, states, strict=True):
             generator.set_state(state)
-
-
-def _nudged(value: Tensor) -> Tensor:
-    """A tensor that is off by a few roundings, as its features are where another number of rows is computed."""
-    if not value.is_floating_point():
-        return value
-    signs = 1 - 2 * (torch.arange(value.numel(), device=value.device) % 2).reshape(value.shape)
-    return value + 4 * torch.finfo(value.dtype).eps * signs * value
 
 
 def _together(x: Any, constants: dict[str, Tensor]) -> Any:

@@ -102,6 +102,22 @@ def test_the_search_equals_the_formulas(variant: str, reward: Any, spatial: bool
         close(found[k, 0], mask)
 
 
+@pytest.mark.parametrize("perturbation", ["blur", "fade"])
+def test_the_search_and_a_sort_part_by_the_order_of_equal_pixels_and_by_nothing_else(perturbation: str) -> None:
+    # At the first step all parameters are equal, and so are many pixels around the threshold of this area.
+    area, steps = 0.4, 6
+    changes = {"spacing": 3, "radius": 4, "levels": 4, "perturbation": perturbation}
+    found, history = extremal_perturbation(net(), X[:1], 1, [area], max_iter=steps, perturbation=perturbation, **SMALL)
+    parted = []
+    for loss in (extremal_references.area_loss_in_any_order, extremal_references.area_loss):
+        mask, rewards, penalties = extremal_references.search(net(), X[0], 1, area, steps, loss=loss, **changes)
+        rest = history[0] - torch.tensor([rewards, [-penalty for penalty in penalties]], dtype=torch.float64)
+        parted.append((rest.abs().amax(0), (found[0, 0] - mask).abs().max()))
+    (shared, of_mask), (sorted_, of_sorted) = parted
+    assert shared.max() < 1e-10 and of_mask < 1e-10
+    assert sorted_[0] < 1e-10 and sorted_[1] > 1e-7 and of_sorted > 1e-7
+
+
 def test_masks_are_resized_then_smoothed_with_zeros_around() -> None:
     plain, _ = extremal_perturbation(net(), X[:1], 2, 0.4, max_iter=3, **SMALL)
     found, _ = extremal_perturbation(

@@ -327,6 +327,19 @@ def test_a_softmax_by_hand() -> None:
     assert_equal(m, torch.stack([log_slope, -log_slope], 1))
 
 
+@pytest.mark.parametrize("offset", [0.0, 1e5, 3e6])
+@pytest.mark.parametrize("name", ["F.softmax", "F.log_softmax"])
+def test_large_scores_in_single_precision_have_the_multipliers_of_double_precision(name: str, offset: float) -> None:
+    x, x0, m = (uniform(4, 9, seed=seed).float() for seed in (1, 2, 3))
+    x = x + offset  # rounded: what is left of the scores is given
+    (single,), (double,) = (
+        multipliers(SOFTMAXES[name], (a,), (a0,), g) for a, a0, g in ((x, x0, m), (x.double(), x0.double(), m.double()))
+    )
+    assert_equal(single.double(), double, tolerance=1e-6)
+    if name == "F.softmax":
+        assert single.sum(1).abs().max() < 1e-6 * single.abs().max()
+
+
 def test_a_softmax_that_jumps_from_one_score_to_another() -> None:
     x, x0 = torch.tensor([[1e4, 0.0]]), torch.tensor([[0.0, 1e4]])
     (m,) = multipliers(lambda x: x.softmax(1), (x,), (x0,), torch.tensor([[1.0, 0.0]]))

@@ -127,6 +127,8 @@ class FeaturePermutation(FeatureAblation):
         perm_func: `(input, mask) -> input with other values where the mask is true`, called for each feature.
     """
 
+    draws = True
+
     def __init__(
         self, forward_func: Callable[..., Any], perm_func: Callable[[Tensor, Tensor], Tensor] = permuted_rows
     ) -> None:

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 import funcattr
 
+from .assertions import asserting
+
 
 class Given(NamedTuple):
     """What an `attribute` is given, as the package takes it.
@@ -123,12 +125,23 @@ class Attribution:
 
     Args:
         forward_func: The model: a module, or a function of tensors.
+
+    Attributes:
+        draws: Whether a call draws from the global generators, so that one call for all samples of a noise tunnel, as
+            Captum makes, has other numbers than one for each.
     """
+
+    draws = False
 
     def __init__(self, forward_func: Callable[..., Any]) -> None:
         # A scripted module has no parts to copy; as a function its plain gradients and its outputs are served.
         is_scripted = isinstance(forward_func, torch.jit.ScriptModule)
         self.forward_func = (lambda *inputs: forward_func(*inputs)) if is_scripted else forward_func
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        for name in {"__init__", "attribute", "compute_convergence_delta"} & vars(cls).keys():
+            setattr(cls, name, asserting(vars(cls)[name]))
 
     def attribute(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         """The attributions of `inputs`; each class says how."""

@@ -1,7 +1,6 @@
 """Attributions of a layer's value by its difference to a baseline's: paths, DeepLIFT and ablation, as in Captum."""
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
@@ -60,7 +59,7 @@ class LayerIntegratedGradients(LayerPathAttribution):
         given = Given.of(inputs, target, additional_forward_args)
         start = full_baseline(baselines, given.x)
         with located(self.forward_func, self.layer, attribute_to_layer_input) as layers:
-            values, before = layers.read(*given.inputs), layers.read(*start, *given.args)
+            values, before = layers.read(*given.inputs), layers.read_again(*start, *given.args)
             found = funcattr.integrated_gradients(
                 layers.from_values(values),
                 _flat(values),
@@ -77,7 +76,9 @@ class LayerIntegratedGradients(LayerPathAttribution):
 
 
 class LayerGradientShap(LayerPathAttribution):
-    """Gradient SHAP between a layer's values at random baselines and at noisy inputs."""
+    """Gradient SHAP of a layer: its gradient between random baselines and noisy inputs, times its own difference."""
+
+    draws = True
 
     def attribute(
         self,
@@ -96,10 +97,13 @@ class LayerGradientShap(LayerPathAttribution):
         copies = lines.given
         with located(self.forward_func, self.layer, attribute_to_layer_input) as layers:
             values = layers.read(*lines.end, *copies.args)
-            end, start = _flat(values), _flat(layers.read(*lines.start, *copies.args))
-            inputs_of_end = (*lines.end, *copies.args)
-            run = layers.from_values(values)
-            each = funcattr.gradient(run, lines.points(start, end), copies.target, args=inputs_of_end)
+            end, start = _flat(values), _flat(layers.read_again(*lines.start, *copies.args))
+            names = [name for parts in layers.parts(values) for name in parts]
+            points = lines.points(
+                lines.start, lines.end
+            )  # between the inputs, as in Captum, and not between the values
+            found = funcattr.gradient(layers.model, points, layer=names, **copies.every)
+            each = tuple(found[name] for name in names)
             each = lines.contributions(each, start, end) if self.multiplies_by_inputs else each
             result = layers.structured(values, [a.detach() for a in lines.mean(each)])
         if not return_convergence_delta:
@@ -143,7 +147,7 @@ class LayerDeepLift(LayerAttribution, DeepLift):
         The inputs go along where they are numbers to differ by: what goes around the layer is at its baseline too, and
         keeps its share. What token ids bring around the layer must be the same in both passes.
         """
-        values, before = layers.read(*given.inputs), layers.read(*start, *given.args)
+        values, before = layers.read(*given.inputs), layers.read_again(*start, *given.args)
         end, begin = _flat(values), _flat(before)
         go_along = all(x.is_floating_point() for x in given.x)
         names = [name for parts in layers.parts(values) for name in parts]
@@ -151,8 +155,8 @@ class LayerDeepLift(LayerAttribution, DeepLift):
         def between(times_difference: bool) -> tuple[Tensor, ...]:
             options: Any = {"times_difference": times_difference, **given.every}
             if not go_along:
-                at = partial(funcattr.deep_lift, layers.model, given.x, baseline=start, **options)
-                return tuple(at(layer=name) for name in names)  # pyright: ignore[reportReturnType]
+                by_name = funcattr.deep_lift(layers.model, given.x, baseline=start, layer=names, **options)
+                return tuple(by_name[name] for name in names)
             found: Any = funcattr.deep_lift(
                 layers.from_values(values), (*end, *given.x), baseline=(*begin, *start), **options
             )
@@ -217,6 +221,8 @@ class LayerFeatureAblation(LayerAttribution, PerturbationAttribution):
 
 class LayerFeaturePermutation(LayerAttribution, PerturbationAttribution):
     """Permutation importance of a layer's value."""
+
+    draws = True
 
     def attribute(
         self,

@@ -30,10 +30,12 @@ class LayerActivation(LayerAttribution):
 class LayerGradientAttribution(LayerAttribution, GradientAttribution):
     """The base of layer methods that take gradients."""
 
-    def _each(self, given: Given, of_input: bool, method: Callable[[LocatedLayers, str], Tensor]) -> Any:
+    def _each(
+        self, given: Given, of_input: bool, method: Callable[[LocatedLayers, list[str]], dict[str, Tensor]]
+    ) -> Any:
         """A method's results for each tensor at the layers, structured as their values."""
         with located(self.forward_func, self.layer, of_input) as layers:
-            return layers.each(layers.read(*given.inputs), lambda name: method(layers, name))
+            return layers.each(layers.read(*given.inputs), lambda names: method(layers, names))
 
 
 class LayerGradientXActivation(LayerGradientAttribution):
@@ -67,10 +69,10 @@ class LayerGradientXActivation(LayerGradientAttribution):
         given = Given.of(inputs, target, additional_forward_args)
         method = funcattr.input_x_gradient if self.multiplies_by_inputs else funcattr.gradient
 
-        def one(layers: LocatedLayers, name: str) -> Any:
-            return method(layers.model, given.x, layer=name, **given.every)
+        def at(layers: LocatedLayers, names: list[str]) -> Any:
+            return method(layers.model, given.x, layer=names, **given.every)
 
-        return self._each(given, attribute_to_layer_input, one)
+        return self._each(given, attribute_to_layer_input, at)
 
 
 class LayerGradCam(LayerGradientAttribution):
@@ -89,14 +91,16 @@ class LayerGradCam(LayerGradientAttribution):
         """The map, [N, 1, *spatial] at the layer's size; without `attr_dim_summation` a map for each channel."""
         given = Given.of(inputs, target, additional_forward_args)
 
-        def one(layers: LocatedLayers, name: str) -> Tensor:
-            found = funcattr.attribute(layers.model, given.x, layer=name, **given.every)
-            g, features = found.cotangent, found.root
+        def one(features: Tensor, g: Tensor) -> Tensor:
             maps = (g.mean(tuple(range(2, g.ndim)), keepdim=True) if g.ndim > 2 else g) * features
             maps = maps.sum(1, keepdim=True) if attr_dim_summation else maps
             return maps.clamp(min=0) if relu_attributions else maps
 
-        return self._each(given, attribute_to_layer_input, one)
+        def at(layers: LocatedLayers, names: list[str]) -> dict[str, Tensor]:
+            found = funcattr.attribute(layers.model, given.x, layer=names, **given.every)
+            return {name: one(found.root[name], found.cotangent[name]) for name in names}
+
+        return self._each(given, attribute_to_layer_input, at)
 
 
 class LayerConductance(LayerGradientAttribution):
@@ -132,12 +136,12 @@ class LayerConductance(LayerGradientAttribution):
         options = path_options(n_steps, sums, internal_batch_size, given.examples)
         start: Any = as_baseline(baselines, given.x)
 
-        def one(layers: LocatedLayers, name: str) -> Tensor:
+        def at(layers: LocatedLayers, names: list[str]) -> dict[str, Tensor]:
             return funcattr.layer_conductance(
-                layers.model, given.x, layer=name, baseline=start, **given.every, **options
+                layers.model, given.x, layer=names, baseline=start, **given.every, **options
             )
 
-        found = self._each(given, attribute_to_layer_input, one)
+        found = self._each(given, attribute_to_layer_input, at)
         if not return_convergence_delta:
             return found
         return found, self.compute_convergence_delta(found, start, given.x, given.target, given.args)
@@ -163,9 +167,9 @@ class InternalInfluence(LayerGradientAttribution):
         options = path_options(n_steps, method, internal_batch_size, given.examples)
         start: Any = as_baseline(baselines, given.x)
 
-        def one(layers: LocatedLayers, name: str) -> Tensor:
+        def at(layers: LocatedLayers, names: list[str]) -> dict[str, Tensor]:
             return funcattr.internal_influence(
-                layers.model, given.x, layer=name, baseline=start, **given.every, **options
+                layers.model, given.x, layer=names, baseline=start, **given.every, **options
             )
 
-        return self._each(given, attribute_to_layer_input, one)
+        return self._each(given, attribute_to_layer_input, at)

@@ -29,8 +29,12 @@ class LocatedLayers(NamedTuple):
     is_list: bool
 
     def read(self, *inputs: Any) -> tuple[Any, ...]:
-        """The values at the layers. Each a tensor or a tuple."""
+        """The values at the layers, which have to run once. Each a tensor or a tuple."""
         self._require_one_call(inputs)
+        return self.read_again(*inputs)
+
+    def read_again(self, *inputs: Any) -> tuple[Any, ...]:
+        """As `read`, of layers that have been read before."""
         _, values = funcattr.read(self.model, *self.names)(*apart(inputs))
         return tuple(_unwrapped(name, values[name]) for name in self.names)
 
@@ -54,10 +58,11 @@ class LocatedLayers(NamedTuple):
             found.append([name] if one else [f"{name}:{i}" for i in range(len(as_tuple(value)))])
         return found
 
-    def each(self, values: tuple[Any, ...], method: Callable[[str], Tensor]) -> Any:
-        """A method's results for each layer, structured as its value."""
-        found = [[method(part).detach() for part in parts] for parts in self.parts(values)]
-        return self.structured(values, [result for results in found for result in results])
+    def each(self, values: tuple[Any, ...], method: Callable[[list[str]], dict[str, Tensor]]) -> Any:
+        """A method's results for each layer, structured as its value, from one call for all their tensors by site."""
+        names = [part for parts in self.parts(values) for part in parts]
+        found = method(names)
+        return self.structured(values, [found[name].detach() for name in names])
 
     def structured(self, values: tuple[Any, ...], results: Any) -> Any:
         """Flat results, structured as the layers' values; a list where several layers were asked for."""

@@ -83,10 +83,10 @@ class LayerLRP(LayerAttribution, LRP):
         layer = self.layer or [m for m in self.model.modules() if not list(m.children())]
         with located(self.model, layer, attribute_to_layer_input) as layers:
 
-            def one(name: str) -> Any:
-                return funcattr.lrp(layers.model, given.x, layer=name, **given.every, rules=book)
+            def at(names: list[str]) -> Any:
+                return funcattr.lrp(layers.model, given.x, layer=names, **given.every, rules=book)
 
-            result = layers.each(layers.read(*given.inputs), one)
+            result = layers.each(layers.read(*given.inputs), at)
         if not return_convergence_delta:
             return result
         output = self._output(given)

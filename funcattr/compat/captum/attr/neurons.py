@@ -220,6 +220,8 @@ class NeuronDeepLiftShap(NeuronSlopes):
 class NeuronGradientShap(NeuronSlopes):
     """Gradient SHAP of a neuron."""
 
+    draws = True
+
     def attribute(
         self,
         inputs: Any,

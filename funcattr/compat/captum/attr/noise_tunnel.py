@@ -1,5 +1,6 @@
 """The noise tunnel around any of the attribution classes, as in Captum."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -9,7 +10,7 @@ from torch import Tensor
 
 import funcattr
 
-from .attribution import Attribution, as_target, as_tuple, formatted
+from .attribution import Attribution, as_target, as_tuple, formatted, repeated
 from .noise import noise_of
 
 
@@ -23,6 +24,7 @@ class NoiseTunnel(Attribution):
     def __init__(self, attribution_method: Attribution) -> None:
         super().__init__(attribution_method.forward_func)
         self.attribution_method = attribution_method
+        self.draws = True
 
     @property
     def multiplies_by_inputs(self) -> bool:
@@ -61,16 +63,48 @@ class NoiseTunnel(Attribution):
                 deltas.append(delta)
             return found
 
+        run, chunk = partial(method, **options), nt_samples_batch_size or nt_samples  # names may be the tunnel's own
+        starts = (*x, *(torch.zeros_like(row[:, 0]) for row in rows))  # a baseline is what is added to zero
+        if self.attribution_method.draws:
+            run, chunk = _one_call(method, starts, (*noise, *rows), target, options), 1
         found = funcattr.noise_tunnel(
-            partial(method, **options),  # whose names may be those of the tunnel's own
-            (*x, *(torch.zeros_like(row[:, 0]) for row in rows)),  # a baseline is what is added to zero
+            run,
+            starts,
             target,
             kind=nt_type,  # pyright: ignore[reportArgumentType]
             noise=tuple(e.transpose(0, 1) for e in (*noise, *rows)),
-            chunk_size=nt_samples if nt_samples_batch_size is None else nt_samples_batch_size,
+            chunk_size=chunk,
         )
         result = formatted(as_tuple(found), isinstance(found, tuple))
         return (result, _of_samples(deltas, len(x[0]), nt_samples)) if wants_delta else result
+
+
+def _one_call(
+    method: Callable[..., Any],
+    starts: tuple[Tensor, ...],
+    noise: tuple[Tensor, ...],
+    target: Any,
+    options: dict[str, Any],
+) -> Callable[..., Any]:
+    """A method that is called once for all samples now, and gives its results sample by sample, whatever it is asked.
+
+    Args:
+        method: `(inputs, target, **options) -> attributions`
+        starts, noise: The inputs [N, ...], and what each sample adds to them [N, S, ...].
+        target, options: Of the method. Rows of one for each example are repeated.
+    """
+    examples, samples = noise[0].shape[:2]
+    copies = tuple((x[:, None] + e.to(x)).flatten(0, 1) for x, e in zip(starts, noise, strict=True))
+    each = {name: value if examples == 1 else repeated(value, examples, samples) for name, value in options.items()}
+    found = method(copies, repeated(target, examples, samples), **each)
+    parts = [a.unflatten(0, (examples, samples)).unbind(1) for a in as_tuple(found)]
+    by_sample = iter(zip(*parts, strict=True))
+
+    def next_sample(*_: Any, **__: Any) -> Any:
+        part = next(by_sample)
+        return part if isinstance(found, tuple) else part[0]
+
+    return next_sample
 
 
 def _drawn_rows(baselines: Any, x: tuple[Tensor, ...], samples: int) -> tuple[Tensor, ...]:

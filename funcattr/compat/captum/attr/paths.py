@@ -69,6 +69,8 @@ def path_options(n_steps: int, method: str, internal_batch_size: int | None, exa
 class GradientShap(PathAttribution):
     """Gradient SHAP: gradients at random points between random baselines and noisy inputs."""
 
+    draws = True
+
     def attribute(
         self,
         inputs: Any,

@@ -16,6 +16,8 @@ from .perturbation import as_covers, as_masks, each_value_its_own, perturbed
 class ShapleyValueSampling(PerturbationAttribution):
     """Shapley values by sampling: what features add when they come in random orders, from torch's generator."""
 
+    draws = True
+
     def attribute(
         self,
         inputs: Any,
@@ -47,6 +49,8 @@ class ShapleyValueSampling(PerturbationAttribution):
 class ShapleyValues(ShapleyValueSampling):
     """Shapley values, exactly: every coalition of the features runs once."""
 
+    draws = False
+
     def attribute(  # pyright: ignore[reportIncompatibleMethodOverride]
         self,
         inputs: Any,
@@ -72,6 +76,8 @@ class ShapleyValues(ShapleyValueSampling):
 
 class LinearFit(PerturbationAttribution):
     """The base of methods that fit a linear model to the output."""
+
+    draws = True
 
     _method: Callable[..., Any]
     _options: Mapping[str, Any] = MappingProxyType({})

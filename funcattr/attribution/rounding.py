@@ -1,0 +1,76 @@
+"""Rounding that a model makes large, told from examples of a batch that see each other."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .._torch import pytree
+from ..agreement import same_numbers
+from .question import Question
+
+Change = Callable[[Tensor], Tensor]
+
+
+def is_rounding(
+    question: Question,
+    alone: Any,
+    beside: Any,
+    run: Callable[[Question], Any],
+    with_copies: Callable[[Question, Change], Question],
+    change: Change,
+) -> bool:
+    """Whether an example's numbers differ in a larger batch only because sums there have another order.
+
+    A larger batch of other copies is computed by the same operations in the same order: an example that does not see
+    the copies has the same numbers to the last bit. What is left to the number of rows is gone in double precision. A
+    model that does not run in it, such as a function with constants of its own, is asked what a few roundings do.
+
+    Args:
+        question: What is asked.
+        alone, beside: Results that differ, of the examples alone and with a copy of each beside it, by `change`.
+        run: The results of a question.
+        with_copies: The question of the examples, each followed by a copy that a function has changed.
+    """
+    others = run(with_copies(question, lambda value: change(change(value))))
+    if not all(map(_same_bits, pytree.tree_leaves(beside), pytree.tree_leaves(others))):
+        return False
+    try:
+        wide = _with_tensors(question, _in_double)
+        first, both = run(wide), run(with_copies(wide, change))
+    except Exception:  # torch's, of any kind: types that do not fit
+        first = both = None
+    if first is not None and all(leaf.dtype == torch.float64 for leaf in pytree.tree_leaves(first)):
+        return same_numbers(first, pytree.tree_map(lambda leaf: leaf[::2], both), size=0.0)
+    rows = zip(*map(pytree.tree_leaves, (alone, beside, run(_with_tensors(question, nudged)))), strict=True)
+    return all(_largest(b - a) <= 8 * _largest(c - a) for a, b, c in rows)
+
+
+def nudged(value: Tensor) -> Tensor:
+    """A tensor that is off by a few roundings, as its features are where another number of rows is computed."""
+    if not value.is_floating_point():
+        return value
+    signs = 1 - 2 * (torch.arange(value.numel(), device=value.device) % 2).reshape(value.shape)
+    return value + 4 * torch.finfo(value.dtype).eps * signs * value
+
+
+def _in_double(value: Tensor) -> Tensor:
+    return value.double() if value.is_floating_point() else value
+
+
+def _with_tensors(question: Question, change: Change) -> Question:
+    """The question with all tensors that are given, and the model's own, changed."""
+    model = question.model
+    own = {n: change(t.detach()) for n, t in (model.params | model.buffers).items() if n not in model.structure.fixed}
+    given = question.x, question.args, question.kwargs
+    x, args, kwargs = pytree.tree_map_only(Tensor, lambda value: change(value.detach()), given)
+    return question._replace(x=x, args=args, kwargs=kwargs, model=model.bind(own))
+
+
+def _same_bits(beside: Tensor, others: Tensor) -> bool:
+    return torch.equal(beside.nan_to_num(), others[::2].nan_to_num())
+
+
+def _largest(difference: Tensor) -> float:
+    return float(difference.abs().nan_to_num().max())
