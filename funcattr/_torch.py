@@ -475,11 +475,13 @@ class FullyShardedTensor(NamedTuple):
     Attributes:
         shard: The sharded parameter.
         whole: Gathers it.
+        again: What gathers it once more, None where the module has it whole now, and may not later.
         extended: Whether it is gathered by functions of its own, as those in eight bits are.
     """
 
     shard: Tensor
     whole: Callable[[], Tensor]
+    again: Callable[[], Callable[[], Tensor] | None]
     extended: bool
 
 
@@ -504,7 +506,8 @@ def fully_sharded_tensors(module: nn.Module) -> Iterator[tuple[nn.Module, str, F
         for managed in group.fsdp_params:
             info = managed._module_info
             extended = hasattr(managed._sharded_local_tensor, "fsdp_pre_all_gather")
-            found = FullyShardedTensor(managed.sharded_param, partial(_unsharded, managed), extended)
+            whole, again = partial(_whole, managed), partial(_again, managed)
+            found = FullyShardedTensor(managed.sharded_param, whole, again, extended)
             yield info.module, info.param_name, found
             for other, name in zip(info.shared_modules, info.shared_param_names, strict=True):
                 yield other, name, found
@@ -515,12 +518,21 @@ def _fully_shard_state(module: nn.Module) -> Any:
     return None if ask is None else ask(module)
 
 
-def _unsharded(managed: Any) -> Tensor:
+def _again(managed: Any) -> Callable[[], Tensor] | None:
+    return None if managed.sharded_state.name == "UNSHARDED" else partial(_of_shard, managed)
+
+
+def _whole(managed: Any) -> Tensor:
     """The whole of a parameter that `fully_shard` manages, as the module would compute with it now."""
+    if managed.sharded_state.name != "UNSHARDED":
+        return _of_shard(managed)
+    with outside_the_pass():  # a copy, for its memory is freed when the module is sharded again
+        whole = managed.unsharded_param
+        return gathered(whole) if is_sharded(whole) else whole.detach().clone()
+
+
+def _of_shard(managed: Any) -> Tensor:
     with outside_the_pass():
-        if managed.sharded_state.name == "UNSHARDED":  # its memory is freed when the module is sharded again
-            whole = managed.unsharded_param
-            return gathered(whole) if is_sharded(whole) else whole.detach().clone()
         shard, dtype = managed.sharded_param.detach(), managed.mp_policy.param_dtype
         if managed.offload_to_cpu:
             shard = type(shard).from_local(
@@ -533,6 +545,12 @@ def _unsharded(managed: Any) -> Tensor:
             )
         whole = gathered(shard)
         return whole if dtype is None or not whole.is_floating_point() else whole.to(dtype)
+
+
+def version_of_shard(tensor: Any) -> int:
+    """How often a sharded tensor was written, as a whole or by this process's part."""
+    with outside_the_pass():
+        return version(tensor) + version(tensor._local_tensor)
 
 
 def cast_floating(dtype: torch.dtype, values: Any) -> Any:

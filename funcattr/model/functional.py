@@ -5,6 +5,7 @@ import difflib
 import re
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeVar
 
 import torch
@@ -14,8 +15,8 @@ from torch.func import functional_call
 from .._torch import (
     RANDOM_IN_TRAINING,
     TENSOR_TABLES,
-    has_global_hooks,
     gathered,
+    has_global_hooks,
     has_hooks,
     is_sharded,
     names_of_memory,
@@ -27,13 +28,16 @@ from ..agreement import same_numbers
 from ..batch import repeated
 from ..copies import Copier
 from ..errors import UnsupportedOperationError, unknown_site
+from ..torch_state import is_plain_eager
 from .aliased import Group, aliased_groups, cloned
 from .attention_weights import shown_weights
 from .guard import Guard, guarded
 from .hand_over import refuse_handed
 from .module_tree import CallCopier, Part, TreeCopier, end_call, parts_of, sited_copy
+from .offloading import has_device_hooks
 from .refusals import refuse_opaque
-from .sites import CallEdit, Editor, edited
+from .sharding import packed
+from .sites import CallEdit, Editor, edited, site_modes
 from .wrappers import unwrapped
 
 T = TypeVar("T")
@@ -192,6 +196,11 @@ class FunctionalModel:
     def has_hooks(self) -> bool:
         """Whether forward hooks see the values that a call computes."""
         return self.structure.hooked or has_global_hooks()
+
+    @property
+    def moves_inputs(self) -> bool:
+        """Whether inputs need not be where the parameters are: those are gathered, or accelerate moves the inputs."""
+        return bool(self.structure.sharded) or has_device_hooks(self._model)
 
     def site_name(self, call: str, site: Any, argument: str = "layer") -> str:
         """The name of a site that is given by its name, or by the module whose output it is.
@@ -375,12 +384,19 @@ class FunctionalModel:
         parts = sited_copy(structure.parts, copier)
         guard = Guard({**owned, **copier.users}, [*shared, *copier.shared], self.bound)
         try:
-            with guarded(guard, self._whole), shown_weights():
+            with guarded(guard, self._whole), shown_weights(), self._packed(parts):
                 output = parts[0].module(*inputs, **kwargs)
             guard.check()
             return refuse_handed(output) if structure.fixed else output
         finally:
             end_call(parts)
+
+    def _packed(self, parts: tuple[Part, ...]) -> AbstractContextManager[None]:
+        """Where autograd alone takes the derivative: what it saves of gathered tensors can be gathered again."""
+        records = any(mode.saves for mode in site_modes())
+        if not self.structure.sharded or records or not torch.is_grad_enabled() or not is_plain_eager():
+            return nullcontext()
+        return packed(part.module for part in parts if part.sharding is not None)
 
     def _check_layouts(self, inputs: Any, kwargs: Any) -> None:
         """Compare the model as it runs on parts of tensors with its copy on whole ones, once for each form of inputs.
@@ -397,7 +413,8 @@ class FunctionalModel:
             inputs, kwargs = pytree.tree_map_only(Tensor, one_of_mapped, (inputs, kwargs))
             by_parts, whole = (self._as_it_is(gathers, inputs, kwargs) for gathers in (False, True))
             by_parts = pytree.tree_map(lambda v: gathered(v) if is_sharded(v) else v, by_parts)
-        kinds = [[type(v) for v in pytree.tree_leaves(output)] for output in (by_parts, whole)]
+        outputs = [pytree.tree_leaves(output) for output in (by_parts, whole)]
+        kinds = [[Tensor if isinstance(v, Tensor) else type(v) for v in output] for output in outputs]
         if kinds[0] != kinds[1] or not same_numbers(by_parts, whole, size=0.0):
             raise UnsupportedOperationError(
                 "functionalize(model=...): on its parts of tensors (parallelize_module) the model gives another output "
@@ -517,7 +534,8 @@ def _compared_of(structure: Structure) -> set[Any]:
 
 def _sharded_in_compiled_code() -> UnsupportedOperationError:
     return UnsupportedOperationError(
-        "functionalize(model=...): a sharded model cannot be gathered inside torch.compile. Call funcattr outside of it."
+        "functionalize(model=...): a sharded model cannot be gathered inside torch.compile. Call funcattr outside of "
+        "it."
     )
 
 

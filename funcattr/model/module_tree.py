@@ -18,6 +18,7 @@ from .._torch import (
 )
 from ..copies import Copier, is_fixed
 from .guard import BreachError
+from .offloading import is_offloading
 from .sharding import Sharding, shardings
 from .sites import enter_module, leave_module, pass_module
 from .wrappers import Through, is_wrapper
@@ -118,6 +119,15 @@ class TreeCopier(Copier):
         for attribute in moving:
             self.place = f"{name}.{attribute}" if name else attribute
             attributes[attribute] = self(before[attribute])
+
+    def _object(self, value: Any) -> Any:
+        if not is_offloading(value):
+            return super()._object(value)
+        for shared in (value.weights_map, value.tied_params_map):
+            self.copies[id(shared)] = shared
+        made = super()._object(value)
+        made.offload = False  # the copy loads what its forward reads
+        return made
 
     def module(self, module: nn.Module) -> nn.Module:
         """The copy of a module that is not of the tree."""

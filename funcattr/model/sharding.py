@@ -1,11 +1,14 @@
 """Sharded models: a call gathers each parameter where it is read, and leaves out the hooks that would shard again.
 
+So it does with parameters that accelerate keeps in memory or on disk until they are needed.
+
 What `fully_shard` and `parallelize_module` do to a model is to spread its tensors, not to change its function. Their
 hooks write into the modules that they were put on, and run autograd Functions that no transform and no rule can pass.
 So the copy of a call has neither: where its forward reads a parameter, it is given the whole of it.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -24,26 +27,36 @@ from .._torch import (
     is_sharded,
     layout_hook,
     may_be_sharded,
+    memory_of,
+    outside_the_pass,
+    release,
+    reserve,
+    version_of_shard,
 )
+from ..calls.saved_tensors import MadeAgain
 from ..errors import UnsupportedOperationError
+from .offloading import has_device_hooks, offloaded_tensors
 
 
 class Sharded(NamedTuple):
-    """A tensor of a module that is spread over processes.
+    """A tensor of a module that is spread over processes, or kept elsewhere.
 
     Attributes:
-        shard: This process's part, a DTensor.
-        whole: Gathers the whole, which every process of the mesh has to do at the same time.
+        shard: This process's part, a DTensor; or what stands for a tensor that is elsewhere, on the device "meta".
+        whole: Gathers or loads the whole. To gather is for every process of the mesh to do at the same time.
+        again: What gathers it once more in the reverse pass, None where it would not give the same for sure.
     """
 
     shard: Tensor
     whole: Callable[[], Tensor]
+    again: Callable[[], Callable[[], Tensor] | None]
 
 
 class Sharding(NamedTuple):
     """How a module is sharded.
 
     Attributes:
+        path: The module's name.
         kind: The module's class without what sharding added to it.
         tensors: Its sharded tensors by name.
         hooks: The tables of hooks of its copies, by name.
@@ -51,6 +64,7 @@ class Sharding(NamedTuple):
         by_layout: Whether its forward runs on parts of tensors.
     """
 
+    path: str
     kind: type[nn.Module]
     tensors: Mapping[str, Sharded]
     hooks: Mapping[str, Mapping[int, Any]]
@@ -63,7 +77,7 @@ class Sharding(NamedTuple):
 
     def class_of_copy(self, kind: type[nn.Module]) -> Any:
         """The class of a copy, one of `kind`, that gathers what its forward reads."""
-        read = {name: property(partial(_read, name, tensor.whole)) for name, tensor in self.tensors.items()}
+        read = {name: property(partial(_read, name, tensor, self.path)) for name, tensor in self.tensors.items()}
         return type(kind.__name__, (kind,), {**read, "sharding": self})
 
 
@@ -73,15 +87,26 @@ def shardings(model: nn.Module) -> dict[int, Sharding]:
     Raises:
         UnsupportedOperationError: If one is sharded in a way that cannot be left out.
     """
-    if not may_be_sharded():
-        return {}
     modules = list(model.named_modules())
-    managed = {
-        (id(owner), name): (path, tensor)
-        for path, module in modules
-        for owner, name, tensor in fully_sharded_tensors(module)
+    hooked = any(has_device_hooks(module) for _, module in modules)
+    if not hooked and not may_be_sharded():
+        return {}
+    managed: dict[tuple[int, str], Sharded] = {}
+    for path, module in modules:
+        for owner, name, tensor in fully_sharded_tensors(module):
+            if tensor.extended:
+                raise UnsupportedOperationError(
+                    f"functionalize(model=...): cannot gather {name!r} of a module in {path or 'the model'!r}: its "
+                    "class has a way of its own to be gathered (fsdp_pre_all_gather). Shard tensors of torch's own "
+                    "class."
+                )
+            managed[id(owner), name] = Sharded(tensor.shard, tensor.whole, tensor.again)
+    offloaded = {
+        (id(owner), name): Sharded(tensor, load, _never)
+        for _, module in modules
+        for owner, name, tensor, load in offloaded_tensors(module)
     }
-    found = {id(module): _sharding(path, module, managed) for path, module in modules}
+    found = {id(module): _sharding(path, module, {**managed, **offloaded}) for path, module in modules}
     made = {key: sharding for key, sharding in found.items() if sharding is not None}
     laid_out = [s for s in made.values() if s.by_layout]
     if managed and laid_out:
@@ -92,7 +117,7 @@ def shardings(model: nn.Module) -> dict[int, Sharding]:
     return made
 
 
-def _sharding(path: str, module: nn.Module, managed: Mapping[tuple[int, str], Any]) -> Sharding | None:
+def _sharding(path: str, module: nn.Module, managed: Mapping[tuple[int, str], Sharded]) -> Sharding | None:
     if is_old_fsdp(module):
         raise UnsupportedOperationError(
             f"functionalize(model=...): cannot gather the parameters of {path or 'the model'!r}: it is a "
@@ -105,17 +130,11 @@ def _sharding(path: str, module: nn.Module, managed: Mapping[tuple[int, str], An
     tensors: dict[str, Sharded] = {}
     for table in TENSOR_TABLES:
         for name, tensor in vars(module)[table].items():
-            by_fsdp = managed.get((id(module), name))
-            if by_fsdp is not None:
-                _, one = by_fsdp
-                if one.extended:
-                    raise UnsupportedOperationError(
-                        f"functionalize(model=...): cannot gather {_joined(path, name)!r}: its class has a way of its "
-                        "own to be gathered (fsdp_pre_all_gather). Shard a tensor of torch's own class."
-                    )
-                tensors[name] = Sharded(one.shard, one.whole)
+            if (id(module), name) in managed:
+                tensors[name] = managed[id(module), name]
             elif is_sharded(tensor):
-                tensors[name] = Sharded(tensor, partial(gathered, tensor))
+                gather = partial(gathered, tensor)
+                tensors[name] = Sharded(tensor, gather, partial(_always, gather))
     by_fsdp = fully_shard_of(module)
     before = {table: vars(module)[table] for table in HOOK_TABLES}
     layouts = frozenset(_layout_hooks(path, before))
@@ -133,7 +152,7 @@ def _sharding(path: str, module: nn.Module, managed: Mapping[tuple[int, str], An
         for table, held in before.items()
     }
     kind = type(module) if by_fsdp is None else by_fsdp.kind
-    return Sharding(kind, tensors, hooks, before, by_layout)
+    return Sharding(path, kind, tensors, hooks, before, by_layout)
 
 
 def _layout_hooks(path: str, tables: Mapping[str, Mapping[int, Any]]) -> Iterator[int]:
@@ -148,6 +167,14 @@ def _layout_hooks(path: str, tables: Mapping[str, Mapping[int, Any]]) -> Iterato
                 )
             if is_layout:
                 yield key
+
+
+def _table_of_copy(table: str, held: Any, left_out: frozenset[int], casts: Mapping[int, Any]) -> Any:
+    """A table of hooks without some, and with others for some; tables of numbers of hooks have no function to change."""
+    if "forward" not in table and "backward" not in table:  # what follows a load is no part of a call
+        return type(held)()
+    hooks = ((key, hook if hook is True else casts.get(key, hook)) for key, hook in held.items())
+    return type(held)((key, hook) for key, hook in hooks if key not in left_out)
 
 
 def _casts(by_fsdp: FullyShard) -> dict[int, Any]:
@@ -168,10 +195,73 @@ def _cast_outputs(dtype: torch.dtype, module: nn.Module, args: Any, output: Any)
     return cast_floating(dtype, output)
 
 
-def _read(name: str, whole: Callable[[], Tensor], module: nn.Module) -> Tensor:
+def _read(name: str, sharded: Sharded, path: str, module: nn.Module) -> Tensor:
     held = next(vars(module)[table][name] for table in TENSOR_TABLES if name in vars(module)[table])
-    return whole() if is_sharded(held) else held  # what is bound is no shard
+    if not is_sharded(held) and not held.is_meta:
+        return held  # it was bound, or left out
+    make, tensor = sharded.again(), sharded.whole()
+    if make is None:
+        return tensor
+    again = MadeAgain(make, sharded.shard, version_of_shard, path)
+    packing = vars(module).get(PACKING)
+    if packing is not None:
+        packing.note(tensor, again)
+    return again.of(tensor)
 
 
-def _joined(path: str, name: str) -> str:
-    return f"{path}.{name}" if path else name
+def _never() -> None:
+    return None
+
+
+def _always(make: Callable[[], Tensor]) -> Callable[[], Tensor]:
+    return make
+
+
+PACKING = "_funcattr_packing"
+"""The attribute of a copy that has the `Packing` of its call."""
+
+
+class Packing:
+    """Lets autograd save, in place of a gathered tensor, how to gather it again."""
+
+    def __init__(self) -> None:
+        self._known: dict[int, MadeAgain] = {}
+
+    def note(self, tensor: Tensor, again: MadeAgain) -> None:
+        """A tensor that was gathered just now."""
+        # The number of its memory is that of no other memory before `end`, also where it is freed before.
+        with outside_the_pass():
+            self._known[reserve(tensor.untyped_storage())] = again
+
+    def pack(self, tensor: Tensor) -> Any:
+        memory = memory_of(tensor)
+        again = None if memory is None else self._known.get(memory)
+        if again is None:
+            return tensor
+        return again, tensor.size(), tensor.stride(), tensor.storage_offset(), tensor.dtype
+
+    @staticmethod
+    def unpack(saved: Any) -> Tensor:
+        if isinstance(saved, Tensor):
+            return saved
+        again, size, stride, offset, dtype = saved
+        return again().view(dtype).as_strided(size, stride, offset)
+
+    def end(self) -> None:
+        """After the forward pass."""
+        for number in self._known:
+            release(number)
+        self._known.clear()
+
+
+@contextmanager
+def packed(modules: Iterable[nn.Module]) -> Iterator[None]:
+    """What autograd saves of the gathered tensors of modules, copies of a call, is how to gather them again."""
+    packing = Packing()
+    for module in modules:
+        vars(module)[PACKING] = packing
+    try:
+        with torch.autograd.graph.saved_tensors_hooks(packing.pack, packing.unpack):
+            yield
+    finally:
+        packing.end()
