@@ -170,7 +170,7 @@ def _layout_hooks(path: str, tables: Mapping[str, Mapping[int, Any]]) -> Iterato
 
 
 def _table_of_copy(table: str, held: Any, left_out: frozenset[int], casts: Mapping[int, Any]) -> Any:
-    """A table of hooks without some, and with others for some; tables of numbers of hooks have no function to change."""
+    """A table of hooks without some, and with others for some; a table of their numbers has no function to change."""
     if "forward" not in table and "backward" not in table:  # what follows a load is no part of a call
         return type(held)()
     hooks = ((key, hook if hook is True else casts.get(key, hook)) for key, hook in held.items())

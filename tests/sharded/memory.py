@@ -1,8 +1,10 @@
 """Peak memory of a process, beside that of plain autograd on the same sharded model: `python -m tests.sharded.memory`.
 
-What PyTorch's allocator gave out at most during a call, less what it held before; two processes, gloo, the CPU.
+This process's part of the parameters, and the most that PyTorch's allocator gave out beyond it during a call; two
+processes, gloo, the CPU.
 """
 
+import gc
 import json
 import tempfile
 import warnings
@@ -37,7 +39,9 @@ class Deep(nn.Module):
 
 
 def peak(call: Callable[[], Any]) -> int:
-    """The most bytes that were allocated at once during a call, beyond those from before."""
+    """The most bytes that were allocated at once during a call, beyond those from before; of its second run."""
+    call()
+    gc.collect()
     with tempfile.TemporaryDirectory() as folder:
         with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
             call()
@@ -47,6 +51,12 @@ def peak(call: Callable[[], Any]) -> int:
     memory = sorted((e["ts"], e["args"]) for e in events if e.get("name") == "[memory]")
     totals = [args["Total Allocated"] for _, args in memory]
     return max(totals) - (totals[0] - memory[0][1]["Bytes"])
+
+
+def held(model: nn.Module) -> int:
+    """The bytes of this process's part of the parameters."""
+    local: Any = [getattr(p, "_local_tensor", p) for p in model.parameters()]
+    return sum(t.numel() * t.element_size() for t in local)
 
 
 def _autograd(model: Any, x: Tensor) -> Tensor:
@@ -68,9 +78,7 @@ def _rank(rank: int, store: str) -> None:
                 "attnlrp": partial(funcattr.attnlrp, model, x, 1),
                 "integrated_gradients": partial(funcattr.integrated_gradients, model, x, 1, steps=4, chunk_size=1),
             }
-            for call in calls.values():
-                call()
-            found = {name: peak(call) for name, call in calls.items()}
+            found = {name: held(model) + peak(call) for name, call in calls.items()}
             if rank == 0:
                 line = ", ".join(f"{name} {n / 1e6:.1f} MB ({n / found['autograd']:.2f})" for name, n in found.items())
                 print(f"{shard.__name__}, {tokens} tokens: {line}", flush=True)

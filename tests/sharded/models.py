@@ -77,6 +77,22 @@ class Words(nn.Module):
         return F.linear(self.norm(x)[:, -1], self.embedding.weight)
 
 
+class Llama(nn.Module):
+    """A random Llama of transformers, of embeddings. [N, T, 16] -> [N, 50]"""
+
+    def __init__(self) -> None:
+        super().__init__()
+        from transformers import LlamaConfig, LlamaForCausalLM
+
+        sizes: Any = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+        config = LlamaConfig(vocab_size=50, num_key_value_heads=2, attn_implementation="eager", **sizes)
+        self.llama = LlamaForCausalLM(config)
+        self.layers = self.llama.model.layers
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.llama(inputs_embeds=x, use_cache=False).logits[:, -1]
+
+
 def seeded(make: Callable[[], nn.Module]) -> nn.Module:
     """A model whose numbers are of every sign, the statistics of its batch norms too."""
     torch.manual_seed(0)
@@ -113,8 +129,11 @@ def parallel(model: Any) -> nn.Module:
     if isinstance(model, Pictures):
         plan: Any = {"head.hidden": ColwiseParallel(), "head.out": RowwiseParallel()}
         return parallelize_module(model, mesh(), plan)
+    columns, rows = ("attention.q", "attention.k", "attention.v", "gate", "up"), ("attention.o", "down")
+    if isinstance(model, Llama):
+        columns = (*(f"self_attn.{part}_proj" for part in "qkv"), "mlp.gate_proj", "mlp.up_proj")
+        rows = ("self_attn.o_proj", "mlp.down_proj")
     for layer in model.layers:
-        columns = ("attention.q", "attention.k", "attention.v", "gate", "up")
-        plan = {name: ColwiseParallel() for name in columns} | {"attention.o": RowwiseParallel()}
-        parallelize_module(layer, mesh(), {**plan, "down": RowwiseParallel()})
+        plan = {**{name: ColwiseParallel() for name in columns}, **{name: RowwiseParallel() for name in rows}}
+        parallelize_module(layer, mesh(), plan)
     return model
