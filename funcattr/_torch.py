@@ -418,6 +418,11 @@ def is_sharded(value: Any) -> bool:
     return kind is not None and isinstance(value, kind)
 
 
+def local(tensor: Any) -> Tensor:
+    """This process's part of a tensor, the whole of one that is not sharded."""
+    return tensor._local_tensor if is_sharded(tensor) else tensor
+
+
 def may_be_sharded() -> bool:
     """Whether something that shards models has been imported."""
     return "torch.distributed.tensor" in sys.modules
@@ -550,7 +555,7 @@ def _of_shard(managed: Any) -> Tensor:
 def version_of_shard(tensor: Any) -> int:
     """How often a sharded tensor was written, as a whole or by this process's part."""
     with outside_the_pass():
-        return version(tensor) + version(tensor._local_tensor)
+        return version(tensor) + version(local(tensor))
 
 
 def cast_floating(dtype: torch.dtype, values: Any) -> Any:

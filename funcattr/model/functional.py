@@ -307,8 +307,18 @@ class FunctionalModel:
                     f"FunctionalModel.bind(params=...): {name!r} is folded with a batch norm, so another value of it "
                     "would not be seen. Bind first, and fold the result."
                 )
+        if self.structure.sharded:
+            for name in params:
+                self._refuse_elsewhere(name, self.structure.params.get(names[name]))
         bound = {**self.bound, **{names[name]: p for name, p in params.items()}}
         return FunctionalModel(self.structure, bound, shifts=self.shifts)
+
+    def _refuse_elsewhere(self, name: str, own: Tensor | None) -> None:
+        if own is not None and own.is_meta:
+            raise UnsupportedOperationError(
+                f"FunctionalModel.bind(params=...): {name!r} is offloaded by accelerate, so that nobody can tell which "
+                "other parameters are tied to it. Bind before the model is offloaded."
+            )
 
     def tensors(self) -> dict[str, Tensor]:
         """The tensors that a call computes with: bound ones as they are, owned ones as constants, buffers copied."""

@@ -1,4 +1,4 @@
-"""Two processes that shard models over gloo on the CPU, and say what each call gave: `python -m tests.sharded OUT [--every]`.
+"""Two processes that shard models over gloo on the CPU: `python -m tests.sharded OUT [--every]` writes what they found.
 
 They are forked from this one, so that the imports are made once.
 """

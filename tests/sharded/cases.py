@@ -122,6 +122,12 @@ def all_sites(model: Any) -> Tensor:
     return torch.cat([value.flatten() for value in funcattr.read(model, *names)(words())[1].values()])
 
 
+def verified(model: Any) -> Tensor:
+    """One, if nothing that `verify` looks at is wrong."""
+    wrong = [finding for finding in funcattr.verify(model, words(), 1) if finding.holds is False]
+    return torch.tensor(0.5 if wrong else 1.0)
+
+
 WORD_CALLS: dict[str, Call] = {
     "gradient": lambda m: funcattr.gradient(m, words(), 1),
     "gradient at a layer": lambda m: funcattr.gradient(m, torch.tensor([[1, 2, 3]]), 1, layer="embedding"),
@@ -140,6 +146,7 @@ WORD_CALLS: dict[str, Call] = {
     "gathered before": gathered_before,
     "after a step": after_a_step,
     "sites": all_sites,
+    "verify": verified,
 }
 
 
@@ -227,7 +234,11 @@ REFUSED: dict[str, Case] = {
 }
 
 
-_OFTEN = "gradient,lrp,attnlrp,integrated_gradients,noise_tunnel,iba,vmap,pulled back later,gathered before".split(",")
+_OFTEN = (
+    "gradient,lrp,attnlrp,integrated_gradients,noise_tunnel,iba,vmap,pulled back later,gathered before,verify".split(
+        ","
+    )
+)
 _OFTEN_REFUSED = "heads for each process,both ways at once,FullyShardedDataParallel,bound to a part,folded".split(",")
 
 
