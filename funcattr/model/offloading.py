@@ -23,7 +23,7 @@ def is_offloading(hook: Any) -> bool:
 
 def offloaded_tensors(module: nn.Module) -> Iterator[tuple[nn.Module, str, Tensor, Callable[[], Tensor]]]:
     """The tensors that a module's hooks load: whose they are, their names there, what stands for them, and a loader."""
-    outer = vars(module).get("_hf_hook")
+    outer: Any = vars(module).get("_hf_hook")
     for hook in getattr(outer, "hooks", (outer,)):
         if not is_offloading(hook):
             continue

@@ -196,9 +196,12 @@ def _cast_outputs(dtype: torch.dtype, module: nn.Module, args: Any, output: Any)
 
 
 def _read(name: str, sharded: Sharded, path: str, module: nn.Module) -> Tensor:
-    held = next(vars(module)[table][name] for table in TENSOR_TABLES if name in vars(module)[table])
-    if not is_sharded(held) and not held.is_meta:
-        return held  # it was bound, or left out
+    tables = [vars(module)[table] for table in TENSOR_TABLES]
+    if not any(name in table for table in tables):
+        raise AttributeError(f"{type(module).__name__!r} object has no attribute {name!r}")
+    held: Any = next(table[name] for table in tables if name in table)
+    if held is None or not (is_sharded(held) or held.is_meta):
+        return held  # it was bound, or taken away
     make, tensor = sharded.again(), sharded.whole()
     if make is None:
         return tensor
@@ -226,9 +229,12 @@ class Packing:
 
     def __init__(self) -> None:
         self._known: dict[int, MadeAgain] = {}
+        self._ended = False
 
     def note(self, tensor: Tensor, again: MadeAgain) -> None:
         """A tensor that was gathered just now."""
+        if self._ended:  # a part of the forward that checkpointing runs again
+            return
         # The number of its memory is that of no other memory before `end`, also where it is freed before.
         with outside_the_pass():
             self._known[reserve(tensor.untyped_storage())] = again
@@ -249,6 +255,7 @@ class Packing:
 
     def end(self) -> None:
         """After the forward pass."""
+        self._ended = True
         for number in self._known:
             release(number)
         self._known.clear()

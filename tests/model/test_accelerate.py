@@ -109,7 +109,7 @@ def prepared() -> Iterator[Callable[[str], tuple[Any, Any]]]:
 
 @pytest.mark.parametrize("made", MADE.values(), ids=MADE)
 def test_gives_what_it_gives_on_the_plain_model(made: Callable[[Path], nn.Module], tmp_path: Path) -> None:
-    hooked = made(tmp_path)
+    hooked: Any = made(tmp_path)
     before = _state(hooked)
     for call in CALLS.values():
         assert_equal(call(hooked), call(model()))

@@ -56,6 +56,10 @@ CALLS: dict[str, Callable[[Any], Tensor]] = {
 }
 
 
+def _double(module: nn.Module, inputs: Any, output: Any) -> Any:
+    return 2 * output
+
+
 def _same(wrap: Callable[[nn.Module], nn.Module]) -> None:
     for call in CALLS.values():
         assert_equal(call(wrap(network())), call(network()))
@@ -90,7 +94,7 @@ def test_its_reducer_hears_nothing_of_a_call() -> None:
 
 
 def test_sites_have_the_names_of_the_module() -> None:
-    wrapped = nn.DataParallel(network())
+    wrapped: Any = nn.DataParallel(network())
     assert funcattr.functionalize(wrapped).sites == funcattr.functionalize(network()).sites
     by_name = funcattr.grad_cam(wrapped, x(), 1, layer="0")
     assert_equal(by_name, funcattr.grad_cam(network(), x(), 1, layer="0"))
@@ -104,10 +108,10 @@ def test_sites_have_the_names_of_the_module() -> None:
 @pytest.mark.usefixtures("one_process")
 def test_names_what_a_wrapper_does_beside() -> None:
     hooked = nn.DataParallel(network())
-    hooked.register_forward_hook(lambda module, inputs, output: 2 * output)
+    hooked.register_forward_hook(_double)
     with pytest.raises(UnsupportedOperationError, match="DataParallel has forward hooks of its own"):
         funcattr.gradient(hooked, x(), 1)
-    mixed = DistributedDataParallel(network())
+    mixed: Any = DistributedDataParallel(network())
     mixed.mixed_precision = object()  # what the option leaves there, on a CPU too
     with pytest.raises(UnsupportedOperationError, match="DistributedDataParallel with mixed_precision="):
         funcattr.gradient(mixed, x(), 1)
@@ -120,7 +124,7 @@ def test_a_hook_on_an_inner_wrapper_runs() -> None:
 
     def doubled(module: nn.Module) -> nn.Module:
         wrapped = nn.DataParallel(module)
-        wrapped.register_forward_hook(lambda module, inputs, output: 2 * output)
+        wrapped.register_forward_hook(_double)
         return wrapped
 
     model = Outer(doubled).eval()

@@ -19,7 +19,7 @@ import funcattr
 from funcattr import rules
 
 from ..contract import ROWS, Row
-from .models import Llama, Pictures, Words, fsdp, half, mesh, parallel, seeded
+from .models import Checkpointed, Llama, Pictures, Words, fsdp, half, mesh, parallel, seeded
 
 Call = Callable[[Any], Tensor]
 
@@ -36,7 +36,7 @@ class Case(NamedTuple):
 
     make: Callable[[], nn.Module]
     shard: Callable[[Any], nn.Module]
-    call: Call
+    call: Callable[[Any], Any]
     expected: Call | None = None
 
 
@@ -106,6 +106,14 @@ def gathered_before(model: Any) -> Tensor:
         model.reshard()
         model.layers[0].unshard()
     return funcattr.attnlrp(fm, words(), 1)
+
+
+def written_in_between(model: Any) -> Tensor:
+    """Between the pass and its pullback a parameter is written, which the pullback would gather again."""
+    _, pull = funcattr.vjp(model, words(), rules="attnlrp")
+    with torch.no_grad():
+        model.layers[0].gate.weight.mul_(2)
+    return pull(torch.ones(2, 10, dtype=torch.float64))[0]
 
 
 def after_a_step(model: Any) -> Tensor:
@@ -229,6 +237,7 @@ REFUSED: dict[str, Case] = {
     "bound to a part": Case(Words, fsdp, _bound_to_a_part),
     "pickled": Case(Words, fsdp, _pickled),
     "copied": Case(Words, fsdp, lambda m: copy.deepcopy(funcattr.functionalize(m))),
+    "written in between": Case(Words, fsdp, written_in_between),
     "folded": Case(Pictures, fsdp, lambda m: funcattr.fold_batch_norm(m, pictures())),
     "compiled": Case(Words, parallel, _compiled),
 }
@@ -239,7 +248,10 @@ _OFTEN = (
         ","
     )
 )
-_OFTEN_REFUSED = "heads for each process,both ways at once,FullyShardedDataParallel,bound to a part,folded".split(",")
+_OFTEN_REFUSED = (
+    *("heads for each process", "both ways at once", "FullyShardedDataParallel", "bound to a part", "folded"),
+    "written in between",
+)
 
 
 def table(every: bool) -> Iterator[tuple[str, Case]]:
@@ -252,6 +264,7 @@ def table(every: bool) -> Iterator[tuple[str, Case]]:
             yield f"{name}: row {row.name}", Case(Pictures, shard, partial(_of_row, row))
         for call in LLAMA_CALLS if every else ():
             yield f"{name}: llama {call}", Case(Llama, shard, LLAMA_CALLS[call])
+    yield "fsdp: checkpointed", Case(Checkpointed, fsdp, WORD_CALLS["gradient"])
     yield "fsdp: a group", Case(Words, _group, WORD_CALLS["attnlrp"])
     in_half = partial(funcattr.gradient, x=words().float(), target=1)
     yield "fsdp: half precision", Case(_single, half, in_half, partial(_autograd, words().float()))

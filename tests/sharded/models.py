@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
+from torch.utils.checkpoint import checkpoint
 
 
 class Residual(nn.Module):
@@ -77,6 +78,15 @@ class Words(nn.Module):
         return F.linear(self.norm(x)[:, -1], self.embedding.weight)
 
 
+class Checkpointed(Words):
+    """Its layers run once more in the reverse pass."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.layers:
+            x = checkpoint(layer, x, use_reentrant=False)
+        return F.linear(self.norm(x)[:, -1], self.embedding.weight)
+
+
 class Llama(nn.Module):
     """A random Llama of transformers, of embeddings. [N, T, 16] -> [N, 50]"""
 
@@ -85,7 +95,8 @@ class Llama(nn.Module):
         from transformers import LlamaConfig, LlamaForCausalLM
 
         sizes: Any = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
-        config = LlamaConfig(vocab_size=50, num_key_value_heads=2, attn_implementation="eager", **sizes)
+        more: Any = {"vocab_size": 50, "num_key_value_heads": 2, "attn_implementation": "eager"}
+        config = LlamaConfig(**sizes, **more)
         self.llama = LlamaForCausalLM(config)
         self.layers = self.llama.model.layers
 
