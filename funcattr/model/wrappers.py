@@ -10,8 +10,8 @@ from ..errors import UnsupportedOperationError
 
 
 def is_wrapper(module: Any) -> bool:
-    """Whether a module's forward is that of its `module`, for each example."""
-    return isinstance(module, nn.DataParallel | DistributedDataParallel)
+    """Whether a module's forward is that of its `module`, for each example; a class made of these may do more."""
+    return type(module) in (nn.DataParallel, DistributedDataParallel) and "forward" not in vars(module)
 
 
 def unwrapped(model: Any) -> Any:

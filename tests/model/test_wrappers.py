@@ -83,12 +83,15 @@ def test_distributed_data_parallel() -> None:
 
 @needs_distributed
 @pytest.mark.usefixtures("one_process")
-def test_its_reducer_hears_nothing_of_a_call() -> None:
+def test_its_reducer_hears_nothing_of_a_call(monkeypatch: pytest.MonkeyPatch) -> None:
     wrapped = DistributedDataParallel(network())
     before = {name: value for name, value in vars(wrapped).items() if isinstance(value, int | bool | str)}
     funcattr.gradient(Outer(lambda module: wrapped), x(), 1)
     assert before == {name: value for name, value in vars(wrapped).items() if name in before}
     assert all(p.grad is None for p in wrapped.parameters())
+    with monkeypatch.context() as patch:
+        patch.setattr(DistributedDataParallel, "forward", None)  # it would tell the reducer
+        funcattr.gradient(Outer(lambda module: wrapped), x(), 1)
     wrapped(x()).sum().backward()  # as ever
     assert all(p.grad is not None for p in wrapped.parameters())
 
@@ -117,6 +120,18 @@ def test_names_what_a_wrapper_does_beside() -> None:
         funcattr.gradient(mixed, x(), 1)
     with pytest.raises(UnsupportedOperationError, match="'backbone' is a DistributedDataParallel with mixed"):
         funcattr.gradient(Outer(lambda module: mixed), x(), 1)
+
+
+def test_what_a_class_of_ones_own_does_is_not_left_out() -> None:
+    class Doubling(nn.DataParallel):
+        def forward(self, *inputs: Any, **kwargs: Any) -> Any:
+            return 2 * super().forward(*inputs, **kwargs)
+
+    for wrap in (Doubling, lambda module: nn.DataParallel(Doubling(module))):
+        assert_equal(funcattr.gradient(wrap(network()), x(), 1), 2 * funcattr.gradient(network(), x(), 1))
+    patched: Any = nn.DataParallel(network())
+    patched.forward = lambda value: 3 * patched.module(value)
+    assert_equal(funcattr.gradient(patched, x(), 1), 3 * funcattr.gradient(network(), x(), 1))
 
 
 def test_a_hook_on_an_inner_wrapper_runs() -> None:
