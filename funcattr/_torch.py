@@ -5,6 +5,8 @@ mended here.
 """
 
 import importlib
+import sys
+import types
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -266,6 +268,16 @@ def reserve(storage: Any) -> int:
 release = torch.UntypedStorage._free_weak_ref
 
 
+def one_of_mapped(tensor: Tensor) -> Tensor:
+    """The values of a tensor that transforms wrap: of those that `vmap` maps over, the first ones."""
+    while _functorch.is_functorch_wrapped_tensor(tensor):
+        mapped = _functorch.is_batchedtensor(tensor)
+        dim = _functorch.maybe_get_bdim(tensor) if mapped else 0
+        tensor = _functorch.get_unwrapped(tensor)
+        tensor = tensor.select(dim, 0) if mapped else tensor
+    return tensor
+
+
 def place(tensor: Tensor) -> Place:
     """Where a tensor's values lie in its memory; a sparse tensor is told by its number of values alone."""
     tensor = _innermost(tensor)
@@ -337,15 +349,15 @@ def is_compiled_function(value: Any) -> bool:
     return hasattr(value, "_torchdynamo_orig_callable")
 
 
-def class_of_copy(module: nn.Module) -> type[nn.Module]:
-    """The class for a copy of a module: its own, or one that computes its parametrised weights itself.
+def class_of_copy(module: nn.Module, kind: type[nn.Module]) -> type[nn.Module]:
+    """The class for a copy of a module: `kind`, or one that computes its parametrised weights itself.
 
     Under `torch.nn.utils.parametrize.cached` a weight is looked up by the id of the module that was parametrised, and
     its copies would find its.
     """
     if not _parametrize._cache_enabled or not _parametrize.is_parametrized(module):
-        return type(module)
-    kind, names = type(module), tuple(module.parametrizations)  # pyright: ignore[reportArgumentType]
+        return kind
+    names = tuple(module.parametrizations)  # pyright: ignore[reportArgumentType]
     return type(kind.__name__, (kind,), {name: property(_computed(name)) for name in names})
 
 
@@ -369,10 +381,10 @@ def is_plain(tensor: Tensor) -> bool:
 
 def names_of_memory(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Tensors with the memory of others, but with a count of writes (`version`) and a derivative of their own."""
-    if torch.compiler.is_compiling() or not all(map(is_plain, tensors.values())):
+    if torch.compiler.is_compiling() or not all(is_plain(t) or is_sharded(t) for t in tensors.values()):
         return {name: tensor.detach() for name, tensor in tensors.items()}
     with without_torch_function(), temporarily_clear_interpreter_stack():
-        return {name: tensor.data for name, tensor in tensors.items()}
+        return {n: t.detach() if is_sharded(t) else t.data for n, t in tensors.items()}
 
 
 def move_to_a_copy(tensors: list[Tensor]) -> None:
@@ -387,3 +399,193 @@ def move_to_a_copy(tensors: list[Tensor]) -> None:
 def renew_flat_weights(module: nn.RNNBase) -> None:
     """Let a recurrent module's list of weights, beside its table of parameters, be that of the table."""
     module.__dict__["_flat_weights"] = [getattr(module, name) for name in module._flat_weights_names]
+
+
+# --- sharded models ---------------------------------------------------------------------------------------------------
+
+COMPOSABLE_STATE = "__composable_api_state_key"
+"""Begins the names of attributes that `fully_shard` and its kin put on a module."""
+_LAYOUTS = ("torch.distributed.tensor._api", "torch.distributed.tensor.parallel.style")
+
+
+def _loaded(module: str, name: str) -> Any:
+    """A part of torch.distributed; None while nobody has imported it, so that nothing can be sharded by it."""
+    return getattr(sys.modules.get(module), name, None)
+
+
+def is_sharded(value: Any) -> bool:
+    """Whether `value` is a tensor that is spread over processes."""
+    kind = _loaded("torch.distributed.tensor", "DTensor")
+    return kind is not None and isinstance(value, kind)
+
+
+def local(tensor: Any) -> Tensor:
+    """This process's part of a tensor, the whole of one that is not sharded."""
+    return tensor._local_tensor if is_sharded(tensor) else tensor
+
+
+def may_be_sharded() -> bool:
+    """Whether something that shards models has been imported."""
+    return "torch.distributed.tensor" in sys.modules
+
+
+def is_old_fsdp(module: nn.Module) -> bool:
+    """Whether a module is wrapped in `FullyShardedDataParallel`, whose parameters are pieces of a flat one."""
+    kind = _loaded("torch.distributed.fsdp", "FullyShardedDataParallel")
+    return kind is not None and isinstance(module, kind)
+
+
+@contextmanager
+def outside_the_pass() -> Iterator[None]:
+    """What runs here is no part of the pass: no mode, no transform and no autograd sees it."""
+    modes = [pop_dispatch_mode() for _ in dispatch_modes()]
+    try:
+        with (
+            without_torch_function(),
+            temporarily_clear_interpreter_stack(),
+            torch.inference_mode(False),
+            torch.no_grad(),
+        ):
+            yield
+    finally:
+        for mode in reversed(modes):
+            push_dispatch_mode(mode)
+
+
+def gathered(tensor: Any) -> Tensor:
+    """The whole of a sharded tensor, in memory of its own."""
+    with outside_the_pass():
+        whole, local = tensor.full_tensor(), tensor.to_local()
+        return whole.clone() if memory_of(whole) == memory_of(local) else whole
+
+
+class FullyShard(NamedTuple):
+    """What `fully_shard` does to one module.
+
+    Attributes:
+        kind: The module's class before.
+        before, after: The numbers of its hooks on the module, before and after its forward.
+        inputs, outputs: The dtypes that it casts the module's inputs and outputs to, None for as they are.
+    """
+
+    kind: type[nn.Module]
+    before: frozenset[int]
+    after: frozenset[int]
+    inputs: torch.dtype | None
+    outputs: torch.dtype | None
+
+
+class FullyShardedTensor(NamedTuple):
+    """A parameter that `fully_shard` manages.
+
+    Attributes:
+        shard: The sharded parameter.
+        whole: Gathers it.
+        again: What gathers it once more, None where the module has it whole now, and may not later.
+        extended: Whether it is gathered by functions of its own, as those in eight bits are.
+    """
+
+    shard: Tensor
+    whole: Callable[[], Tensor]
+    again: Callable[[], Callable[[], Tensor] | None]
+    extended: bool
+
+
+def fully_shard_of(module: nn.Module) -> FullyShard | None:
+    """What `fully_shard` does to a module; None where it was not called on it."""
+    state = _fully_shard_state(module)
+    if state is None:
+        return None
+    handles = (state._pre_forward_hook_handle, state._post_forward_hook_handle)
+    numbers = {one.id for handle in handles for one in getattr(handle, "handles", (handle,))}
+    before, after = (numbers & table.keys() for table in (module._forward_pre_hooks, module._forward_hooks))
+    policy, kind = state._mp_policy, type(module)
+    inputs = policy.param_dtype if policy.cast_forward_inputs else None
+    kind = kind.__mro__[getattr(kind, "_orig_cls_mro_index", 0)]
+    return FullyShard(kind, frozenset(before), frozenset(after), inputs, policy.output_dtype)
+
+
+def fully_sharded_tensors(module: nn.Module) -> Iterator[tuple[nn.Module, str, FullyShardedTensor]]:
+    """The parameters of the groups that begin at a module: whose they are, their names there, and themselves."""
+    state = _fully_shard_state(module)
+    for group in () if state is None else state._fsdp_param_groups:
+        for managed in group.fsdp_params:
+            info = managed._module_info
+            extended = hasattr(managed._sharded_local_tensor, "fsdp_pre_all_gather")
+            whole, again = partial(_whole, managed), partial(_again, managed)
+            found = FullyShardedTensor(managed.sharded_param, whole, again, extended)
+            yield info.module, info.param_name, found
+            for other, name in zip(info.shared_modules, info.shared_param_names, strict=True):
+                yield other, name, found
+
+
+def _fully_shard_state(module: nn.Module) -> Any:
+    ask = _loaded("torch.distributed.fsdp._fully_shard._fsdp_state", "_get_module_fsdp_state")
+    return None if ask is None else ask(module)
+
+
+def _again(managed: Any) -> Callable[[], Tensor] | None:
+    return None if managed.sharded_state.name == "UNSHARDED" else partial(_of_shard, managed)
+
+
+def _whole(managed: Any) -> Tensor:
+    """The whole of a parameter that `fully_shard` manages, as the module would compute with it now."""
+    if managed.sharded_state.name != "UNSHARDED":
+        return _of_shard(managed)
+    with outside_the_pass():  # a copy, for its memory is freed when the module is sharded again
+        whole = managed.unsharded_param
+        return gathered(whole) if is_sharded(whole) else whole.detach().clone()
+
+
+def _of_shard(managed: Any) -> Tensor:
+    with outside_the_pass():
+        shard, dtype = managed.sharded_param.detach(), managed.mp_policy.param_dtype
+        if managed.offload_to_cpu:
+            shard = type(shard).from_local(
+                shard.to_local().to(managed.device),
+                shard.device_mesh,
+                shard.placements,
+                run_check=False,
+                shape=shard.shape,
+                stride=shard.stride(),
+            )
+        whole = gathered(shard)
+        return whole if dtype is None or not whole.is_floating_point() else whole.to(dtype)
+
+
+def version_of_shard(tensor: Any) -> int:
+    """How often a sharded tensor was written, as a whole or by this process's part."""
+    with outside_the_pass():
+        return version(tensor) + version(local(tensor))
+
+
+def cast_floating(dtype: torch.dtype, values: Any) -> Any:
+    """Values with their floating-point tensors in a dtype, as `fully_shard` casts them."""
+    from torch.distributed.utils import _apply_to_tensors
+
+    return _apply_to_tensors(lambda t: t.to(dtype) if torch.is_floating_point(t) else t, values)
+
+
+def layout_hook(hook: Any) -> bool | None:
+    """Whether a module's hook only says how tensors are laid out over processes, as those of `parallelize_module` do.
+
+    None for a hook of torch.distributed of which that is not known.
+    """
+    function = _function(hook)
+    home = getattr(function, "__module__", None) or ""
+    if not home.startswith("torch.distributed.tensor."):
+        return False
+    if home not in _LAYOUTS:
+        return None
+    if home == _LAYOUTS[1]:
+        return True
+    held = dict(zip(function.__code__.co_freevars, function.__closure__ or (), strict=True))
+    given = [_function(cell.cell_contents) for name, cell in held.items() if name in ("input_fn", "output_fn")]
+    own = [f for f in given if (getattr(f, "__module__", None) or "") != _LAYOUTS[1]]
+    return None if own else True
+
+
+def _function(hook: Any) -> Any:
+    while isinstance(hook, partial | types.MethodType):
+        hook = hook.func if isinstance(hook, partial) else hook.__func__
+    return hook

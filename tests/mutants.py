@@ -172,6 +172,41 @@ MUTANTS = (
     ),
     # model
     Mutant(
+        "a hook on the outermost wrapper is forgotten",
+        "funcattr/model/wrappers.py",
+        "            if has_hooks(model):",
+        "            if False:",
+        ("tests/model/test_wrappers.py::test_names_what_a_wrapper_does_beside",),
+    ),
+    Mutant(
+        "the copy of a wrapper is one of its class",
+        "funcattr/model/module_tree.py",
+        "kind = Through if is_wrapper(module) else",
+        "kind = type(module) if is_wrapper(module) else",
+        ("tests/model/test_wrappers.py::test_its_reducer_hears_nothing_of_a_call",),
+    ),
+    Mutant(
+        "a parameter that may be tied to others is bound alone",
+        "funcattr/model/functional.py",
+        "if own is not None and own.is_meta:",
+        "if own is None:",
+        ("tests/model/test_accelerate.py::test_gives_what_it_gives_on_the_plain_model",),
+    ),
+    Mutant(
+        "a shard that was written in between is gathered all the same",
+        "funcattr/calls/saved_tensors.py",
+        "        if self._count(self._source) != self._before:",
+        "        if False:",
+        ("tests/calls/test_saved_tensors.py::test_what_is_made_again_is_made_of_what_it_was",),
+    ),
+    Mutant(
+        "a tensor parallel model is not compared with its whole",
+        "funcattr/model/functional.py",
+        "        if structure.is_laid_out:",
+        "        if False:",
+        ("tests/sharded/test_sharded.py::test_names_what_it_refuses",),
+    ),
+    Mutant(
         "a part of a site's value is another one",
         "funcattr/model/sites.py",
         "parts[first] = self._with_part_visited(parts[first]",

@@ -281,6 +281,8 @@ def call_arguments(x: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tup
 
 
 def _check_devices(call: str, model: FunctionalModel, inputs: list[Tensor]) -> None:
+    if model.moves_inputs:
+        return
     devices = {p.device for p in model.params.values()}
     for value in inputs:
         if devices and value.device not in devices:

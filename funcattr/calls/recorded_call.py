@@ -14,7 +14,7 @@ from torch import Tensor
 from .._torch import version
 from .call import Call, Origin, Positions, lookup, replace
 from .operations import UPDATES, Operation, draws_at_random, known
-from .saved_tensors import Deferred, written
+from .saved_tensors import Deferred, made_again, written
 
 _LISTS = (list, tuple)
 _DROPPED = object()
@@ -163,6 +163,16 @@ class RecordedCall(Call):
         self._forms = self.forms
         self._args, self._kwargs = replace(self._args, self._kwargs, self._positions, (operand,))
         self._given = None
+
+    def drop_gathered(self) -> None:
+        """Let go of arguments that can be made again, such as the parameters of a sharded model."""
+        self._args = tuple([self._unless_made_again(value) for value in self._args])
+        self._kwargs = {name: self._unless_made_again(value) for name, value in self._kwargs.items()}
+        self._look()
+
+    def _unless_made_again(self, value: Any) -> Any:
+        again = made_again(value) if type(value) is Tensor else None
+        return value if again is None else Deferred(again, (), self.path)
 
     def again(self) -> Deferred:
         """The output, by a later run of the call."""

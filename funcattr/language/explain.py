@@ -323,7 +323,7 @@ def _generated(given: _Given, roles: Roles, ids: list[int], count: int) -> list[
     if not callable(getattr(model, "generate", None)):
         raise TypeError(f"{call}(generate={count}): the model has no generate(). Give the continuation.")
     check_length(call, model, tokenizer, len(ids) if roles.encoder else len(ids) + count - 1)
-    device = next(p.device for p in model.parameters())
+    device = next((p.device for p in model.parameters() if not p.is_meta), torch.device("cpu"))
     tokens = torch.tensor([ids], device=device)
     check_ids(call, "tokenizer", model.get_input_embeddings(), ids)
     pad = getattr(tokenizer, "pad_token_id", None)

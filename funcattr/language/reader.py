@@ -67,7 +67,7 @@ class Reader:
     ) -> None:
         self.call, self.roles, self.texts = call, roles, texts
         self.model: Any = model
-        device = next((p.device for p in model.parameters()), torch.device("cpu"))
+        device = next((p.device for p in model.parameters() if not p.is_meta), torch.device("cpu"))
         accepted = inspect.signature(model.forward).parameters
         for name in CACHES:
             if kwargs.get(name) is not None:

@@ -5,6 +5,7 @@ import difflib
 import re
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeVar
 
 import torch
@@ -14,21 +15,30 @@ from torch.func import functional_call
 from .._torch import (
     RANDOM_IN_TRAINING,
     TENSOR_TABLES,
+    gathered,
     has_global_hooks,
     has_hooks,
+    is_sharded,
     names_of_memory,
-    original_module,
+    one_of_mapped,
+    outside_the_pass,
     pytree,
 )
+from ..agreement import same_numbers
 from ..batch import repeated
-from ..errors import unknown_site
+from ..copies import Copier
+from ..errors import UnsupportedOperationError, unknown_site
+from ..torch_state import is_plain_eager
 from .aliased import Group, aliased_groups, cloned
 from .attention_weights import shown_weights
 from .guard import Guard, guarded
 from .hand_over import refuse_handed
 from .module_tree import CallCopier, Part, TreeCopier, end_call, parts_of, sited_copy
+from .offloading import has_device_hooks
 from .refusals import refuse_opaque
-from .sites import CallEdit, Editor, edited
+from .sharding import packed
+from .sites import CallEdit, Editor, edited, site_modes
+from .wrappers import unwrapped
 
 T = TypeVar("T")
 Params = Mapping[str, Tensor]
@@ -74,9 +84,14 @@ class Structure:
         self.training = any(m.training and isinstance(m, RANDOM_IN_TRAINING) for _, m in modules)
         self.hooked = any(has_hooks(m) for _, m in modules)
         self.user_modules = user_modules
+        self.sharded = {} if self.traced else {id(p.module): p.sharding for p in self.parts if p.sharding}
+        self.is_laid_out = any(sharding.by_layout for sharding in self.sharded.values())
+        self.compared = _compared_of(self) if self.is_laid_out else set()
         names: dict[int, str] = {}
         for path, module in modules:
             self._name_tensors(f"{path}." if path else "", module, names)
+        if self.traced and any(map(is_sharded, (*self.params.values(), *self.buffers.values()))):
+            raise _sharded_in_compiled_code()
         self.aliased: tuple[Group, ...] = aliased_groups(self.params, self.buffers)
         self.in_params = tuple(b for group in self.aliased if group[0] in self.params for b in group[1:])
 
@@ -89,30 +104,39 @@ class Structure:
 
     @property
     def parts(self) -> tuple[Part, ...]:
-        """The modules of the tree."""
-        assert isinstance(self.model, nn.Module)
+        """The modules of the tree; none of a callable."""
         if self._parts is None:
-            self._parts = parts_of(self.model)
+            self._parts = parts_of(self.model) if isinstance(self.model, nn.Module) else ()
         return self._parts
 
     def _name_tensors(self, prefix: str, module: nn.Module, names: dict[int, str]) -> None:
+        sharding = self.sharded.get(id(module))
         for own, table in zip((self.params, self.buffers), TENSOR_TABLES, strict=True):
-            for name, tensor in vars(module)[table].items():
+            held = vars(module)[table]
+            for name, tensor in (held if sharding is None else {**held, **sharding.shards(held)}).items():
                 if tensor is not None:
                     self.places[prefix + name] = first = names.setdefault(id(tensor), prefix + name)
                     own.setdefault(first, tensor)
 
     def __reduce__(self) -> Any:
-        model = self.model
+        model = self._copied()
         if isinstance(model, nn.Module):  # as the user's: what a copy adds to it cannot be pickled
             model = sited_copy(self.parts, TreeCopier(_the_same, {}), sited=False)[0].module
         return _restored, (model, self.edits, self.sites, self.fixed)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Structure":
-        model = self.model
+        model = self._copied()
         if isinstance(model, nn.Module):
             model = sited_copy(self.parts, TreeCopier(_cloned, {}), sited=False)[0].module
         return _restored(model, self.edits, self.sites, self.fixed)
+
+    def _copied(self) -> Any:
+        """The model, to be copied or pickled."""
+        if self.sharded:
+            raise UnsupportedOperationError(
+                "FunctionalModel: a sharded model can neither be copied nor pickled. Functionalize it where it is used."
+            )
+        return self.model
 
     def __eq__(self, other: object) -> bool:
         return self is other
@@ -172,6 +196,11 @@ class FunctionalModel:
     def has_hooks(self) -> bool:
         """Whether forward hooks see the values that a call computes."""
         return self.structure.hooked or has_global_hooks()
+
+    @property
+    def moves_inputs(self) -> bool:
+        """Whether inputs need not be where the parameters are: those are gathered, or accelerate moves the inputs."""
+        return bool(self.structure.sharded) or has_device_hooks(self._model)
 
     def site_name(self, call: str, site: Any, argument: str = "layer") -> str:
         """The name of a site that is given by its name, or by the module whose output it is.
@@ -266,14 +295,30 @@ class FunctionalModel:
         for name in params:
             if name not in names:
                 raise _unknown_parameter(name, names)
+        for name, value in params.items():
+            if is_sharded(value):
+                raise ValueError(
+                    f"FunctionalModel.bind(params=...): expected the whole of {name!r}, got a DTensor, one process's "
+                    "part of it. Give tensor.full_tensor()."
+                )
         for name in params:
             if name in self.structure.fixed:
                 raise ValueError(
                     f"FunctionalModel.bind(params=...): {name!r} is folded with a batch norm, so another value of it "
                     "would not be seen. Bind first, and fold the result."
                 )
+        if self.structure.sharded:
+            for name in params:
+                self._refuse_elsewhere(name, self.structure.params.get(names[name]))
         bound = {**self.bound, **{names[name]: p for name, p in params.items()}}
         return FunctionalModel(self.structure, bound, shifts=self.shifts)
+
+    def _refuse_elsewhere(self, name: str, own: Tensor | None) -> None:
+        if own is not None and own.is_meta:
+            raise UnsupportedOperationError(
+                f"FunctionalModel.bind(params=...): {name!r} is offloaded by accelerate, so that nobody can tell which "
+                "other parameters are tied to it. Bind before the model is offloaded."
+            )
 
     def tensors(self) -> dict[str, Tensor]:
         """The tensors that a call computes with: bound ones as they are, owned ones as constants, buffers copied."""
@@ -342,17 +387,61 @@ class FunctionalModel:
                 output = functional_call(self._model, filled, inputs, kwargs, tie_weights=False)
             return refuse_handed(output) if self.structure.fixed else output
         structure, owned = self.structure, {**self.structure.params, **self.structure.buffers}
+        if structure.is_laid_out:
+            self._check_layouts(inputs, kwargs)
         shared = [tensors[name] for name in (*structure.params, *structure.in_params) if name not in self.bound]
         copier = CallCopier({id(t): tensors[name] for name, t in owned.items() if name in tensors})
         parts = sited_copy(structure.parts, copier)
         guard = Guard({**owned, **copier.users}, [*shared, *copier.shared], self.bound)
         try:
-            with guarded(guard, self._whole), shown_weights():
+            with guarded(guard, self._whole), shown_weights(), self._packed(parts):
                 output = parts[0].module(*inputs, **kwargs)
             guard.check()
             return refuse_handed(output) if structure.fixed else output
         finally:
             end_call(parts)
+
+    def _packed(self, parts: tuple[Part, ...]) -> AbstractContextManager[None]:
+        """Where autograd alone takes the derivative: what it saves of gathered tensors can be gathered again."""
+        records = any(mode.saves for mode in site_modes())
+        if not self.structure.sharded or records or not torch.is_grad_enabled() or not is_plain_eager():
+            return nullcontext()
+        return packed(part.module for part in parts if part.sharding is not None)
+
+    def _check_layouts(self, inputs: Any, kwargs: Any) -> None:
+        """Compare the model as it runs on parts of tensors with its copy on whole ones, once for each form of inputs.
+
+        Raises:
+            UnsupportedOperationError: If they differ, so that the parts mean something else than the whole.
+        """
+        leaves = [
+            (v.shape, v.dtype) if isinstance(v, Tensor) else type(v) for v in pytree.tree_leaves((inputs, kwargs))
+        ]
+        if tuple(leaves) in self.structure.compared:
+            return
+        with outside_the_pass(), torch.random.fork_rng(devices=[]):
+            inputs, kwargs = pytree.tree_map_only(Tensor, one_of_mapped, (inputs, kwargs))
+            by_parts, whole = (self._as_it_is(gathers, inputs, kwargs) for gathers in (False, True))
+            by_parts = pytree.tree_map(lambda v: gathered(v) if is_sharded(v) else v, by_parts)
+        outputs = [pytree.tree_leaves(output) for output in (by_parts, whole)]
+        kinds = [[Tensor if isinstance(v, Tensor) else type(v) for v in output] for output in outputs]
+        if kinds[0] != kinds[1] or not same_numbers(by_parts, whole, size=0.0):
+            raise UnsupportedOperationError(
+                "functionalize(model=...): on its parts of tensors (parallelize_module) the model gives another output "
+                "than on whole ones, so that nobody can say what its whole is. Its inputs may be parts themselves, its "
+                "forward may count on parts (a number of heads for each process), or it draws at random (eval())."
+            )
+        self.structure.compared.add(tuple(leaves))
+
+    def _as_it_is(self, gathers: bool, inputs: Any, kwargs: Any) -> Any:
+        """The output of a copy that no mode sees, whose sharded tensors are gathered or not."""
+        structure, tensors = self.structure, FunctionalModel(self.structure).tensors()
+        owned = {**structure.params, **structure.buffers}
+        copier = TreeCopier(torch.clone, {id(t): tensors[name] for name, t in owned.items()})
+        copier.gathers = gathers
+        given = Copier(torch.clone)
+        model = sited_copy(structure.parts, copier, sited=False)[0].module
+        return model(*given(inputs), **given(kwargs))
 
     def __repr__(self) -> str:
         return f"FunctionalModel({type(self._model).__name__}, {len(self.params)} parameters, {len(self.sites)} sites)"
@@ -390,7 +479,7 @@ def _functional(model: Callable[..., Any], snapshot: bool) -> FunctionalModel:
         return model
     if not snapshot and torch.compiler.is_dynamo_compiling() and isinstance(model, nn.Module):
         return FunctionalModel(Structure(model))  # a method there is one node of the graph, which makes its copy
-    model = original_module(model)
+    model = unwrapped(model)
     if not callable(model):
         raise TypeError(f"functionalize(model=...): expected a module or a callable, got {type(model).__name__}.")
     refuse_opaque(model)
@@ -441,6 +530,23 @@ def _shift(site: str, by: Tensor) -> Callable[[Any], Any]:
 def _copies(examples: Tensor, count: int) -> Tensor:
     """A tensor for each example, for `count` copies of them. [N, ...] -> [count, ...]"""
     return repeated(examples, len(examples), count // len(examples))
+
+
+_compared: "weakref.WeakKeyDictionary[nn.Module, set[Any]]" = weakref.WeakKeyDictionary()
+
+
+def _compared_of(structure: Structure) -> set[Any]:
+    """The forms of inputs on which a model that runs on parts of tensors was compared with its whole."""
+    users = structure.user_modules
+    root = structure.model if users is None else users[""]()
+    return _compared.setdefault(root, set()) if isinstance(root, nn.Module) else set()
+
+
+def _sharded_in_compiled_code() -> UnsupportedOperationError:
+    return UnsupportedOperationError(
+        "functionalize(model=...): a sharded model cannot be gathered inside torch.compile. Call funcattr outside of "
+        "it."
+    )
 
 
 def _module_of(site: str) -> tuple[str, str]:

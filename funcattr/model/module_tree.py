@@ -7,10 +7,21 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .._torch import HOOK_TABLES, SUBMODULES, TENSOR_TABLES, class_of_copy, names_of_memory, renew_flat_weights
+from .._torch import (
+    COMPOSABLE_STATE,
+    HOOK_TABLES,
+    SUBMODULES,
+    TENSOR_TABLES,
+    class_of_copy,
+    names_of_memory,
+    renew_flat_weights,
+)
 from ..copies import Copier, is_fixed
 from .guard import BreachError
+from .offloading import is_offloading
+from .sharding import Sharding, shardings
 from .sites import enter_module, leave_module, pass_module
+from .wrappers import Through, is_wrapper
 
 _KEPT_APART = frozenset([*TENSOR_TABLES, SUBMODULES, *HOOK_TABLES, "forward", "_compiled_call_impl"])
 """Attributes that a copy gets of its own in any case."""
@@ -24,21 +35,37 @@ class Part(NamedTuple):
         module: The module.
         moving: Attributes that a private copy cannot share: all but numbers, strings and tuples of them.
         patched: The `forward` that was put on the instance, if it is not its class's.
+        sharding: How it is sharded, if it is.
     """
 
     name: str
     module: nn.Module
     moving: tuple[str, ...]
     patched: Callable[..., Any] | None
+    sharding: Sharding | None = None
 
 
 def parts_of(model: nn.Module) -> tuple[Part, ...]:
-    """The modules of a tree, the root first."""
-    return tuple(Part(name, module, _moving(module), _patched(module)) for name, module in model.named_modules())
+    """The modules of a tree, the root first.
+
+    Raises:
+        UnsupportedOperationError: If one is sharded in a way that cannot be undone for a call.
+    """
+    sharded = shardings(model)
+    return tuple(
+        Part(name, module, _moving(module), _patched(module), sharded.get(id(module)))
+        for name, module in model.named_modules()
+    )
 
 
 def _moving(module: nn.Module) -> tuple[str, ...]:
-    return tuple(n for n, v in vars(module).items() if n not in _KEPT_APART and not is_fixed(v))
+    if is_wrapper(module):
+        return ()
+    return tuple(
+        n
+        for n, v in vars(module).items()
+        if n not in _KEPT_APART and not is_fixed(v) and not n.startswith(COMPOSABLE_STATE)
+    )
 
 
 def _patched(module: nn.Module) -> Callable[..., Any] | None:
@@ -55,30 +82,52 @@ class TreeCopier(Copier):
 
     Attributes:
         place: Where the copying is: a module and its attribute.
+        gathers: Whether the copies of sharded modules gather their tensors, and leave the hooks out that shard.
     """
 
     place = ""
+    gathers = True
 
-    def empty(self, module: nn.Module) -> nn.Module:
+    def empty(self, module: nn.Module, sharding: Sharding | None = None) -> nn.Module:
         """A module of the same class without attributes; what refers to the original will refer to it."""
-        made = self.copies[id(module)] = object.__new__(class_of_copy(module))
+        kind = Through if is_wrapper(module) else type(module) if sharding is None else sharding.kind
+        kind = class_of_copy(module, kind)
+        kind = kind if sharding is None or not self.gathers else sharding.class_of_copy(kind)
+        made = self.copies[id(module)] = object.__new__(kind)
         return made
 
-    def fill(self, copy: nn.Module, module: nn.Module, moving: Sequence[str], name: str = "") -> None:
+    def fill(
+        self,
+        copy: nn.Module,
+        module: nn.Module,
+        moving: Sequence[str],
+        name: str = "",
+        sharding: Sharding | None = None,
+    ) -> None:
         """Give a copy its attributes."""
         before = vars(module)
         attributes = copy.__dict__
         attributes.update(before)
         attributes["_compiled_call_impl"] = None
+        hooks = before if sharding is None else sharding.hooks if self.gathers else sharding.before
         for table in HOOK_TABLES:
-            held = before[table]
+            held = hooks[table]
             attributes[table] = self(held) if held else type(held)()
         for table in (*TENSOR_TABLES, SUBMODULES):
-            held = before[table]
+            held = before[table] if sharding is None else {**before[table], **sharding.shards(before[table])}
             attributes[table] = {own: self(value) for own, value in held.items()} if held else {}
         for attribute in moving:
             self.place = f"{name}.{attribute}" if name else attribute
             attributes[attribute] = self(before[attribute])
+
+    def _object(self, value: Any) -> Any:
+        if not is_offloading(value):
+            return super()._object(value)
+        for shared in (value.weights_map, value.tied_params_map):
+            self.copies[id(shared)] = shared
+        made = super()._object(value)
+        made.offload = False  # the copy loads what its forward reads
+        return made
 
     def module(self, module: nn.Module) -> nn.Module:
         """The copy of a module that is not of the tree."""
@@ -122,10 +171,10 @@ def sited_copy(parts: Sequence[Part], copier: TreeCopier, *, sited: bool = True)
         copier: Says what becomes of their tensors.
         sited: Whether each module tells the active mode where it is. Without, it is a module like the user's.
     """
-    copies = [copier.empty(part.module) for part in parts]
+    copies = [copier.empty(part.module, part.sharding) for part in parts]
     made = []
     for part, copy in zip(parts, copies, strict=True):
-        copier.fill(copy, part.module, part.moving, part.name)
+        copier.fill(copy, part.module, part.moving, part.name, part.sharding)
         patched = None if part.patched is None else copier(part.patched)
         if sited:
             copy.__dict__["forward"] = _sited_forward(copy, part.name, patched)
@@ -133,7 +182,7 @@ def sited_copy(parts: Sequence[Part], copier: TreeCopier, *, sited: bool = True)
             copy.__dict__.pop("forward", None)
         else:
             copy.__dict__["forward"] = patched
-        made.append(Part(part.name, copy, part.moving, patched))
+        made.append(Part(part.name, copy, part.moving, patched, part.sharding))
     return tuple(made)
 
 

@@ -11,6 +11,7 @@ from torch import nn
 from .._torch import OptimizedModule, is_compiled_function
 from ..copies import ATOMS
 from ..errors import UnsupportedOperationError
+from .wrappers import is_wrapper, refuse_more
 
 _NO_FUNCTIONS = ATOMS | {dict, OrderedDict, list, tuple, set, torch.Tensor, nn.Parameter}
 
@@ -25,6 +26,9 @@ def refuse_opaque(model: Callable[..., Any]) -> None:
         if _is_opaque(part):
             raise _opaque_error(path, part)
         if not isinstance(part, nn.Module):
+            continue
+        if is_wrapper(part):
+            refuse_more(repr(path), part)
             continue
         outside = () if type(part) in classes else _named_by_forward(type(part))
         classes.add(type(part))

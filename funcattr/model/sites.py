@@ -123,8 +123,10 @@ class SiteMode(TorchFunctionMode):
     Attributes:
         asked: The sites whose values it reads or replaces.
         look: What a guard does before each torch function, where one has the mode for its eyes.
+        saves: Whether it keeps what a derivative needs itself, and autograd nothing.
     """
 
+    saves = False
     look: Callable[[Callable[..., Any], tuple[Any, ...], dict[str, Any]], None] | None = None
 
     def __init__(self, asked: Iterable[str] = ()) -> None:

@@ -69,6 +69,8 @@ class Recorder(SiteMode):
     Sites named by `marks` become steps of their own, where the walk may look at the cotangent.
     """
 
+    saves = True
+
     def __init__(
         self,
         rules: Rulebook,
@@ -597,6 +599,7 @@ class Recorder(SiteMode):
         else:
             pull, owned = pull_of(action, call, self.caller)
             step = Step(pull, inputs, outputs, call.op, call.path, action, call, values=values, owned=owned)
+        call.drop_gathered()
         self.steps.append(step)
         return out
 

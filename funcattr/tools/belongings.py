@@ -2,15 +2,15 @@
 
 import random
 from collections import deque
-from collections.abc import Iterator, Mapping
-from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
+from collections.abc import Iterator
+from types import BuiltinFunctionType, FunctionType, MappingProxyType, MethodType, ModuleType
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .._torch import function_modes, version
+from .._torch import function_modes, local, version
 
 _ATOMS = (str, bytes, int, float, complex, type(None), torch.dtype, torch.device, torch.Generator)
 _CODE = (type, ModuleType, FunctionType, BuiltinFunctionType, MethodType)
@@ -91,7 +91,7 @@ def _parts(value: Any) -> Iterator[tuple[str, Any]]:
     """Name and object of all that hangs directly on something."""
     if isinstance(value, (*_ATOMS, *_CODE)):
         return
-    if isinstance(value, Mapping):
+    if isinstance(value, dict | MappingProxyType):  # others may make what they give, such as one that loads
         yield from ((f"[{key!r}]", part) for key, part in value.items())
     elif isinstance(value, list | tuple | deque):
         yield from ((f"[{i}]", part) for i, part in enumerate(value))
@@ -103,7 +103,10 @@ def _parts(value: Any) -> Iterator[tuple[str, Any]]:
 
 def _bytes(value: Tensor) -> Tensor:
     """The memory of a tensor, so that NaN equals NaN and 0 is not -0."""
-    plain = value.detach().resolve_conj().resolve_neg().contiguous().flatten()
+    if value.is_meta:
+        return torch.empty(0)
+    own = local(value.detach())
+    plain = own.resolve_conj().resolve_neg().contiguous().flatten()
     return plain.view(torch.uint8) if plain.numel() else plain
 
 

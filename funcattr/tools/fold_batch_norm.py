@@ -13,7 +13,7 @@ from ..agreement import same_numbers
 from ..attribution.question import call_arguments
 from ..calls.adjoints import is_differentiable
 from ..calls.operations import CONVOLUTIONS
-from ..errors import FuncattrError
+from ..errors import FuncattrError, UnsupportedOperationError
 from ..model.functional import FunctionalModel, Structure, functionalize
 from ..model.hand_over import Handed, ReadError
 from ..model.module_tree import TreeCopier, parts_of, sited_copy
@@ -80,6 +80,11 @@ def fold_batch_norm(
     fm = functionalize(model)
     if not isinstance(fm.structure.model, nn.Module):
         raise TypeError("fold_batch_norm(model=...): expected a module, or a FunctionalModel of one.")
+    if fm.structure.sharded:
+        raise UnsupportedOperationError(
+            "fold_batch_norm(model=...): the model's parameters are spread over processes, or kept elsewhere. Fold "
+            "before it is sharded, or use it as it is."
+        )
     if fm.structure.edits or fm.shifts:
         raise ValueError("fold_batch_norm(model=...): the model has edits. Fold first, and edit the result.")
     snapshot = {name: t.detach().clone() for name, t in {**fm.params, **fm.buffers}.items()}

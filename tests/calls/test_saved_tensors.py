@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 import funcattr
 from funcattr import AliasedWriteError, rules
+from funcattr.calls.saved_tensors import MadeAgain
 from funcattr.testing.seeding import settle, uniform
 
 from ..contract import assert_equal
@@ -163,3 +164,29 @@ def test_a_divisor_is_not_read_by_its_rule() -> None:
 
     y, pull = funcattr.vjp(model, x, rules=rules.epsilon_everywhere())
     assert_equal(pull(y)[0], x)
+
+
+@pytest.mark.parametrize("rules", [RECORDED, EPSILON, Z_PLUS], ids=["adjoint", "epsilon", "z+"])
+def test_what_is_made_again_is_made_of_what_it_was(rules: funcattr.Rulebook) -> None:
+    """A tensor that was gathered is not held, but made again; and refused where what it is made of was written."""
+    source, made = torch.randn(4, 3, dtype=torch.float64), list[int]()
+
+    def whole() -> Tensor:
+        made.append(1)
+        return 2 * source
+
+    def count(tensor: Tensor) -> int:
+        return tensor._version
+
+    def linear(x: Tensor) -> Tensor:
+        return F.linear(x, MadeAgain(whole, source, count, "layer").of(2 * source.clone()))
+
+    x = torch.randn(2, 3, dtype=torch.float64)
+    expected = funcattr.vjp(lambda x: F.linear(x, 2 * source), x, rules=rules)[1](torch.ones(2, 4).double())[0]
+    _, pull = funcattr.vjp(linear, x, rules=rules)
+    assert not made
+    assert_equal(pull(torch.ones(2, 4).double())[0], expected)
+    assert made
+    source.mul_(3)
+    with pytest.raises(AliasedWriteError, match="in the module 'layer', a tensor of the model or its input was writ"):
+        pull(torch.ones(2, 4).double())
