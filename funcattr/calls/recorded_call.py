@@ -166,6 +166,9 @@ class RecordedCall(Call):
 
     def drop_gathered(self) -> None:
         """Let go of arguments that can be made again, such as the parameters of a sharded model."""
+        tensors = [v for v in (*self._args, *self._kwargs.values()) if type(v) is Tensor]
+        if not any(map(made_again, tensors)):  # nearly always
+            return
         self._args = tuple([self._unless_made_again(value) for value in self._args])
         self._kwargs = {name: self._unless_made_again(value) for name, value in self._kwargs.items()}
         self._look()
