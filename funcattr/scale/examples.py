@@ -124,10 +124,13 @@ def _checked_ids(data: Any, ids: Any) -> Sequence[int] | Sequence[str]:
 
 
 def _example(item: Any) -> Example:
+    if isinstance(item, Tensor):
+        return Example(item, None)
+    x, target = item, None
     if isinstance(item, tuple | list) and len(item) in (1, 2):
         x, target = item if len(item) == 2 else (item[0], None)
-    else:
-        x, target = item, None
+    if isinstance(x, Tensor):
+        return Example(x, _target(target))
     if isinstance(x, Mapping):
         return Example({str(name): _tensor(part) for name, part in x.items()}, _target(target))
     return Example(_tensor(x), _target(target))
@@ -135,7 +138,7 @@ def _example(item: Any) -> Example:
 
 def _tensor(value: Any) -> Tensor:
     if isinstance(value, Tensor):
-        return value.detach()
+        return value
     if isinstance(value, np.ndarray):
         return torch.from_numpy(value)
     raise TypeError(
@@ -144,18 +147,17 @@ def _tensor(value: Any) -> Tensor:
 
 
 def _target(value: Any) -> int | tuple[int, ...] | None:
-    if isinstance(value, Tensor | np.ndarray | np.generic):
-        value = value.tolist()
-    if isinstance(value, list | tuple):
-        if all(type(part) is int for part in value):
-            return tuple(value)
-    elif value is None or type(value) is int:
+    if value is None or type(value) is int:
         return value
+    if isinstance(value, Tensor | np.ndarray | np.generic):
+        return _target(value.tolist())
+    if isinstance(value, list | tuple) and all(type(part) is int for part in value):
+        return tuple(value)
     raise TypeError(f"expected a class or an index of ints for the target, got {value!r}")
 
 
 def in_batch(examples: Sequence[Example], device: torch.device) -> Any:
     """The inputs of examples of one form. each [N, ...]"""
     if isinstance(examples[0].x, Tensor):
-        return torch.stack([e.x for e in examples]).to(device)  # pyright: ignore[reportArgumentType, reportCallIssue]
-    return {name: torch.stack([e.x[name] for e in examples]).to(device) for name in examples[0].x}
+        return torch.stack([e.x for e in examples]).detach().to(device)  # pyright: ignore[reportArgumentType, reportCallIssue]
+    return {name: torch.stack([e.x[name] for e in examples]).detach().to(device) for name in examples[0].x}

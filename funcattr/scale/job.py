@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -95,13 +96,24 @@ class Job:
             "device": self.question.device.type,
             "threads": torch.get_num_threads(),
         }
-        with writing(self.out), whole_file(self.path(shard)) as file, ShardFile(file, self.columns, says) as written:
+        with (
+            writing(self.out),
+            whole_file(self.path(shard)) as file,
+            ShardFile(file, self.columns, says) as written,
+            ThreadPoolExecutor(1) as beside,
+        ):
+            last = None
             for positions in batches(self.positions(shard), self.batch_size):
                 rows = self.rows(positions)
                 failed += sum(row.failure is not None for row in rows)
                 self._check_failures(failed, positions, rows)
-                written.add([self.examples.ids[p] for p in positions], rows)
+                if last is not None:
+                    last.result()
+                # A batch is written while the next is computed; two at most are in memory.
+                last = beside.submit(written.add, [self.examples.ids[p] for p in positions], rows)
                 tell(len(positions))
+            if last is not None:
+                last.result()
         return failed
 
     def rows(self, positions: Sequence[int]) -> list[RowOf]:

@@ -41,7 +41,9 @@ class Columns(NamedTuple):
         """The row, or its failure where it does not fit the columns."""
         if row.failure is not None:
             return row._replace(attributions={}, target=row.target if self._fits(row.target) else None)
-        shapes = {name: list(part.shape) for name, part in row.attributions.items()}
+        shapes = {name: [*part.shape] for name, part in row.attributions.items()}
+        if shapes == self.shapes and self._fits(row.target):
+            return row
         if shapes.keys() != self.shapes.keys():
             return self._unfit(row, f"attributions {sorted(self.shapes)}", str(sorted(shapes)))
         if not self.ragged and shapes != self.shapes:

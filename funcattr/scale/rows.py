@@ -141,7 +141,7 @@ def finite_rows(parts: Sequence[Tensor]) -> list[bool] | None:
 
 def faults_of(part: Tensor, dtype: torch.dtype) -> dict[int, str]:
     """Why rows of attributions cannot be kept in a dtype, by row: not finite, too large, or all too small."""
-    if not part.numel():
+    if not part.numel() or (part.dtype == dtype and finite_rows([part]) is None):
         return {}
     low, high = part.flatten(1).aminmax(dim=1)
     largest, limits = torch.maximum(-low, high), torch.finfo(dtype)
