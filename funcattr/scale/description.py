@@ -85,7 +85,11 @@ def _hash(data: Any) -> str:
 
 
 def _without_nothing(row: Mapping[str, Any]) -> dict[str, Any]:
-    return {k: tuple(v) if isinstance(v, tuple) else v for k, v in row.items() if v not in (None, False, "*")}
+    return {
+        k: tuple(v) if isinstance(v, tuple) else v
+        for k, v in row.items()
+        if v is not None and v is not False and v != "*"
+    }
 
 
 def _parts(value: Any) -> dict[str, Any]:
@@ -93,7 +97,13 @@ def _parts(value: Any) -> dict[str, Any]:
         return value._asdict() if hasattr(value, "_asdict") else {"items": list(value)}
     if is_dataclass(value):
         return {field.name: getattr(value, field.name) for field in fields(value)}
-    return dict(vars(value))
+    # A declaration of a rule holds for the very object, and says so by its id (`calls/declarations.py`).
+    kept = {
+        name: "declared" if type(part) is int and part == id(value) else part
+        for name, part in vars(value).items()
+        if name[:2] != "__"
+    }
+    return kept
 
 
 def _function(value: Any, where: str) -> Any:

@@ -76,6 +76,9 @@ def _differences(now: Any, there: Any, where: str) -> Iterator[str]:
     if isinstance(now, dict) and isinstance(there, dict):
         for name in sorted({*now, *there}):
             yield from _differences(now.get(name), there.get(name), f"{where}.{name}" if where else name)
+    elif isinstance(now, list) and isinstance(there, list) and len(now) == len(there):
+        for i, (one, other) in enumerate(zip(now, there, strict=True)):
+            yield from _differences(one, other, f"{where}[{i}]")
     elif now != there:
         yield f"{where}: {_short(there)} there, {_short(now)} here"
 

@@ -70,10 +70,10 @@ class ShardFile:
 
     def __init__(self, file: BinaryIO, columns: Columns, says: dict[str, Any]) -> None:
         self.columns = columns
-        self._schema = _schema(columns).with_metadata({KEY: json.dumps(says, sort_keys=True).encode()})
+        self._form = _schema(columns).with_metadata({KEY: json.dumps(says, sort_keys=True).encode()})
         # Values hardly repeat, and what a value may be is of no use for a search.
         how: dict[str, Any] = {"use_dictionary": False, "write_statistics": False, "write_page_checksum": True}
-        self._writer = arrow_parquet().ParquetWriter(file, self._schema, compression="zstd", compression_level=1, **how)
+        self._writer = arrow_parquet().ParquetWriter(file, self._form, compression="zstd", compression_level=1, **how)
 
     def add(self, ids: Sequence[Any], rows: Sequence[RowOf]) -> None:
         """Write the rows of a batch."""
@@ -84,15 +84,15 @@ class ShardFile:
             "score": [row.score for row in rows],
             "error": [None if row.failure is None else row.failure.text for row in rows],
         }
-        arrays = {name: pa.array(values, self._schema.field(name).type) for name, values in arrays.items()}
+        arrays = {name: pa.array(values, self._form.field(name).type) for name, values in arrays.items()}
         for name, shape in columns.shapes.items():
             parts = [row.attributions.get(name) for row in rows]
-            kind = self._schema.field(name).type
+            kind = self._form.field(name).type
             arrays[name] = _lists(parts, kind) if columns.ragged else _fixed_lists(parts, kind, int(np.prod(shape)))
             if columns.ragged:
                 shapes = [None if part is None else list(part.shape) for part in parts]
                 arrays[f"{name}.shape"] = pa.array(shapes, pa.list_(pa.int32()))
-        self._writer.write_table(pa.Table.from_pydict(arrays, schema=self._schema))
+        self._writer.write_table(pa.Table.from_pydict(arrays, schema=self._form))
 
     def __enter__(self) -> "ShardFile":
         return self

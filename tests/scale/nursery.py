@@ -1,7 +1,7 @@
 """Runs in processes of their own, forked from one that has imported torch: `python -m tests.scale.nursery`.
 
-Each line of the input is JSON: `{"start": FOLDER, ...}` answers with the process's number, `{"end": NUMBER}` with its
-exit status, below 0 the signal that ended it. What a run writes to its standard error is in the file `errors` beside the folder.
+Each line of the input is JSON: `{"start": FOLDER, ...}` answers with the number of the process, `{"end": NUMBER}` with
+its exit status, below 0 the signal that ended it. A run writes its errors into the file `errors` beside the folder.
 """
 
 import json

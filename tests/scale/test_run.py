@@ -14,6 +14,7 @@ from torch import Tensor, nn
 import funcattr
 from funcattr import rules, scale
 
+from ..sweeps import sweep
 from .runs import Broken, content, images, network
 
 pq = pytest.importorskip("pyarrow.parquet", reason="runs write Parquet")
@@ -216,7 +217,7 @@ DRAWN: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("method", DRAWN)
+@pytest.mark.parametrize("method", sweep(DRAWN, quick=["noise_tunnel:gradient", "shapley_sampling"]))
 def test_draws_do_not_depend_on_workers_or_on_what_was_there(method: str, tmp_path: Path) -> None:
     asked = partial(scale.run, method, network(), images(), target=1, options=DRAWN[method], seed=7, **SIZES)
     whole = content(asked(tmp_path / "whole").folder)
