@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from .files import whole_file
 from .parquet import SUFFIX, Columns, ShardFile, read_footer
 from .question import Question
 from .rows import RowOf, rows_of
+from .seeds import own_draws
 
 Tell = Callable[[int], Any]
 """Is told of how many examples are done."""
@@ -42,6 +44,10 @@ class Job:
     shard_size: int
     batch_size: int
     max_errors: int | None
+
+    def draws(self) -> AbstractContextManager[None]:
+        """Global generators that are as before, afterwards."""
+        return own_draws(self.question.device)
 
     @property
     def count(self) -> int:

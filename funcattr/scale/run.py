@@ -22,6 +22,7 @@ from .model_description import described_model
 from .own import Own
 from .parquet import arrow
 from .question import Question, described_target
+from .ray_engine import compute_on_ray
 from .results import Results
 from .results import open as open_results
 from .seeds import own_draws
@@ -48,6 +49,8 @@ def run(
     max_errors: int | None = 100,
     rank: int | None = None,
     world_size: int | None = None,
+    engine: str | None = None,
+    workers: int | None = None,
     progress: bool = False,
 ) -> Results:
     """Attributions of every example of a data set, in files that a run that was cut off goes on with.
@@ -82,6 +85,9 @@ def run(
         max_errors: How many of the examples that are computed now may fail before the run stops. None: any number.
         rank, world_size: This process takes the shards whose number modulo `world_size` is `rank`. By default what
             `torchrun` says (RANK, WORLD_SIZE), or all.
+        engine: None, this process; or "ray": workers that hold the model, on this machine or on the cluster that Ray is
+            connected to, take shard after shard. Model, data and options are sent to them.
+        workers: Of Ray, how many; by default one for each card, or each core if the model is on the CPU.
         progress: Whether to show a progress bar.
 
     Returns:
@@ -104,8 +110,12 @@ def run(
     """
     arrow()
     method, out, options = read_method(method), Path(out), dict(options or {})
-    shards, batch = positive("run", "shard_size", shard_size), positive("run", "batch_size", batch_size)
+    size, batch = positive("run", "shard_size", shard_size), positive("run", "batch_size", batch_size)
     rank, world_size = _place(rank, world_size)
+    if engine not in (None, "ray"):
+        raise ValueError(f"run(engine={engine!r}): expected None or 'ray'.")
+    if workers is not None and positive("run", "workers", workers) and engine is None:
+        raise ValueError(f"run(workers={workers}): expected engine='ray' with it. Several processes go by torchrun.")
     if isinstance(seed, bool) or not isinstance(seed, int):
         raise TypeError(f"run(seed=...): expected an int, got {type(seed).__name__}.")
     if dtype not in _DTYPES:
@@ -122,7 +132,7 @@ def run(
             "options": described(options, "run(options=...)"),
             "rulebook": _rulebook(options.get("rules")),
             "seed": seed,
-            "shard_size": shards,
+            "shard_size": size,
             "batch_size": batch,
             "dtype": str(dtype).removeprefix("torch."),
             "as_map": described(as_map, "run(as_map=...)"),
@@ -140,17 +150,23 @@ def run(
             assert manifest is not None
         refuse_another(out, what, manifest)
         columns = columns_from_json(manifest["columns"])
-        job = Job(question, examples, out, digest_of(what), columns, shards, batch, max_errors)
+        job = Job(question, examples, out, digest_of(what), columns, size, batch, max_errors)
         clear_leftovers(out)
-        _compute(job, [shard for shard in range(rank, job.count, world_size) if not _is_done(job, shard)], progress)
+        shards = [shard for shard in range(rank, job.count, world_size) if not _is_done(job, shard)]
+        total = sum(len(job.positions(shard)) for shard in shards)
+        with tqdm(total=total, disable=not progress, desc="run", unit="example", leave=False) as bar:
+            if engine == "ray" and shards:
+                compute_on_ray(job, shards, workers, bar)
+            else:
+                _compute(job, shards, bar)
+        clear_leftovers(out)  # of workers that died now
     return open_results(out)
 
 
-def _compute(job: Job, shards: Sequence[int], progress: bool) -> None:
-    failed, total = 0, sum(len(job.positions(shard)) for shard in shards)
-    with tqdm(total=total, disable=not progress, desc="run", unit="example", leave=False) as bar:
-        for shard in shards:
-            failed = job.compute(shard, failed, bar.update)
+def _compute(job: Job, shards: Sequence[int], bar: "tqdm[Any]") -> None:
+    failed = 0
+    for shard in shards:
+        failed = job.compute(shard, failed, bar.update)
 
 
 def _is_done(job: Job, shard: int) -> bool:
