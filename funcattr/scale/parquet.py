@@ -18,6 +18,7 @@ from .rows import RowOf
 KEY = b"funcattr"
 """Of what a file's metadata say: the run, the shard, the shapes."""
 SUFFIX = ".parquet"
+Array = np.ndarray[Any, Any]
 
 
 class Columns(NamedTuple):
@@ -132,20 +133,20 @@ def _schema(columns: Columns) -> Any:
     return pa.schema(fields)
 
 
-def _fixed_lists(parts: Sequence[Tensor | None], kind: Any, size: int) -> Any:
+def _fixed_lists(parts: Sequence[Array | None], kind: Any, size: int) -> Any:
     pa = arrow()
     values = np.zeros((len(parts), size), dtype=kind.value_type.to_pandas_dtype())
     for row, part in zip(values, parts, strict=True):
         if part is not None:
-            row[:] = part.reshape(-1).numpy()
+            row[:] = part.reshape(-1)
     missing = np.array([part is None for part in parts])
     mask = pa.array(missing) if missing.any() else None
     return pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), type=kind, mask=mask)
 
 
-def _lists(parts: Sequence[Tensor | None], kind: Any) -> Any:
+def _lists(parts: Sequence[Array | None], kind: Any) -> Any:
     pa = arrow()
-    flat = [None if part is None else part.reshape(-1).numpy() for part in parts]
+    flat = [None if part is None else part.reshape(-1) for part in parts]
     sizes = [0 if part is None else len(part) for part in flat]
     offsets = pa.array(np.concatenate([[0], np.cumsum(sizes)]), pa.int32())
     values = [part for part in flat if part is not None]

@@ -1,8 +1,9 @@
 """The rows of a batch: a row for each example, whatever becomes of it."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,12 +17,12 @@ class RowOf(NamedTuple):
     """What is known of an example after it was asked about.
 
     Attributes:
-        attributions: By column.
+        attributions: By column; NumPy's, for many small views of them are made.
         target, score: As in the file.
         failure: Why there are no attributions.
     """
 
-    attributions: dict[str, Tensor]
+    attributions: dict[str, np.ndarray[Any, Any]]
     target: int | tuple[int, ...] | None = None
     score: float | None = None
     failure: Failure | None = None
@@ -118,7 +119,7 @@ def _asked(question: Question, well: dict[int, Example], places: list[int], seed
 def _good(answer: Answer, well: dict[int, Example], places: list[int], dtype: torch.dtype) -> dict[int, RowOf]:
     """The rows of an answer; one with a number that the file cannot hold says so."""
     faults = [faults_of(part, dtype) for part in answer.attributions.values()]
-    columns = {name: part.to(dtype).cpu() for name, part in answer.attributions.items()}
+    columns = {name: part.to(dtype).cpu().numpy() for name, part in answer.attributions.items()}
     scores = [None] * len(places) if answer.scores is None else answer.scores.double().tolist()
     rows: dict[int, RowOf] = {}
     for i, place in enumerate(places):

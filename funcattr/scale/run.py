@@ -47,8 +47,7 @@ def run(
     ragged: bool = False,
     ids: Sequence[int] | Sequence[str] | None = None,
     max_errors: int | None = 100,
-    rank: int | None = None,
-    world_size: int | None = None,
+    part: tuple[int, int] | None = None,
     engine: str | None = None,
     workers: int | None = None,
     progress: bool = False,
@@ -83,8 +82,8 @@ def run(
         ragged: Whether the shapes differ from example to example, as those of texts do.
         ids: One for each example, distinct, all ints or all texts; by default the data's own (`data.ids`), or places.
         max_errors: How many of the examples that are computed now may fail before the run stops. None: any number.
-        rank, world_size: This process takes the shards whose number modulo `world_size` is `rank`. By default what
-            `torchrun` says (RANK, WORLD_SIZE), or all.
+        part: (k, n): this process takes the shards whose number modulo n is k. By default what `torchrun` says in RANK
+            and WORLD_SIZE, or all.
         engine: None, this process; or "ray": workers that hold the model, on this machine or on the cluster that Ray is
             connected to, take shard after shard. Model, data and options are sent to them.
         workers: Of Ray, how many; by default one for each card, or each core if the model is on the CPU.
@@ -111,7 +110,7 @@ def run(
     arrow()
     method, out, options = read_method(method), Path(out), dict(options or {})
     size, batch = positive("run", "shard_size", shard_size), positive("run", "batch_size", batch_size)
-    rank, world_size = _place(rank, world_size)
+    first, step = _part(part)
     if engine not in (None, "ray"):
         raise ValueError(f"run(engine={engine!r}): expected None or 'ray'.")
     if workers is not None and positive("run", "workers", workers) and engine is None:
@@ -152,7 +151,7 @@ def run(
         columns = columns_from_json(manifest["columns"])
         job = Job(question, examples, out, digest_of(what), columns, size, batch, max_errors)
         clear_leftovers(out)
-        shards = [shard for shard in range(rank, job.count, world_size) if not _is_done(job, shard)]
+        shards = [shard for shard in range(first, job.count, step) if not _is_done(job, shard)]
         total = sum(len(job.positions(shard)) for shard in shards)
         with tqdm(total=total, disable=not progress, desc="run", unit="example", leave=False) as bar:
             if engine == "ray" and shards:
@@ -196,14 +195,14 @@ def _rulebook(rules: Any) -> str | None:
     return None
 
 
-def _place(rank: int | None, world_size: int | None) -> tuple[int, int]:
+def _part(part: Any) -> tuple[int, int]:
     """Which of the processes this is, and how many there are."""
-    if (rank is None) != (world_size is None):
-        raise TypeError("run(rank=..., world_size=...): expected both, got one of them.")
-    found = [rank, world_size]
-    if rank is None:
-        found = [int(os.environ.get(name, default)) for name, default in (("RANK", 0), ("WORLD_SIZE", 1))]
-    this, count = (int(number or 0) for number in found)
-    if not 0 <= this < count:
-        raise ValueError(f"run(rank={this}, world_size={count}): expected a rank in 0..world_size - 1.")
-    return this, count
+    if part is None:
+        first, step = (int(os.environ.get(name, default)) for name, default in (("RANK", "0"), ("WORLD_SIZE", "1")))
+    elif isinstance(part, tuple) and len(part) == 2 and all(type(number) is int for number in part):
+        first, step = part
+    else:
+        raise TypeError(f"run(part={part!r}): expected two ints, (0, 8) for the first of eight processes.")
+    if not 0 <= first < step:
+        raise ValueError(f"run(part=({first}, {step})): expected (k, n) with 0 <= k < n.")
+    return first, step

@@ -1,6 +1,7 @@
 """`funcattr run`: a folder of images into files, which say what `funcattr explain` says of each image."""
 
 import os
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from funcattr import scale
 from funcattr.__main__ import main
 
 from ..scale.runs import content
+from ..test_docs import ROOT, blocks
 from .models import Result, explain, write_factories
 
 pytest.importorskip("pyarrow", reason="runs write Parquet")
@@ -102,6 +104,23 @@ def test_ranks_take_their_shares(
         monkeypatch.setitem(os.environ, "RANK", rank)
         assert ("model:" in run(capsys, *asked, "--out", tmp_path / "two").out) == printed
     assert content(tmp_path / "two") == content(tmp_path / "one")
+
+
+PAGE = (ROOT / "docs" / "many_images.md").read_text()
+COMMANDS = [line for _, body in blocks(PAGE, "sh") for line in body.replace("\\\n", " ").splitlines()]
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=["run", "torchrun"])
+def test_the_commands_of_the_page_run(
+    command: str, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(folder.parent)
+    (folder.parent / "nets.py").rename("net.py")
+    program, _, arguments = command.partition(" run ")
+    assert program in ("funcattr", "torchrun --nproc-per-node 8 -m funcattr")
+    on_cpu = arguments.replace("--device cuda", "--device cpu")
+    assert run(capsys, *shlex.split(on_cpu)).status == 0
+    assert len(scale.open("maps")) == 6
 
 
 @pytest.mark.parametrize(

@@ -224,7 +224,7 @@ def test_draws_do_not_depend_on_workers_or_on_what_was_there(method: str, tmp_pa
     for workers in (3, 8):
         out = tmp_path / str(workers)
         for rank in reversed(range(workers)):
-            asked(out, rank=rank, world_size=workers)
+            asked(out, part=(rank, workers))
         assert content(out) == whole
     (tmp_path / "3" / "shard-000001.parquet").unlink()
     assert content(asked(tmp_path / "3").folder) == whole
@@ -253,7 +253,7 @@ def test_draws_of_models_and_data_are_the_runs_too_and_the_users_are_untouched(t
     assert states[1:] == (random.getstate(), str(np.random.get_state()))
     torch.manual_seed(99)
     for rank in (1, 0):
-        asked(tmp_path / "second", rank=rank, world_size=2)
+        asked(tmp_path / "second", part=(rank, 2))
     assert content(tmp_path / "second") == first
     rows = scale.open(tmp_path / "second").attributions().flatten(1)
     assert not torch.equal(rows[0], rows[2])
@@ -264,8 +264,10 @@ def test_ranks_are_those_of_torchrun(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("RANK", "1")
     found = scale.run("gradient", network(), images(), tmp_path, target=1, **SIZES)
     assert found.missing == [0, 2] and found.ids == list(range(8, 16))
-    with pytest.raises(ValueError, match=r"expected a rank in 0\.\.world_size - 1"):
-        scale.run("gradient", network(), images(), tmp_path, target=1, rank=2, world_size=2, **SIZES)
+    with pytest.raises(ValueError, match=r"run\(part=\(2, 2\)\): expected \(k, n\) with 0 <= k < n"):
+        scale.run("gradient", network(), images(), tmp_path, target=1, part=(2, 2), **SIZES)
+    with pytest.raises(TypeError, match=r"expected two ints"):
+        scale.run("gradient", network(), images(), tmp_path, target=1, part=2, **SIZES)  # pyright: ignore
 
 
 # --- another run's folder --------------------------------------------------------------------------------------------

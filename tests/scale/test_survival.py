@@ -185,7 +185,7 @@ def test_no_space_at_any_step_leaves_the_folder_as_it_was(
     at: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = partial(scale.run, "gradient", network(), images(12), tmp_path, target=1, **SIZES)
-    asked(rank=0, world_size=2)
+    asked(part=(0, 2))
     before = content(tmp_path)
 
     def full(*args: Any, **kwargs: Any) -> Any:
