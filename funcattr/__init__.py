@@ -7,6 +7,7 @@ from . import masks as masks
 from . import metrics as metrics
 from . import paths as paths
 from . import rules as rules
+from . import scale as scale
 from . import show as show
 from .attribution.attribute import attribute as attribute
 from .attribution.built_targets import contrast as contrast

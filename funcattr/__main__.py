@@ -1,10 +1,11 @@
-"""The command line: `python -m funcattr demo`, `python -m funcattr explain` and `python -m funcattr truth`."""
+"""The command line: `python -m funcattr` with `demo`, `explain`, `run` or `truth`."""
 
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
 from .command.arguments import add_explain
+from .command.run_arguments import add_run
 from .demo.run import demo
 from .truth.arguments import add_truth
 
@@ -33,6 +34,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         )
     )
     add_explain(commands)
+    add_run(commands)
     add_truth(commands)
     args = parser.parse_args(argv)
     args.run(args)

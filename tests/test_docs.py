@@ -117,7 +117,7 @@ def public_names() -> set[str]:
     names = {
         name for name in dir(funcattr) if not name.startswith("_") and not inspect.ismodule(getattr(funcattr, name))
     }
-    for namespace in ("maps", "masks", "metrics", "metrics.datasets", "bottleneck", "show"):
+    for namespace in ("maps", "masks", "metrics", "metrics.datasets", "bottleneck", "show", "scale"):
         for name, value in vars(attrgetter(namespace)(funcattr)).items():
             if not name.startswith("_") and getattr(value, "__module__", "").startswith("funcattr."):
                 names.add(f"{namespace}.{name}")

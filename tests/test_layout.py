@@ -19,7 +19,7 @@ ORDER = (
     *("_torch", "errors", "hints", "extras", "text_tables", "torch_state", "agreement", "copies", "batch", "maps"),
     "attention",
     *("calls", "model", "rulebook", "rules", "tape", "attribution", "sampling", "methods", "tools"),
-    *("metrics", "masks", "paths", "bottleneck", "show", "language", "__init__", "compat", "testing"),
+    *("metrics", "masks", "paths", "bottleneck", "show", "language", "scale", "__init__", "compat", "testing"),
     *("demo", "command", "truth", "__main__"),
 )
 

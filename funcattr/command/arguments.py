@@ -9,6 +9,7 @@ from .command_error import CommandError, one_line
 from .explain import explain
 from .methods import OPTIONS, integers, numbers, spelled
 from .models import DEMO, SPELLINGS
+from .run_arguments import output_of
 
 
 def add_explain(commands: Any) -> None:
@@ -27,7 +28,7 @@ def add_explain(commands: Any) -> None:
     add("--method", metavar="METHOD,...", help="methods (default: lrp; attnlrp for a text)")
     add("--target", action="append", help="top, an index or a class's name; several, separated by commas")
     add("--labels", type=Path, metavar="FILE", help="names of the classes, one a line")
-    add("--output", type=_output, help="which of several outputs of the model: a key or an index")
+    add("--output", type=output_of, help="which of several outputs of the model: a key or an index")
     add("--out", type=Path, metavar="FILE", help="the picture: .png, .pdf or .html (default: explanation.png)")
     add("--save", type=Path, metavar="FILE", help="the attributions: .safetensors")
     add("--verify", action="store_true", help="print what holds for the model and this input")
@@ -64,7 +65,3 @@ def run(args: argparse.Namespace) -> None:
 
 def _names(text: str) -> list[str]:
     return [name.strip() for name in text.split(",")]
-
-
-def _output(text: str) -> str | int:
-    return int(text) if text.lstrip("-").isdigit() else text

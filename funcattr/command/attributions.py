@@ -77,9 +77,9 @@ def attributions_of(method: Chosen, asked: Asked, target: Target) -> Tensor:
     """
     ready = method._replace(options=ready_options(method, asked.example))
     index = None if asked.answer.one else target.number
-    more = {"output": asked.output, "generator": asked.seed, "progress": asked.progress}
+    more = {"output": asked.output, "progress": asked.progress}
     with refusing():
-        found = ready.attribute(asked.module, asked.example.x, index, **more)
+        found = ready.attribute(asked.module, asked.example.x, index, seed=asked.seed, **more)
     return (found[EMBEDS] if isinstance(found, Mapping) else found).detach()
 
 

@@ -87,7 +87,7 @@ def read_example(
         return Example(x.to(device), shown, says)
     if suffix in SUFFIXES:
         _refuse(suffix, None, row, columns)
-        x, shown, says = read_photo(file, _transform(file, loaded, sizes))
+        x, shown, says = read_photo(file, transform_of(file, loaded, sizes))
         return Example(x.to(device), shown, says)
     raise CommandError(f"{file}: expected {', '.join(SUFFIXES)}, .txt or .csv, got {file.suffix or 'no extension'}.")
 
@@ -108,7 +108,12 @@ def _text(file: Path | None) -> str:
         raise CommandError(f"{file}: expected a text in UTF-8, got {error}.") from error
 
 
-def _transform(file: Path, loaded: Loaded, sizes: Sizes) -> Transform:
+def transform_of(file: Path, loaded: Loaded, sizes: Sizes) -> Transform:
+    """How the model takes the images of a file or a folder.
+
+    Raises:
+        CommandError: If nothing says it.
+    """
     said = {f"--{word}": value for word, value in sizes._asdict().items() if value is not None and value is not False}
     if not said and loaded.transform is not None:
         return loaded.transform

@@ -59,7 +59,7 @@ def explain(args: argparse.Namespace) -> None:
 
 def _question(args: argparse.Namespace) -> tuple[Asked, list[Target], str]:
     """The model, the example and its targets, told as they become known; and what the model is called."""
-    device = _device(args.device)
+    device = device_of(args.device)
     torch.manual_seed(args.seed)
     loaded = load_model(args.model, args.weights)
     module = loaded.module.to(device)
@@ -113,7 +113,12 @@ def _check_files(args: argparse.Namespace) -> None:
         check_file("--save", args.save, saving.SUFFIXES)
 
 
-def _device(name: str) -> torch.device:
+def device_of(name: str) -> torch.device:
+    """The device of a name.
+
+    Raises:
+        CommandError: If torch has none of this name here.
+    """
     try:
         device = torch.device(name)
         torch.empty(1, device=device)

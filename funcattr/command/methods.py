@@ -3,7 +3,6 @@
 import difflib
 import inspect
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any, NamedTuple
 
 from .. import (
@@ -42,9 +41,8 @@ from .. import (
     shapley_sampling,
     xgrad_cam,
 )
+from ..scale.bound_method import TUNNEL, BoundMethod
 from .command_error import CommandError
-
-TUNNEL = "noise_tunnel"
 
 METHODS: dict[str, Callable[..., Any]] = {
     method.__name__: method
@@ -134,16 +132,10 @@ class Chosen(NamedTuple):
         said = {word: value for word, value in every.items() if value not in (None, inspect.Parameter.empty)}
         return self.name + "".join(f", {word}={_text(value)}" for word, value in said.items())
 
-    def attribute(self, model: Any, x: Any, target: int | None, **more: Any) -> Any:
+    def attribute(self, model: Any, x: Any, target: int | None, *, seed: int, **more: Any) -> Any:
         """The attributions of the model's output `target`, with more keywords for those that take them."""
-        keywords = {**{name: value for name, value in more.items() if name in self.signature}, **self.options}
-        if self.name == self.method:
-            return METHODS[self.method](model, x, target, **keywords)
-        inner = inspect.signature(METHODS[self.method]).parameters
-        outer = inspect.signature(noise_tunnel).parameters
-        of_inner = {name: value for name, value in keywords.items() if name not in outer and name in inner}
-        of_outer = {name: value for name, value in keywords.items() if name in outer}
-        return noise_tunnel(partial(METHODS[self.method], model, **of_inner), x, target, **of_outer)
+        keywords = {name: value for name, value in more.items() if name in self.signature} | self.options
+        return BoundMethod(self.name, model, keywords)(x, target, seed)
 
 
 def _text(value: Any) -> str:

@@ -1,0 +1,64 @@
+"""The arguments of `funcattr run`. Their words are those of the Python interface."""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from .command_error import CommandError, one_line
+from .methods import OPTIONS, integers, numbers, spelled
+from .models import DEMO, SPELLINGS
+
+
+def add_run(commands: Any) -> None:
+    """Add the command to those of a parser."""
+    parser: argparse.ArgumentParser = commands.add_parser(
+        "run",
+        help="a method over a folder of images, into Parquet files",
+        description="Attributions of every image of a folder, in Parquet files. A run that was cut off goes on where "
+        "it was, by the same command. Under torchrun each process takes its share.",
+    )
+    parser.set_defaults(run=run_command)
+    add = parser.add_argument
+    add("folder", type=Path, help="of images, with the folders in it")
+    add("--model", default=DEMO, help=f"{SPELLINGS} (default: %(default)s)")
+    add("--weights", type=Path, metavar="FILE", help="a state_dict, .safetensors or .pth")
+    add("--method", default="lrp", help="one method (default: %(default)s)")
+    add("--target", default="top", help="top, an index or a class's name (default: %(default)s)")
+    add("--labels", type=Path, metavar="FILE", help="names of the classes, one a line")
+    add("--output", type=output_of, help="which of several outputs of the model: a key or an index")
+    add("--out", type=Path, required=True, metavar="FOLDER", help="where the files go")
+    add("--device", default="cpu", help="where to run; cuda under torchrun: a card each (default: %(default)s)")
+    add("--seed", type=int, default=0, help="of all that is drawn at random (default: %(default)s)")
+    add("--shard-size", type=int, default=1024, help="images in a file (default: %(default)s)")
+    add("--batch-size", type=int, default=32, help="images at once (default: %(default)s)")
+    add("--dtype", choices=("float16", "float32", "float64"), default="float32", help="of the files (default: float32)")
+    add("--as-map", metavar="NAME", help="keep maps in place of attributions: sum, max_abs, abs_sum, l2, ...")
+    add("--max-errors", type=int, default=100, help="how many images may fail (default: %(default)s)")
+    add("--no-progress", action="store_true", help="no progress bar")
+
+    images = parser.add_argument_group("images", "how the model takes them, in place of the model's own transform")
+    images.add_argument("--size", type=integers, help="pixels: a square's side, or height,width")
+    images.add_argument("--mean", type=numbers, help="of (pixel - mean) / std: a number, or one for each channel")
+    images.add_argument("--std", type=numbers, help="pixels are in 0..1")
+    images.add_argument("--grey", action="store_true", help="the model takes one channel")
+
+    options = parser.add_argument_group("options of methods", "defaults are the library's")
+    for word, option in OPTIONS.items():
+        options.add_argument(spelled(word), action="append", metavar="VALUE", help=option.help)
+
+
+def run_command(args: argparse.Namespace) -> None:
+    """Run; what the user can set right is printed in one line, with the exit status 2."""
+    from .run import run  # the other commands need not wait for it
+
+    try:
+        run(args)
+    except CommandError as error:
+        print(f"funcattr run: {one_line(error)}", file=sys.stderr)
+        sys.exit(2)
+
+
+def output_of(text: str) -> str | int:
+    """Which output: an index or a key."""
+    return int(text) if text.lstrip("-").isdigit() else text
