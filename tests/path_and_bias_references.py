@@ -21,7 +21,8 @@ def full_grad(model: nn.Module, x: Tensor, target: Any, layer: str) -> Tensor:
     def biased(walk: Walk, call: Call) -> Tensor:
         at = tuple(operand.detach().contiguous() for operand in call.operands)
         with sdpa_kernel(SDPBackend.MATH):
-            value, slope = torch.func.jvp(call, at, at)
+            pair: Any = torch.func.jvp(call, at, at)
+        value, slope = pair
 
         def backward(g: Tensor) -> tuple[Tensor, ...]:
             shares.append((value - slope) * g)
@@ -49,7 +50,7 @@ def _on_image(share: Tensor, x: Tensor) -> Tensor:
     for dim, to in enumerate(sizes, 2):
         weights = _windows(found.shape[dim], to) if windows else _lines(found.shape[dim], to)
         weights = (weights / weights.sum(0)).to(x)
-        found = torch.tensordot(found, weights, ([dim], [1])).movedim(-1, dim)
+        found = (found.movedim(dim, -1) @ weights.T).movedim(-1, dim)
     return found
 
 
@@ -89,5 +90,5 @@ def _blurred(x: Tensor, sigma: float) -> Tensor:
         places = range(x.shape[dim])
         rows = [[math.exp(-((u - v) ** 2) / (2 * sigma**2)) for v in places] for u in places]
         weights = x.new_tensor([[w / sum(row) for w in row] for row in rows])
-        x = torch.tensordot(x, weights, ([dim], [1])).movedim(-1, dim)
+        x = (x.movedim(dim, -1) @ weights.T).movedim(-1, dim)
     return x

@@ -107,7 +107,7 @@ def public_methods() -> dict[str, CodeType]:
     """The methods and paths of the package by name, each with the code that runs when it is asked."""
     functions = {name: inspect.unwrap(v) for name, v in vars(funcattr).items() if inspect.isfunction(v)}
     found = {name: f.__code__ for name, f in functions.items() if f.__module__.startswith("funcattr.methods.")}
-    paths = {name: v for name, v in vars(funcattr.paths).items() if inspect.isclass(v)}
+    paths: dict[str, Any] = {name: v for name, v in vars(funcattr.paths).items() if inspect.isclass(v)}
     return found | {name: path.integral.__code__ for name, path in paths.items()}
 
 

@@ -708,7 +708,7 @@ ARGUMENTS: dict[str, tuple[Any, type[Exception]]] = {
     "one number for rows": (lambda: attr.GradientShap(mlp).attribute(X, 0.0, target=1), funcattr.FuncattrError),
     "a window": (lambda: attr.Occlusion(flat).attribute(IMAGES, ((1, 2),), target=0), ValueError),
     "a stride": (lambda: attr.Occlusion(flat).attribute(IMAGES, (1, 2, 2), (1, 2), target=0), ValueError),
-    "no module": (lambda: attr.DeepLift(lambda x: x), TypeError),
+    "no module": (lambda: attr.DeepLift(abs), TypeError),  # pyright: ignore[reportArgumentType]
     "a layer's name": (lambda: attr.LayerActivation(mlp, "0").attribute(X), TypeError),
     "rows of attributions": (lambda: attr.DeepLift(mlp).compute_convergence_delta(X[:2], X0, X, 1), ValueError),
 }

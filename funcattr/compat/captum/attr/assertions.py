@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable
-from types import TracebackType
+from types import TracebackType, new_class
 from typing import Any
 
 import funcattr
@@ -29,7 +29,8 @@ def asserting(function: Callable[..., Any]) -> Callable[..., Any]:
 
 @functools.cache
 def _asserted(kind: type[Exception]) -> type[Exception]:
-    return type(kind.__name__, (kind, AssertionError), {"__doc__": kind.__doc__, "__module__": kind.__module__})
+    names = {"__doc__": kind.__doc__, "__module__": kind.__module__}
+    return new_class(kind.__name__, (kind, AssertionError), exec_body=lambda space: space.update(names))
 
 
 def _is_ours(traceback: TracebackType | None) -> bool:
