@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from .._torch import HOOK_TABLES, SUBMODULES, TENSOR_TABLES, class_of_copy, names_of_memory, renew_flat_weights
 from ..copies import Copier, is_fixed
 from .guard import BreachError
-from .sites import enter_module, leave_module, pass_module
+from .sites import enter_module, leave_module
 
 _KEPT_APART = frozenset([*TENSOR_TABLES, SUBMODULES, *HOOK_TABLES, "forward", "_compiled_call_impl"])
 """Attributes that a copy gets of its own in any case."""
@@ -161,4 +161,4 @@ def _forward(module: nn.Module, name: str, patched: Callable[..., Any] | None, *
         output = type(module).forward(module, *args, **kwargs) if patched is None else patched(*args, **kwargs)
     except BreachError as breach:
         raise breach.at(name) from None
-    return leave_module(output, name) if getattr(module, "is_site", True) else pass_module(output, name)
+    return leave_module(output, name)
