@@ -3,7 +3,7 @@
 import gc
 import weakref
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 from unittest import mock
 
 import torch
@@ -17,31 +17,47 @@ aten: Any = torch.ops.aten
 NO_KERNEL = {aten._unsafe_view, aten.empty, aten.empty_like, aten.empty_strided, aten.new_empty, aten.new_empty_strided}
 
 
-class Meter(TorchDispatchMode):
+class Hidden(TorchDispatchMode):
+    """A mode that hides.
+
+    funcattr works otherwise where a dispatch mode might trace it; this one is not seen, so that what is measured is
+    what users get.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._hidden: Any = mock.patch.object(torch._C, "_len_torch_dispatch_stack", return_value=0)
+
+    def __enter__(self) -> Self:
+        super().__enter__()
+        self._hidden.start()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._hidden.stop()
+        super().__exit__(*error)
+
+
+class Meter(Hidden):
     """Counts kernels, and the bytes of the memory that operations made and that still lives.
 
     Memory counts from the end of the operation that made it until its storage dies: scratch space within a kernel does
     not count, nor do parameters and inputs, which no operation made. What only the garbage collector would find stays:
-    when it runs is chance. funcattr works otherwise where a dispatch mode
-    might trace it; this one hides, so that what is measured is what users get.
+    when it runs is chance.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.kernels = self.held = self.peak = 0
         self._seen = weakref.WeakSet[Any]()
-        self._hidden: Any = mock.patch.object(torch._C, "_len_torch_dispatch_stack", return_value=0)
 
-    def __enter__(self) -> "Meter":
-        super().__enter__()
+    def __enter__(self) -> Self:
         gc.disable()
-        self._hidden.start()
-        return self
+        return super().__enter__()
 
     def __exit__(self, *error: Any) -> None:
-        self._hidden.stop()
-        gc.enable()
         super().__exit__(*error)
+        gc.enable()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
