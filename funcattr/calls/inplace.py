@@ -15,9 +15,14 @@ def times(own: Tensor, factor: Tensor | float) -> Tensor:
     return own.mul_(factor) if may_overwrite(own, factor) else own * factor
 
 
-def plus(own: Tensor, term: Tensor | float, alpha: float = 1) -> Tensor:
-    """The sum own + alpha * term."""
-    return own.add_(term, alpha=alpha) if may_overwrite(own, term) else torch.add(own, term, alpha=alpha)
+def plus(own: Tensor, term: Tensor | float) -> Tensor:
+    """The sum own + term."""
+    return own.add_(term) if may_overwrite(own, term) else own + term
+
+
+def toward(own: Tensor, end: Tensor, weight: float) -> Tensor:
+    """(1 - weight) own + weight * end."""
+    return own.lerp_(end, weight) if may_overwrite(own, end) else torch.lerp(own, end, weight)
 
 
 def over(numerator: Tensor, own: Tensor) -> Tensor:
@@ -30,15 +35,17 @@ def with_sign(magnitude: Tensor, own: Tensor) -> Tensor:
     return torch.copysign(magnitude, own, out=own) if may_overwrite(own, own) else torch.copysign(magnitude, own)
 
 
-def product_over(own: Tensor, value: Tensor, factor: Tensor) -> Tensor:
-    """The product value * factor, written over `own`."""
-    fits = may_overwrite(own, value) and may_overwrite(own, factor)
-    return torch.mul(value, factor, out=own) if fits else value * factor
-
-
 def where_above(values: Tensor, control: Tensor, own: bool) -> Tensor:
     """The values where `control` is above 0, else 0; written over if they are `own`."""
     # Relu's own adjoint is a vectorised mask.
     if own and values.shape == control.shape and may_overwrite(values, values):
         return torch.ops.aten.threshold_backward.grad_input(values, control, 0, grad_input=values)
     return threshold_backward(values, control, 0)
+
+
+def where_below(values: Tensor, control: Tensor, own: bool) -> Tensor:
+    """The values where `control` is below 0, else 0; written over if they are `own`."""
+    least = -torch.inf
+    if own and values.shape == control.shape and may_overwrite(values, values):
+        return torch.ops.aten.hardtanh_backward.grad_input(values, control, least, 0, grad_input=values)
+    return torch.ops.aten.hardtanh_backward.default(values, control, least, 0)

@@ -27,27 +27,17 @@ class RecordedCall(Call):
         compared: Whether a pass at the baseline is compared with this one, so that neither lets go of anything.
     """
 
-    __slots__ = ("_forms", "_is_settled", "_kept", "_versions", "compared")
+    __slots__ = ("_forms", "_kept", "_versions", "compared")
 
     def __init__(self, *given: Any) -> None:
         super().__init__(*given)
-        self._kept, self._forms, self.compared, self._is_settled = True, (), False, False
+        self._kept, self._forms, self.compared = True, (), False
         self._versions: dict[Any, int] = {}
 
     def _value(self, stored: Any) -> Any:
         if stored is _DROPPED:
             raise self._no_operands()
         return stored.make() if type(stored) is Deferred else stored
-
-    @property
-    def output(self) -> Any:
-        if self._is_settled and isinstance(self._output, Deferred):
-            self._output = self._output.make()
-        return self._value(self._output)
-
-    @output.setter
-    def output(self, value: Any) -> None:
-        self._output = value
 
     def _no_operands(self) -> AttributeError:
         return AttributeError(f"the rule for {self.op!r} declares @output_only, so its call keeps no operands")
@@ -149,7 +139,7 @@ class RecordedCall(Call):
         return Deferred(_Run(self), self._sources(), self.path)
 
     def settled(self) -> Call:
-        """The call for the time of one rule: deferred arguments are computed, the output once it is asked for."""
+        """The call with all deferred values computed, for the time of one rule."""
         self.check_unwritten()
         if self.baseline is not None:
             self.baseline.check_unwritten()
@@ -159,9 +149,6 @@ class RecordedCall(Call):
         made = copy.copy(self)
         made._args = tuple([_computed(value) for value in self._args])
         made._kwargs = {name: _computed(value) for name, value in self._kwargs.items()}
-        made._is_settled = True
-        if isinstance(self._output, Deferred):
-            made._output = made.again()
         made.baseline = None if self.baseline is None else self.baseline.settled()
         return made
 

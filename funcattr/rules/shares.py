@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..calls.inplace import over, plus, times, where_above
+from ..calls.inplace import over, plus, times, where_above, where_below
 from ..calls.linear_map import LinearMap
 from .stabilizer import stabilized
 
@@ -53,7 +53,7 @@ class Share(NamedTuple):
             relevance, own = times(relevance, self.scale) if own else relevance * self.scale, True
         if self.where is None:
             return relevance
-        return where_above(relevance, -self.where if self.below else self.where, own)
+        return (where_below if self.below else where_above)(relevance, self.where, own)
 
     def denominator(self, eps: float, own: bool = False) -> Tensor:
         """s(z), in place of z if that is `own`; with a known sign there is no need to look at each value's."""

@@ -8,7 +8,7 @@ from torch import Tensor
 from ..calls.adjoints import sum_to
 from ..calls.call import Call
 from ..calls.declarations import row_by_row
-from ..calls.inplace import over, product_over, times
+from ..calls.inplace import times
 from .linear import check_eps
 from .parametric import rule
 from .stabilizer import contributed, quotient, stabilized
@@ -23,14 +23,6 @@ def _signs(call: Call) -> tuple[int, ...] | None:
     if len(tracked) == 2:
         return signs
     return signs[:1] if call.args[0] is tracked[0] else signs[1:]
-
-
-def _of_both(relevance: Tensor, x: Tensor, y: Tensor, *, sign: int, eps: float) -> tuple[Tensor, Tensor]:
-    """The relevance of both operands of x + y or x - y, in the memory of two tensors."""
-    y = y if sign > 0 else -y
-    z = x + y
-    flow = over(relevance, stabilized(z, eps))
-    return product_over(z, flow, x), times(flow, y)
 
 
 def _norm_leaks(call: Call, relevance: Tensor, *, eps: float) -> dict[str, Any]:
@@ -59,10 +51,8 @@ def norm(call: Call, relevance: Tensor, *, eps: float = 1e-6) -> tuple[Tensor, .
     References:
         Bach et al., 2015, doi:10.1371/journal.pone.0130140, equation 58.
     """
-    operands, signs = call.operands, _signs(call)
-    if signs is not None and [(x.shape, x.dtype) for x in operands] == [(relevance.shape, relevance.dtype)] * 2:
-        return _of_both(relevance, *operands, sign=signs[1], eps=eps)
     flow = quotient(relevance, call.output, eps)
+    operands, signs = call.operands, _signs(call)
     if signs is None:
         return tuple(contributed(x, back) for x, back in zip(operands, call.vjp(flow), strict=True))
     *before, (last, sign) = zip(operands, signs, strict=True)
