@@ -78,7 +78,6 @@ from .rulebook.rulebook import Rulebook as Rulebook
 from .sampling.baselines import distribution as distribution
 from .tape.vjp import vjp as vjp
 from .tools.export import export as export
-from .tools.fold_batch_norm import fold_batch_norm as fold_batch_norm
 from .tools.verify import verify as verify
 
 globals().update(_hinting_methods(globals()))

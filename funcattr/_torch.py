@@ -53,7 +53,12 @@ try:
     from torch.nn.modules.batchnorm import _BatchNorm
     from torch.nn.modules.dropout import _DropoutNd
     from torch.nn.utils import parametrize as _parametrize
-    from torch.overrides import _get_current_function_mode_stack, _is_torch_function_mode_enabled
+    from torch.overrides import (
+        _get_current_function_mode_stack,
+        _is_torch_function_mode_enabled,
+        _pop_mode,
+        _push_mode,
+    )
     from torch.utils import _pytree as pytree  # noqa: F401  (the other modules import it from here)
     from torch.utils._python_dispatch import TorchDispatchMode as TorchDispatchMode
     from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
@@ -91,6 +96,17 @@ RANDOM_IN_TRAINING = (_BatchNorm, _DropoutNd)
 def function_modes() -> list[Any]:
     """The torch function modes of this thread, outermost first."""
     return _get_current_function_mode_stack() if _is_torch_function_mode_enabled() else []
+
+
+@contextmanager
+def no_function_modes() -> Iterator[None]:
+    """Take the torch function modes of this thread off, for a run that none of them is told of."""
+    modes = [_pop_mode() for _ in function_modes()]
+    try:
+        yield
+    finally:
+        for mode in reversed(modes):
+            _push_mode(mode)
 
 
 push_dispatch_mode: Callable[[TorchDispatchMode], None] = torch._C._push_on_torch_dispatch_stack

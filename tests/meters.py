@@ -1,9 +1,10 @@
-"""Counts that do not vary from run to run: kernels, bytes of memory, graphs. tests/test_guards.py tests them too."""
+"""Counts that do not vary from run to run: kernels, bytes held and moved, graphs. tests/test_guards.py tests them."""
 
 import gc
 import weakref
+from collections import Counter
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 from unittest import mock
 
 import torch
@@ -14,34 +15,53 @@ from torch._dynamo.utils import counters
 from torch.utils._python_dispatch import TorchDispatchMode
 
 aten: Any = torch.ops.aten
+FORWARD = (aten.convolution, aten.addmm, aten.mm)
+MAPS = (*FORWARD, aten.convolution_backward)
+ONLY_WRITTEN = {aten.fill_, aten.zero_, aten.copy_, aten.new_full, aten.new_ones, aten.new_zeros}
 NO_KERNEL = {aten._unsafe_view, aten.empty, aten.empty_like, aten.empty_strided, aten.new_empty, aten.new_empty_strided}
 
 
-class Meter(TorchDispatchMode):
+class Hidden(TorchDispatchMode):
+    """A mode that hides.
+
+    funcattr works otherwise where a dispatch mode might trace it; this one is not seen, so that what is measured is
+    what users get.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._hidden: Any = mock.patch.object(torch._C, "_len_torch_dispatch_stack", return_value=0)
+
+    def __enter__(self) -> Self:
+        super().__enter__()
+        self._hidden.start()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._hidden.stop()
+        super().__exit__(*error)
+
+
+class Meter(Hidden):
     """Counts kernels, and the bytes of the memory that operations made and that still lives.
 
     Memory counts from the end of the operation that made it until its storage dies: scratch space within a kernel does
     not count, nor do parameters and inputs, which no operation made. What only the garbage collector would find stays:
-    when it runs is chance. funcattr works otherwise where a dispatch mode
-    might trace it; this one hides, so that what is measured is what users get.
+    when it runs is chance.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.kernels = self.held = self.peak = 0
         self._seen = weakref.WeakSet[Any]()
-        self._hidden: Any = mock.patch.object(torch._C, "_len_torch_dispatch_stack", return_value=0)
 
-    def __enter__(self) -> "Meter":
-        super().__enter__()
+    def __enter__(self) -> Self:
         gc.disable()
-        self._hidden.start()
-        return self
+        return super().__enter__()
 
     def __exit__(self, *error: Any) -> None:
-        self._hidden.stop()
-        gc.enable()
         super().__exit__(*error)
+        gc.enable()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -82,6 +102,69 @@ def metered(function: Callable[[], Any]) -> Meter:
     with Meter() as meter:
         function()
     return meter
+
+
+class Traffic(Hidden):
+    """Counts the bytes that operations read and write.
+
+    Attributes:
+        bytes: By operation.
+        calls: How often each ran.
+        results: Bytes of the results of linear maps.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bytes, self.calls, self.results = Counter[str](), Counter[str](), 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        out = func(*args, **kwargs)
+        packet = func.overloadpacket
+        if func.is_view or packet in NO_KERNEL or packet is aten.detach:
+            return out
+        name = packet.__name__
+        self.calls[name] += 1
+        self.bytes[name] += sum(map(_bytes, _read(packet, args, kwargs))) + sum(map(_bytes, _tensors(out)))
+        if packet in FORWARD:
+            self.results += sum(map(_bytes, _tensors(out)))
+        return out
+
+    @property
+    def total(self) -> int:
+        """All bytes."""
+        return sum(self.bytes.values())
+
+    @property
+    def in_maps(self) -> int:
+        """Bytes that linear maps and their adjoints read and write."""
+        return sum(self.bytes[packet.__name__] for packet in MAPS)
+
+    @property
+    def maps(self) -> int:
+        """How often a linear map or its adjoint ran."""
+        return sum(self.calls[packet.__name__] for packet in MAPS)
+
+
+def _read(packet: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
+    given = list(args)
+    if packet is aten.convolution_backward and not args[-1][1]:
+        del given[1]  # the input, of which only the shape is read where no gradient of the weight is asked for
+    if packet in ONLY_WRITTEN:
+        del given[0]
+    return _tensors((given, {name: value for name, value in kwargs.items() if name not in ("out", "grad_input")}))
+
+
+def _bytes(tensor: Tensor) -> int:
+    return min(tensor.numel() * tensor.element_size(), tensor.untyped_storage().nbytes())
+
+
+def moved(function: Callable[[], Any]) -> Traffic:
+    """What a call reads and writes, once it has run before."""
+    function()
+    with Traffic() as counted:
+        function()
+    return counted
 
 
 class Graphs(NamedTuple):

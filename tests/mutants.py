@@ -262,6 +262,20 @@ MUTANTS = (
         "        elif False:",
         ("tests/model/test_private_copies.py::test_what_a_forward_writes_stays_with_the_call",),
     ),
+    Mutant(
+        "a batch norm is folded into a map whose result others read too",
+        "funcattr/model/folding.py",
+        "if r.readers == 1 and",
+        "if r.readers >= 1 and",
+        ("tests/model/test_folding.py::test_what_something_else_depends_on_is_not_folded",),
+    ),
+    Mutant(
+        "a batch norm is folded over the head of who asks for the value before it",
+        "funcattr/model/folding.py",
+        "if not asked(mode.wants(name) for mode in asking for name in pair.sites)",
+        "if True",
+        ("tests/model/test_folding.py::test_every_site_has_the_value_that_it_has_in_the_model",),
+    ),
     # calls
     Mutant(
         "the adjoint of a batch norm without its weight",
@@ -530,9 +544,9 @@ MUTANTS = (
     # tape/rewrites
     Mutant(
         "the rows of a transposed convolution are its outputs",
-        "funcattr/tape/rewrites/fold.py",
-        "return _of_groups(scale, weight, groups) if transposed else _of_rows(scale, weight)",
-        "return _of_rows(scale, weight)",
+        "funcattr/calls/folded.py",
+        "(_of_groups(scale, weight, groups) if transposed else _of_rows(scale, weight))",
+        "_of_rows(scale, weight)",
         ("tests/tape/rewrites/test_fold.py::test_grouped_transposed_convolutions_fold",),
     ),
     Mutant(
@@ -737,13 +751,6 @@ MUTANTS = (
         ("tests/methods/perturbation/test_coalitions.py::test_every_value_is_a_feature_by_default",),
     ),
     # tools
-    Mutant(
-        "a tied weight is folded",
-        "funcattr/tools/fold_batch_norm.py",
-        "and all(uses[name] == 1 for name in places.values())",
-        "",
-        ("tests/tools/test_fold_batch_norm.py::test_what_something_else_depends_on_is_not_folded",),
-    ),
     Mutant(
         "a NaN is like no number",
         "funcattr/agreement.py",

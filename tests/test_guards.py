@@ -4,6 +4,8 @@ None of it varies from run to run, so the bounds are what was counted when they 
 passes; record the new figures then, and where a rise is meant: `python -m tests.test_guards` prints the table.
 """
 
+import subprocess
+import sys
 from collections.abc import Callable
 from functools import cache
 from typing import Any, NamedTuple
@@ -17,10 +19,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import funcattr
 from funcattr import FunctionalModel, Rulebook, rules
 from funcattr import torch_state as levels
+from funcattr.methods.bottleneck import head_and_tail
 from funcattr.rules import whole_attention
 from funcattr.testing.seeding import settle, uniform
 
-from .meters import Graphs, Meter, graphs, held_after, metered
+from .meters import Graphs, Hidden, Meter, graphs, held_after, metered, moved
 from .sweeps import sweep
 from .zoo.classic import VGG, BasicBlock, ResNet
 from .zoo.transformers import VisionTransformer
@@ -230,6 +233,81 @@ def test_a_method_compiles_once_into_one_graph(net: str, method: str, fresh_dyna
     assert found.nodes <= NODES[net]
 
 
+# --- what surrounds the passes ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.filterwarnings("ignore")  # few examples
+@pytest.mark.parametrize("site", ["features.1", "features.10"])
+def test_iba_costs_at_most_a_tenth_over_running_the_whole_model_at_each_step(
+    site: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, x = made("vgg")
+    fm = funcattr.functionalize(model)
+    found, x = funcattr.bottleneck.feature_statistics(fm, x, layer=site), x[:1]
+
+    def run() -> Tensor:
+        return funcattr.iba(fm, x, 1, statistics=found, steps=3, samples=4)
+
+    replayed, replayed_bytes = metered(run), moved(run).total
+    monkeypatch.setattr(head_and_tail, "_Tail", lambda whole: whole)
+    whole, whole_bytes = metered(run), moved(run).total
+    assert replayed.kernels <= 1.1 * whole.kernels
+    assert replayed.peak <= 1.1 * whole.peak
+    assert replayed_bytes <= 1.1 * whole_bytes
+
+
+class Rows(Hidden):
+    """Counts the calls of a convolution, and the examples that went through it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls = self.rows = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func.overloadpacket is torch.ops.aten.convolution:
+            self.calls, self.rows = self.calls + 1, self.rows + len(args[0])
+        return func(*args, **(kwargs or {}))
+
+
+COPYING: dict[str, Callable[[FunctionalModel, Tensor], Any]] = {
+    "integrated_gradients": lambda fm, x: funcattr.integrated_gradients(fm, x, 1, steps=4),
+    "occlusion": lambda fm, x: funcattr.occlusion(fm, x, 1, window=(3, 8, 8), stride=(3, 8, 8)),
+    "rise": lambda fm, x: funcattr.rise(fm, x, 1, samples=8, generator=0),
+}
+
+
+@pytest.mark.parametrize("method", COPYING)
+def test_the_check_of_separate_examples_costs_at_most_one_pass_of_the_method(method: str) -> None:
+    model = settle(lambda: nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(3600, 3)), dtype=torch.float32)
+    fm, x, counts = funcattr.functionalize(model), uniform(2, 3, 32, 32).float(), list[Rows]()
+    for _ in range(3):
+        with Rows() as rows:
+            COPYING[method](fm, x)
+        counts.append(rows)
+    first, second, third = counts
+    assert (second.calls, second.rows) == (third.calls, third.rows)
+    assert first.calls - second.calls <= 2
+    assert first.rows - second.rows <= min(3 * len(x), second.rows)
+
+
+IMPORTED = """
+import sys, time, torch, torch._dynamo, torch._higher_order_ops.scan
+before, start = {*sys.modules}, time.process_time()
+import funcattr
+print(time.process_time() - start, *{name.partition(".")[0] for name in {*sys.modules} - before})
+"""
+
+
+def test_the_package_is_imported_within_a_second_and_brings_no_other_packages() -> None:
+    runs = [subprocess.run([sys.executable, "-c", IMPORTED], capture_output=True, text=True, check=True)]
+    while float(runs[-1].stdout.split()[0]) >= 1.0 and len(runs) < 3:
+        runs.append(subprocess.run([sys.executable, "-c", IMPORTED], capture_output=True, text=True, check=True))
+    seconds, *names = runs[-1].stdout.split()
+    own = {"funcattr", "torch", "numpy", "einops", "tqdm", "safetensors"}
+    assert set(names) - own - sys.stdlib_module_names == set()
+    assert float(seconds) < 1.0, "seconds of one processor, beyond torch's own parts"
+
+
 # --- the meters can fail ---------------------------------------------------------------------------------------------
 
 
@@ -238,6 +316,22 @@ def test_kernels_are_what_computes() -> None:
     views = metered(lambda: (x.T.reshape(2, 8)[0], x.expand(2, 4, 4), torch.empty(3), x.detach(), x.unbind()))
     assert views.kernels == 1  # the transposed one is copied
     assert metered(lambda: torch.relu_(x @ x + 1).sum()).kernels == 4
+
+
+def test_bytes_are_those_that_are_read_and_written() -> None:
+    x, weight = torch.ones(1000), torch.ones(4, 2)
+
+    def run() -> None:
+        y = x * 2  # reads 4000 and writes 4000
+        y.add_(x)  # reads 8000 and writes 4000
+        torch.mul(x, 3, out=y).view(-1)  # reads 4000 and writes 4000
+        torch.zeros(10).fill_(1)  # each writes 40
+        torch.ones(3, 2) @ weight.T  # writes 24; reads 24 and 32, and writes 48
+
+    counted = moved(run)
+    assert counted.bytes["mul"] == 16000 and counted.bytes["add_"] == 12000
+    assert counted.total == 28000 + 80 + 24 + 104
+    assert (counted.in_maps, counted.maps, counted.results) == (104, 1, 48)
 
 
 def test_the_backward_pass_counts() -> None:

@@ -62,7 +62,7 @@ def _in_double(value: Tensor) -> Tensor:
 def _with_tensors(question: Question, change: Change) -> Question:
     """The question with all tensors that are given, and the model's own, changed."""
     model = question.model
-    own = {n: change(t.detach()) for n, t in (model.params | model.buffers).items() if n not in model.structure.fixed}
+    own = {name: change(tensor.detach()) for name, tensor in (model.params | model.buffers).items()}
     given = question.x, question.args, question.kwargs
     x, args, kwargs = pytree.tree_map_only(Tensor, lambda value: change(value.detach()), given)
     return question._replace(x=x, args=args, kwargs=kwargs, model=model.bind(own))

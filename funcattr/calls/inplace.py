@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from ..torch_state import may_overwrite
+from .adjoints import threshold_backward
 
 
 def times(own: Tensor, factor: Tensor | float) -> Tensor:
@@ -19,6 +20,11 @@ def plus(own: Tensor, term: Tensor | float) -> Tensor:
     return own.add_(term) if may_overwrite(own, term) else own + term
 
 
+def toward(own: Tensor, end: Tensor, weight: float) -> Tensor:
+    """(1 - weight) own + weight * end."""
+    return own.lerp_(end, weight) if may_overwrite(own, end) else torch.lerp(own, end, weight)
+
+
 def over(numerator: Tensor, own: Tensor) -> Tensor:
     """The quotient numerator / own."""
     return torch.div(numerator, own, out=own) if may_overwrite(own, numerator) else numerator / own
@@ -29,8 +35,17 @@ def with_sign(magnitude: Tensor, own: Tensor) -> Tensor:
     return torch.copysign(magnitude, own, out=own) if may_overwrite(own, own) else torch.copysign(magnitude, own)
 
 
-def without(values: Tensor, mask: Tensor, own: bool) -> Tensor:
-    """The values, 0 where the mask is true; written over if they are `own`."""
-    if own and values.shape == mask.shape and may_overwrite(values, values):
-        return values.masked_fill_(mask, 0)
-    return values.masked_fill(mask, 0)
+def where_above(values: Tensor, control: Tensor, own: bool) -> Tensor:
+    """The values where `control` is above 0, else 0; written over if they are `own`."""
+    # Relu's own adjoint is a vectorised mask.
+    if own and values.shape == control.shape and may_overwrite(values, values):
+        return torch.ops.aten.threshold_backward.grad_input(values, control, 0, grad_input=values)
+    return threshold_backward(values, control, 0)
+
+
+def where_below(values: Tensor, control: Tensor, own: bool) -> Tensor:
+    """The values where `control` is below 0, else 0; written over if they are `own`."""
+    least = -torch.inf
+    if own and values.shape == control.shape and may_overwrite(values, values):
+        return torch.ops.aten.hardtanh_backward.grad_input(values, control, least, 0, grad_input=values)
+    return torch.ops.aten.hardtanh_backward.default(values, control, least, 0)

@@ -5,6 +5,11 @@ from torch import Tensor
 
 from .call import Call
 
+TENSORS = ("running_mean", "running_var", "weight", "bias")
+"""The arguments of a batch norm that are tensors, its input aside."""
+EPS = 1e-5
+"""What a batch norm adds to the variance, where nothing is said."""
+
 
 class Normalization:
     """The normalisation that a call computes.
@@ -65,10 +70,15 @@ def scale_and_shift(call: Call) -> tuple[Tensor, Tensor] | None:
     """
     if not has_constant_statistics(call):
         return None
-    mean, variance = call.argument("running_mean"), call.argument("running_var")
     dtype = call.forms[0][1] if call.tracks("input") else call.output.dtype  # the input's, which may be gone by now
-    scale, weight = torch.rsqrt(variance + call.argument("eps", 1e-5)), call.argument("weight")
-    scale = scale if weight is None else scale * weight
-    bias = call.argument("bias")
-    shift = -mean * scale if bias is None else bias - mean * scale
+    scale, shift = affine(*(call.argument(name) for name in TENSORS), call.argument("eps", EPS))
     return scale.to(dtype), shift.to(dtype)
+
+
+def affine(
+    mean: Tensor, variance: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
+) -> tuple[Tensor, Tensor]:
+    """(s, t) of the batch norm y = s x + t by these statistics, each [channels]."""
+    scale = torch.rsqrt(variance + eps)
+    scale = scale if weight is None else scale * weight
+    return scale, -mean * scale if bias is None else bias - mean * scale

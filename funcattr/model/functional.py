@@ -31,8 +31,8 @@ from ..errors import UnsupportedOperationError, unknown_site
 from ..torch_state import is_plain_eager
 from .aliased import Group, aliased_groups, cloned
 from .attention_weights import shown_weights
+from .folding import Folds
 from .guard import Guard, guarded
-from .hand_over import refuse_handed
 from .module_tree import CallCopier, Part, TreeCopier, end_call, parts_of, sited_copy
 from .offloading import has_device_hooks
 from .refusals import refuse_opaque
@@ -57,7 +57,7 @@ class Structure:
         edits: Site to a function of its value.
         params, buffers: The model's own tensors by their first names.
         places: Each place of a tensor in the tree to the tensor's name; tied tensors have several places.
-        fixed: Places of tensors that others were computed from, which cannot be bound.
+        folds: What is known of its batch norms, where they are folded into the linear maps before them.
         sites: Names of the sites.
         training: Whether some module's output depends on the batch or on chance.
         traced: Whether it was made inside compiled code, which takes no such constant.
@@ -78,7 +78,7 @@ class Structure:
         self.params: dict[str, Tensor] = {}
         self.buffers: dict[str, Tensor] = {}
         self.places: dict[str, str] = {}
-        self.fixed: frozenset[str] = frozenset()
+        self.folds: Folds | None = None
         modules = tuple(model.named_modules()) if isinstance(model, nn.Module) else ()
         self.sites = tuple(name for name, _ in modules if name)
         self.training = any(m.training and isinstance(m, RANDOM_IN_TRAINING) for _, m in modules)
@@ -122,13 +122,13 @@ class Structure:
         model = self._copied()
         if isinstance(model, nn.Module):  # as the user's: what a copy adds to it cannot be pickled
             model = sited_copy(self.parts, TreeCopier(_the_same, {}), sited=False)[0].module
-        return _restored, (model, self.edits, self.sites, self.fixed)
+        return _restored, (model, self.edits, self.folds is not None)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Structure":
         model = self._copied()
         if isinstance(model, nn.Module):
             model = sited_copy(self.parts, TreeCopier(_cloned, {}), sited=False)[0].module
-        return _restored(model, self.edits, self.sites, self.fixed)
+        return _restored(model, self.edits, self.folds is not None)
 
     def _copied(self) -> Any:
         """The model, to be copied or pickled."""
@@ -287,7 +287,7 @@ class FunctionalModel:
         Tied tensors have one value, under any of their names; the last one given counts, as in `load_state_dict`.
 
         Raises:
-            ValueError: If a name is not one of the model's (with the closest names), or of a folded layer.
+            ValueError: If a name is not one of the model's (with the closest names).
         """
         names: Mapping[str, str] = self.structure.places
         if any(name not in names for name in params):
@@ -300,12 +300,6 @@ class FunctionalModel:
                 raise ValueError(
                     f"FunctionalModel.bind(params=...): expected the whole of {name!r}, got a DTensor, one process's "
                     "part of it. Give tensor.full_tensor()."
-                )
-        for name in params:
-            if name in self.structure.fixed:
-                raise ValueError(
-                    f"FunctionalModel.bind(params=...): {name!r} is folded with a batch norm, so another value of it "
-                    "would not be seen. Bind first, and fold the result."
                 )
         if self.structure.sharded:
             for name in params:
@@ -349,7 +343,7 @@ class FunctionalModel:
         before = self.structure.edits
         both = {name: _then(before[name], change) if name in before else change for name, change in edits.items()}
         structure = Structure(self._model, {**before, **both}, user_modules=self.structure.user_modules)
-        structure.fixed, structure.sites = self.structure.fixed, self.structure.sites
+        structure.folds = self.structure.folds
         return FunctionalModel(structure, self.bound, shifts=self.shifts)
 
     def shifted(self, shifts: Params) -> "FunctionalModel":
@@ -384,8 +378,18 @@ class FunctionalModel:
             filled = {place: tensors[name] for place, name in self.structure.places.items()}
             # Modules cannot be copied while Dynamo traces; there functional_call swaps at trace time only.
             with shown_weights():
-                output = functional_call(self._model, filled, inputs, kwargs, tie_weights=False)
-            return refuse_handed(output) if self.structure.fixed else output
+                return functional_call(self._model, filled, inputs, kwargs, tie_weights=False)
+        folds = self.structure.folds
+        folding = None
+        if folds is not None and not has_global_hooks():
+            folding = folds.begin(self._run, tensors, self.bound, inputs, kwargs)
+        if folding is None:
+            return self._run(tensors, inputs, kwargs)
+        with folding:
+            return folding.finished(self._run(tensors, inputs, kwargs))
+
+    def _run(self, tensors: dict[str, Tensor], inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """One call of a copy of the module tree that has these tensors."""
         structure, owned = self.structure, {**self.structure.params, **self.structure.buffers}
         if structure.is_laid_out:
             self._check_layouts(inputs, kwargs)
@@ -397,7 +401,7 @@ class FunctionalModel:
             with guarded(guard, self._whole), shown_weights(), self._packed(parts):
                 output = parts[0].module(*inputs, **kwargs)
             guard.check()
-            return refuse_handed(output) if structure.fixed else output
+            return output
         finally:
             end_call(parts)
 
@@ -447,18 +451,33 @@ class FunctionalModel:
         return f"FunctionalModel({type(self._model).__name__}, {len(self.params)} parameters, {len(self.sites)} sites)"
 
 
-def functionalize(model: Callable[..., Any]) -> FunctionalModel:
+def functionalize(model: Callable[..., Any], *, fold: bool = False) -> FunctionalModel:
     """Turn a module, or any callable, into a `FunctionalModel`.
+
+    With `fold`, batch norms in eval mode run as part of the linear maps before them, forward and backward:
+
+    w' = s w, b' = s b + t, with s = gamma / sqrt(var + eps), t = beta - s mean
+
+    A batch norm is folded where it alone reads the result of a linear layer or convolution. That is told by the data
+    flow of the model, at its first call, whatever its modules are; other batch norms stay. Where a call asks for the
+    value between the two (`layer=`, `read`, `edit`), they run apart.
 
     Args:
         model: An `nn.Module` of any kind, or a pure callable of tensors. It is not modified.
+        fold: Whether to fold. The result then has tensors of its own: what happens to the model's later does not reach
+            it. Its first call runs the model twice. In compiled code the model's own forward runs as it is; methods
+            fold there too.
 
     Returns:
         A stateless function with named parameters and sites.
 
     Raises:
-        TypeError: If `model` is not callable.
-        UnsupportedOperationError: If a submodule is scripted, compiled or patched, so that nothing can be seen in it.
+        TypeError: If `model` is not callable; if what is to be folded is no module.
+        UnsupportedOperationError: If a submodule is scripted, compiled or patched, so that nothing can be seen in it;
+            if what is to be folded is sharded.
+        ValueError: From a call of the result, if there is nothing to fold.
+        FuncattrError: From a call of the result, if the model reads the value between the two in another way than by
+            the batch norm, which at its first call it did not.
 
     Example:
         >>> import torch, funcattr
@@ -466,7 +485,8 @@ def functionalize(model: Callable[..., Any]) -> FunctionalModel:
         >>> fm.sites, sorted(fm.params), fm(torch.ones(1, 2)).shape
         (('0', '1'), ['0.bias', '0.weight'], torch.Size([1, 3]))
     """
-    return _functional(model, snapshot=True)
+    fm = _functional(model, snapshot=True)
+    return _folding(fm) if fold else fm
 
 
 def as_functional(model: Callable[..., Any]) -> FunctionalModel:
@@ -495,6 +515,26 @@ def _functional(model: Callable[..., Any], snapshot: bool) -> FunctionalModel:
     return FunctionalModel(Structure(copies[0].module, parts=copies, user_modules=before))
 
 
+def _folding(fm: FunctionalModel) -> FunctionalModel:
+    """The same model with tensors of its own, and its batch norms folded."""
+    before = fm.structure
+    if not isinstance(before.model, nn.Module):
+        raise TypeError("functionalize(fold=True): expected a module, or a FunctionalModel of one.")
+    if before.sharded:
+        raise UnsupportedOperationError(
+            "functionalize(fold=True): the model's parameters are spread over processes, or kept elsewhere. Fold "
+            "before it is sharded, or leave it out."
+        )
+    own = {**before.params, **before.buffers}
+    tensors = fm.bind({name: t.detach().clone() for name, t in {**fm.params, **fm.buffers}.items()}).tensors()
+    copier = TreeCopier(_cloned, {id(t): tensors[name] for name, t in own.items()})
+    parts = sited_copy(parts_of(before.model), copier)
+    structure = Structure(parts[0].module, before.edits, parts, before.user_modules)
+    hooked = frozenset(part.name for part in parts if has_hooks(part.module))
+    structure.folds = Folds({**structure.params, **structure.buffers}, hooked)
+    return FunctionalModel(structure, shifts=fm.shifts)
+
+
 def _the_same(tensor: Tensor) -> Tensor:
     return tensor
 
@@ -504,10 +544,10 @@ def _cloned(tensor: Tensor) -> Tensor:
     return copy.deepcopy(tensor)
 
 
-def _restored(model: Any, edits: Edits, sites: tuple[str, ...], fixed: frozenset[str]) -> Structure:
+def _restored(model: Any, edits: Edits, fold: bool) -> Structure:
     """A structure from what `pickle` and `copy` take of one."""
-    structure = functionalize(model).structure
-    structure.edits, structure.sites, structure.fixed = dict(edits), sites, fixed
+    structure = functionalize(model, fold=fold).structure
+    structure.edits = dict(edits)
     return structure
 
 

@@ -20,7 +20,7 @@ from ..copies import Copier, is_fixed
 from .guard import BreachError
 from .offloading import is_offloading
 from .sharding import Sharding, shardings
-from .sites import enter_module, leave_module, pass_module
+from .sites import enter_module, leave_module
 from .wrappers import Through, is_wrapper
 
 _KEPT_APART = frozenset([*TENSOR_TABLES, SUBMODULES, *HOOK_TABLES, "forward", "_compiled_call_impl"])
@@ -210,4 +210,4 @@ def _forward(module: nn.Module, name: str, patched: Callable[..., Any] | None, *
         output = type(module).forward(module, *args, **kwargs) if patched is None else patched(*args, **kwargs)
     except BreachError as breach:
         raise breach.at(name) from None
-    return leave_module(output, name) if getattr(module, "is_site", True) else pass_module(output, name)
+    return leave_module(output, name)

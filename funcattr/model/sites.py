@@ -94,13 +94,6 @@ def leave_module(value: T, name: str) -> T:
     return value
 
 
-def pass_module(value: T, name: str) -> T:
-    """Tell the active modes that the module `name` ends, whose value is no site."""
-    for mode in site_modes():
-        mode.leave(name)
-    return value
-
-
 def site_modes() -> list["SiteMode"]:
     """The modes of this thread that know sites, outermost first."""
     return [mode for mode in function_modes() if isinstance(mode, SiteMode)]

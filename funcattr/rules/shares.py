@@ -14,8 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..calls.adjoints import threshold_backward
-from ..calls.inplace import over, plus, times, without
+from ..calls.inplace import over, plus, times, where_above, where_below
 from ..calls.linear_map import LinearMap
 from .stabilizer import stabilized
 
@@ -51,12 +50,10 @@ class Share(NamedTuple):
     def part(self, relevance: Tensor, own: bool = False) -> Tensor:
         """What of the relevance, or of its quotient by s(z), this share hands back; `own` may be written over."""
         if not (isinstance(self.scale, float) and self.scale == 1.0):
-            relevance, own = relevance * self.scale, True
+            relevance, own = times(relevance, self.scale) if own else relevance * self.scale, True
         if self.where is None:
             return relevance
-        if not self.below:
-            return threshold_backward(relevance, self.where, 0)  # relu's own adjoint: a vectorised mask
-        return without(relevance, self.where >= 0, own)
+        return (where_below if self.below else where_above)(relevance, self.where, own)
 
     def denominator(self, eps: float, own: bool = False) -> Tensor:
         """s(z), in place of z if that is `own`; with a known sign there is no need to look at each value's."""

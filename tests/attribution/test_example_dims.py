@@ -197,7 +197,7 @@ def test_a_number_for_the_whole_batch(method: str) -> None:
 
 
 AS_IT_IS = {
-    *("read", "edit", "functionalize", "rule_table", "fold_batch_norm"),
+    *("read", "edit", "functionalize", "rule_table"),
     *("max_sensitivity", "randomization", "randomization_entropy", "as_quantus"),
 }
 """What runs a call of a model or a method as it stands, and does not ask for examples."""

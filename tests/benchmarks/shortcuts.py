@@ -95,7 +95,7 @@ def _relevance(build: Callable[[], Any], inputs: Callable[[int], Tensor], rules:
 
 def _folded(rules: str | None) -> Any:
     fm, x = funcattr.functionalize(resnet50().eval()), images(2)
-    folded = funcattr.fold_batch_norm(fm, x)
+    folded = funcattr.functionalize(fm, fold=True)
 
     def run(model: Any) -> Any:
         return funcattr.lrp(model, x, CLASS, rules=rules) if rules else funcattr.gradient(model, x, CLASS)

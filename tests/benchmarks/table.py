@@ -82,8 +82,7 @@ def _of_convolutions(layer: str, model: nn.Module) -> Iterator[Row]:
     fm = funcattr.functionalize(model)
     yield from _reverse_passes(fm, layer)
     if any(isinstance(module, nn.BatchNorm2d) for module in model.modules()):
-        x = torch.zeros(1, 3, 224, 224, device=next(model.parameters()).device)
-        for row in _reverse_passes(funcattr.fold_batch_norm(fm, x), layer):
+        for row in _reverse_passes(funcattr.functionalize(model, fold=True), layer):
             yield row._replace(name=f"{row.name}, folded")
     yield tunnel(fm, SAMPLES)
     yield path(fm, SAMPLES)

@@ -238,7 +238,7 @@ REFUSED: dict[str, Case] = {
     "pickled": Case(Words, fsdp, _pickled),
     "copied": Case(Words, fsdp, lambda m: copy.deepcopy(funcattr.functionalize(m))),
     "written in between": Case(Words, fsdp, written_in_between),
-    "folded": Case(Pictures, fsdp, lambda m: funcattr.fold_batch_norm(m, pictures())),
+    "folded": Case(Pictures, fsdp, lambda m: funcattr.functionalize(m, fold=True)),
     "compiled": Case(Words, parallel, _compiled),
 }
 

@@ -28,7 +28,7 @@ REFUSED = {
     "refused: pickled": "a sharded model can neither be copied nor pickled",
     "refused: copied": "a sharded model can neither be copied nor pickled",
     "refused: written in between": "a tensor of the model or its input was written in place between the call",
-    "refused: folded": "fold_batch_norm(model=...): the model's parameters are spread over processes",
+    "refused: folded": "functionalize(fold=True): the model's parameters are spread over processes",
     "refused: compiled": "a sharded model cannot be gathered inside torch.compile",
 }
 """All that is refused, and by which words."""

@@ -1,7 +1,7 @@
 """Batch norm folded into the linear operation beside it: one affine map in place of two, as a rewrite of the tape.
 
-Eval-mode batch norm is y = s x + t per channel, s = w / sqrt(var + eps), t = b - s mean. After a linear operation it
-scales that one's output channels; before one, its input channels, and t passes through the map as a field of biases.
+Eval-mode batch norm is y = s x + t per channel, s = w / sqrt(var + eps), t = b - s mean. Before a linear operation, t
+passes through the map as a field of biases.
 """
 
 from collections.abc import Callable
@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
+from ...calls.folded import bias_after, scaled_inputs, scaled_outputs
 from ...calls.linear_map import LinearMap
 from ...calls.normalization import has_constant_statistics, scale_and_shift
 from ...calls.operations import CONVOLUTIONS
@@ -25,7 +26,8 @@ def fold_after(before: Step, norm: Step, caller: str) -> Step | None:
     if linear is None or found is None:
         return None
     assert norm.call is not None
-    weight, bias = _both_in_one(linear, *found)
+    scale, shift = found
+    weight, bias = _scaled(linear, scale, scaled_outputs), bias_after(linear.argument("bias"), scale, shift)
     dtype, changes = norm.call.forms[0][1], {}
     given = linear.forms[0][1]
     if given != dtype:  # a cast lies between, and the map that both are is one of the norm's dtype
@@ -34,20 +36,6 @@ def fold_after(before: Step, norm: Step, caller: str) -> Step | None:
     call = linear.rewritten(norm.call.output, weight=weight, bias=bias, **changes)
     made = before.ruled(before.action, call, caller)
     return made if given == dtype else made._replace(pull=lambda g: tuple(r.to(given) for r in made.pull(g.to(dtype))))
-
-
-def folded_after(before: Step, norm: Step) -> tuple[Tensor, Tensor] | None:
-    """The weight and bias of a linear step with the batch norm after it folded in; None if it cannot."""
-    linear, found = _foldable(before), _norm(norm)
-    if linear is None or found is None:
-        return None
-    weight, bias = _both_in_one(linear, *found)
-    return weight.make(), bias
-
-
-def _both_in_one(linear: RecordedCall, scale: Tensor, shift: Tensor) -> tuple[Deferred, Tensor]:
-    bias = linear.argument("bias")
-    return _scaled(linear, scale, _along_outputs), shift if bias is None else bias * scale + shift
 
 
 def fold_before(norm: Step, after: Step, caller: str) -> Step | None:
@@ -61,7 +49,7 @@ def fold_before(norm: Step, after: Step, caller: str) -> Step | None:
     # Where a convolution pads with zeros, less of t arrives: the bias is no longer the same everywhere.
     field = shift.reshape(-1, *[1] * (x.ndim - 2)).expand(x.shape[1:])[None]
     bias = layer(field, layer.weight, layer.bias)
-    changes = {"input": x, "weight": _scaled(linear, scale, _along_inputs), "bias": bias}
+    changes = {"input": x, "weight": _scaled(linear, scale, scaled_inputs), "bias": bias}
     call = linear.rewritten(linear.output, _with_field, norm.call.origins, **changes)
     if linear.baseline is not None and norm.call.baseline is not None:
         changes["input"] = norm.call.baseline.argument("input")
@@ -96,31 +84,10 @@ def passed_by(norm: Step, into: str) -> Step:
     return norm._replace(pull=lambda g: (g,), action=Action("fold"), call=None, note=note)
 
 
-def _scaled(linear: RecordedCall, scale: Tensor, along: Callable[..., Tensor]) -> Deferred:
+def _scaled(linear: RecordedCall, scale: Tensor, scaled: Callable[..., Tensor]) -> Deferred:
     """The weight times s, made where it is used: all of them at once would be as much memory as the model."""
     weight, groups, transposed = linear.argument("weight"), linear.argument("groups", 1), "transpose" in linear.op
-    return Deferred(lambda: weight * along(scale, weight, groups, transposed), [weight], linear.path)
-
-
-def _along_outputs(scale: Tensor, weight: Tensor, groups: int, transposed: bool) -> Tensor:
-    """S [outputs], shaped to multiply the weight."""
-    # A transposed convolution's is [inputs, outputs / groups, ...], the inputs group by group.
-    return _of_groups(scale, weight, groups) if transposed else _of_rows(scale, weight)
-
-
-def _along_inputs(scale: Tensor, weight: Tensor, groups: int, transposed: bool) -> Tensor:
-    """S [inputs], shaped to multiply the weight."""
-    # A convolution's is [outputs, inputs / groups, ...], the outputs group by group.
-    return _of_rows(scale, weight) if transposed else _of_groups(scale, weight, groups)
-
-
-def _of_rows(scale: Tensor, weight: Tensor) -> Tensor:
-    return scale.reshape(-1, *[1] * (weight.ndim - 1))
-
-
-def _of_groups(scale: Tensor, weight: Tensor, groups: int) -> Tensor:
-    rows = scale.reshape(groups, 1, -1).expand(groups, weight.shape[0] // groups, -1)
-    return rows.reshape(*weight.shape[:2], *[1] * (weight.ndim - 2))
+    return Deferred(lambda: scaled(weight, scale, groups, transposed), [weight], linear.path)
 
 
 def _with_field(func: Callable[..., Any]) -> Callable[..., Any]:

