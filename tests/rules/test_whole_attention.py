@@ -116,7 +116,7 @@ def test_single_precision_keeps_five_digits_over_hundreds_of_tokens(name: str, c
     g = uniform(*shape, seed=4)
 
     def run(*operands: Tensor) -> Tensor:
-        return F.scaled_dot_product_attention(*operands, is_causal=causal)
+        return attend(*operands, is_causal=causal)
 
     def pulled(book: Rulebook, dtype: torch.dtype) -> tuple[Tensor, ...]:
         return funcattr.vjp(run, *(t.to(dtype) for t in (q, k, v)), rules=book)[1](g.to(dtype))
