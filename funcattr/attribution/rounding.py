@@ -36,15 +36,27 @@ def is_rounding(
     others = run(with_copies(question, lambda value: change(change(value))))
     if not all(map(_same_bits, pytree.tree_leaves(beside), pytree.tree_leaves(others))):
         return False
-    try:
+
+    def in_double() -> tuple[Any, Any]:
         wide = _with_tensors(question, _in_double)
-        first, both = run(wide), run(with_copies(wide, change))
-    except Exception:  # torch's, of any kind: types that do not fit
-        first = both = None
-    if first is not None and all(leaf.dtype == torch.float64 for leaf in pytree.tree_leaves(first)):
-        return same_numbers(first, pytree.tree_map(lambda leaf: leaf[::2], both), size=0.0)
-    rows = zip(*map(pytree.tree_leaves, (alone, beside, run(_with_tensors(question, nudged)))), strict=True)
+        return run(wide), run(with_copies(wide, change))
+
+    exact = _attempt(in_double)
+    if exact is not None and all(leaf.dtype == torch.float64 for leaf in pytree.tree_leaves(exact)):
+        return same_numbers(exact[0], pytree.tree_map(lambda leaf: leaf[::2], exact[1]), size=0.0)
+    off = _attempt(lambda: run(_with_tensors(question, nudged)))
+    if off is None:
+        return False
+    rows = zip(*map(pytree.tree_leaves, (alone, beside, off)), strict=True)
     return all(_largest(b - a) <= 8 * _largest(c - a) for a, b, c in rows)
+
+
+def _attempt(run: Callable[[], Any]) -> Any:
+    """The results, None where the model does not run on such numbers: torch's errors are of any kind."""
+    try:
+        return run()
+    except Exception:
+        return None
 
 
 def nudged(value: Tensor) -> Tensor:
