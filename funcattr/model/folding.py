@@ -302,6 +302,7 @@ class FoldMode(SiteMode):
         }
         self._numbers: dict[str, int] = {}
         self._handed: dict[int, _Handed] = {}
+        self._nothing: Tensor | None = None
         self._touched: set[int | None] = set()
 
     def call(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -346,8 +347,9 @@ class FoldMode(SiteMode):
         given = {**call.named(), "weight": both[0], "bias": both[1]}
         out = func(**given)
         with without_torch_function():
-            nothing = torch.full((1,), float("nan"), dtype=out.dtype, device=out.device)
-            stand_in = nothing.expand(out.shape)
+            if self._nothing is None or (self._nothing.dtype, self._nothing.device) != (out.dtype, out.device):
+                self._nothing = torch.full((), float("nan"), dtype=out.dtype, device=out.device)
+            stand_in = self._nothing.expand(out.shape)
         self._handed[id(stand_in)] = _Handed(stand_in, out, key)
         return stand_in
 
