@@ -149,6 +149,20 @@ def test_examples_that_fail_are_rows_and_the_others_are_as_if_they_were_well(tmp
             assert one.attribution is None
 
 
+def test_a_broken_example_has_another_in_its_place(tmp_path: Path) -> None:
+    """So that its batch is asked as if it was well: by a method that tells how many there were."""
+
+    def counted(model: Any, x: Tensor, target: int) -> Tensor:
+        return torch.full_like(x, len(x)) + torch.arange(len(x))[:, None, None, None] / 8
+
+    data, own = Broken(images(8), unreadable=[1], nan=[6], odd=[4]), scale.Own(counted, "counted", "1")
+    found = scale.run(own, network(), data, tmp_path, target=1, score=False, **SIZES)
+    assert [None if row.error else float(row.attribution[0, 0, 0]) for row in found] == [
+        *(4.0, None, 4.25, 4.375),
+        *(None, 4.125, None, 4.375),
+    ]
+
+
 def test_an_example_of_another_shape_does_not_change_its_batch(tmp_path: Path) -> None:
     model, x = network(), images(8)
     well = scale.run("lrp", model, x, tmp_path / "well", target=0, **SIZES).attributions()
@@ -382,7 +396,7 @@ def test_wrong_arguments(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"expected distinct ids, got 'a' at 0 and at 2"):
         asked("lrp", data=x, ids=["a", "b", "a", "c"])
     with pytest.raises(TypeError, match="all of one kind, got int, str"):
-        asked("lrp", data=x, ids=["a", 1, "b", "c"])
+        asked("lrp", data=x, ids=["a", 1, "b", "c"])  # pyright: ignore[reportArgumentType]
     with pytest.raises(ValueError, match="expected one for each of 4 examples, got 3"):
         asked("lrp", data=x, ids=[1, 2, 3])
     with pytest.raises(ValueError, match="expected at least one example"):
