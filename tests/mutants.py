@@ -98,6 +98,13 @@ MUTANTS = (
         "funcattr/scale/question.py",
         "        sow(seed, self.device)  # so",
         "        pass  # so",
+        (f"{SCALE}/test_run.py::test_draws_do_not_depend_on_whether_scores_are_kept",),
+    ),
+    Mutant(
+        "every batch has the same draws",
+        "funcattr/scale/seeds.py",
+        'f"{seed} {what} {position}"',
+        'f"{seed} {what}"',
         (f"{SCALE}/test_run.py::test_draws_of_models_and_data_are_the_runs_too_and_the_users_are_untouched",),
     ),
     Mutant(

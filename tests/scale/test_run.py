@@ -222,7 +222,11 @@ def test_a_method_that_refuses_the_model_stops_before_anything_is_written(tmp_pa
 
 # --- draws -----------------------------------------------------------------------------------------------------------
 
+STATISTICS = funcattr.bottleneck.feature_statistics(network(), images(1000), layer="1")
 DRAWN: dict[str, dict[str, Any]] = {
+    "noise_tunnel:lrp": {"samples": 2, "sigma": 0.2, "rules": "epsilon_plus"},
+    "iba": {"statistics": STATISTICS, "steps": 3},
+    "kernel_shap": {"samples": 12, "feature_mask": funcattr.masks.patches(images(1), 4)},
     "noise_tunnel:gradient": {"samples": 3, "sigma": 0.2},
     "expected_gradients": {"baseline": funcattr.distribution(images(5)), "samples": 4},
     "rise": {"samples": 10, "cells": 3},
@@ -271,6 +275,20 @@ def test_draws_of_models_and_data_are_the_runs_too_and_the_users_are_untouched(t
     assert content(tmp_path / "second") == first
     rows = scale.open(tmp_path / "second").attributions().flatten(1)
     assert not torch.equal(rows[0], rows[2])
+
+
+def test_draws_do_not_depend_on_whether_scores_are_kept(tmp_path: Path) -> None:
+    class Drawing(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return (x + torch.randn_like(x)).sum((1, 2, 3))
+
+    def drawn(model: Any, x: Tensor, target: Any) -> Tensor:
+        return torch.randn_like(x)
+
+    asked = partial(scale.run, scale.Own(drawn, "noise", "1"), Drawing(), images(6), **SIZES)
+    with_scores, without = asked(tmp_path / "with"), asked(tmp_path / "without", score=False)
+    assert torch.equal(with_scores.attributions(), without.attributions())
+    assert without[0].score is None and with_scores[0].score != with_scores[4].score
 
 
 def test_ranks_are_those_of_torchrun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
