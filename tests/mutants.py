@@ -47,6 +47,7 @@ class Mutant(NamedTuple):
 
 TORCHRAY = "tests/compat/torchray"
 LANGUAGE = "tests/language/test_explain.py"
+SCALE = "tests/scale"
 MUTANTS = (
     # methods.edges
     Mutant(
@@ -83,6 +84,56 @@ MUTANTS = (
         "coefficient * (copies - now)",
         "coefficient * copies",
         ("tests/methods/edges/test_circuit.py::test_pruned_models_equal_hooks_that_cut_edges",),
+    ),
+    # scale
+    Mutant(
+        "nothing stands in the place of an example that cannot be read",
+        "funcattr/scale/rows.py",
+        "if group is by_size[-1] else []",
+        "if group is None else []",
+        (f"{SCALE}/test_run.py::test_a_broken_example_has_another_in_its_place",),
+    ),
+    Mutant(
+        "what a batch draws goes on from what was drawn before",
+        "funcattr/scale/question.py",
+        "        sow(seed, self.device)  # so",
+        "        pass  # so",
+        (f"{SCALE}/test_run.py::test_draws_do_not_depend_on_whether_scores_are_kept",),
+    ),
+    Mutant(
+        "every batch has the same draws",
+        "funcattr/scale/seeds.py",
+        'f"{seed} {what} {position}"',
+        'f"{seed} {what}"',
+        (f"{SCALE}/test_run.py::test_draws_of_models_and_data_are_the_runs_too_and_the_users_are_untouched",),
+    ),
+    Mutant(
+        "an attribution too large for float16 is infinity in the file",
+        "funcattr/scale/rows.py",
+        "    bad = ~kept.isfinite()\n",
+        "    bad = largest.isnan()\n",
+        (f"{SCALE}/test_run.py::test_attributions_that_are_not_finite_or_do_not_fit_are_errors",),
+    ),
+    Mutant(
+        "a shard of another run is taken for this one's",
+        "funcattr/scale/job.py",
+        'if footer.says.get("run") != self.digest or',
+        "if",
+        (f"{SCALE}/test_run.py::test_shards_without_a_manifest_or_of_another_run_are_refused",),
+    ),
+    Mutant(
+        "a live writer's file is cleared as a dead one's",
+        "funcattr/scale/files.py",
+        "            if _lock(file.fileno()) and _is_at(file.fileno(), temporary):\n",
+        "            if _is_at(file.fileno(), temporary):\n",
+        (f"{SCALE}/test_survival.py::test_leftovers_of_the_dead_are_cleared_and_files_of_the_living_stay",),
+    ),
+    Mutant(
+        "a declaration of a rule makes the same rulebook another one in each process",
+        "funcattr/scale/description.py",
+        '"declared" if type(part) is int and part == id(value) else part',
+        "part",
+        (f"{SCALE}/test_description.py::test_equal_values_have_one_description_and_others_another",),
     ),
     # language, and the targets that it is built of
     Mutant(

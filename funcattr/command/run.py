@@ -87,6 +87,8 @@ def run(args: argparse.Namespace) -> None:
             dtype=_DTYPES[args.dtype],
             as_map=args.as_map,
             max_errors=args.max_errors,
+            engine=args.engine,
+            workers=args.workers,
             progress=is_first and not args.no_progress,
         )
         _report(results, args.out)

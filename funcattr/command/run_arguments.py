@@ -35,6 +35,8 @@ def add_run(commands: Any) -> None:
     add("--dtype", choices=("float16", "float32", "float64"), default="float32", help="of the files (default: float32)")
     add("--as-map", metavar="NAME", help="keep maps in place of attributions: sum, max_abs, abs_sum, l2, ...")
     add("--max-errors", type=int, default=100, help="how many images may fail (default: %(default)s)")
+    add("--engine", choices=("ray",), help="who computes, in place of this process")
+    add("--workers", type=int, help="of Ray (default: one a card, or a core)")
     add("--no-progress", action="store_true", help="no progress bar")
 
     images = parser.add_argument_group("images", "how the model takes them, in place of the model's own transform")

@@ -93,8 +93,9 @@ def _without_nothing(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _parts(value: Any) -> dict[str, Any]:
+    named = getattr(value, "_asdict", None)
     if isinstance(value, tuple):
-        return value._asdict() if hasattr(value, "_asdict") else {"items": list(value)}
+        return {"items": list(value)} if named is None else named()
     if is_dataclass(value):
         return {field.name: getattr(value, field.name) for field in fields(value)}
     # A declaration of a rule holds for the very object, and says so by its id (`calls/declarations.py`).

@@ -158,6 +158,7 @@ def _target(value: Any) -> int | tuple[int, ...] | None:
 
 def in_batch(examples: Sequence[Example], device: torch.device) -> Any:
     """The inputs of examples of one form. each [N, ...]"""
-    if isinstance(examples[0].x, Tensor):
-        return torch.stack([e.x for e in examples]).detach().to(device)  # pyright: ignore[reportArgumentType, reportCallIssue]
-    return {name: torch.stack([e.x[name] for e in examples]).detach().to(device) for name in examples[0].x}
+    parts: Any = [example.x for example in examples]
+    if isinstance(parts[0], Tensor):
+        return torch.stack(parts).detach().to(device)
+    return {name: torch.stack([part[name] for part in parts]).detach().to(device) for name in parts[0]}

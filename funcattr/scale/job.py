@@ -78,9 +78,9 @@ class Job:
                 f"run(out={str(self.out)!r}): {self.path(shard).name} is of another run than the manifest beside it. "
                 "Move it elsewhere, or give another folder."
             )
-        if footer.count != len(self.positions(shard)):
+        if footer.rows != len(self.positions(shard)):
             raise BrokenShardError(
-                f"{self.path(shard)}: expected {len(self.positions(shard))} rows, got {footer.count}."
+                f"{self.path(shard)}: expected {len(self.positions(shard))} rows, got {footer.rows}."
             )
         return True
 
@@ -124,8 +124,7 @@ class Job:
 
     def rows(self, positions: Sequence[int]) -> list[RowOf]:
         """The rows of a batch, as the columns take them."""
-        rows = rows_of(self.question, self.examples, positions, self.columns.dtype)
-        return [self.columns.check(row) for row in rows]
+        return rows_of(self.question, self.examples, positions, self.columns.dtype, self.columns.check)
 
     def _check_failures(self, failed: int, positions: Sequence[int], rows: Sequence[RowOf]) -> None:
         if self.max_errors is None or failed <= self.max_errors:

@@ -163,11 +163,11 @@ class Footer(NamedTuple):
 
     Attributes:
         says: Its metadata, as the run wrote them.
-        count: Rows.
+        rows: How many there are.
     """
 
     says: dict[str, Any]
-    count: int
+    rows: int
 
 
 def read_footer(path: Path) -> Footer:

@@ -118,7 +118,8 @@ class Question:
         elif isinstance(self.target, list):
             each = [self.target[position] for position in positions]
         elif callable(self.target):
-            return self.target, [None] * len(positions)
+            function: Any = self.target
+            return function, [None] * len(positions)
         else:
             each = [self.target] * len(positions)
         if all(target is None for target in each):

@@ -1,6 +1,6 @@
 """The rows of a batch: a row for each example, whatever becomes of it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -28,7 +28,13 @@ class RowOf(NamedTuple):
     failure: Failure | None = None
 
 
-def rows_of(question: Question, examples: Examples, positions: Sequence[int], dtype: torch.dtype) -> list[RowOf]:
+def rows_of(
+    question: Question,
+    examples: Examples,
+    positions: Sequence[int],
+    dtype: torch.dtype,
+    check: Callable[[RowOf], RowOf] = lambda row: row,
+) -> list[RowOf]:
     """Rows of a batch, in order.
 
     An example that cannot be read, is not finite, or is refused has a failure in its row. In the batch another example
@@ -40,6 +46,7 @@ def rows_of(question: Question, examples: Examples, positions: Sequence[int], dt
         examples: The data.
         positions: Those of the batch.
         dtype: Of the attributions in the file.
+        check: Gives a row a failure if it does not fit the file.
     """
     read = {position: examples.read(position) for position in positions}
     rows = {p: RowOf({}, failure=one) for p, one in read.items() if isinstance(one, Failure)}
@@ -52,7 +59,8 @@ def rows_of(question: Question, examples: Examples, positions: Sequence[int], dt
     for group in by_size:
         well = {p: one for p in group if isinstance(one := read[p], Example)}
         failed = [p for p, row in rows.items() if row.failure is not None] if group is by_size[-1] else []
-        rows |= _group(question, well, sorted([*group, *failed]), seed, dtype)
+        found = _group(question, well, sorted([*group, *failed]), seed, dtype)
+        rows |= {position: check(row) for position, row in found.items()}
     return [rows[position] for position in positions]
 
 

@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import Tensor, nn
@@ -140,11 +141,8 @@ def own_share(count: int) -> float:
         return found
 
     data, plain = Timed(count), Question.ask
-    Question.ask = ask
-    try:
+    with mock.patch.object(Question, "ask", ask):
         _, whole = seconds(lambda folder: run(model, data, folder))
-    finally:
-        Question.ask = plain
     return whole / asked[0] - 1
 
 

@@ -132,6 +132,7 @@ def test_the_commands_of_the_page_run(
         (["--as-map", "total"], "expected one of 'max_abs', 'sum'"),
         (["--device", "nowhere"], "expected a device"),
         (["--max-errors", "0"], "1 examples have failed"),
+        (["--workers", "2"], "expected engine='ray' with it"),
     ],
 )
 def test_refusals(

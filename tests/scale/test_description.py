@@ -101,7 +101,7 @@ class Scaled(nn.Module):
         self.register_buffer("shift", torch.zeros(1), persistent=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x * self.factor + self.shift
+        return x * self.factor + self.get_buffer("shift")
 
 
 def of(change: Callable[[Any], Any]) -> dict[str, Any]:

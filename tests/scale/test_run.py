@@ -149,6 +149,20 @@ def test_examples_that_fail_are_rows_and_the_others_are_as_if_they_were_well(tmp
             assert one.attribution is None
 
 
+def test_a_broken_example_has_another_in_its_place(tmp_path: Path) -> None:
+    """So that its batch is asked as if it was well: by a method that tells how many there were."""
+
+    def counted(model: Any, x: Tensor, target: int) -> Tensor:
+        return torch.full_like(x, len(x)) + torch.arange(len(x))[:, None, None, None] / 8
+
+    data, own = Broken(images(8), unreadable=[1], nan=[6], odd=[4]), scale.Own(counted, "counted", "1")
+    found = scale.run(own, network(), data, tmp_path, target=1, score=False, **SIZES)
+    assert [None if row.error else float(row.attribution[0, 0, 0]) for row in found] == [
+        *(4.0, None, 4.25, 4.375),
+        *(None, 4.125, None, 4.375),
+    ]
+
+
 def test_an_example_of_another_shape_does_not_change_its_batch(tmp_path: Path) -> None:
     model, x = network(), images(8)
     well = scale.run("lrp", model, x, tmp_path / "well", target=0, **SIZES).attributions()
@@ -208,7 +222,11 @@ def test_a_method_that_refuses_the_model_stops_before_anything_is_written(tmp_pa
 
 # --- draws -----------------------------------------------------------------------------------------------------------
 
+STATISTICS = funcattr.bottleneck.feature_statistics(network(), images(1000), layer="1")
 DRAWN: dict[str, dict[str, Any]] = {
+    "noise_tunnel:lrp": {"samples": 2, "sigma": 0.2, "rules": "epsilon_plus"},
+    "iba": {"statistics": STATISTICS, "steps": 3},
+    "kernel_shap": {"samples": 12, "feature_mask": funcattr.masks.patches(images(1), 4)},
     "noise_tunnel:gradient": {"samples": 3, "sigma": 0.2},
     "expected_gradients": {"baseline": funcattr.distribution(images(5)), "samples": 4},
     "rise": {"samples": 10, "cells": 3},
@@ -257,6 +275,20 @@ def test_draws_of_models_and_data_are_the_runs_too_and_the_users_are_untouched(t
     assert content(tmp_path / "second") == first
     rows = scale.open(tmp_path / "second").attributions().flatten(1)
     assert not torch.equal(rows[0], rows[2])
+
+
+def test_draws_do_not_depend_on_whether_scores_are_kept(tmp_path: Path) -> None:
+    class Drawing(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return (x + torch.randn_like(x)).sum((1, 2, 3))
+
+    def drawn(model: Any, x: Tensor, target: Any) -> Tensor:
+        return torch.randn_like(x)
+
+    asked = partial(scale.run, scale.Own(drawn, "noise", "1"), Drawing(), images(6), **SIZES)
+    with_scores, without = asked(tmp_path / "with"), asked(tmp_path / "without", score=False)
+    assert torch.equal(with_scores.attributions(), without.attributions())
+    assert without[0].score is None and with_scores[0].score != with_scores[4].score
 
 
 def test_ranks_are_those_of_torchrun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -382,7 +414,7 @@ def test_wrong_arguments(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"expected distinct ids, got 'a' at 0 and at 2"):
         asked("lrp", data=x, ids=["a", "b", "a", "c"])
     with pytest.raises(TypeError, match="all of one kind, got int, str"):
-        asked("lrp", data=x, ids=["a", 1, "b", "c"])
+        asked("lrp", data=x, ids=["a", 1, "b", "c"])  # pyright: ignore[reportArgumentType]
     with pytest.raises(ValueError, match="expected one for each of 4 examples, got 3"):
         asked("lrp", data=x, ids=[1, 2, 3])
     with pytest.raises(ValueError, match="expected at least one example"):
