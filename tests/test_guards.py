@@ -351,7 +351,7 @@ def test_bytes_are_those_that_are_read_and_written() -> None:
         y.add_(x)  # reads 8000 and writes 4000
         torch.mul(x, 3, out=y).view(-1)  # reads 4000 and writes 4000
         torch.zeros(10).fill_(1)  # each writes 40
-        torch.ones(3, 2) @ weight.T  # writes 24; reads 24 and 32, and writes 48
+        _ = torch.ones(3, 2) @ weight.T  # writes 24; reads 24 and 32, and writes 48
 
     counted = moved(run)
     assert counted.bytes["mul"] == 16000 and counted.bytes["add_"] == 12000
