@@ -1,7 +1,7 @@
 """What a call costs beside its linear maps (tests/test_cost.py): kernels, bytes held, bytes at the peak, compilations.
 
 None of it varies from run to run, so the bounds are what was counted when they were recorded. A call that gets cheaper
-passes; record the new figures then, and where a rise is meant: `python -m tests.test_guards` prints the table.
+passes; record the new figures then, and where a rise is meant: `python -m tests.test_guards` prints the tables.
 """
 
 import subprocess
@@ -233,6 +233,31 @@ def test_a_method_compiles_once_into_one_graph(net: str, method: str, fresh_dyna
     assert found.nodes <= NODES[net]
 
 
+PASSES = {
+    "gradient": 9.1,
+    "guided_backprop": 10.7,
+    "epsilon": 26.8,
+    "epsilon_plus": 26.8,
+    "excitation_backprop": 23.2,
+    "epsilon_gamma_box": 55.4,
+}
+"""Over memory, outside of linear maps, of a folded ResNet: in results of its linear maps."""
+
+
+def passes(method: str) -> float:
+    """Bytes that a call reads and writes outside of linear maps, over those of the results of its linear maps."""
+    model, x = made("resnet")
+    fm = funcattr.functionalize(model, fold=True)
+    unit, counted = moved(lambda: model(x)).results, moved(lambda: run(method, fm, x))
+    return round((counted.total - counted.in_maps) / unit, 1)
+
+
+@recorded
+@pytest.mark.parametrize("method", PASSES)
+def test_a_method_makes_no_more_passes_over_memory_than_were_recorded(method: str) -> None:
+    assert passes(method) <= PASSES[method]
+
+
 # --- what surrounds the passes ---------------------------------------------------------------------------------------
 
 
@@ -326,7 +351,7 @@ def test_bytes_are_those_that_are_read_and_written() -> None:
         y.add_(x)  # reads 8000 and writes 4000
         torch.mul(x, 3, out=y).view(-1)  # reads 4000 and writes 4000
         torch.zeros(10).fill_(1)  # each writes 40
-        torch.ones(3, 2) @ weight.T  # writes 24; reads 24 and 32, and writes 48
+        _ = torch.ones(3, 2) @ weight.T  # writes 24; reads 24 and 32, and writes 48
 
     counted = moved(run)
     assert counted.bytes["mul"] == 16000 and counted.bytes["add_"] == 12000
@@ -428,3 +453,5 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     for net, method in PAIRS:
         print(f'    ("{net}", "{method}"): Cost{tuple(measured(net, method))},')
+    for method in PASSES:
+        print(f'    "{method}": {passes(method)},')

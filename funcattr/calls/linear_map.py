@@ -147,6 +147,14 @@ class LinearMap:
         """Dimension of x that the weight's input channels (or features) are."""
         return self.x.ndim - CONVOLUTIONS[self.op][0] - 1 if self.op in CONVOLUTIONS else self.x.ndim - 1
 
+    @property
+    def channels(self) -> int | None:
+        """How many numbers the bias of a convolution has; None for other operations."""
+        if self.op not in CONVOLUTIONS:
+            return None
+        transposed = CONVOLUTIONS[self.op][1]
+        return self.weight.shape[1] * self._convolve.keywords["groups"] if transposed else self.weight.shape[0]
+
     def field(self, bias: Tensor) -> Tensor:
         """A bias, shaped to broadcast against z."""
         if bias.ndim == 1 and self.op in CONVOLUTIONS:

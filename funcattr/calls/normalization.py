@@ -71,7 +71,8 @@ def scale_and_shift(call: Call) -> tuple[Tensor, Tensor] | None:
     if not has_constant_statistics(call):
         return None
     dtype = call.forms[0][1] if call.tracks("input") else call.output.dtype  # the input's, which may be gone by now
-    scale, shift = affine(*(call.argument(name) for name in TENSORS), call.argument("eps", EPS))
+    mean, variance, weight, bias = (call.argument(name) for name in TENSORS)
+    scale, shift = affine(mean, variance, weight, bias, call.argument("eps", EPS))
     return scale.to(dtype), shift.to(dtype)
 
 

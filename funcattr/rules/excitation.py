@@ -3,7 +3,7 @@
 from ..calls.linear_map import LinearMap
 from .linear import check_eps
 from .parametric import linear_rule
-from .shares import Share, total
+from .shares import Share
 
 
 @linear_rule(lambda eps, negated: check_eps("winning_probability", eps), needs_output=False)
@@ -21,4 +21,4 @@ def winning_probability(layer: LinearMap, *, eps: float = 1e-20, negated: bool =
     """
     weight = (-layer.weight if negated else layer.weight).clamp(min=0)
     terms = ((layer.x, weight),)
-    return (Share(terms, total(layer, terms), sign=int(layer.is_nonnegative), owned=True),)
+    return (Share(terms, sign=int(layer.is_nonnegative)),)

@@ -92,12 +92,12 @@ def w_square(layer: LinearMap, *, eps: float = 1e-6, bias: str = "absorb") -> tu
     """
     terms, own = ((None, layer.weight.square()),), absorbing(layer, bias)
     own = None if own is None else own.square()
-    return (Share(terms, total(layer, terms, own), own, sign=1, owned=True),)
+    return (Share(terms, bias=own, sign=1),)
 
 
 def _flat_split(layer: LinearMap) -> tuple[Share, ...]:
     terms = ((None, torch.ones_like(layer.weight)),)
-    return (Share(terms, total(layer, terms), sign=1, owned=True),)
+    return (Share(terms, sign=1),)
 
 
 def _flat_leaks(call: Call, relevance: Tensor, *, eps: float) -> dict[str, Any]:

@@ -91,7 +91,7 @@ def z_plus(layer: LinearMap, *, eps: float = 1e-6, bias: str = "absorb") -> tupl
         Montavon et al., 2017, arXiv:1512.02479, the z+-rule; for inputs of both signs, Bach et al., 2015, equation 60.
     """
     terms, own = supporting(layer), positive(absorbing(layer, bias))
-    return (Share(terms, total(layer, terms, own), own, sign=1, owned=True),)
+    return (Share(terms, bias=own, sign=1),)
 
 
 def _check_alpha_beta(alpha: float, beta: float, eps: float, bias: str) -> None:
@@ -121,11 +121,11 @@ def alpha_beta(
         Bach et al., 2015, doi:10.1371/journal.pone.0130140, equation 60.
     """
     terms, own = supporting(layer), positive(absorbing(layer, bias))
-    above = Share(terms, total(layer, terms, own), own, float(alpha), sign=1, owned=True)
+    above = Share(terms, bias=own, scale=float(alpha), sign=1)
     if beta == 0:
         return (above,)
     terms, own = opposing(layer), negative(absorbing(layer, bias))
-    return above, Share(terms, total(layer, terms, own), own, -float(beta), sign=-1, owned=True)
+    return above, Share(terms, bias=own, scale=-float(beta), sign=-1)
 
 
 def _check_gamma(gamma: float, eps: float, bias: str) -> None:

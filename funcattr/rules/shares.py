@@ -27,7 +27,7 @@ class Share(NamedTuple):
 
     Attributes:
         terms: What it is a sum of, beside the bias.
-        z: Its value, with the bias.
+        z: Its value, with the bias; None: it is computed where it is needed, as the sum of the terms and the bias.
         bias: The bias in it, or None.
         scale: What multiplies the relevance that it hands back: a number or a tensor of z's shape.
         where: It hands back the relevance of the outputs where this is above zero; None for all.
@@ -38,7 +38,7 @@ class Share(NamedTuple):
     """
 
     terms: tuple[Term, ...]
-    z: Tensor
+    z: Tensor | None = None
     bias: Tensor | None = None
     scale: Tensor | float = 1.0
     where: Tensor | None = None
@@ -55,25 +55,31 @@ class Share(NamedTuple):
             return relevance
         return (where_below if self.below else where_above)(relevance, self.where, own)
 
-    def denominator(self, eps: float, own: bool = False) -> Tensor:
-        """s(z), in place of z if that is `own`; with a known sign there is no need to look at each value's."""
+    def denominator(self, layer: LinearMap, eps: float) -> Tensor:
+        """s(z), in place of z if that is owned; with a known sign there is no need to look at each value's."""
+        shift = self.sign * max(eps, torch.finfo(layer.x.dtype).tiny)
+        if self.z is None and self.sign != 0 and self.damping is None:
+            return total(layer, self.terms, self.bias, shift)
+        z, own = (total(layer, self.terms, self.bias), True) if self.z is None else (self.z, self.owned)
         if self.damping is not None:
-            shift = (eps * self.damping).clamp(min=torch.finfo(self.z.dtype).tiny)
-            return plus(torch.where(self.z.detach() >= 0, shift, -shift), self.z)
+            least = (eps * self.damping).clamp(min=torch.finfo(z.dtype).tiny)
+            return plus(torch.where(z.detach() >= 0, least, -least), z)
         if self.sign == 0:
-            return stabilized(self.z, eps, own)
-        shift = self.sign * max(eps, torch.finfo(self.z.dtype).tiny)
-        return plus(self.z, shift) if own else self.z + shift
+            return stabilized(z, eps, own)
+        return plus(z, shift) if own else z + shift
 
 
-def total(layer: LinearMap, terms: tuple[Term, ...], bias: Tensor | None = None) -> Tensor:
-    """sum_k f(x_k, W_k) + b."""
+def total(layer: LinearMap, terms: tuple[Term, ...], bias: Tensor | None = None, shift: float = 0.0) -> Tensor:
+    """sum_k f(x_k, W_k) + b + shift."""
+    later = shift
+    if shift != 0 and layer.channels is not None:  # a convolution adds a bias on its way
+        bias, later = layer.x.new_full((layer.channels,), shift) if bias is None else bias + shift, 0.0
     z = None
     for x, weight in terms:
         part = layer(x if x is not None else ones(layer), weight, bias if z is None else None)
         z = part if z is None else z + part
     assert z is not None
-    return z
+    return z if later == 0 else plus(z, later)
 
 
 def ones(layer: LinearMap) -> Tensor:
@@ -86,11 +92,11 @@ def distribute(layer: LinearMap, relevance: Tensor, shares: tuple[Share, ...], e
     """The relevance of x."""
     quotients: dict[int, Tensor] = {}  # shares of the same z need one division
     backs: dict[int, tuple[Tensor | None, Tensor]] = {}
-    last = {id(share.z): i for i, share in enumerate(shares)}
-    for i, share in enumerate(shares):
-        key = id(share.z)
+    keys = [i if share.z is None else -id(share.z) for i, share in enumerate(shares)]
+    last = {key: i for i, key in enumerate(keys)}
+    for i, (key, share) in enumerate(zip(keys, shares, strict=True)):
         if key not in quotients:
-            quotients[key] = over(relevance, share.denominator(eps, share.owned))
+            quotients[key] = over(relevance, share.denominator(layer, eps))
         flow = share.part(quotients[key], own=last[key] == i)
         for x, weight in share.terms:
             back = layer.adjoint(weight, flow)
@@ -105,9 +111,10 @@ def leaks_of(layer: LinearMap, relevance: Tensor, shares: tuple[Share, ...], eps
     stabilizer: Any = 0.0
     dead: Any = relevance.sum()
     for share in shares:
-        part, z = share.part(relevance), share.denominator(eps)
-        taken = part * (z - share.z) / z
-        is_dead = share.z == 0
+        value = total(layer, share.terms, share.bias) if share.z is None else share.z
+        part, z = share.part(relevance), share._replace(z=value, owned=False).denominator(layer, eps)
+        taken = part * (z - value) / z
+        is_dead = value == 0
         dead = dead - part.sum() + torch.where(is_dead, taken, 0).sum()
         stabilizer = stabilizer + torch.where(is_dead, 0, taken).sum()
         if share.bias is not None:
