@@ -113,7 +113,7 @@ def shardings(modules: Sequence[tuple[str, nn.Module]]) -> dict[int, Sharding]:
     if managed and laid_out:
         raise UnsupportedOperationError(
             "functionalize(model=...): cannot gather a model that is sharded by fully_shard and by parallelize_module "
-            "at once. Use one of them."
+            "at once, nor a part of a model whose whole is sharded. Use one of them, and give the whole model."
         )
     return made
 
