@@ -208,7 +208,7 @@ def _cast_outputs(dtype: torch.dtype, module: nn.Module, args: Any, output: Any)
     return cast_floating(dtype, output)
 
 
-def _read(name: str, sharded: Sharded, path: str, module: nn.Module) -> Tensor:
+def _read(name: str, sharded: Sharded, path: str, module: nn.Module) -> Tensor | None:
     tables = [vars(module)[table] for table in TENSOR_TABLES]
     if not any(name in table for table in tables):
         raise AttributeError(f"{type(module).__name__!r} object has no attribute {name!r}")
