@@ -431,6 +431,8 @@ def _loaded(module: str, name: str) -> Any:
 
 def is_sharded(value: Any) -> bool:
     """Whether `value` is a tensor that is spread over processes."""
+    if type(value) in (Tensor, nn.Parameter):  # nearly always
+        return False
     kind = _loaded("torch.distributed.tensor", "DTensor")
     return kind is not None and isinstance(value, kind)
 
@@ -445,10 +447,15 @@ def may_be_sharded() -> bool:
     return "torch.distributed.tensor" in sys.modules
 
 
-def is_old_fsdp(module: nn.Module) -> bool:
-    """Whether a module is wrapped in `FullyShardedDataParallel`, whose parameters are pieces of a flat one."""
-    kind = _loaded("torch.distributed.fsdp", "FullyShardedDataParallel")
-    return kind is not None and isinstance(module, kind)
+def is_old_fsdp(kind: type[nn.Module]) -> bool:
+    """Whether a class is `FullyShardedDataParallel`, which keeps the parameters of a module as pieces of a flat one."""
+    old = _loaded("torch.distributed.fsdp", "FullyShardedDataParallel")
+    return old is not None and issubclass(kind, old)
+
+
+def is_fsdp(kind: type[nn.Module]) -> bool:
+    """Whether a class is one of those that `fully_shard` makes, or `FullyShardedDataParallel`."""
+    return hasattr(kind, "_orig_cls_mro_index") or is_old_fsdp(kind)
 
 
 @contextmanager
@@ -536,6 +543,8 @@ def fully_sharded_tensors(module: nn.Module) -> Iterator[tuple[nn.Module, str, F
 
 
 def _fully_shard_state(module: nn.Module) -> Any:
+    if not hasattr(type(module), "_orig_cls_mro_index"):  # the class that it makes has
+        return None
     ask = _loaded("torch.distributed.fsdp._fully_shard._fsdp_state", "_get_module_fsdp_state")
     return None if ask is None else ask(module)
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ..attribution.built_targets import Measure
+from ..model.wrappers import unwrapped
 from ..sampling.baselines import distribution
 from ..sampling.draws import Generator, seed_from
 from ..sampling.loops import positive, wide
@@ -219,6 +220,7 @@ class _Scores(NamedTuple):
 
 
 def _explained(given: _Given, prompts: list[Any], continuations: list[Any], generate: int | None) -> list[Explanation]:
+    given = given._replace(model=unwrapped(given.model))
     call, model, tokenizer = given.call, given.model, given.tokenizer
     if given.method not in (*MATRICES, *COALITIONS):
         known = ", ".join(map(repr, (*MATRICES, *COALITIONS)))

@@ -11,7 +11,7 @@ from ..agreement import same_numbers
 from ..attribution.targets import pick_output
 from ..errors import UnsupportedOperationError, warn
 from ..model.access import edit
-from ..model.functional import functionalize
+from ..model.functional import functionalize, part_of
 
 CACHES = ("past_key_values", "past_key_value", "cache", "cache_params", "past_buckets_states")
 
@@ -91,7 +91,7 @@ class Reader:
             for row in rows:
                 check_ids(call, "tokenizer", module, row)
             with torch.no_grad():
-                self.embeds.append(module(ids).detach())
+                self.embeds.append(part_of(self.fm, module)(ids).detach())
             self.ids.append(ids)
             mask_name = name.replace("input_ids", "attention_mask")
             if mask_name in accepted:
@@ -113,7 +113,7 @@ class Reader:
     def embedded(self, role: int, ids: Tensor) -> Tensor:
         """The embeddings of other tokens of a text. [N, T] -> [N, T, D]"""
         module = self._embedding(self.roles.ids[role])
-        return module(ids).detach()
+        return part_of(self.fm, module)(ids).detach()
 
     def run(self, *embeds: Tensor) -> Tensor:
         """The logits at embeddings of the tokens, of the batch or of copies of it (batches one behind the other)."""

@@ -407,8 +407,9 @@ class FunctionalModel:
 
     def _packed(self, parts: tuple[Part, ...]) -> AbstractContextManager[None]:
         """Where autograd alone takes the derivative: what it saves of gathered tensors can be gathered again."""
-        records = any(mode.saves for mode in site_modes())
-        if not self.structure.sharded or records or not torch.is_grad_enabled() or not is_plain_eager():
+        if not self.structure.sharded or not torch.is_grad_enabled() or not is_plain_eager():
+            return nullcontext()
+        if any(mode.saves for mode in site_modes()):
             return nullcontext()
         return packed(part.module for part in parts if part.sharding is not None)
 
@@ -492,6 +493,20 @@ def functionalize(model: Callable[..., Any], *, fold: bool = False) -> Functiona
 def as_functional(model: Callable[..., Any]) -> FunctionalModel:
     """As `functionalize`, for the time of one call of a method: the module tree is read as it is, not copied twice."""
     return _functional(model, snapshot=False)
+
+
+def part_of(model: FunctionalModel, module: nn.Module) -> FunctionalModel:
+    """One of the user's modules as a function, gathered as in the whole model; nothing is compared.
+
+    Raises:
+        ValueError: If it is not one of the model's.
+    """
+    name = model.site_name("functionalize", module)
+    within = [p for p in model.structure.parts if p.name == name or p.name.startswith(f"{name}.")]
+    parts = tuple(p._replace(name=p.name[len(name) + 1 :]) for p in within)
+    structure = Structure(parts[0].module, parts=parts)
+    structure.is_laid_out = False
+    return FunctionalModel(structure)
 
 
 def _functional(model: Callable[..., Any], snapshot: bool) -> FunctionalModel:

@@ -51,11 +51,9 @@ def parts_of(model: nn.Module) -> tuple[Part, ...]:
     Raises:
         UnsupportedOperationError: If one is sharded in a way that cannot be undone for a call.
     """
-    sharded = shardings(model)
-    return tuple(
-        Part(name, module, _moving(module), _patched(module), sharded.get(id(module)))
-        for name, module in model.named_modules()
-    )
+    modules = tuple(model.named_modules())
+    sharded = shardings(modules)
+    return tuple(Part(n, module, _moving(module), _patched(module), sharded.get(id(module))) for n, module in modules)
 
 
 def _moving(module: nn.Module) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ hooks write into the modules that they were put on, and run autograd Functions t
 So the copy of a call has neither: where its forward reads a parameter, it is given the whole of it.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, NamedTuple
@@ -23,6 +23,8 @@ from .._torch import (
     fully_shard_of,
     fully_sharded_tensors,
     gathered,
+    has_hooks,
+    is_fsdp,
     is_old_fsdp,
     is_sharded,
     layout_hook,
@@ -81,15 +83,13 @@ class Sharding(NamedTuple):
         return type(kind.__name__, (kind,), {**read, "sharding": self})
 
 
-def shardings(model: nn.Module) -> dict[int, Sharding]:
-    """The sharded modules of a tree, by id.
+def shardings(modules: Sequence[tuple[str, nn.Module]]) -> dict[int, Sharding]:
+    """The sharded modules among those of a tree, by id.
 
     Raises:
         UnsupportedOperationError: If one is sharded in a way that cannot be left out.
     """
-    modules = list(model.named_modules())
-    hooked = any(has_device_hooks(module) for _, module in modules)
-    if not hooked and not may_be_sharded():
+    if not _may_be_sharded([module for _, module in modules]):  # nearly always
         return {}
     managed: dict[tuple[int, str], Sharded] = {}
     for path, module in modules:
@@ -106,19 +106,37 @@ def shardings(model: nn.Module) -> dict[int, Sharding]:
         for _, module in modules
         for owner, name, tensor, load in offloaded_tensors(module)
     }
-    found = {id(module): _sharding(path, module, {**managed, **offloaded}) for path, module in modules}
+    elsewhere = {**managed, **offloaded}
+    found = {id(module): _sharding(path, module, elsewhere) for path, module in modules}
     made = {key: sharding for key, sharding in found.items() if sharding is not None}
     laid_out = [s for s in made.values() if s.by_layout]
     if managed and laid_out:
         raise UnsupportedOperationError(
             "functionalize(model=...): cannot gather a model that is sharded by fully_shard and by parallelize_module "
-            "at once. Use one of them."
+            "at once, nor a part of a model whose whole is sharded. Use one of them, and give the whole model."
         )
     return made
 
 
+_PLAIN = frozenset([nn.Parameter, Tensor, nn.Buffer, type(None)])
+
+
+def _may_be_sharded(modules: Sequence[nn.Module]) -> bool:
+    """Whether one of some modules looks sharded; quick, for it is asked at each call of a method."""
+    kinds = set(map(type, modules))
+    if any(hasattr(kind, "sharding") for kind in kinds) or any(map(has_device_hooks, modules)):
+        return True
+    if not may_be_sharded():
+        return False
+    return (
+        any(map(is_fsdp, kinds))
+        or any(map(has_hooks, modules))
+        or not all(_PLAIN.issuperset(map(type, vars(m)[table].values())) for m in modules for table in TENSOR_TABLES)
+    )
+
+
 def _sharding(path: str, module: nn.Module, managed: Mapping[tuple[int, str], Sharded]) -> Sharding | None:
-    if is_old_fsdp(module):
+    if is_old_fsdp(type(module)):
         raise UnsupportedOperationError(
             f"functionalize(model=...): cannot gather the parameters of {path or 'the model'!r}: it is a "
             "FullyShardedDataParallel, which keeps them as one flat tensor. Shard it by "
@@ -135,29 +153,24 @@ def _sharding(path: str, module: nn.Module, managed: Mapping[tuple[int, str], Sh
             elif is_sharded(tensor):
                 gather = partial(gathered, tensor)
                 tensors[name] = Sharded(tensor, gather, partial(_always, gather))
-    by_fsdp = fully_shard_of(module)
-    before = {table: vars(module)[table] for table in HOOK_TABLES}
-    layouts = frozenset(_layout_hooks(path, before))
+    by_fsdp, layouts = (
+        fully_shard_of(module),
+        frozenset(_layout_hooks(path, module)) if has_hooks(module) else frozenset(),
+    )
     if by_fsdp is None and not tensors and not layouts:
         return None
+    before = {table: vars(module)[table] for table in HOOK_TABLES}
     by_layout = bool(layouts) or any((id(module), name) not in managed for name in tensors)
     casts = {} if by_fsdp is None else _casts(by_fsdp)
     left_out = layouts if by_fsdp is None else layouts | (by_fsdp.before | by_fsdp.after) - casts.keys()
-    hooks = {
-        table: type(held)(
-            (key, hook if hook is True else casts.get(key, hook)) for key, hook in held.items() if key not in left_out
-        )
-        if "forward" in table or "backward" in table  # what follows a load is no part of a call
-        else type(held)()
-        for table, held in before.items()
-    }
+    hooks = {table: _table_of_copy(table, held, left_out, casts) for table, held in before.items()}
     kind = type(module) if by_fsdp is None else by_fsdp.kind
     return Sharding(path, kind, tensors, hooks, before, by_layout)
 
 
-def _layout_hooks(path: str, tables: Mapping[str, Mapping[int, Any]]) -> Iterator[int]:
+def _layout_hooks(path: str, module: nn.Module) -> Iterator[int]:
     for table in ("_forward_pre_hooks", "_forward_hooks"):
-        for key, hook in tables[table].items():
+        for key, hook in vars(module)[table].items():
             is_layout = layout_hook(hook)
             if is_layout is None:
                 raise UnsupportedOperationError(
@@ -195,7 +208,7 @@ def _cast_outputs(dtype: torch.dtype, module: nn.Module, args: Any, output: Any)
     return cast_floating(dtype, output)
 
 
-def _read(name: str, sharded: Sharded, path: str, module: nn.Module) -> Tensor:
+def _read(name: str, sharded: Sharded, path: str, module: nn.Module) -> Tensor | None:
     tables = [vars(module)[table] for table in TENSOR_TABLES]
     if not any(name in table for table in tables):
         raise AttributeError(f"{type(module).__name__!r} object has no attribute {name!r}")

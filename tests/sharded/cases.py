@@ -17,8 +17,10 @@ from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, 
 
 import funcattr
 from funcattr import rules
+from funcattr.language import explain
 
 from ..contract import ROWS, Row
+from ..language.models import byte_level
 from .models import Checkpointed, Llama, Pictures, Words, fsdp, half, mesh, parallel, seeded
 
 Call = Callable[[Any], Tensor]
@@ -158,6 +160,11 @@ WORD_CALLS: dict[str, Call] = {
 }
 
 
+def explained(model: Any) -> Tensor:
+    """From tokens to a matrix: the embeddings are read from the module that has them."""
+    return explain(model.llama, byte_level(), "ab cd", continuation="xy").attributions
+
+
 LLAMA_CALLS: dict[str, Call] = {
     "gradient": lambda m: funcattr.gradient(m, embeddings(), 1),
     "lrp": lambda m: funcattr.lrp(m, embeddings(), 1, rules=rules.epsilon_everywhere(), start="one"),
@@ -167,6 +174,7 @@ LLAMA_CALLS: dict[str, Call] = {
     "noise_tunnel": lambda m: funcattr.noise_tunnel(
         partial(funcattr.gradient, m), embeddings(), 1, samples=3, sigma=0.2, generator=3
     ),
+    "explain": explained,
     "iba": lambda m: bits(Llama, embeddings(), "llama.model.layers.0", m),
 }
 

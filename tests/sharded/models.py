@@ -88,14 +88,14 @@ class Checkpointed(Words):
 
 
 class Llama(nn.Module):
-    """A random Llama of transformers, of embeddings. [N, T, 16] -> [N, 50]"""
+    """A random Llama of transformers, of embeddings. [N, T, 16] -> [N, 330]"""
 
     def __init__(self) -> None:
         super().__init__()
         from transformers import LlamaConfig, LlamaForCausalLM
 
         sizes: Any = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
-        more: Any = {"vocab_size": 50, "num_key_value_heads": 2, "attn_implementation": "eager"}
+        more: Any = {"vocab_size": 330, "num_key_value_heads": 2, "attn_implementation": "eager"}
         config = LlamaConfig(**sizes, **more)
         self.llama = LlamaForCausalLM(config)
         self.layers = self.llama.model.layers
@@ -126,7 +126,8 @@ def fsdp(model: Any, policy: MixedPrecisionPolicy | None = None, output: torch.d
     policy = policy or MixedPrecisionPolicy()
     for block in model.blocks if isinstance(model, Pictures) else model.layers:
         fully_shard(block, mesh=mesh(), mp_policy=policy)
-    fully_shard(model, mesh=mesh(), mp_policy=replace(policy, output_dtype=output))
+    root = model.llama if isinstance(model, Llama) else model
+    fully_shard(root, mesh=mesh(), mp_policy=replace(policy, output_dtype=output))
     return model
 
 
