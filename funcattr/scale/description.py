@@ -77,7 +77,7 @@ def of_tensor(value: Tensor) -> dict[str, Any]:
 def tensor_hash(value: Tensor) -> str:
     """A hash of a tensor's bytes, in the order of its elements."""
     plain = value.detach().cpu().contiguous().reshape(-1)
-    return _hash(memoryview(plain.view(torch.uint8).numpy()) if plain.numel() else b"")
+    return _hash(plain.view(torch.uint8).numpy() if plain.numel() else b"")
 
 
 def _hash(data: Any) -> str:

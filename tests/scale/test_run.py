@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import funcattr
-from funcattr import rules, scale
+from funcattr import bottleneck, rules, scale
 
 from ..sweeps import sweep
 from .runs import Broken, content, images, network
@@ -213,6 +213,17 @@ def test_a_limit_stops_the_run_and_a_larger_one_lets_it_go_on(tmp_path: Path) ->
     assert left.items() <= content(tmp_path).items()
 
 
+def test_an_error_of_the_machine_stops_the_run_and_blames_no_example(tmp_path: Path) -> None:
+    def hungry(model: Any, x: Tensor, target: int) -> Tensor:
+        if len(x) > 1:
+            raise torch.OutOfMemoryError("no memory for so many")
+        return x
+
+    with pytest.raises(torch.OutOfMemoryError, match="no memory for so many"):
+        scale.run(scale.Own(hungry, "hungry", "1"), network(), images(), tmp_path, target=1, **SIZES)
+    assert sorted(content(tmp_path)) == ["_manifest.json"]
+
+
 def test_a_method_that_refuses_the_model_stops_before_anything_is_written(tmp_path: Path) -> None:
     with pytest.raises(funcattr.UnknownSiteError, match="no such site 'nowhere'") as caught:
         scale.run("grad_cam", network(), images(), tmp_path / "out", target=1, options={"layer": "nowhere"}, **SIZES)
@@ -222,10 +233,9 @@ def test_a_method_that_refuses_the_model_stops_before_anything_is_written(tmp_pa
 
 # --- draws -----------------------------------------------------------------------------------------------------------
 
-STATISTICS = funcattr.bottleneck.feature_statistics(network(), images(1000), layer="1")
 DRAWN: dict[str, dict[str, Any]] = {
     "noise_tunnel:lrp": {"samples": 2, "sigma": 0.2, "rules": "epsilon_plus"},
-    "iba": {"statistics": STATISTICS, "steps": 3},
+    "iba": {"steps": 3},
     "kernel_shap": {"samples": 12, "feature_mask": funcattr.masks.patches(images(1), 4)},
     "noise_tunnel:gradient": {"samples": 3, "sigma": 0.2},
     "expected_gradients": {"baseline": funcattr.distribution(images(5)), "samples": 4},
@@ -237,7 +247,10 @@ DRAWN: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("method", sweep(DRAWN, quick=["noise_tunnel:gradient", "shapley_sampling"]))
 def test_draws_do_not_depend_on_workers_or_on_what_was_there(method: str, tmp_path: Path) -> None:
-    asked = partial(scale.run, method, network(), images(), target=1, options=DRAWN[method], seed=7, **SIZES)
+    options = DRAWN[method]
+    if method == "iba":
+        options = {**options, "statistics": bottleneck.feature_statistics(network(), images(1000), layer="1")}
+    asked = partial(scale.run, method, network(), images(), target=1, options=options, seed=7, **SIZES)
     whole = content(asked(tmp_path / "whole").folder)
     for workers in (3, 8):
         out = tmp_path / str(workers)
