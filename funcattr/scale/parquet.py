@@ -18,6 +18,8 @@ from .rows import RowOf
 KEY = b"funcattr"
 """Of what a file's metadata say: the run, the shard, the shapes."""
 SUFFIX = ".parquet"
+GROUP = 2**22
+"""Bytes of attributions that are read at once for the sake of one row."""
 Array = np.ndarray[Any, Any]
 
 
@@ -71,6 +73,8 @@ class ShardFile:
 
     def __init__(self, file: BinaryIO, columns: Columns, says: dict[str, Any]) -> None:
         self.columns = columns
+        size = sum(int(np.prod(shape)) for shape in columns.shapes.values()) * columns.dtype.itemsize
+        self._group = max(1, GROUP // max(1, size))
         self._form = _schema(columns).with_metadata({KEY: json.dumps(says, sort_keys=True).encode()})
         # Values hardly repeat, and what a value may be is of no use for a search.
         how: dict[str, Any] = {"use_dictionary": False, "write_statistics": False, "write_page_checksum": True}
@@ -93,7 +97,7 @@ class ShardFile:
             if columns.ragged:
                 shapes = [None if part is None else list(part.shape) for part in parts]
                 arrays[f"{name}.shape"] = pa.array(shapes, pa.list_(pa.int32()))
-        self._writer.write_table(pa.Table.from_pydict(arrays, schema=self._form))
+        self._writer.write_table(pa.Table.from_pydict(arrays, schema=self._form), row_group_size=self._group)
 
     def __enter__(self) -> "ShardFile":
         return self
