@@ -44,7 +44,7 @@ def where_above(values: Tensor, control: Tensor, own: bool) -> Tensor:
 
 
 def where_below(values: Tensor, control: Tensor, own: bool) -> Tensor:
-    """The values where `control` is below 0, else 0; written over if they are `own`."""
+    """The values where `control`, which is finite, is below 0, else 0; written over if they are `own`."""
     least = -torch.inf
     if own and values.shape == control.shape and may_overwrite(values, values):
         return torch.ops.aten.hardtanh_backward.grad_input(values, control, least, 0, grad_input=values)

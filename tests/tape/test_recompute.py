@@ -15,7 +15,7 @@ from torch import Tensor, nn
 import funcattr
 from funcattr import rules
 from funcattr.calls.declarations import operands_only
-from funcattr.calls.inplace import over, plus, times, without
+from funcattr.calls.inplace import over, plus, times, where_above, where_below
 from funcattr.testing.seeding import settle, uniform
 
 from ..contract import assert_equal
@@ -46,13 +46,18 @@ def test_a_result_takes_the_place_of_what_is_owned_only_where_nobody_can_tell(na
         assert_equal(found.reshape(2, 3), plain(before, given), tolerance=1e-12)
 
 
-@pytest.mark.parametrize("case", ["owned", "of others", "gradients on", "a wider mask"])
-def test_values_are_dropped_in_place_only_where_nobody_can_tell(case: str) -> None:
-    values, before = uniform(1, 3), uniform(1, 3)
-    mask = uniform(2 if case == "a wider mask" else 1, 3) > 0
+@pytest.mark.parametrize("case", ["owned", "of others", "gradients on", "a wider control"])
+@pytest.mark.parametrize("keeping", [where_above, where_below])
+def test_values_are_dropped_in_place_only_where_nobody_can_tell(
+    keeping: Callable[[Tensor, Tensor, bool], Tensor], case: str
+) -> None:
+    values, before = uniform(1, 5), uniform(1, 5)
+    control = uniform(2 if case == "a wider control" else 1, 5, seed=2)
+    control[:, 0], control[:, 1] = 0.0, torch.inf
+    kept = control > 0 if keeping is where_above else control < 0
     with torch.set_grad_enabled(case == "gradients on"):
-        found = without(values, mask, own=case != "of others")
-    assert torch.equal(found, before.masked_fill(mask, 0))
+        found = keeping(values, control, case != "of others")
+    assert torch.equal(found, torch.where(kept, before, 0))
     assert torch.equal(values, found if case == "owned" else before)
 
 
