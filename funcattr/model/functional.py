@@ -198,9 +198,14 @@ class FunctionalModel:
         return self.structure.hooked or has_global_hooks()
 
     @property
+    def is_spread(self) -> bool:
+        """Whether tensors of the model are spread over processes, or kept elsewhere until they are read."""
+        return bool(self.structure.sharded)
+
+    @property
     def moves_inputs(self) -> bool:
         """Whether inputs need not be where the parameters are: those are gathered, or accelerate moves the inputs."""
-        return bool(self.structure.sharded) or has_device_hooks(self._model)
+        return self.is_spread or has_device_hooks(self._model)
 
     def site_name(self, call: str, site: Any, argument: str = "layer") -> str:
         """The name of a site that is given by its name, or by the module whose output it is.

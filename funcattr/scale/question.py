@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from .. import maps
 from ..attribution.targets import BuiltTarget, Target, pick_output, read_target
 from ..attribution.targets import score as score_of
-from ..model.functional import FunctionalModel, functionalize
+from ..model.functional import FunctionalModel, as_functional, functionalize
 from .bound_method import BoundMethod
 from .description import described
 from .own import Own, released
@@ -63,6 +63,7 @@ class Question:
         self.target = read_run_target(target, count)
         self.as_map = map_function(as_map)
         self.output, self.args, self.kwargs = (released(options.get(name)) for name in ("output", "args", "kwargs"))
+        _refuse_spread(self.model)
         self.device = _device_of(self.model)
         self._functional: FunctionalModel | None = None
 
@@ -187,6 +188,17 @@ def _columns(found: Any) -> dict[str, Tensor]:
     if isinstance(found, Mapping) and found and all(isinstance(part, Tensor) for part in found.values()):
         return {f"attribution.{name}": part for name, part in found.items()}
     raise TypeError(f"run: expected a tensor or a mapping of tensors from the method, got {type(found).__name__}.")
+
+
+def _refuse_spread(model: Any) -> None:
+    """Raise for a model whose tensors no process has all of, to describe them and to compute a shard by itself."""
+    if isinstance(model, nn.Module | FunctionalModel) and as_functional(model).is_spread:
+        raise TypeError(
+            "run(model=...): the model's tensors are spread over processes (fully_shard, parallelize_module) or kept "
+            "elsewhere (accelerate's offload), so that no process has all of them to describe, and shards of data "
+            "cannot go to processes that all have to make the same calls. Give a model that is whole where it runs; "
+            "or call the method in a loop of your own, the same in every process."
+        )
 
 
 def _device_of(model: Any) -> torch.device:

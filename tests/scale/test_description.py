@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -27,6 +28,15 @@ def composite(name: str) -> Callable[[], Any]:
 
 def statistics(shift: float = 0.0) -> Any:
     return bottleneck.feature_statistics(network(), images(1000) + shift, layer="1")
+
+
+def test_a_model_that_is_kept_elsewhere_is_refused(tmp_path: Path) -> None:
+    accelerate = pytest.importorskip("accelerate")
+    offloaded = accelerate.cpu_offload(network(), execution_device=torch.device("cpu"))
+    for model in (offloaded, funcattr.functionalize(offloaded), scale.Own(offloaded, name="net", version="1")):
+        with pytest.raises(TypeError, match=r"run\(model=...\): the model's tensors are spread over processes"):
+            scale.run("gradient", model, images(3), tmp_path / "out", target=1)
+    assert not list(tmp_path.iterdir())
 
 
 PAIRS: dict[str, tuple[Callable[[], Any], Callable[[], Any]]] = {
