@@ -115,6 +115,13 @@ MUTANTS = (
         (f"{SCALE}/test_run.py::test_attributions_that_are_not_finite_or_do_not_fit_are_errors",),
     ),
     Mutant(
+        "a row of a safetensors file is not compared with its checksum",
+        "funcattr/scale/tensor_files.py",
+        'if _sum(parts[name].numpy()) != self._said["sums"][name][number]:',
+        "if False:",
+        (f"{SCALE}/test_tensor_files.py::test_a_byte_that_was_changed_anywhere_is_found",),
+    ),
+    Mutant(
         "a shard of another run is taken for this one's",
         "funcattr/scale/job.py",
         'if footer.says.get("run") != self.digest or',
@@ -288,8 +295,8 @@ MUTANTS = (
     Mutant(
         "the user's tensors may be read",
         "funcattr/model/guard.py",
-        "if not meets_none(map(id, args)) or",
-        "if False or",
+        "            if id(value) in users:",
+        "            if False:",
         ("tests/model/test_private_copies.py::test_a_tensor_that_is_reached_past_the_copy_is_refused_by_name",),
     ),
     Mutant(
@@ -895,8 +902,8 @@ MUTANTS = (
     Mutant(
         "what examples see of each other is taken for rounding",
         "funcattr/attribution/rounding.py",
-        "return False",
-        "return True",
+        "tree_leaves(others))):\n        return False",
+        "tree_leaves(others))):\n        return True",
         (
             "tests/attribution/test_example_dims.py"
             "::test_examples_that_see_each_other_a_little_are_refused_beside_large_rounding",

@@ -85,6 +85,7 @@ def run(args: argparse.Namespace) -> None:
             shard_size=args.shard_size,
             batch_size=args.batch_size,
             dtype=_DTYPES[args.dtype],
+            files=args.files,
             as_map=args.as_map,
             max_errors=args.max_errors,
             engine=args.engine,

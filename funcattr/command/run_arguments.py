@@ -14,9 +14,9 @@ def add_run(commands: Any) -> None:
     """Add the command to those of a parser."""
     parser: argparse.ArgumentParser = commands.add_parser(
         "run",
-        help="a method over a folder of images, into Parquet files",
-        description="Attributions of every image of a folder, in Parquet files. A run that was cut off goes on where "
-        "it was, by the same command. Under torchrun each process takes its share.",
+        help="a method over a folder of images, into files",
+        description="Attributions of every image of a folder, in Parquet or safetensors files. A run that was cut off "
+        "goes on where it was, by the same command. Under torchrun each process takes its share.",
     )
     parser.set_defaults(run=run_command)
     add = parser.add_argument
@@ -33,6 +33,7 @@ def add_run(commands: Any) -> None:
     add("--shard-size", type=int, default=1024, help="images in a file (default: %(default)s)")
     add("--batch-size", type=int, default=32, help="images at once (default: %(default)s)")
     add("--dtype", choices=("float16", "float32", "float64"), default="float32", help="of the files (default: float32)")
+    add("--files", choices=("parquet", "safetensors"), default="parquet", help="their format (default: parquet)")
     add("--as-map", metavar="NAME", help="keep maps in place of attributions: sum, max_abs, abs_sum, l2, ...")
     add("--max-errors", type=int, default=100, help="how many images may fail (default: %(default)s)")
     add("--engine", choices=("ray",), help="who computes, in place of this process")

@@ -1,6 +1,6 @@
 """A method over a data set, in shards: runs that are described, go on where they stopped, and leave files.
 
-Reading and writing needs pyarrow, the extra `scale`.
+Parquet files need pyarrow, the extra `scale`; safetensors files need nothing more.
 """
 
 from .errors import AnotherRunError as AnotherRunError
@@ -11,6 +11,6 @@ from .errors import WriteError as WriteError
 from .image_folder import ImageFolder as ImageFolder
 from .own import Own as Own
 from .results import Results as Results
-from .results import Row as Row
 from .results import open as open
 from .run import run as run
+from .shard_format import Row as Row

@@ -10,13 +10,15 @@ from typing import Any
 
 import torch
 
+from .columns import Columns
 from .errors import AnotherRunError, BrokenShardError, TooManyErrorsError, writing
 from .examples import Examples, Failure
 from .files import whole_file
-from .parquet import SUFFIX, Columns, ShardFile, read_footer
+from .formats import FORMATS
 from .question import Question
 from .rows import RowOf, rows_of
 from .seeds import own_draws
+from .shard_format import ShardFormat
 
 Tell = Callable[[int], Any]
 """Is told of how many examples are done."""
@@ -32,6 +34,7 @@ class Job:
         out: The folder.
         digest: Of the run, from its manifest.
         columns: Of the files.
+        files: Their format.
         shard_size, batch_size: Examples in each.
         max_errors: How many examples may fail, None for any number.
     """
@@ -41,6 +44,7 @@ class Job:
     out: Path
     digest: str
     columns: Columns
+    files: str
     shard_size: int
     batch_size: int
     max_errors: int | None
@@ -50,13 +54,18 @@ class Job:
         return own_draws(self.question.device)
 
     @property
+    def format(self) -> ShardFormat:
+        """Of the files."""
+        return FORMATS[self.files]
+
+    @property
     def count(self) -> int:
         """How many shards there are."""
         return -(-len(self.examples) // self.shard_size)
 
     def path(self, shard: int) -> Path:
         """Where a shard is."""
-        return shard_path(self.out, shard)
+        return shard_path(self.out, shard, self.format)
 
     def positions(self, shard: int) -> range:
         """Of a shard's examples in the data."""
@@ -70,7 +79,7 @@ class Job:
             AnotherRunError: If it is another run's.
         """
         try:
-            footer = read_footer(self.path(shard))
+            footer = self.format.read_footer(self.path(shard))
         except FileNotFoundError:
             return False
         if footer.says.get("run") != self.digest or footer.says.get("shard") != shard:
@@ -105,7 +114,7 @@ class Job:
         with (
             writing(self.out),
             whole_file(self.path(shard)) as file,
-            ShardFile(file, self.columns, says) as written,
+            self.format.write(file, self.columns, says) as written,
             ThreadPoolExecutor(1) as beside,
         ):
             last = None
@@ -138,9 +147,9 @@ class Job:
         ) from failure.error
 
 
-def shard_path(out: Path, shard: int) -> Path:
+def shard_path(out: Path, shard: int, files: ShardFormat) -> Path:
     """The file of a shard."""
-    return out / f"shard-{shard:06d}{SUFFIX}"
+    return out / f"shard-{shard:06d}{files.suffix}"
 
 
 def batches(positions: range, size: int) -> Iterator[range]:

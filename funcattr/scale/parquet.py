@@ -4,65 +4,23 @@ import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ..extras import needed
+from .columns import Columns
 from .errors import BrokenShardError
-from .examples import Failure
 from .rows import RowOf
+from .shard_format import GROUP, KEY, Footer, Row, ShardFormat, row_of
 
-KEY = b"funcattr"
-"""Of what a file's metadata say: the run, the shard, the shapes."""
-SUFFIX = ".parquet"
-GROUP = 2**22
-"""Bytes of attributions that are read at once for the sake of one row."""
+_KEY = KEY.encode()
 Array = np.ndarray[Any, Any]
 
 
-class Columns(NamedTuple):
-    """The columns of a run's files.
-
-    Attributes:
-        ids: "int" or "str".
-        target: "int", "tuple" or "NoneType" (a function).
-        shapes: Of one example's attributions, by column; of ragged ones the shape of the first.
-        dtype: Of the attributions.
-        ragged: Whether shapes differ from example to example.
-    """
-
-    ids: str
-    target: str
-    shapes: dict[str, list[int]]
-    dtype: torch.dtype
-    ragged: bool
-
-    def check(self, row: RowOf) -> RowOf:
-        """The row, or its failure where it does not fit the columns."""
-        if row.failure is not None:
-            return row._replace(attributions={}, target=row.target if self._fits(row.target) else None)
-        shapes = {name: [*part.shape] for name, part in row.attributions.items()}
-        if shapes == self.shapes and self._fits(row.target):
-            return row
-        if shapes.keys() != self.shapes.keys():
-            return self._unfit(row, f"attributions {sorted(self.shapes)}", str(sorted(shapes)))
-        if not self.ragged and shapes != self.shapes:
-            return self._unfit(row, f"the shapes {self.shapes} of the run", f"{shapes}. Shapes differ with ragged=True")
-        if not self._fits(row.target):
-            return self._unfit(row, f"a target of the kind {self.target}, as the first", repr(row.target))
-        return row
-
-    def _fits(self, target: Any) -> bool:
-        return target is None or type(target).__name__ == self.target
-
-    def _unfit(self, row: RowOf, expected: str, got: str) -> RowOf:
-        return RowOf({}, None, row.score, Failure(ValueError(f"expected {expected}, got {got}")))
-
-
-class ShardFile:
+class ParquetShard:
     """A file that takes the rows of a shard, batch by batch.
 
     Args:
@@ -75,7 +33,7 @@ class ShardFile:
         self.columns = columns
         size = sum(int(np.prod(shape)) for shape in columns.shapes.values()) * columns.dtype.itemsize
         self._group = max(1, GROUP // max(1, size))
-        self._form = _schema(columns).with_metadata({KEY: json.dumps(says, sort_keys=True).encode()})
+        self._form = _schema(columns).with_metadata({_KEY: json.dumps(says, sort_keys=True).encode()})
         # Values hardly repeat, and what a value may be is of no use for a search.
         how: dict[str, Any] = {"use_dictionary": False, "write_statistics": False, "write_page_checksum": True}
         self._writer = arrow_parquet().ParquetWriter(file, self._form, compression="zstd", compression_level=1, **how)
@@ -99,7 +57,7 @@ class ShardFile:
                 arrays[f"{name}.shape"] = pa.array(shapes, pa.list_(pa.int32()))
         self._writer.write_table(pa.Table.from_pydict(arrays, schema=self._form), row_group_size=self._group)
 
-    def __enter__(self) -> "ShardFile":
+    def __enter__(self) -> "ParquetShard":
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
@@ -162,18 +120,6 @@ def _lists(parts: Sequence[Array | None], kind: Any) -> Any:
 # --- reading ----------------------------------------------------------------------------------------------------------
 
 
-class Footer(NamedTuple):
-    """The end of a file.
-
-    Attributes:
-        says: Its metadata, as the run wrote them.
-        rows: How many there are.
-    """
-
-    says: dict[str, Any]
-    rows: int
-
-
 def read_footer(path: Path) -> Footer:
     """What the end of a shard's file says; a file without an end is not whole.
 
@@ -181,7 +127,7 @@ def read_footer(path: Path) -> Footer:
         BrokenShardError: If it cannot be read.
     """
     with _opened(path) as file:
-        said = (file.schema_arrow.metadata or {}).get(KEY)
+        said = (file.schema_arrow.metadata or {}).get(_KEY)
         if said is None:
             raise BrokenShardError(f"{path}: it is no shard of funcattr's. Move it elsewhere.")
         return Footer(json.loads(said), file.metadata.num_rows)
@@ -193,8 +139,29 @@ def read_columns(path: Path, names: Sequence[str]) -> dict[str, list[Any]]:
         return file.read(columns=list(names)).to_pydict()
 
 
-def read_groups(path: Path, first: int = 0, last: int | None = None) -> Iterator[Any]:
-    """The tables of a shard that hold the rows from `first` up to before `last`, each with the number of its first."""
+class _Table:
+    """Rows that were read at once."""
+
+    def __init__(self, table: Any, columns: Columns) -> None:
+        self._table, self._columns = table, columns
+
+    def __len__(self) -> int:
+        return self._table.num_rows
+
+    def row(self, i: int) -> Row:
+        """One of them."""
+        table = self._table
+        each, target, score, error = (table[name][i].as_py() for name in ("id", "target", "score", "error"))
+        parts: dict[str, Tensor] = {}
+        if error is None:
+            for name, shape in self._columns.shapes.items():
+                shape = table[f"{name}.shape"][i].as_py() if self._columns.ragged else shape
+                parts[name] = _tensor_of(table[name][i]).reshape(shape)
+        return row_of(each, target, score, error, parts)
+
+
+def read_blocks(path: Path, columns: Columns, first: int = 0, last: int | None = None) -> Iterator[tuple[int, _Table]]:
+    """Blocks of a shard's rows, those from `first` up to before `last`, each with the number of its first."""
     with _opened(path) as file:
         start = 0
         for group in range(file.num_row_groups):
@@ -202,11 +169,11 @@ def read_groups(path: Path, first: int = 0, last: int | None = None) -> Iterator
             if start + count > first and (last is None or start < last):
                 with _reading(path):
                     table = file.read_row_group(group)
-                yield start, table
+                yield start, _Table(table, columns)
             start += count
 
 
-def tensor_of(scalar: Any) -> Tensor:
+def _tensor_of(scalar: Any) -> Tensor:
     """The numbers of a list in a table, as a tensor of one dimension with memory of its own."""
     return torch.from_numpy(scalar.values.to_numpy(zero_copy_only=False).copy())
 
@@ -228,3 +195,6 @@ def _reading(path: Path) -> Iterator[None]:
             f"{path}: it cannot be read as Parquet, for it is truncated or was changed ({error}). Delete it and run "
             "the same call again: it is computed anew."
         ) from error
+
+
+PARQUET = ShardFormat(".parquet", arrow, ParquetShard, read_footer, read_columns, read_blocks)

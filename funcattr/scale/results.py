@@ -3,34 +3,17 @@
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from .columns import Columns
 from .errors import ScaleError
-from .job import Columns, columns_from_json, shard_path
+from .formats import FORMATS
+from .job import columns_from_json, shard_path
 from .manifest import NAME, read_manifest
-from .parquet import read_columns, read_groups, tensor_of
-
-
-class Row(NamedTuple):
-    """What a run found of an example.
-
-    Attributes:
-        id: Of the example.
-        target: The class or index; None where the target was a function.
-        score: The model's output there, or None.
-        error: Why there is no attribution, or None.
-        attribution: As the method returned it, without a dimension of examples; a mapping if that was one. None where
-            there is an error.
-    """
-
-    id: int | str
-    target: int | tuple[int, ...] | None
-    score: float | None
-    error: str | None
-    attribution: Any
+from .shard_format import Block, Row
 
 
 class Results:
@@ -47,9 +30,10 @@ class Results:
     def __init__(self, folder: Path, manifest: dict[str, Any]) -> None:
         self.folder, self.manifest = folder, manifest["run"]
         self._columns: Columns = columns_from_json(manifest["columns"])
+        self._format = FORMATS[self.manifest["files"]]
         size, count = self.manifest["shard_size"], self.manifest["data"]["count"]
         every = range(-(-count // size))
-        self._shards = [shard for shard in every if shard_path(folder, shard).exists()]
+        self._shards = [shard for shard in every if self._path(shard).exists()]
         self.missing = sorted(set(every) - set(self._shards))
         """Numbers of the shards that are not there yet."""
 
@@ -59,7 +43,7 @@ class Results:
         return {
             each: (shard, row)
             for shard in self._shards
-            for row, each in enumerate(read_columns(self._path(shard), ["id"])["id"])
+            for row, each in enumerate(self._format.read_columns(self._path(shard), ["id"])["id"])
         }
 
     @property
@@ -72,7 +56,7 @@ class Results:
         """Id -> error of the examples that failed."""
         found: dict[int | str, str] = {}
         for shard in self._shards:
-            columns = read_columns(self._path(shard), ["id", "error"])
+            columns = self._format.read_columns(self._path(shard), ["id", "error"])
             found |= {
                 each: text for each, text in zip(columns["id"], columns["error"], strict=True) if text is not None
             }
@@ -86,13 +70,13 @@ class Results:
 
     def __iter__(self) -> Iterator[Row]:
         for shard in self._shards:
-            for _, table in read_groups(self._path(shard)):
-                yield from (self._row(table, i) for i in range(table.num_rows))
+            for _, block in self._blocks(shard):
+                yield from (block.row(i) for i in range(len(block)))
 
     def __getitem__(self, each: int | str) -> Row:
         shard, row = self._place(each)
-        start, table = next(read_groups(self._path(shard), row, row + 1))
-        return self._row(table, row - start)
+        start, block = next(self._blocks(shard, row, row + 1))
+        return block.row(row - start)
 
     def attributions(self, ids: Iterable[int | str] | None = None) -> Any:
         """The attributions of examples, stacked. [n, ...]
@@ -114,10 +98,10 @@ class Results:
             by_shard.setdefault(shard, {}).setdefault(row, []).append(place)
         found: list[Any] = [None] * len(wanted)
         for shard, rows in by_shard.items():
-            for start, table in read_groups(self._path(shard), min(rows), max(rows) + 1):
-                for i in range(table.num_rows):
+            for start, block in self._blocks(shard, min(rows), max(rows) + 1):
+                for i in range(len(block)):
                     for place in rows.get(start + i, ()):
-                        found[place] = self._succeeded(self._row(table, i))
+                        found[place] = self._succeeded(block.row(i))
         if found and isinstance(found[0], Mapping):
             return {name: _stacked([one[name] for one in found]) for name in found[0]}
         return _stacked(found)
@@ -128,16 +112,18 @@ class Results:
         Raises:
             BrokenShardError: If a file was changed.
         """
-        for shard in self._shards:
-            for _ in read_groups(self._path(shard)):
-                pass
+        for _ in self:
+            pass
 
     def __repr__(self) -> str:
         there = "" if not self.missing else f", {len(self.missing)} shards missing"
         return f"Results({str(self.folder)!r}: {len(self)} examples{there})"
 
     def _path(self, shard: int) -> Path:
-        return shard_path(self.folder, shard)
+        return shard_path(self.folder, shard, self._format)
+
+    def _blocks(self, shard: int, first: int = 0, last: int | None = None) -> Iterator[tuple[int, Block]]:
+        return self._format.read_blocks(self._path(shard), self._columns, first, last)
 
     def _place(self, each: int | str) -> tuple[int, int]:
         if each not in self._places:
@@ -148,18 +134,6 @@ class Results:
         if row.error is not None:
             raise ScaleError(f"Results.attributions: the example {row.id!r} has none: {row.error}")
         return row.attribution
-
-    def _row(self, table: Any, i: int) -> Row:
-        target, score, error = (table[name][i].as_py() for name in ("target", "score", "error"))
-        parts: dict[str, Tensor] = {}
-        if error is None:
-            for name, shape in self._columns.shapes.items():
-                shape = table[f"{name}.shape"][i].as_py() if self._columns.ragged else shape
-                parts[name] = tensor_of(table[name][i]).reshape(shape)
-        whole: Any = {name.partition(".")[2]: part for name, part in parts.items()} or None
-        if "attribution" in parts:
-            whole = parts["attribution"]
-        return Row(table["id"][i].as_py(), tuple(target) if isinstance(target, list) else target, score, error, whole)
 
 
 def _stacked(parts: list[Tensor]) -> Tensor:

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from tqdm.auto import tqdm
@@ -16,11 +16,11 @@ from .description import described
 from .errors import BrokenShardError, ScaleError, writing
 from .examples import Examples
 from .files import clear_leftovers
+from .formats import FORMATS
 from .job import Job, columns_as_json, columns_from_json, columns_of, shard_path
 from .manifest import digest_of, read_manifest, refuse_another, versions, write_manifest
 from .model_description import described_model
 from .own import Own
-from .parquet import arrow
 from .question import Question, described_target
 from .ray_engine import compute_on_ray
 from .results import Results
@@ -42,6 +42,7 @@ def run(
     shard_size: int = 1024,
     batch_size: int = 32,
     dtype: torch.dtype = torch.float32,
+    files: Literal["parquet", "safetensors"] = "parquet",
     as_map: str | Own | None = None,
     score: bool = True,
     ragged: bool = False,
@@ -77,6 +78,8 @@ def run(
         batch_size: Examples that are asked about at once. Shards hold whole batches, the last of each may be smaller.
         dtype: Of the attributions in the files: float16, float32 or float64. What does not fit is an error of its
             example, never infinity or 0.
+        files: "parquet" (needs pyarrow, the extra `scale`), or "safetensors", for which memory holds a shard. In
+            either attributions are tensors by column, and ids, targets, scores and errors lie beside them.
         as_map: A name of `funcattr.maps`, "sum" say: maps are kept in place of attributions; or an `Own`.
         score: Whether the model's output at the target is kept, which takes one more forward pass.
         ragged: Whether the shapes differ from example to example, as those of texts do.
@@ -107,7 +110,9 @@ def run(
         >>> len(found), found[4].attribution.shape
         (5, torch.Size([3]))
     """
-    arrow()
+    if files not in FORMATS:
+        raise ValueError(f"run(files={files!r}): expected one of {', '.join(map(repr, FORMATS))}.")
+    FORMATS[files].require()
     method, out, options = read_method(method), Path(out), dict(options or {})
     size, batch = positive("run", "shard_size", shard_size), positive("run", "batch_size", batch_size)
     first, step = _part(part)
@@ -134,6 +139,7 @@ def run(
             "shard_size": size,
             "batch_size": batch,
             "dtype": str(dtype).removeprefix("torch."),
+            "files": files,
             "as_map": described(as_map, "run(as_map=...)"),
             "score": score,
             "ragged": ragged,
@@ -149,7 +155,7 @@ def run(
             assert manifest is not None
         refuse_another(out, what, manifest)
         columns = columns_from_json(manifest["columns"])
-        job = Job(question, examples, out, digest_of(what), columns, size, batch, max_errors)
+        job = Job(question, examples, out, digest_of(what), columns, files, size, batch, max_errors)
         clear_leftovers(out)
         shards = [shard for shard in range(first, job.count, step) if not _is_done(job, shard)]
         total = sum(len(job.positions(shard)) for shard in shards)
@@ -180,7 +186,8 @@ def _refuse_strays(out: Path) -> None:
     """Raise where there are shards whose run nobody knows."""
     if out.is_file():
         raise ScaleError(f"run(out={str(out)!r}): expected a folder, got a file.")
-    strays = sorted(out.glob(shard_path(out, 0).name.replace("000000", "*")))
+    names = [shard_path(out, 0, each).name.replace("000000", "*") for each in FORMATS.values()]
+    strays = sorted(path for name in names for path in out.glob(name))
     if strays:
         raise ScaleError(
             f"run(out={str(out)!r}): the folder has shards ({strays[0].name}) and no manifest, so that nobody knows "

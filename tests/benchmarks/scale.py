@@ -23,7 +23,8 @@ from torch import Tensor, nn
 
 import funcattr
 from funcattr import scale
-from funcattr.scale.parquet import Columns, ShardFile
+from funcattr.scale.columns import Columns
+from funcattr.scale.parquet import ParquetShard
 from funcattr.scale.question import Question
 from funcattr.scale.rows import RowOf
 
@@ -198,7 +199,7 @@ def _files(shape: tuple[int, ...], dtype: torch.dtype) -> tuple[float, float, fl
         rows = [RowOf({"attribution": row.attribution.numpy()}, 0) for row in found]
         columns = Columns("int", "int", {"attribution": list(shape)}, dtype, False)
         for _ in range(3):
-            with open(Path(folder) / "file", "wb") as file, ShardFile(file, columns, {}) as shard:
+            with open(Path(folder) / "file", "wb") as file, ParquetShard(file, columns, {}) as shard:
                 began = time.perf_counter()
                 shard.add(range(64), rows)
             wrote.append(time.perf_counter() - began)

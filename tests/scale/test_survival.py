@@ -195,7 +195,7 @@ def test_no_space_at_any_step_leaves_the_folder_as_it_was(
         if at == "open":
             broken.setattr("funcattr.scale.files._opened", full)
         elif at == "write":
-            broken.setattr("funcattr.scale.parquet.ShardFile.add", full)
+            broken.setattr("funcattr.scale.parquet.ParquetShard.add", full)
         else:
             broken.setattr(os, at, full)
         with pytest.raises(scale.WriteError, match=r"cannot write there: No space left on device"):
