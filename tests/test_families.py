@@ -61,7 +61,7 @@ def test_maps_have_the_layers_size_and_equal_the_reference(c: Case) -> None:
     "c",
     sweep(
         [c for c in CASES if c.compiles and "llama_next" not in c.name],
-        quick=("mobilenet_v3", "bert_eager", "gru"),
+        quick=("mobilenet_v3", "bert_eager"),
     ),
 )
 def test_compiled_equals_eager(c: Case, fresh_dynamo: None) -> None:

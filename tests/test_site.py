@@ -17,7 +17,19 @@ import funcattr.testing
 
 ROOT = Path(__file__).resolve().parent.parent
 NAMESPACES = (
-    *("bottleneck", "maps", "masks", "metrics", "metrics.datasets", "paths", "rules", "show", "language", "testing"),
+    *(
+        "bottleneck",
+        "maps",
+        "masks",
+        "metrics",
+        "metrics.datasets",
+        "paths",
+        "rules",
+        "show",
+        "language",
+        "scale",
+        "testing",
+    ),
     *("compat.iba", "compat.tensorwatch", "compat.captum.attr", "compat.captum.attr.lrp_rules"),
 )
 

@@ -11,7 +11,7 @@ import funcattr
 from funcattr import contrast, of_outputs, pointing, similarity, span
 from funcattr.attribution.targets import cotangent_of, read_target
 
-from ..sweeps import sweep
+from ..sweeps import long
 from .test_targets import METHODS_WITH_SAMPLES, positions
 
 each_method = pytest.mark.parametrize("method", METHODS_WITH_SAMPLES.values(), ids=METHODS_WITH_SAMPLES)
@@ -130,8 +130,9 @@ def test_what_a_target_has_for_an_example_goes_with_it(method: Callable[..., Ten
     torch.testing.assert_close(method(positions, x, both), alone)
 
 
+@long
 @pytest.mark.usefixtures("fresh_dynamo")
-@pytest.mark.parametrize("name", sweep(PER_EXAMPLE, quick={"a contrast of spans"}))
+@pytest.mark.parametrize("name", PER_EXAMPLE)
 def test_built_targets_in_compiled_code(name: str) -> None:
     x, target = torch.randn(2, 3, 4), PER_EXAMPLE[name][0]
     fm = funcattr.functionalize(positions)

@@ -5,8 +5,10 @@ import sys
 
 import pytest
 
+from ..sweeps import sweep
 
-@pytest.mark.parametrize("peer", ["iba", "tensorwatch"])
+
+@pytest.mark.parametrize("peer", sweep(["iba", "tensorwatch"], quick=["iba"]))
 def test_no_package_is_imported_before_it_is_needed(peer: str) -> None:
     source = (
         "import sys, funcattr; assert not [m for m in sys.modules if m.startswith('funcattr.compat')];"

@@ -6,6 +6,7 @@ import random
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import weakref
 from collections.abc import Iterator
@@ -205,16 +206,17 @@ def test_no_space_at_any_step_leaves_the_folder_as_it_was(
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="another user's folder needs two users")
-def test_a_folder_that_may_not_be_written_to_is_a_named_error(runs: Runs, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    undisturbed(out)
-    (out / "shard-000003.parquet").unlink()
-    before = content(out)
-    for folder in (tmp_path.parent.parent, tmp_path.parent, tmp_path, out):
-        folder.chmod(0o755)
-    assert runs.end(runs.start(out, user=65534)) == 1
-    assert "WriteError: run(out=" in errors_of(out) and "Permission denied" in errors_of(out)
-    assert content(out) == before
+def test_a_folder_that_may_not_be_written_to_is_a_named_error(runs: Runs) -> None:
+    with tempfile.TemporaryDirectory() as folder:  # those of pytest are for their owner only
+        out = Path(folder) / "out"
+        undisturbed(out)
+        (out / "shard-000003.parquet").unlink()
+        before = content(out)
+        for each in (out, out.parent):
+            each.chmod(0o755)
+        assert runs.end(runs.start(out, user=65534)) == 1
+        assert "WriteError: run(out=" in errors_of(out) and "Permission denied" in errors_of(out)
+        assert content(out) == before
 
 
 def test_memory_holds_a_batch_and_no_shard(tmp_path: Path) -> None:

@@ -251,11 +251,7 @@ REFUSED: dict[str, Case] = {
 }
 
 
-_OFTEN = (
-    "gradient,lrp,attnlrp,integrated_gradients,noise_tunnel,iba,vmap,pulled back later,gathered before,verify".split(
-        ","
-    )
-)
+_OFTEN = "gradient,lrp,attnlrp,integrated_gradients,noise_tunnel,iba,vmap,gathered before".split(",")
 _OFTEN_REFUSED = (
     *("heads for each process", "both ways at once", "FullyShardedDataParallel", "bound to a part", "folded"),
     "written in between",

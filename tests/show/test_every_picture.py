@@ -19,6 +19,7 @@ from matplotlib.text import Text
 
 from funcattr import show
 
+from ..sweeps import long
 from .examples import EXAMPLES, Example
 
 PICTURES = Path(__file__).parent / "pictures"
@@ -107,6 +108,7 @@ def test_without_matplotlib_the_extra_is_named(example: Example, monkeypatch: py
         example.figure()
 
 
+@long
 def test_the_package_is_imported_without_matplotlib() -> None:
     code = (
         "import sys, funcattr; assert 'matplotlib' not in sys.modules; print(funcattr.show.tokens(['a'], [1.0]).html)"

@@ -16,7 +16,7 @@ import funcattr
 from funcattr import FunctionalModel
 
 from ..contract import assert_equal
-from ..sweeps import sweep
+from ..sweeps import long, sweep
 from ..zoo import case
 
 Function = Callable[[FunctionalModel, Tensor], Any]
@@ -80,6 +80,7 @@ def test_equals_the_function(model: str, name: str, dynamic_batch: bool) -> None
         assert_equal(actual, expected)
 
 
+@long
 def test_vmap_goes_into_programs_of_one_size() -> None:
     c = case("cnn")
     fm, x = funcattr.functionalize(c.build()), c.inputs()[0]

@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from ...sweeps import long
+
 PAGE = Path(__file__).resolve().parents[3] / "docs" / "api" / "compat_torchray.md"
 HERE = "funcattr.compat.torchray"
 
@@ -98,6 +100,7 @@ def test_the_reference_lists_names_that_are_there_and_described() -> None:
     assert all(path.rpartition(".")[2] in table[path.rpartition(".")[0]] for path in SIGNATURES)
 
 
+@long
 def test_importing_the_package_imports_no_names_of_others() -> None:
     code = "import sys, funcattr; sys.exit(any(name.startswith('funcattr.compat') for name in sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -188,7 +188,7 @@ def test_score_cam_refuses_a_layer_of_other_spatial_dimensions() -> None:
     "name",
     sweep(
         ("eigen_cam", "eigen_grad_cam", "score_cam", "ablation_cam", "grad_cam_plus_plus"),
-        quick=("score_cam", "grad_cam_plus_plus"),
+        quick=("grad_cam_plus_plus",),
     ),
 )
 def test_compiled_equals_eager(name: str, fresh_dynamo: None) -> None:

@@ -236,7 +236,7 @@ def test_derivatives_by_the_input_the_rows_and_the_standard_deviation() -> None:
     [
         pytest.param(0.1, 0.0, "0", id="fixed ends at a layer", marks=long),
         pytest.param(distribution(uniform(5, 4, seed=2)), 0.0, "0", id="fixed end at a layer", marks=long),
-        pytest.param(distribution(uniform(5, 4)), 0.3, None, id="drawn ends"),
+        pytest.param(distribution(uniform(5, 4)), 0.3, None, id="drawn ends", marks=long),
     ],
 )
 def test_compiled_equals_eager(fresh_dynamo: None, baseline: Any, sigma: float, layer: str | None) -> None:

@@ -19,6 +19,7 @@ from funcattr.testing.seeding import settle, uniform
 from ... import sampling_references as references
 from ...contract import assert_equal, loop
 from ...graphs import calls_in
+from ...sweeps import long
 
 RULES: Any = ("gausslegendre", "riemann_left", "riemann_middle", "riemann_right", "riemann_trapezoid")
 
@@ -296,6 +297,7 @@ def test_derivatives_by_the_input_and_the_baseline(layer: str | None) -> None:
         assert not run(x, baseline).requires_grad
 
 
+@long
 def test_compiled_the_body_is_there_once_and_a_second_call_does_not_compile(fresh_dynamo: None) -> None:
     convolutions = [nn.Conv1d(1, 2, 3), nn.Tanh(), nn.Conv1d(2, 2, 3), nn.Tanh()]
     fm = funcattr.functionalize(settle(lambda: nn.Sequential(*convolutions, nn.Flatten(), nn.Linear(4, 2))))
