@@ -16,6 +16,9 @@ from .perturbation import as_covers, as_masks, each_value_its_own, perturbed
 class FeatureAblation(PerturbationAttribution):
     """Feature ablation: what the output loses when a feature is at its baseline."""
 
+    _as_output = True
+    """Whether attributions of integers are integers."""
+
     def attribute(
         self,
         inputs: Any,
@@ -34,6 +37,7 @@ class FeatureAblation(PerturbationAttribution):
             self.forward_func,
             given,
             outputs_in_rows=True,
+            as_output=self._as_output,
             feature_mask=as_masks(feature_mask),
             baseline=covers,
             chunk_size=perturbations_per_eval,
@@ -129,6 +133,9 @@ class FeaturePermutation(FeatureAblation):
 
     draws = True
 
+    _min_examples_per_batch_grouped = 2
+    """From how many examples on a feature is permuted."""
+
     def __init__(
         self, forward_func: Callable[..., Any], perm_func: Callable[[Tensor, Tensor], Tensor] = permuted_rows
     ) -> None:
@@ -147,7 +154,7 @@ class FeaturePermutation(FeatureAblation):
     ) -> Any:
         """The attributions, shaped as the inputs: a row for each number that the model gives (see `perturbed`)."""
         x = tuple(value.detach() for value in as_tuple(inputs))
-        masks = each_value_its_own(x) if feature_mask is None else as_tuple(feature_mask)
+        masks = as_masks(feature_mask) or each_value_its_own(x)
         others = self._others(x, masks, perturbations_per_eval)
         return super().attribute(
             inputs, others, target, additional_forward_args, feature_mask, perturbations_per_eval, show_progress
@@ -164,7 +171,7 @@ class FeaturePermutation(FeatureAblation):
         for first in range(0, len(features), together):
             chunk = features[first : first + together]
             inputs = [i for i, numbers in enumerate(own) if not set(numbers).isdisjoint(chunk)]
-            if any(len(x[i]) < 2 for i in inputs):
+            if any(len(x[i]) < self._min_examples_per_batch_grouped for i in inputs):
                 kept += chunk
                 continue
             for i in inputs:

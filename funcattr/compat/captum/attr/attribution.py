@@ -87,7 +87,12 @@ def as_baseline(baselines: Any, x: tuple[Tensor, ...]) -> tuple[Any, ...]:
     """A baseline for each input, 0 by default."""
     if baselines is None:
         return (0,) * len(x)
-    return tuple(b.detach() if isinstance(b, Tensor) else b for b in as_tuple(baselines))
+    each = as_tuple(baselines)
+    if len(each) != len(x):
+        raise ValueError(
+            f"attribute(baselines=...): expected one for each of {len(x)} inputs, in a tuple, got {len(each)}."
+        )
+    return tuple(b.detach() if isinstance(b, Tensor) else b for b in each)
 
 
 def full_baseline(baselines: Any, x: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -149,7 +154,7 @@ class Attribution:
 
     def attribute_future(self, *args: Any, **kwargs: Any) -> Any:
         """Refused: a model here returns tensors and no futures."""
-        raise funcattr.FuncattrError(
+        raise funcattr.UnsupportedOperationError(
             f"{type(self).__name__}.attribute_future: models that return futures are not served. Call attribute() with "
             "a model that waits for its result."
         )

@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .assertions import asserting
+
 
 class InterpretableEmbeddingBase(nn.Module):
     """Stands in a model for an embedding, and hands on the vectors that it is given.
@@ -44,6 +46,7 @@ class TokenReferenceBase:
         return torch.full((sequence_length,), self.reference_token_idx, device=device)
 
 
+@asserting
 def configure_interpretable_embedding_layer(
     model: nn.Module, embedding_layer_name: str = "embedding"
 ) -> InterpretableEmbeddingBase:
@@ -56,7 +59,7 @@ def configure_interpretable_embedding_layer(
     warnings.warn(
         "The embedding now takes vectors. Call remove_interpretable_embedding_layer(model, embedding) after use; "
         "funcattr's layer= attributes to an embedding without any change of the model.",
-        stacklevel=2,
+        stacklevel=3,
     )
     wrapped = InterpretableEmbeddingBase(embedding, embedding_layer_name)
     _put(model, embedding_layer_name, wrapped)

@@ -212,6 +212,7 @@ class LayerFeatureAblation(LayerAttribution, PerturbationAttribution):
                 layers.from_values(values),
                 at_layer._replace(is_tuple=True),
                 outputs_in_rows=True,
+                as_output=True,
                 feature_mask=as_masks(layer_mask),
                 baseline=covers,
                 chunk_size=perturbations_per_eval,

@@ -31,11 +31,38 @@ class LayerGradientAttribution(LayerAttribution, GradientAttribution):
     """The base of layer methods that take gradients."""
 
     def _each(
-        self, given: Given, of_input: bool, method: Callable[[LocatedLayers, list[str]], dict[str, Tensor]]
+        self,
+        given: Given,
+        of_input: bool,
+        method: Callable[[LocatedLayers, list[str]], dict[str, Tensor]],
+        grad_kwargs: Any = None,
+        without_slope: Callable[[Tensor], Tensor] = torch.zeros_like,
     ) -> Any:
-        """A method's results for each tensor at the layers, structured as their values."""
+        """A method's results for each tensor at the layers, structured as their values.
+
+        Args:
+            given: What the method is given.
+            of_input: Whether what the layers are given is meant.
+            method: `(layers, sites) -> results by site`.
+            grad_kwargs: With `materialize_grads` values that the output does not depend on have slopes of zero.
+            without_slope: The result for such a value.
+        """
         with located(self.forward_func, self.layer, of_input) as layers:
-            return layers.each(layers.read(*given.inputs), lambda names: method(layers, names))
+            values = layers.read(*given.inputs)
+            if not (grad_kwargs or {}).get("materialize_grads"):
+                return layers.each(values, lambda names: method(layers, names))
+            flat = [t for value in values for t in (value if isinstance(value, tuple) else (value,))]
+
+            def one_by_one(names: list[str]) -> dict[str, Tensor]:
+                found = dict[str, Tensor]()
+                for name, value in zip(names, flat, strict=True):
+                    try:
+                        found |= method(layers, [name])
+                    except funcattr.UntrackedPathError:
+                        found[name] = without_slope(value)
+                return found
+
+            return layers.each(values, one_by_one)
 
 
 class LayerGradientXActivation(LayerGradientAttribution):
@@ -72,7 +99,7 @@ class LayerGradientXActivation(LayerGradientAttribution):
         def at(layers: LocatedLayers, names: list[str]) -> Any:
             return method(layers.model, given.x, layer=names, **given.every)
 
-        return self._each(given, attribute_to_layer_input, at)
+        return self._each(given, attribute_to_layer_input, at, grad_kwargs)
 
 
 class LayerGradCam(LayerGradientAttribution):
@@ -100,7 +127,7 @@ class LayerGradCam(LayerGradientAttribution):
             found = funcattr.attribute(layers.model, given.x, layer=names, **given.every)
             return {name: one(found.root[name], found.cotangent[name]) for name in names}
 
-        return self._each(given, attribute_to_layer_input, at)
+        return self._each(given, attribute_to_layer_input, at, grad_kwargs, lambda h: one(h, torch.zeros_like(h)))
 
 
 class LayerConductance(LayerGradientAttribution):
@@ -141,7 +168,7 @@ class LayerConductance(LayerGradientAttribution):
                 layers.model, given.x, layer=names, baseline=start, **given.every, **options
             )
 
-        found = self._each(given, attribute_to_layer_input, at)
+        found = self._each(given, attribute_to_layer_input, at, grad_kwargs)
         if not return_convergence_delta:
             return found
         return found, self.compute_convergence_delta(found, start, given.x, given.target, given.args)
@@ -172,4 +199,4 @@ class InternalInfluence(LayerGradientAttribution):
                 layers.model, given.x, layer=names, baseline=start, **given.every, **options
             )
 
-        return self._each(given, attribute_to_layer_input, at)
+        return self._each(given, attribute_to_layer_input, at, grad_kwargs)

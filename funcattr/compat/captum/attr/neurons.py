@@ -10,7 +10,16 @@ from torch import Tensor, nn
 import funcattr
 
 from .ablation import FeatureAblation
-from .attribution import Given, GradientAttribution, NeuronAttribution, PerturbationAttribution, as_baseline, as_tuple
+from .attribution import (
+    Given,
+    GradientAttribution,
+    NeuronAttribution,
+    PerturbationAttribution,
+    apart,
+    as_baseline,
+    as_tuple,
+    full_baseline,
+)
 from .deep_lift import DeepLift, DeepLiftShap
 from .gradients import Deconvolution, GuidedBackprop, Saliency
 from .located_layers import located
@@ -48,6 +57,11 @@ def selected(value: Any, selector: Any) -> Any:
     if len(parts) != 1:
         raise funcattr.FuncattrError(
             f"attribute(neuron_selector={selector!r}): the layer gives {len(parts)} tensors. Give a function of them."
+        )
+    if len(as_tuple(selector)) >= parts[0].ndim:
+        raise funcattr.FuncattrError(
+            f"attribute(neuron_selector={selector!r}): expected an index into an example's value at the layer, got a "
+            f"value of shape {list(parts[0].shape)}."
         )
     chosen = parts[0][(slice(None), *as_tuple(selector))]
     has_slice = any(isinstance(index, slice) for index in as_tuple(selector))
@@ -113,9 +127,27 @@ class NeuronIntegratedGradients(NeuronSlopes):
     ) -> Any:
         """The attributions, structured and shaped as the inputs."""
         with self._neuron(neuron_selector, attribute_to_neuron_input) as neuron:
+            options = (n_steps, method, internal_batch_size)
+            given = Given.of(inputs, None, additional_forward_args)
+            if callable(neuron_selector) and _is_one_number(neuron, given):
+                # A number for the batch, which goes its way as one example.
+                found = funcattr.integrated_gradients(
+                    lambda *x: neuron(*x, *given.args),
+                    given.x,
+                    baseline=full_baseline(baselines, given.x),
+                    times_difference=self.multiplies_by_inputs,
+                    example_dims={"x": None, "output": None},
+                    **path_options(*options, given.examples),
+                )
+                return given.result(found)
             return IntegratedGradients(neuron, self.multiplies_by_inputs).attribute(
-                inputs, baselines, None, additional_forward_args, n_steps, method, internal_batch_size
+                inputs, baselines, None, additional_forward_args, *options
             )
+
+
+def _is_one_number(neuron: nn.Module, given: Given) -> bool:
+    with torch.no_grad():
+        return neuron(*apart(given.inputs)).ndim == 0
 
 
 class NeuronConductance(NeuronSlopes):
@@ -135,15 +167,12 @@ class NeuronConductance(NeuronSlopes):
         grad_kwargs: Any = None,
     ) -> Any:
         """The attributions, structured and shaped as the inputs."""
-        if callable(neuron_selector):
-            raise funcattr.FuncattrError(
-                "NeuronConductance.attribute(neuron_selector=<function>): expected an index of a neuron, whose own "
-                "share of the output's gradient is taken."
-            )
         given = Given.of(inputs, target, additional_forward_args)
         count = len(given.x)
         with located(self.forward_func, self.layer, attribute_to_neuron_input) as layers:
-            site = layers.parts(layers.read(*given.inputs))[0][0]
+            values = layers.read(*given.inputs)
+            part, neuron = _place(neuron_selector, as_tuple(values[0]))
+            site = layers.parts(values)[0][part]
 
             def flow(*tensors: Any) -> Tensor:
                 # The neuron, weighted by the output's slope there, which is a constant of the derivative by the inputs.
@@ -152,7 +181,7 @@ class NeuronConductance(NeuronSlopes):
                     layers.model, tuple(v.detach() for v in every[:count]), aim, layer=site, args=tuple(every[count:])
                 )
                 value = funcattr.read(layers.model, site)(*every)[1][site]
-                return selected(value, neuron_selector) * selected(slopes, neuron_selector).detach()
+                return selected(value, neuron) * selected(slopes, neuron).detach()
 
             found = funcattr.integrated_gradients(
                 flow,
@@ -163,6 +192,40 @@ class NeuronConductance(NeuronSlopes):
                 **path_options(n_steps, method, internal_batch_size, given.examples),
             )
             return given.result(found)
+
+
+def _place(selector: Any, values: tuple[Tensor, ...]) -> tuple[int, Any]:
+    """The tensor of a layer's value that a neuron is in, and its index there.
+
+    A function is asked on random numbers of both signs for the neuron that it picks, whose own share of the output's
+    gradient is taken. What makes another number of neurons has no such share.
+    """
+    if not callable(selector):
+        selected(values if len(values) > 1 else values[0], selector)  # which tells of an index that is none
+        return 0, selector
+    generator = torch.Generator().manual_seed(0)
+    draws = tuple(torch.randn(v.shape, generator=generator, dtype=torch.float64).to(v) for v in values)
+    places = set[Any]()
+    for sign in (1, -1):
+        points = tuple(sign * v for v in draws)
+        picked, pull = torch.func.vjp(lambda *parts: selected(parts, selector), *points)
+        examples = len(points[0])
+        is_each = picked.numel() == examples and picked.ndim > 0
+        masks = pull(torch.ones_like(picked)) if is_each else ()
+        for i in range(examples):
+            chosen = [(k, *at) for k, m in enumerate(masks) for at in m[i].nonzero().tolist()]
+            places.add(tuple(chosen))
+            if len(chosen) == 1:
+                k, *at = chosen[0]
+                is_it = picked.reshape(examples)[i] == points[k][(i, *at)] and masks[k][(i, *at)] == 1
+                places.add(tuple(chosen) if is_it else ())
+    if len(places) == 1 and len(place := places.pop()) == 1:
+        k, *at = place[0]
+        return k, tuple(at)
+    raise funcattr.FuncattrError(
+        "NeuronConductance.attribute(neuron_selector=<function>): expected a function that picks one neuron of each "
+        "example, such as lambda h: h[:, 3], whose own share of the output's gradient is taken."
+    )
 
 
 def _aim(given: Given) -> Any:

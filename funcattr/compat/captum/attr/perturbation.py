@@ -1,7 +1,7 @@
 """What Captum's perturbation methods have in common: masks of any numbers, and models of any output."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -13,7 +13,13 @@ Method = Callable[..., tuple[Tensor, ...]]
 
 
 def perturbed(
-    method: Method, forward_func: Callable[..., Any], given: Given, *, outputs_in_rows: bool = False, **options: Any
+    method: Method,
+    forward_func: Callable[..., Any],
+    given: Given,
+    *,
+    outputs_in_rows: bool = False,
+    as_output: bool = False,
+    **options: Any,
 ) -> Any:
     """A method's attributions, for every number that the model gives where no target chooses one.
 
@@ -25,22 +31,31 @@ def perturbed(
         forward_func: The model; it may return Python numbers, integers or booleans.
         given: Inputs and target.
         outputs_in_rows: Whether K numbers for each example are rows, [N * K, ...], as in Captum's ablation.
+        as_output: Whether attributions have the output's dtype where that is a number's, as in Captum's ablation; else
+            those of integers and of Python numbers have the default dtype.
         options: More of the method's. Masks and baselines are tuples.
     """
     if any(value.numel() == 0 for value in given.x):
-        return _beside_empty(method, forward_func, given, outputs_in_rows=outputs_in_rows, **options)
+        return _beside_empty(
+            method, forward_func, given, outputs_in_rows=outputs_in_rows, as_output=as_output, **options
+        )
 
     def model(*inputs: Any) -> Tensor:
-        return _numbers(forward_func(*inputs))
+        return numbers(forward_func(*inputs))
 
     with torch.no_grad():
-        output = model(*apart(given.inputs))
-        has_rows = output.ndim > 0 and len(output) == given.examples
+        returned = forward_func(*apart(given.inputs))
+        output = numbers(returned)
+
+        def result(attributions: Sequence[Tensor]) -> Any:
+            return given.result(_of_its_kind(attributions, returned, output, as_output))
+
+        has_rows = gives_rows(output, given)
         if has_rows and not _chooses_for_all(given.target):
-            return given.result(method(model, given.x, **given.every, **options))
+            return result(method(model, given.x, **given.every, **options))
         chosen = _chosen(output, given.target)
         if has_rows and chosen[0].numel() == 1:
-            return given.result(method(model, given.x, **given.every, **options))
+            return result(method(model, given.x, **given.every, **options))
         if has_rows:
 
             def column(k: Tensor) -> tuple[Tensor, ...]:
@@ -48,18 +63,40 @@ def perturbed(
 
             # The first column by itself, where it is looked at whether examples are separate. The others in one: inside
             # of vmap the model runs on what is not mapped, and so once for all of them.
-            numbers = torch.arange(chosen[0].numel(), device=output.device)
-            first, others = column(numbers[0]), torch.func.vmap(column, out_dims=1, randomness="same")(numbers[1:])
+            columns = torch.arange(chosen[0].numel(), device=output.device)
+            first, others = column(columns[0]), torch.func.vmap(column, out_dims=1, randomness="same")(columns[1:])
             stacked = [torch.cat([a.unsqueeze(1), b], 1) for a, b in zip(first, others, strict=True)]
             if outputs_in_rows:
-                return given.result([each.flatten(0, 1) for each in stacked])
-            return given.result([each.unflatten(1, chosen.shape[1:]) for each in stacked])
+                return result([each.flatten(0, 1) for each in stacked])
+            return result([each.unflatten(1, chosen.shape[1:]) for each in stacked])
+        together = options.get("chunk_size") or 1
+        if together > 1:
+            raise ValueError(
+                f"attribute(perturbations_per_eval={together}): expected an output with a row for each of "
+                f"{given.examples} examples, got shape {list(output.shape)}. A model that gives numbers for the batch "
+                "is called with one perturbation at a time: perturbations_per_eval=1."
+            )
         whole = _for_the_batch(given, options)
         found = [
             method(_number_of_batch(model, given, k), given.x, None, **whole, example_dims={"x": None, "output": None})
             for k in range(chosen.numel())
         ]
-        return given.result(tuple(torch.cat([part[:1] for part in parts]) for parts in zip(*found, strict=True)))
+        return result(tuple(torch.cat([part[:1] for part in parts]) for parts in zip(*found, strict=True)))
+
+
+def gives_rows(output: Tensor, given: Given) -> bool:
+    """Whether a model's output has a row for each example; there are examples where all inputs have as many rows."""
+    rows = {len(x) if x.ndim else None for x in (*given.x, output)}
+    return rows == {given.examples}
+
+
+def _of_its_kind(attributions: Sequence[Tensor], returned: Any, output: Tensor, as_output: bool) -> Sequence[Tensor]:
+    """Attributions in a dtype of the output's kind: bools, and what is no share of a whole number, have floats."""
+    if as_output and output.dtype != torch.bool:
+        return [a.to(output.dtype) for a in attributions]
+    if isinstance(returned, Tensor) and output.is_floating_point():
+        return attributions
+    return [a.to(torch.get_default_dtype()) for a in attributions]
 
 
 def _beside_empty(method: Method, forward_func: Callable[..., Any], given: Given, **options: Any) -> Any:
@@ -80,8 +117,10 @@ def _beside_empty(method: Method, forward_func: Callable[..., Any], given: Given
     return given.result([torch.zeros(rows, *x.shape[1:]) if x.numel() == 0 else next(rest) for x in given.x])
 
 
-def _numbers(output: Any) -> Tensor:
-    """A model's output as a tensor."""
+def numbers(output: Any) -> Tensor:
+    """A model's output as a tensor, of doubles where it is a Python number with a point."""
+    if isinstance(output, float):
+        return torch.tensor(output, dtype=torch.float64)
     return output if isinstance(output, Tensor) else torch.as_tensor(output)
 
 
@@ -91,7 +130,14 @@ def _chooses_for_all(target: Any) -> bool:
 
 def _chosen(output: Tensor, target: Any) -> Tensor:
     """What a target for all examples chooses of an output."""
-    return output if target is None else output[(slice(None), *as_tuple(target))]
+    if target is None:
+        return output
+    if len(as_tuple(target)) >= output.ndim:
+        raise ValueError(
+            f"attribute(target={target!r}): expected an index into an example's output, got an output of shape "
+            f"{list(output.shape)}."
+        )
+    return output[(slice(None), *as_tuple(target))]
 
 
 def _column(target: Any, k: Tensor) -> Callable[[Tensor], Tensor]:
@@ -122,8 +168,13 @@ def each_value_its_own(x: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
 
 
 def as_masks(feature_mask: Any) -> tuple[Tensor, ...] | None:
-    """A mask for each input, or None."""
-    return None if feature_mask is None else as_tuple(feature_mask)
+    """A mask for each input, or None. Whole numbers may be floats."""
+    return None if feature_mask is None else tuple(_whole(mask) for mask in as_tuple(feature_mask))
+
+
+def _whole(mask: Any) -> Any:
+    is_float = isinstance(mask, Tensor) and mask.is_floating_point()
+    return mask.long() if is_float and bool((mask == mask.round()).all()) else mask
 
 
 def as_covers(baselines: Any, given: Given) -> tuple[Given, tuple[Any, ...]]:

@@ -1,6 +1,6 @@
 """Shapley values, their estimates, and LIME, as in Captum."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -9,8 +9,8 @@ from torch import Tensor
 
 import funcattr
 
-from .attribution import Given, PerturbationAttribution, as_tuple
-from .perturbation import as_covers, as_masks, each_value_its_own, perturbed
+from .attribution import Given, PerturbationAttribution, apart
+from .perturbation import as_covers, as_masks, each_value_its_own, gives_rows, numbers, perturbed
 
 
 class ShapleyValueSampling(PerturbationAttribution):
@@ -96,22 +96,26 @@ class LinearFit(PerturbationAttribution):
     ) -> Any:
         """The coefficients, shaped as the inputs; with `return_input_shape=False` one for each feature. [N, F]"""
         given, covers = as_covers(baselines, Given.of(inputs, target, additional_forward_args))
-        found = perturbed(
-            type(self)._method,
-            self.forward_func,
-            given,
-            samples=n_samples,
-            generator=_seed(),
-            feature_mask=as_masks(feature_mask),
-            baseline=covers,
-            chunk_size=perturbations_per_eval,
-            progress=show_progress,
-            **self._options,
-        )
-        if return_input_shape:
-            return found
-        masks = each_value_its_own(given.x) if feature_mask is None else as_tuple(feature_mask)
-        return _by_feature(as_tuple(found), masks)
+        masks = as_masks(feature_mask) or each_value_its_own(given.x)
+
+        def fit(of: Given, covers: tuple[Any, ...], masks: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+            return perturbed(
+                type(self)._method,
+                self.forward_func,
+                of._replace(is_tuple=True),
+                samples=n_samples,
+                generator=_seed(),
+                feature_mask=masks,
+                baseline=covers,
+                chunk_size=perturbations_per_eval,
+                progress=show_progress,
+                **self._options,
+            )
+
+        # A fit for each example, as in Captum, where a batch draws what its examples draw one after the other.
+        each = [fit(*one) for one in _one_by_one(self.forward_func, given, covers, masks)]
+        found = [torch.cat(parts) for parts in zip(*each, strict=True)]
+        return given.result(found) if return_input_shape else _by_feature(tuple(found), masks)
 
 
 class KernelShap(LinearFit):
@@ -144,6 +148,35 @@ class Lime(LinearFit):
                 "penalty=..., kernel_width=..., coalitions=...)."
             )
         super().__init__(forward_func)
+
+
+def _one_by_one(
+    forward_func: Callable[..., Any], given: Given, covers: tuple[Any, ...], masks: tuple[Tensor, ...]
+) -> Iterator[tuple[Given, tuple[Any, ...], tuple[Tensor, ...]]]:
+    """Inputs, baselines and masks of each example; of the batch, where the model gives numbers for it as a whole."""
+    with torch.no_grad():
+        if given.examples < 2 or not gives_rows(numbers(forward_func(*apart(given.inputs))), given):
+            yield given, covers, masks
+            return
+    for i in range(given.examples):
+
+        def row(value: Any, i: int = i) -> Any:
+            """A value's row of the example; what does not go by examples is for all of them."""
+            if isinstance(value, Tensor | list) and len(value) == given.examples and getattr(value, "ndim", 1):
+                return value[i : i + 1]
+            return value
+
+        x, args = (tuple(row(value) for value in values) for values in (given.x, given.args))
+        target = row(given.target) if isinstance(given.target, Tensor | list) else given.target
+        # A baseline or a mask may have fewer dimensions than the input, and then none for the examples.
+        of_row = (
+            tuple(
+                row(v) if isinstance(v, Tensor) and v.ndim == x.ndim else v
+                for v, x in zip(values, given.x, strict=True)
+            )
+            for values in (covers, masks)
+        )
+        yield given._replace(x=x, args=args, target=target), *of_row
 
 
 def _seed() -> int:
