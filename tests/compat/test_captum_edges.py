@@ -144,7 +144,7 @@ class Aside(nn.Module):
     "name", ["LayerGradientXActivation", "LayerGradCam", "LayerConductance", "InternalInfluence", "LayerGradientShap"]
 )
 def test_what_the_output_does_not_depend_on_gets_zeros_where_they_are_asked_for(name: str) -> None:
-    model = settle(Aside)
+    model: Any = settle(Aside)
     of, options = getattr(attr, name), {"baselines": X} if name == "LayerGradientShap" else {}
     with pytest.raises(funcattr.UntrackedPathError):
         of(model, model.unused).attribute(X, target=0, **options)
@@ -163,7 +163,7 @@ def test_conductance_through_the_neuron_that_a_function_picks() -> None:
     expected = method.attribute(X, 3, target=1)
     torch.testing.assert_close(method.attribute(X, lambda h: h[:, 3], target=1), expected)
     torch.testing.assert_close(method.attribute(X, lambda h: h[:, 3:4], target=1), expected)
-    pair = settle(Branches)
+    pair: Any = settle(Branches)
     both = attr.NeuronConductance(pair, pair.halves)
     found = [both.attribute(X, lambda parts, i=i: parts[i][:, 1], target=0) for i in range(2)]
     layer = attr.LayerConductance(pair, pair.halves).attribute(X, target=0, n_steps=400)
@@ -209,7 +209,7 @@ def test_conductance_through_a_function_that_picks_no_neuron_is_refused(selector
 
 
 def test_conductance_through_an_index_wants_a_layer_of_one_tensor() -> None:
-    pair = settle(Branches)
+    pair: Any = settle(Branches)
     with pytest.raises(funcattr.FuncattrError, match="gives 2 tensors"):
         attr.NeuronConductance(pair, pair.halves).attribute(X, 1, target=0)
 
@@ -231,7 +231,7 @@ def test_integrated_gradients_of_one_number_that_a_function_makes_of_all_neurons
 def test_a_batch_is_fitted_example_by_example(name: str) -> None:
     """One state of torch's generator gives a batch what it gives its examples, one after the other."""
     wide = settle(lambda: nn.Sequential(nn.Linear(12, 5), nn.Tanh(), nn.Linear(5, 2)))
-    x, masks = uniform(3, 12), torch.stack([torch.arange(12), torch.arange(12).flip(0), torch.arange(12) // 2])
+    x, masks = uniform(3, 12), torch.stack([torch.arange(12), torch.arange(12).flip(0), torch.arange(12) // 2 * 2 + 1])
     method: Any = getattr(attr, name)(wide)
     for mask in (None, masks):
         torch.manual_seed(0)
@@ -250,6 +250,18 @@ def test_a_batch_is_fitted_example_by_example(name: str) -> None:
         torch.testing.assert_close(whole, torch.cat(single))
 
 
+def test_of_more_arguments_tensors_go_by_examples_and_lists_do_not() -> None:
+    """f(x) = scale x_0 for one example with a scale of its own; a list and a number are the same for all."""
+
+    def model(x: Tensor, scale: Tensor, powers: list[int], shift: Tensor) -> Tensor:
+        return scale * (x[:, 0] ** powers[0] + x[:, 1] ** powers[1]) + shift
+
+    x, scale = uniform(2, 2), torch.tensor([2.0, -3.0], dtype=torch.float64)
+    args = (scale, [1, 2], torch.tensor(0.5))
+    found = attr.KernelShap(model).attribute(x, additional_forward_args=args, n_samples=4)
+    torch.testing.assert_close(found, scale[:, None] * torch.stack([x[:, 0], x[:, 1] ** 2], 1))
+
+
 def test_an_embedding_that_is_configured_already_is_about_arguments() -> None:
     model = nn.Sequential(nn.Embedding(4, 2))
     with pytest.warns(UserWarning, match="takes vectors"):
@@ -263,3 +275,48 @@ def test_no_futures() -> None:
     for method in (attr.Saliency(mlp), attr.FeatureAblation(mlp), attr.LayerActivation(mlp, mlp[0])):
         with pytest.raises(NotImplementedError, match="futures are not served"):
             method.attribute_future()
+
+
+@pytest.mark.parametrize(
+    ("model", "options"),
+    [
+        (attr.SkLearnLasso(alpha=0.02), {"regression": "lasso", "penalty": 0.02}),
+        (attr.SkLearnRidge(alpha=0.3), {"regression": "ridge", "penalty": 0.3}),
+        (attr.SkLearnRidge(), {"regression": "ridge", "penalty": 1.0}),
+        (attr.SkLearnLinearRegression(), {"regression": "linear"}),
+        (None, {"regression": "lasso", "penalty": 0.01}),
+    ],
+)
+def test_lime_with_a_linear_model_and_a_kernel(model: Any, options: dict[str, Any]) -> None:
+    kernel = attr.get_exp_kernel_similarity_function("cosine", 0.2)
+    torch.manual_seed(0)
+    found = attr.Lime(mlp, model, kernel).attribute(X[:1], target=1, n_samples=7)
+    torch.manual_seed(0)
+    drawn = torch.stack([torch.bernoulli(torch.full((3,), 0.5)) for _ in range(7)]).bool()
+    expected = funcattr.lime(mlp, X[:1], 1, coalitions=drawn, kernel_width=0.2, **options)
+    torch.testing.assert_close(found, expected)
+    torch.manual_seed(0)
+    wide = attr.Lime(mlp, model).attribute(X[:1], target=1, n_samples=7)
+    assert not torch.allclose(wide, expected) and attr.Lime(mlp)._options["kernel_width"] == 1.0
+
+
+def test_the_kernel_is_the_exponential_of_the_squared_distance() -> None:
+    a, b = (torch.tensor([3.0, 0.0]), torch.tensor([0.0])), (torch.tensor([0.0, 0.0]), torch.tensor([4.0]))
+    far = attr.get_exp_kernel_similarity_function("euclidean", 5.0)
+    assert far(a, b) == pytest.approx(torch.tensor(-0.5).exp().item())
+    assert attr.get_exp_kernel_similarity_function("cosine", 0.5)(a, b) == pytest.approx(
+        torch.tensor(-2.0).exp().item()
+    )
+    with pytest.raises(ValueError, match="'cosine' or 'euclidean'"):
+        attr.get_exp_kernel_similarity_function("city")
+
+
+def test_parts_of_lime_that_are_not_served() -> None:
+    for model in (attr.SkLearnLasso(alpha=1.0, positive=True), attr.SkLearnLinearRegression(alpha=1.0), object()):
+        with pytest.raises(funcattr.FuncattrError, match="interpretable_model"):
+            attr.Lime(mlp, model)
+    for kernel in (lambda *_: 1.0, attr.get_exp_kernel_similarity_function("euclidean")):
+        with pytest.raises(funcattr.FuncattrError, match="similarity_func"):
+            attr.Lime(mlp, similarity_func=kernel)
+    with pytest.raises(funcattr.FuncattrError, match="perturb_func"):
+        attr.Lime(mlp, perturb_func=lambda *_: None)

@@ -33,6 +33,10 @@ from .layers import LayerActivation as LayerActivation
 from .layers import LayerConductance as LayerConductance
 from .layers import LayerGradCam as LayerGradCam
 from .layers import LayerGradientXActivation as LayerGradientXActivation
+from .lime_parts import SkLearnLasso as SkLearnLasso
+from .lime_parts import SkLearnLinearRegression as SkLearnLinearRegression
+from .lime_parts import SkLearnRidge as SkLearnRidge
+from .lime_parts import get_exp_kernel_similarity_function as get_exp_kernel_similarity_function
 from .lrp import LRP as LRP
 from .lrp import LayerLRP as LayerLRP
 from .neurons import NeuronConductance as NeuronConductance

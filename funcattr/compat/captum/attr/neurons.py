@@ -201,31 +201,36 @@ def _place(selector: Any, values: tuple[Tensor, ...]) -> tuple[int, Any]:
     gradient is taken. What makes another number of neurons has no such share.
     """
     if not callable(selector):
-        selected(values if len(values) > 1 else values[0], selector)  # which tells of an index that is none
+        selected(values if len(values) > 1 else next(iter(values)), selector)  # which tells of an index that is none
         return 0, selector
     generator = torch.Generator().manual_seed(0)
     draws = tuple(torch.randn(v.shape, generator=generator, dtype=torch.float64).to(v) for v in values)
-    places = set[Any]()
-    for sign in (1, -1):
-        points = tuple(sign * v for v in draws)
-        picked, pull = torch.func.vjp(lambda *parts: selected(parts, selector), *points)
-        examples = len(points[0])
-        is_each = picked.numel() == examples and picked.ndim > 0
-        masks = pull(torch.ones_like(picked)) if is_each else ()
-        for i in range(examples):
-            chosen = [(k, *at) for k, m in enumerate(masks) for at in m[i].nonzero().tolist()]
-            places.add(tuple(chosen))
-            if len(chosen) == 1:
-                k, *at = chosen[0]
-                is_it = picked.reshape(examples)[i] == points[k][(i, *at)] and masks[k][(i, *at)] == 1
-                places.add(tuple(chosen) if is_it else ())
-    if len(places) == 1 and len(place := places.pop()) == 1:
-        k, *at = place[0]
-        return k, tuple(at)
-    raise funcattr.FuncattrError(
-        "NeuronConductance.attribute(neuron_selector=<function>): expected a function that picks one neuron of each "
-        "example, such as lambda h: h[:, 3], whose own share of the output's gradient is taken."
-    )
+    negative = tuple(-v for v in draws)
+    places = {place for point in (draws, negative) for place in _picked(selector, point)}
+    (place,) = places if len(places) == 1 else (None,)
+    if place is None:
+        raise funcattr.FuncattrError(
+            "NeuronConductance.attribute(neuron_selector=<function>): expected a function that picks one neuron of "
+            "each example, such as lambda h: h[:, 3], whose own share of the output's gradient is taken."
+        )
+    return place
+
+
+def _picked(selector: Any, values: tuple[Tensor, ...]) -> list[tuple[int, tuple[int, ...]] | None]:
+    """For each example the tensor and the index of the one number that a function picks; None if it makes another."""
+    answer: Any = torch.func.vjp(lambda *parts: selected(parts, selector), *values)
+    found, pull = answer
+    examples = len(values[0])
+    if found.ndim == 0 or found.numel() != examples:
+        return [None]
+    slopes: tuple[Tensor, ...] = pull(torch.ones_like(found))
+    places = []
+    for i, number in enumerate(found.reshape(examples)):
+        moved = [(k, tuple(at)) for k, slope in enumerate(slopes) for at in slope[i].nonzero().tolist()]
+        k, at = moved[0] if len(moved) == 1 else (0, None)
+        is_it = at is not None and bool(slopes[k][i][at] == 1) and bool(values[k][i][at] == number)
+        places.append((k, at) if is_it else None)
+    return places
 
 
 def _aim(given: Given) -> Any:

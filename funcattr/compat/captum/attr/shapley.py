@@ -10,6 +10,7 @@ from torch import Tensor
 import funcattr
 
 from .attribution import Given, PerturbationAttribution, apart
+from .lime_parts import regression_of, width_of
 from .perturbation import as_covers, as_masks, each_value_its_own, gives_rows, numbers, perturbed
 
 
@@ -97,18 +98,18 @@ class LinearFit(PerturbationAttribution):
         """The coefficients, shaped as the inputs; with `return_input_shape=False` one for each feature. [N, F]"""
         given, covers = as_covers(baselines, Given.of(inputs, target, additional_forward_args))
         masks = as_masks(feature_mask) or each_value_its_own(given.x)
+        features = _count(masks)
 
         def fit(of: Given, covers: tuple[Any, ...], masks: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
             return perturbed(
                 type(self)._method,
                 self.forward_func,
                 of._replace(is_tuple=True),
-                samples=n_samples,
-                generator=_seed(),
                 feature_mask=masks,
                 baseline=covers,
                 chunk_size=perturbations_per_eval,
                 progress=show_progress,
+                **self._draws(n_samples, features),
                 **self._options,
             )
 
@@ -117,23 +118,35 @@ class LinearFit(PerturbationAttribution):
         found = [torch.cat(parts) for parts in zip(*each, strict=True)]
         return given.result(found) if return_input_shape else _by_feature(tuple(found), masks)
 
+    @staticmethod
+    def _draws(samples: int, features: int) -> dict[str, Any]:
+        """The options that say which coalitions run, for a fit."""
+        raise NotImplementedError
+
 
 class KernelShap(LinearFit):
     """Kernel SHAP: Shapley values by a weighted regression, whose coalitions come from torch's generator."""
 
     _method = staticmethod(funcattr.kernel_shap)
 
+    @staticmethod
+    def _draws(samples: int, features: int) -> dict[str, Any]:
+        # A seed from torch's generator, so that `torch.manual_seed` decides, as in Captum.
+        return {"samples": samples, "generator": int(torch.randint(2**62, ()))}
+
 
 class Lime(LinearFit):
-    """LIME with Captum's defaults: a Lasso fit with penalty 0.01, weighted by a kernel of width 1.
+    """LIME, by default a Lasso fit with penalty 0.01, weighted by a kernel of width 1.
 
     Args:
         forward_func: The model.
-        interpretable_model, similarity_func, perturb_func: Refused: `funcattr.lime` has options for what they do.
+        interpretable_model: `SkLearnLasso(alpha=...)`, `SkLearnRidge(alpha=...)` or `SkLearnLinearRegression()`, of
+            this module or Captum's.
+        similarity_func: `get_exp_kernel_similarity_function("cosine", width)`.
+        perturb_func: Refused: `funcattr.lime` takes coalitions.
     """
 
     _method = staticmethod(funcattr.lime)
-    _options = MappingProxyType({"kernel_width": 1.0, "penalty": 0.01})
 
     def __init__(
         self,
@@ -142,12 +155,20 @@ class Lime(LinearFit):
         similarity_func: Any = None,
         perturb_func: Any = None,
     ) -> None:
-        if not interpretable_model is similarity_func is perturb_func is None:
+        if perturb_func is not None:
             raise funcattr.FuncattrError(
-                "Lime(...): models, kernels and draws of your own are not served. Use funcattr.lime(regression=..., "
-                "penalty=..., kernel_width=..., coalitions=...)."
+                "Lime(perturb_func=...): draws of your own are not served. Use funcattr.lime(coalitions=...)."
             )
         super().__init__(forward_func)
+        self._options: Mapping[str, Any] = {
+            "kernel_width": width_of(similarity_func),
+            **regression_of(interpretable_model),
+        }
+
+    @staticmethod
+    def _draws(samples: int, features: int) -> dict[str, Any]:
+        half = torch.full((features,), 0.5)
+        return {"coalitions": torch.stack([torch.bernoulli(half) for _ in range(samples)]).bool(), "features": features}
 
 
 def _one_by_one(
@@ -161,27 +182,20 @@ def _one_by_one(
     for i in range(given.examples):
 
         def row(value: Any, i: int = i) -> Any:
-            """A value's row of the example; what does not go by examples is for all of them."""
-            if isinstance(value, Tensor | list) and len(value) == given.examples and getattr(value, "ndim", 1):
-                return value[i : i + 1]
-            return value
+            """A tensor's row of the example; what does not go by examples is for all of them."""
+            by_example = isinstance(value, Tensor) and value.ndim > 0 and len(value) == given.examples
+            return value[i : i + 1] if by_example else value
 
         x, args = (tuple(row(value) for value in values) for values in (given.x, given.args))
-        target = row(given.target) if isinstance(given.target, Tensor | list) else given.target
-        # A baseline or a mask may have fewer dimensions than the input, and then none for the examples.
-        of_row = (
-            tuple(
-                row(v) if isinstance(v, Tensor) and v.ndim == x.ndim else v
-                for v, x in zip(values, given.x, strict=True)
-            )
-            for values in (covers, masks)
-        )
-        yield given._replace(x=x, args=args, target=target), *of_row
+        by_example = isinstance(given.target, list) and len(given.target) == given.examples
+        target = given.target[i : i + 1] if by_example else row(given.target)
 
+        def own(values: tuple[Any, ...]) -> tuple[Any, ...]:
+            """Of baselines or masks, which may have fewer dimensions than the inputs, and then none for examples."""
+            of_rows = (isinstance(v, Tensor) and v.ndim == x.ndim for v, x in zip(values, given.x, strict=True))
+            return tuple(row(v) if is_row else v for v, is_row in zip(values, of_rows, strict=True))
 
-def _seed() -> int:
-    """A seed from torch's generator, so that `torch.manual_seed` decides, as in Captum."""
-    return int(torch.randint(2**62, ()))
+        yield given._replace(x=x, args=args, target=target), own(covers), own(masks)
 
 
 def _count(masks: tuple[Tensor, ...]) -> int:
