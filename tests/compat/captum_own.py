@@ -32,7 +32,6 @@ KINK = "the rule's points beside a kink of the layer: a step of it is missed, he
 INEXACT = "the expected value is off: 0.8 for 0.81"
 REASONS = {
     "test_deeplift_basic.py::test_reusable_modules": SERVED,
-    "test_feature_ablation.py::test_error_perturbations_per_eval_limit_batch_scalar": SERVED,
     "test_guided_grad_cam.py::test_improper_method_multi_input_conv": "a misspelt mode gives empty tensors there, and "
     "an error here",
     "test_deeplift_classification.py::test_softmax_classification_batch_multi_baseline": ROUNDING,

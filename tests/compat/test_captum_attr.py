@@ -327,6 +327,7 @@ def test_names_and_properties() -> None:
     assert attr.IntegratedGradients.get_name() == "Integrated Gradients"
     assert attr.IntegratedGradients(mlp).has_convergence_delta() and not attr.Saliency(mlp).has_convergence_delta()
     assert attr.NoiseTunnel(attr.DeepLift(mlp)).multiplies_by_inputs
+    assert attr.LayerActivation(mlp, mlp[0]).multiplies_by_inputs and not attr.Lime(mlp).multiplies_by_inputs
     assert not attr.NoiseTunnel(attr.Saliency(mlp)).has_convergence_delta()
     assert issubclass(attr.LayerLRP, attr.LayerAttribution) and issubclass(attr.NeuronDeepLift, attr.NeuronAttribution)
     for name, value in vars(attr).items():

@@ -6,6 +6,7 @@ conductance takes differences on one side, and its DeepLIFT misses functional ac
 """
 
 import copy
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -429,3 +430,21 @@ def test_every_name_is_there_or_refused_by_a_sentence(name: str) -> None:
         return
     with pytest.raises(ImportError, match=f"{name} is not served: "):
         getattr(ours, name)
+
+
+@pytest.mark.parametrize("name", [name for name in theirs.__all__ if hasattr(getattr(theirs, name), "attribute")])
+def test_every_class_says_of_itself_what_captums_says(name: str) -> None:
+    try:
+        own: Any = getattr(ours, name)
+    except ImportError:
+        pytest.skip("refused by name")
+    has_parts = {"NoiseTunnel": theirs.Saliency, "DataLoaderAttribution": theirs.FeatureAblation}
+    if name in has_parts:
+        mine = getattr(ours, has_parts[name].__name__)(mlp)
+        pair = getattr(theirs, name)(has_parts[name](mlp)), own(mine)
+    else:
+        args = (mlp, mlp[1]) if "layer" in inspect.signature(own.__init__).parameters else (mlp,)
+        pair = getattr(theirs, name)(*args), own(*args)
+    for word in ("multiplies_by_inputs", "has_convergence_delta", "get_name"):
+        expected, actual = (getattr(method, word) for method in pair)
+        assert (actual() if callable(actual) else actual) == (expected() if callable(expected) else expected), word

@@ -16,6 +16,11 @@ from .paths import path_options
 class LayerActivation(LayerAttribution):
     """The value at a layer, or at each of several."""
 
+    @property
+    def multiplies_by_inputs(self) -> bool:
+        """Yes, in Captum's words: the value is no slope."""
+        return True
+
     def attribute(
         self, inputs: Any, additional_forward_args: Any = None, attribute_to_layer_input: bool = False
     ) -> Any:

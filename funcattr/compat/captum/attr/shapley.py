@@ -80,6 +80,11 @@ class LinearFit(PerturbationAttribution):
 
     draws = True
 
+    @property
+    def multiplies_by_inputs(self) -> bool:
+        """No, in Captum's words."""
+        return False
+
     _method: Callable[..., Any]
     _options: Mapping[str, Any] = MappingProxyType({})
 
