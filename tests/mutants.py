@@ -228,6 +228,20 @@ MUTANTS = (
         "deltas.pop(0)",
         ("tests/compat/test_captum_attr.py::test_the_noise_tunnels_deltas_are_those_of_the_samples",),
     ),
+    Mutant(
+        "two perturbations at a time of a model that gives one number for the batch",
+        "funcattr/compat/captum/attr/perturbation.py",
+        "if together > 1:",
+        "if together > 2:",
+        ("tests/compat/test_captum_edges.py::test_numbers_for_the_batch_have_one_perturbation_at_a_time",),
+    ),
+    Mutant(
+        "a mask's row of an example is the whole mask",
+        "funcattr/compat/captum/attr/shapley.py",
+        "target=target), own(covers), own(masks)",
+        "target=target), own(covers), masks",
+        ("tests/compat/test_captum_edges.py::test_a_batch_is_fitted_example_by_example",),
+    ),
     # model
     Mutant(
         "a hook on the outermost wrapper is forgotten",
