@@ -3,7 +3,6 @@
 import os
 import signal
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +45,6 @@ def test_two_workers_one_of_which_dies_give_the_undisturbed_run(
 ) -> None:
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).resolve().parents[2]), *sys.path]))
     monkeypatch.setenv("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
-    began = time.monotonic()
     asked: dict[str, Any] = {"target": "top", "options": {"samples": 2, "sigma": 0.1}, "seed": 4, **SIZES}
     data = Deadly(tmp_path / "marker", os.getpid())
     expected = scale.run("noise_tunnel:gradient", network(), data, tmp_path / "here", **asked)
@@ -59,7 +57,6 @@ def test_two_workers_one_of_which_dies_give_the_undisturbed_run(
     with pytest.raises(scale.TooManyErrorsError, match="1 examples have failed"):
         scale.run("noise_tunnel:gradient", network(), data, out, engine="ray", workers=2, max_errors=0, **asked)
     assert not (out / "shard-000001.parquet").exists() and torch.get_num_threads() == 1
-    assert time.monotonic() - began < 60
 
 
 def test_engines_and_workers_are_checked(tmp_path: Path) -> None:
