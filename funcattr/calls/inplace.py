@@ -6,7 +6,7 @@ On a CPU half of an elementwise operation's time is the fresh pages of its resul
 import torch
 from torch import Tensor
 
-from ..torch_state import may_overwrite
+from ..torch_state import is_traced, may_overwrite
 from .adjoints import threshold_backward
 
 
@@ -37,6 +37,8 @@ def with_sign(magnitude: Tensor, own: Tensor) -> Tensor:
 
 def where_above(values: Tensor, control: Tensor, own: bool) -> Tensor:
     """The values where `control` is above 0, else 0; written over if they are `own`."""
+    if is_traced():  # where the kernel below has not the strides that its traced form is told to have
+        return values.masked_fill(control <= 0, 0)
     # Relu's own adjoint is a vectorised mask.
     if own and values.shape == control.shape and may_overwrite(values, values):
         return torch.ops.aten.threshold_backward.grad_input(values, control, 0, grad_input=values)
@@ -45,6 +47,8 @@ def where_above(values: Tensor, control: Tensor, own: bool) -> Tensor:
 
 def where_below(values: Tensor, control: Tensor, own: bool) -> Tensor:
     """The values where `control`, which is finite, is below 0, else 0; written over if they are `own`."""
+    if is_traced():
+        return values.masked_fill(control >= 0, 0)
     least = -torch.inf
     if own and values.shape == control.shape and may_overwrite(values, values):
         return torch.ops.aten.hardtanh_backward.grad_input(values, control, least, 0, grad_input=values)

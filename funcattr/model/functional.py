@@ -83,6 +83,7 @@ class Structure:
         self.sites = tuple(name for name, _ in modules if name)
         self.training = any(m.training and isinstance(m, RANDOM_IN_TRAINING) for _, m in modules)
         self.hooked = any(has_hooks(m) for _, m in modules)
+        self.moves_inputs = not self.traced and has_device_hooks(model)
         self.user_modules = user_modules
         self.sharded = {} if self.traced else {id(p.module): p.sharding for p in self.parts if p.sharding}
         self.is_laid_out = any(sharding.by_layout for sharding in self.sharded.values())
@@ -205,7 +206,7 @@ class FunctionalModel:
     @property
     def moves_inputs(self) -> bool:
         """Whether inputs need not be where the parameters are: those are gathered, or accelerate moves the inputs."""
-        return self.is_spread or has_device_hooks(self._model)
+        return self.is_spread or self.structure.moves_inputs
 
     def site_name(self, call: str, site: Any, argument: str = "layer") -> str:
         """The name of a site that is given by its name, or by the module whose output it is.
