@@ -28,6 +28,8 @@ class Hidden(TorchDispatchMode):
     what users get.
     """
 
+    only_looks = True
+
     def __init__(self) -> None:
         super().__init__()
         self._hidden: Any = mock.patch.object(torch._C, "_len_torch_dispatch_stack", return_value=0)
