@@ -7,9 +7,7 @@ from typing import Any
 
 from .command_error import CommandError, one_line
 from .explain import explain
-from .methods import OPTIONS, integers, numbers, spelled
-from .models import DEMO, SPELLINGS
-from .run_arguments import output_of
+from .model_arguments import add_images, add_model, add_options
 
 
 def add_explain(commands: Any) -> None:
@@ -23,12 +21,9 @@ def add_explain(commands: Any) -> None:
     add = parser.add_argument
     add("file", type=Path, nargs="?", help="an image, a .txt or a .csv with a header")
     add("--text", action="append", help="a text in place of a file; twice for a pair")
-    add("--model", default=DEMO, help=f"{SPELLINGS} (default: %(default)s)")
-    add("--weights", type=Path, metavar="FILE", help="a state_dict, .safetensors or .pth")
+    add_model(parser)
     add("--method", metavar="METHOD,...", help="methods (default: lrp; attnlrp for a text)")
     add("--target", action="append", help="top, an index or a class's name; several, separated by commas")
-    add("--labels", type=Path, metavar="FILE", help="names of the classes, one a line")
-    add("--output", type=output_of, help="which of several outputs of the model: a key or an index")
     add("--out", type=Path, metavar="FILE", help="the picture: .png, .pdf or .html (default: explanation.png)")
     add("--save", type=Path, metavar="FILE", help="the attributions: .safetensors")
     add("--verify", action="store_true", help="print what holds for the model and this input")
@@ -36,22 +31,15 @@ def add_explain(commands: Any) -> None:
     add("--seed", type=int, default=0, help="of all that is drawn at random (default: %(default)s)")
     add("--no-progress", action="store_true", help="no progress bars")
 
-    images = parser.add_argument_group("images", "how the model takes them, in place of the model's own transform")
-    images.add_argument("--size", type=integers, help="pixels: a square's side, or height,width")
-    images.add_argument("--mean", type=numbers, help="of (pixel - mean) / std: a number, or one for each channel")
-    images.add_argument("--std", type=numbers, help="pixels are in 0..1")
-    images.add_argument("--grey", action="store_true", help="the model takes one channel")
+    images = add_images(parser)
     images.add_argument("--skip", type=int, help="tokens of no patch in front, of a vision transformer's layer")
 
     tables = parser.add_argument_group("tables")
     tables.add_argument("--row", type=int, help="number of the row; the first below the header is 0")
     tables.add_argument("--columns", type=_names, help="names of the model's features, separated by commas")
 
-    options = parser.add_argument_group(
-        "options of methods", "each VALUE, or METHOD=VALUE for one of several methods; defaults are the library's"
-    )
-    for word, option in OPTIONS.items():
-        options.add_argument(spelled(word), action="append", metavar="[METHOD=]VALUE", help=option.help)
+    says = "each VALUE, or METHOD=VALUE for one of several methods; defaults are the library's"
+    add_options(parser, says, "[METHOD=]VALUE")
 
 
 def run(args: argparse.Namespace) -> None:

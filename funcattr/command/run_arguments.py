@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from .command_error import CommandError, one_line
-from .methods import OPTIONS, integers, numbers, spelled
-from .models import DEMO, SPELLINGS
+from .model_arguments import add_images, add_model, add_options
 
 
 def add_run(commands: Any) -> None:
@@ -21,12 +20,9 @@ def add_run(commands: Any) -> None:
     parser.set_defaults(run=run_command)
     add = parser.add_argument
     add("folder", type=Path, help="of images, with the folders in it")
-    add("--model", default=DEMO, help=f"{SPELLINGS} (default: %(default)s)")
-    add("--weights", type=Path, metavar="FILE", help="a state_dict, .safetensors or .pth")
+    add_model(parser)
     add("--method", default="lrp", help="one method (default: %(default)s)")
     add("--target", default="top", help="top, an index or a class's name (default: %(default)s)")
-    add("--labels", type=Path, metavar="FILE", help="names of the classes, one a line")
-    add("--output", type=output_of, help="which of several outputs of the model: a key or an index")
     add("--out", type=Path, required=True, metavar="FOLDER", help="where the files go")
     add("--device", default="cpu", help="where to run; cuda under torchrun: a card each (default: %(default)s)")
     add("--seed", type=int, default=0, help="of all that is drawn at random (default: %(default)s)")
@@ -40,15 +36,8 @@ def add_run(commands: Any) -> None:
     add("--workers", type=int, help="of Ray (default: one a card, or a core)")
     add("--no-progress", action="store_true", help="no progress bar")
 
-    images = parser.add_argument_group("images", "how the model takes them, in place of the model's own transform")
-    images.add_argument("--size", type=integers, help="pixels: a square's side, or height,width")
-    images.add_argument("--mean", type=numbers, help="of (pixel - mean) / std: a number, or one for each channel")
-    images.add_argument("--std", type=numbers, help="pixels are in 0..1")
-    images.add_argument("--grey", action="store_true", help="the model takes one channel")
-
-    options = parser.add_argument_group("options of methods", "defaults are the library's")
-    for word, option in OPTIONS.items():
-        options.add_argument(spelled(word), action="append", metavar="VALUE", help=option.help)
+    add_images(parser)
+    add_options(parser, "defaults are the library's", "VALUE")
 
 
 def run_command(args: argparse.Namespace) -> None:
@@ -60,8 +49,3 @@ def run_command(args: argparse.Namespace) -> None:
     except CommandError as error:
         print(f"funcattr run: {one_line(error)}", file=sys.stderr)
         sys.exit(2)
-
-
-def output_of(text: str) -> str | int:
-    """Which output: an index or a key."""
-    return int(text) if text.lstrip("-").isdigit() else text
