@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .._torch import version
 from .call import Call, Origin, Positions, lookup, replace
-from .operations import UPDATES, Operation, draws_at_random, known
+from .operations import UPDATES, draws_at_random, known
 from .saved_tensors import Deferred, made_again, written
 
 _LISTS = (list, tuple)
@@ -30,17 +30,8 @@ class RecordedCall(Call):
 
     __slots__ = ("_forms", "_given", "_kept", "_versions", "compared")
 
-    def __init__(
-        self,
-        func: Callable[..., Any],
-        operation: Operation,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        positions: Positions,
-        path: str,
-        origins: tuple[Origin, ...] = (),
-    ) -> None:
-        super().__init__(func, operation, args, kwargs, positions, path, origins)
+    def __init__(self, *given: Any) -> None:
+        super().__init__(*given)
         self._kept, self._forms, self.compared = True, (), False
         self._look()
         self._versions: dict[Any, int] = {}
