@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from .. import functionalize
 from ..attribution.targets import pick_output
 from ..model.sites import Reader
+from ..scale.image_folder import SUFFIXES
 from .command_error import CommandError, refusing
-from .images import SUFFIXES, Photo, Transform, plain_transform, read_photo
+from .images import Photo, Transform, plain_transform, read_photo
 from .loaded import Loaded
 from .rows import Row, read_row
 from .texts import EMBEDS, Words, read_texts

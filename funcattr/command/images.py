@@ -13,7 +13,6 @@ from .command_error import CommandError, refusing
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
 
 _MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
 """Kinds of Pillow's with 8 bits for each value; it cuts others off when it converts them."""
