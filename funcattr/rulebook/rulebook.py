@@ -125,8 +125,9 @@ class Rulebook:
         self.functions_need_values = any(map(_needs_values, for_functions))
         asking = (e.op for e in self.entries if e.tracked is not None)
         self.asks_what_is_tracked = frozenset(op for name in asking for op in GROUPS.get(name, (name,)))
-        # Whether some action depends on what comes before or after its call; whether some call must be met.
-        self.looks_around = self.is_resolved_late or any(e.position for e in self.entries)
+        # Whether the action for a product may depend on what comes before or after it (batch norms are folded into
+        # linear layers and convolutions, not into products); whether some call must be met.
+        self.looks_around = any(e.position or e.action.kind == "join" for e in self.entries)
         self.asks_what_is_last = any(e.position == "last" for e in self.entries)
         self.must_be_met = any(e.required for e in self.entries)
 

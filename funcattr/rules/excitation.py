@@ -1,5 +1,6 @@
 """Excitation backpropagation's rule for linear maps."""
 
+from ..calls.declarations import row_by_row
 from ..calls.linear_map import LinearMap
 from .linear import check_eps
 from .parametric import linear_rule
@@ -7,6 +8,7 @@ from .shares import Share
 
 
 @linear_rule(lambda eps, negated: check_eps("winning_probability", eps), needs_output=False)
+@row_by_row
 def winning_probability(layer: LinearMap, *, eps: float = 1e-20, negated: bool = False) -> tuple[Share, ...]:
     """The marginal winning probability: relevance along excitatory weights, without the bias.
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from ..calls.call import Call
+from ..calls.declarations import row_by_row
 from ..calls.kinds import GROUPS
 from ..calls.linear_map import LinearMap
 from .linear import absorbing, check_eps, check_options
@@ -78,6 +79,7 @@ def _per_channel(bound: Any, layer: LinearMap) -> Any:
 
 
 @linear_rule(lambda eps, bias: check_options("w_square", eps, bias), needs_output=False)
+@row_by_row
 def w_square(layer: LinearMap, *, eps: float = 1e-6, bias: str = "absorb") -> tuple[Share, ...]:
     """The w-square rule: relevance by the squared weights, whatever the input.
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..calls.declarations import row_by_row
 from ..calls.inplace import plus, toward, where_above
 from ..calls.linear_map import LinearMap
 from .parametric import linear_rule
@@ -60,6 +61,7 @@ def absorbing(layer: LinearMap, bias: str) -> Tensor | None:
 
 
 @linear_rule(lambda eps, bias: check_options("epsilon", eps, bias))
+@row_by_row
 def epsilon(layer: LinearMap, *, eps: float = 1e-6, bias: str = "absorb") -> tuple[Share, ...]:
     """The epsilon rule: relevance in proportion to the contributions to z.
 
@@ -78,6 +80,7 @@ def epsilon(layer: LinearMap, *, eps: float = 1e-6, bias: str = "absorb") -> tup
 
 
 @linear_rule(lambda eps, bias: check_options("z_plus", eps, bias), needs_output=False)
+@row_by_row
 def z_plus(layer: LinearMap, *, eps: float = 1e-6, bias: str = "absorb") -> tuple[Share, ...]:
     """The z+ rule: relevance along the contributions above zero only. The same as alpha_beta(alpha=1, beta=0).
 
@@ -104,6 +107,7 @@ def _check_alpha_beta(alpha: float, beta: float, eps: float, bias: str) -> None:
 
 
 @linear_rule(_check_alpha_beta, needs_output=False)
+@row_by_row
 def alpha_beta(
     layer: LinearMap, *, alpha: float = 2.0, beta: float = 1.0, eps: float = 1e-6, bias: str = "absorb"
 ) -> tuple[Share, ...]:
@@ -135,6 +139,7 @@ def _check_gamma(gamma: float, eps: float, bias: str) -> None:
 
 
 @linear_rule(_check_gamma)
+@row_by_row
 def gamma(layer: LinearMap, *, gamma: float = 0.25, eps: float = 1e-6, bias: str = "absorb") -> tuple[Share, ...]:
     """The generalised gamma rule: contributions of the sign of z count more.
 

@@ -106,7 +106,8 @@ def linear_rule(
 ) -> Callable[[Callable[..., Any]], Parametric]:
     """Make a rule for linear maps of `split(layer, *, eps, options) -> the shares of z that relevance follows`.
 
-    Where the shares are computed without z, `needs_output` is false, and z is not held for them.
+    Where the shares are computed without z, `needs_output` is false, and z is not held for them. A split that is
+    declared `row_by_row` says of each row of a product what it would say of that row alone.
     """
 
     def decorate(split: Callable[..., tuple[Share, ...]]) -> Parametric:
@@ -133,6 +134,8 @@ def linear_rule(
 
         if not needs_output:
             operands_only(formula)
+        if declarations.is_row_by_row(split):
+            declarations.row_by_row(formula)
         giving_own(formula)
         formula.__name__, formula.__module__, formula.__doc__ = split.__name__, split.__module__, split.__doc__
         return Parametric(formula, _defaults(split), check, leaks)

@@ -7,6 +7,7 @@ AttnLRP (1/2 to each of two tracked factors) and CP-LRP (the weights are constan
 
 import math
 from collections.abc import Callable
+from contextlib import nullcontext
 from fractions import Fraction
 from functools import partial
 from typing import Any, NamedTuple
@@ -122,20 +123,26 @@ def _ruled_by_blocks(
     written: Callable[..., Tensor], call: RecordedCall, action_of: ActionOf, pull_apart: Callable[..., Any]
 ) -> tuple[Tensor, Pull] | None:
     """Attention of many tokens whose rules all treat each query alone; None for others."""
-    named = call.named()
-    if call.tracked_names() != _OPERANDS[:3] or named["query"].shape[-2] * _scores_of_a_query(named) < _MANY:
+    named, names = call.named(), call.tracked_names()
+    few = named["query"].shape[-2] * _scores_of_a_query(named) < _MANY
+    if few or "attn_mask" in names:  # what a mask gets is as large as all scores
         return None
-    if torch.is_autocast_enabled(named["query"].device.type):
-        return None
-    # Three tracked operands leave no linear map, which might be the first, or folded.
-    actions = [action_of(op, False) for op in _OPERATIONS]
+    actions = [action_of(op, False) for op in _OPERATIONS] + [action_of("matmul", one) for one in _products(names)]
     if not all(a == GRADIENT or (a.function is not None and is_row_by_row(a.function)) for a in actions):
         return None
-    return _output(call, written), ByBlocks(call, written, pull_apart)
+    device = named["query"].device.type
+    autocast = (device, torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else None
+    return _output(call, written), ByBlocks(call, written, pull_apart, autocast)
 
 
-_OPERATIONS = ("mul", "mT", "repeat_interleave", "matmul", "add", "masked_fill", "softmax")
-"""The operations of attention."""
+_OPERATIONS = ("mul", "mT", "repeat_interleave", "add", "masked_fill", "softmax")
+"""The operations of attention beside its products."""
+
+
+def _products(names: tuple[str, ...]) -> list[bool]:
+    """Of each product of attention that has a tracked factor, whether it has one only, and is linear in that."""
+    scored = len({"query", "key"} & {*names})
+    return [count == 1 for count in (scored, (scored > 0) + ("value" in names)) if count]
 
 
 class ByBlocks(NamedTuple):
@@ -144,6 +151,7 @@ class ByBlocks(NamedTuple):
     call: RecordedCall
     written: Callable[..., Tensor]
     pull_apart: Callable[..., Any]
+    autocast: tuple[str, torch.dtype] | None
 
     def __repr__(self) -> str:
         return f"decompose({self.call.op}) by blocks"
@@ -152,25 +160,31 @@ class ByBlocks(NamedTuple):
         """The pullback."""
         self.call.settled()  # raises if something was written
         named, before = self.call.named(), None if self.call.baseline is None else self.call.baseline.named()
-        queries, totals = list[Tensor](), [torch.zeros_like(named["key"]), torch.zeros_like(named["value"])]
+        names = self.call.tracked_names()
+        queries, totals = list[Tensor](), {name: torch.zeros_like(named[name]) for name in names if name != "query"}
         for rows in _blocks(named):
-            operands, others = _split(_block(named, rows))
-            at_baseline = None if before is None else _split(_block(before, rows))[0]
-            run = partial(_with_operands, self.written, others)
-            of_query, *of_others = self.pull_apart(run, operands, at_baseline, g[..., rows, :])
-            queries.append(of_query)
-            for i, back in enumerate(of_others):
-                totals[i] = plus(totals[i], back)
-        return torch.cat(queries, -2), *totals
+            operands, others = _split(_block(named, rows), names)
+            at_baseline = None if before is None else _split(_block(before, rows), names)[0]
+            run = partial(_with_operands, self.written, names, others)
+            with nullcontext() if self.autocast is None else torch.autocast(*self.autocast):
+                backs = self.pull_apart(run, operands, at_baseline, g[..., rows, :])
+            for name, back in zip(names, backs, strict=True):
+                if name == "query":
+                    queries.append(back)
+                else:
+                    totals[name] = plus(totals[name], back)
+        return tuple([torch.cat(queries, -2) if name == "query" else totals[name] for name in names])
 
 
-def _split(block: dict[str, Any]) -> tuple[tuple[Tensor, ...], dict[str, Any]]:
-    operands = tuple(block.pop(name) for name in _OPERANDS[:3])
+def _split(block: dict[str, Any], names: tuple[str, ...]) -> tuple[tuple[Tensor, ...], dict[str, Any]]:
+    operands = tuple(block.pop(name) for name in names)
     return operands, block
 
 
-def _with_operands(written: Callable[..., Tensor], others: dict[str, Any], *operands: Tensor) -> Tensor:
-    return written(*operands, **others)
+def _with_operands(
+    written: Callable[..., Tensor], names: tuple[str, ...], others: dict[str, Any], *operands: Tensor
+) -> Tensor:
+    return written(**dict(zip(names, operands, strict=True)), **others)
 
 
 # --- running it -------------------------------------------------------------------------------------------------------

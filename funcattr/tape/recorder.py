@@ -552,7 +552,7 @@ class Recorder(SiteMode):
             return None
 
         def action_of(op: str, linear: bool) -> Action:
-            # Linear maps may be the first, the last, or folded.
+            # Products that are linear may be the first or the last map, or take an activation in.
             tells_more = op in self.rules.asks_what_is_tracked or (linear and self.rules.looks_around)
             return UNLISTED if tells_more else self.rules.action(Match(op, call.path, self.module, linear))
 

@@ -17,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 import funcattr
 from funcattr import AliasedWriteError, Rulebook, rules
-from funcattr.rules import STOP, Call, Entry, attention, whole_attention
+from funcattr.rules import GRADIENT, STOP, Call, Entry, attention, whole_attention
 from funcattr.testing.seeding import settle, uniform
 
 from ..contract import assert_equal
@@ -387,6 +387,14 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(whole_attention, "_QUERIES", 2)
 
 
+LINEAR: dict[str, Any] = {
+    **{rule.formula.__name__: rule for rule in (rules.epsilon, rules.z_plus, rules.alpha_beta, rules.gamma)},
+    "w_square": rules.w_square,
+    "winning_probability": rules.winning_probability(eps=1e-3),
+    "gradient": GRADIENT,
+}
+
+
 class Mixes(nn.Module):
     """Self-attention with a gate for values. [N, 5, 8] -> [N, 8]"""
 
@@ -421,6 +429,60 @@ def test_blocks_of_queries_equal_the_whole(name: str, which: str, small_blocks: 
         if book.space != "multiplier":
             assert "softmax" not in operations(model, x, book)
             assert "softmax" in operations(model, x, book | {"softmax": lambda call, g: g})
+
+
+class Crosses(nn.Module):
+    """Attention of which some operands depend on x: the others are buffers. [N, 5, 8] -> [N, 8]"""
+
+    def __init__(self, tracked: str, options: dict[str, Any]) -> None:
+        super().__init__()
+        self.maps = nn.ModuleDict({name: nn.Linear(8, 8) for name in "qkv"})
+        self.constants = nn.ParameterDict({name: nn.Parameter(torch.randn(2, 5, 4)) for name in "qkv"})
+        self.tracked, self.options = tracked, options
+
+    def operand(self, name: str, x: Tensor) -> Tensor:
+        if name not in self.tracked:
+            return self.constants[name].expand(len(x), -1, -1, -1)
+        return self.maps[name](x).unflatten(-1, (2, -1)).transpose(-3, -2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = (self.operand(name, x) for name in "qkv")
+        return F.scaled_dot_product_attention(q, k, v, **self.options).transpose(-3, -2).flatten(-2).mean(-2)
+
+
+CROSSED = [(rule, t) for rule in LINEAR for t in ("q", "k", "v", "qk", "qv", "kv")]
+QUICKLY = ("epsilon-kv", "epsilon-q", "gradient-v", "z_plus-k", "gamma-qk", "w_square-qv")
+
+
+@pytest.mark.filterwarnings("ignore:.*the relevance that was seeded arrives:UserWarning")  # values are random
+@pytest.mark.parametrize(("rule", "tracked"), sweep(CROSSED, quick=QUICKLY))
+def test_blocks_of_queries_of_one_sequence_over_another(rule: str, tracked: str, small_blocks: None) -> None:
+    book = BLOCKED["epsilon"] | {"dense": LINEAR[rule]}
+    for options in ({}, {"is_causal": True}, {"attn_mask": DEAD[:, :5]}):
+        model, x = settle(lambda o=options: Crosses(tracked, o)), uniform(2, 5, 8)
+        expected = ruled(model, x, apart(book))
+        torch.testing.assert_close(ruled(model, x, book), expected, rtol=1e-9, atol=1e-11)
+        assert expected.abs().sum() > 0
+        assert "softmax" not in operations(model, x, book)
+
+
+def test_a_linear_product_of_attention_may_be_the_first_map_or_take_its_activation_in(small_blocks: None) -> None:
+    x, book = uniform(2, 5, 8), BLOCKED["epsilon"]
+    for row in (Entry("matmul", rules.flat, position="first"), Entry("relu", rules.join(rules.pass_through))):
+        assert "matmul" in operations(settle(lambda: Crosses("v", {})), x, book | row)
+        assert "matmul" not in operations(settle(lambda: Mixes({})), x, book | row)
+
+
+def test_blocks_of_queries_are_cast_as_the_whole_is(small_blocks: None) -> None:
+    model, x = settle(lambda: Mixes({"is_causal": True})).float(), uniform(2, 5, 8).float()
+    book = BLOCKED["epsilon"]
+    with torch.autocast("cpu", torch.bfloat16):
+        pulls = [funcattr.vjp(model, x, rules=b) for b in (book, apart(book))]
+    assert [y.dtype for y, _ in pulls] == [torch.bfloat16, torch.bfloat16]
+    found, expected = (pull(torch.ones_like(y))[0] for y, pull in pulls)
+    torch.testing.assert_close(found, expected, rtol=0.05, atol=0.05 * float(expected.abs().max()))
+    full = funcattr.vjp(model, x, rules=book)[1](torch.ones(2, 8))[0]
+    assert not torch.equal(found, full)
 
 
 @pytest.mark.parametrize("name", ["epsilon", "both spaces"])
