@@ -125,6 +125,7 @@ def dispatch_modes() -> list[Any]:
     return _get_current_dispatch_mode_stack()
 
 
+without_dispatch_modes = torch._C._DisableTorchDispatch
 without_torch_function = torch._C.DisableTorchFunction
 without_subclass_function = torch._C.DisableTorchFunctionSubclass
 """Turns off the torch functions of classes, and leaves the modes on."""

@@ -417,7 +417,7 @@ MUTANTS = (
     Mutant(
         "the stabilizer of a negative z is positive",
         "funcattr/rules/stabilizer.py",
-        "signed = with_sign(z.new_full((), eps), z.detach() + 0.0)",
+        "signed = torch.copysign(z.new_full((), eps), z.detach())",
         "signed = torch.full_like(z.detach(), eps)",
         ("tests/rules/test_stabilizer.py::test_moves_away_from_zero_on_either_side",),
     ),

@@ -199,18 +199,18 @@ def _put(container: Any, position: Any, value: Any) -> None:
     container[position[0]] = value
 
 
-_CONTAINERS = (list, tuple, dict)
-
-
 def tracked_positions(args: tuple[Any, ...], kwargs: Mapping[str, Any], tracked: Container[Tensor]) -> Positions:
     """Where among the arguments, lists and dicts in them too, the tracked tensors are."""
     found: list[Any] = []
     for items in (enumerate(args), kwargs.items()) if kwargs else (enumerate(args),):
         for key, value in items:
+            if type(value) in ATOMS:
+                continue
             if isinstance(value, Tensor):
                 if value in tracked:
                     found.append((key,))
-            elif isinstance(value, _CONTAINERS):
-                inside = ((), value) if isinstance(value, dict) else (tuple(value), {})
-                found += ((key, *rest) for rest in tracked_positions(*inside, tracked))
+            elif isinstance(value, dict):
+                found += ((key, *rest) for rest in tracked_positions((), value, tracked))
+            elif isinstance(value, list | tuple) and not ATOMS.issuperset(map(type, value)):
+                found += ((key, *rest) for rest in tracked_positions(tuple(value), {}, tracked))
     return tuple(found)

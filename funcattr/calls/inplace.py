@@ -30,11 +30,6 @@ def over(numerator: Tensor, own: Tensor) -> Tensor:
     return torch.div(numerator, own, out=own) if may_overwrite(own, numerator) else numerator / own
 
 
-def with_sign(magnitude: Tensor, own: Tensor) -> Tensor:
-    """A magnitude with the sign of each value of `own`."""
-    return torch.copysign(magnitude, own, out=own) if may_overwrite(own, own) else torch.copysign(magnitude, own)
-
-
 def where_above(values: Tensor, control: Tensor, own: bool) -> Tensor:
     """The values where `control` is above 0, else 0; written over if they are `own`."""
     if is_traced():  # where the kernel below has not the strides that its traced form is told to have

@@ -172,7 +172,7 @@ class LinearMap:
         if isinstance(options["padding"], str) or self.x.ndim != rank + 2 or self.x.is_complex():
             return
         geometry = [_each(value, rank) for value in options.values()]
-        if all(len(v) == rank for v in geometry):
+        if {*map(len, geometry)} == {rank}:
             if not transposed:
                 geometry.insert(0, [0] * rank)
             shift, stride, padding, dilation = geometry
@@ -251,8 +251,9 @@ def _convolution_adjoint(
 
 
 def _each(value: Any, rank: int) -> list[int]:
-    values = [value] if isinstance(value, int) else list(value)
-    return values * rank if len(values) == 1 else values
+    if isinstance(value, int):
+        return [value] * rank
+    return list(value) * rank if len(value) == 1 else list(value)
 
 
 def _other_factor(call: Call, x: Tensor) -> Tensor:

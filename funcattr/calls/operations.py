@@ -232,6 +232,7 @@ _AUGMENTED = {
 }
 
 
+@lru_cache(maxsize=4096)
 def spelled(func: Any) -> str:
     """The name a torch function goes by: attribute getters by their attribute, operator overloads by packet."""
     if (overload := operator_name(func)) is not None:

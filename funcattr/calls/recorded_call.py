@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from .._torch import version
+from ..copies import ATOMS
 from .call import Call, Origin, Positions, lookup, replace
 from .operations import UPDATES, draws_at_random, known
 from .saved_tensors import Deferred, made_again, written
@@ -122,8 +123,8 @@ class RecordedCall(Call):
     @property
     def is_complex(self) -> bool:
         """Whether the output or an operand is a complex tensor."""
-        values = (self._output, *(lookup(self._args, self._kwargs, p) for p in self._positions))
-        return any(isinstance(v, Tensor) and v.is_complex() for v in values)
+        operands = self._given or [lookup(self._args, self._kwargs, p) for p in self._positions]
+        return any(map(_is_complex, (self._output, *operands)))
 
     @property
     def can_run_again(self) -> bool:
@@ -177,8 +178,7 @@ class RecordedCall(Call):
         self.check_unwritten()
         if self.baseline is not None:
             self.baseline.check_unwritten()
-        stored = (*self._args, *self._kwargs.values(), self._output)
-        if not any(isinstance(value, Deferred) for value in stored):
+        if Deferred not in map(type, (*self._args, *self._kwargs.values(), self._output)):
             return self
         made = copy.copy(self)
         made._args = tuple([_computed(value) for value in self._args])
@@ -221,12 +221,18 @@ class RecordedCall(Call):
         updated = (self.argument("running_mean"), self.argument("running_var")) if updates else ()
         found: list[tuple[Any, Tensor]] = []
         for key, value in (*enumerate(self._args), *self._kwargs.items(), ("output", self._output)):
+            if type(value) in ATOMS:
+                continue
             if isinstance(value, Tensor):
                 if not updated or not any(value is t for t in updated):
                     found.append((key, value))
             elif isinstance(value, _LISTS):
                 found += [((key, i), t) for i, t in enumerate(value) if isinstance(t, Tensor)]
         return found
+
+
+def _is_complex(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.is_complex()
 
 
 class _Run:

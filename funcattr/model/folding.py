@@ -14,12 +14,20 @@ from weakref import ref
 import torch
 from torch import Tensor
 
-from .._torch import current_level, memory_of, no_function_modes, pytree, without_torch_function
+from .._torch import (
+    current_level,
+    memory_of,
+    no_function_modes,
+    pytree,
+    without_dispatch_modes,
+    without_torch_function,
+)
 from ..calls.call import Call
 from ..calls.folded import bias_after, scaled_outputs
 from ..calls.normalization import EPS, TENSORS, affine, has_constant_statistics
 from ..calls.operations import CONVOLUTIONS, Known, known
 from ..calls.written import may_write, written
+from ..copies import ATOMS
 from ..errors import FuncattrError
 from ..torch_state import is_traced
 from .sites import SiteMode, leave_module, site, site_modes
@@ -303,6 +311,8 @@ class FoldMode(SiteMode):
         self._numbers: dict[str, int] = {}
         self._handed: dict[int, _Handed] = {}
         self._nothing: Tensor | None = None
+        # A stand-in is no operation of the model's, which a mode that traces has to see all the same.
+        self._unseen = nullcontext if is_traced() else without_dispatch_modes
         self._touched: set[int | None] = set()
 
     def call(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -327,8 +337,13 @@ class FoldMode(SiteMode):
 
     def _met(self, values: tuple[Any, ...]) -> _Handed | None:
         for value in values:
-            if type(value) in (list, tuple, dict):
-                found = self._met(tuple(value.values()) if isinstance(value, dict) else tuple(value))
+            kind = type(value)
+            if kind in ATOMS:
+                continue
+            if kind is dict:
+                found = self._met(tuple(value.values()))
+            elif kind is tuple or kind is list:
+                found = None if ATOMS.issuperset(map(type, value)) else self._met(tuple(value))
             else:
                 found = self._handed.get(id(value))
             if found is not None:
@@ -346,7 +361,7 @@ class FoldMode(SiteMode):
             return func(*args, **kwargs)
         given = {**call.named(), "weight": both[0], "bias": both[1]}
         out = func(**given)
-        with without_torch_function():
+        with without_torch_function(), self._unseen():
             if self._nothing is None or (self._nothing.dtype, self._nothing.device) != (out.dtype, out.device):
                 self._nothing = torch.full((), float("nan"), dtype=out.dtype, device=out.device)
             stand_in = self._nothing.expand(out.shape)
@@ -355,28 +370,31 @@ class FoldMode(SiteMode):
 
     def _both(self, key: Key, pair: Pair, call: Call) -> Both | None:
         """The folded weight and bias for a call of a map, None where it is not as it was when it was watched."""
-        x, weight, bias = (call.argument(name) for name in ("input", "weight", "bias"))
-        norm = [None if name is None else self._tensors[name] for name in pair.norm]
+        given, norm = call.named(), self._named(pair.norm)
+        x, weight, bias = given["input"], given["weight"], given.get("bias")
         factors = [t for t in (weight, bias, *norm) if t is not None]
         with without_torch_function():
             if torch.is_autocast_enabled(weight.device.type) or x.ndim != _RANKS[call.op]:
                 return None
-            if self._is_touched(factors) or any(t.dtype != x.dtype for t in factors):
+            if self._is_touched(factors) or {x.dtype} != {t.dtype for t in factors}:
                 return None
-        transposed, groups = "transpose" in call.op, call.argument("groups", 1)
-        named = [None if name is None else self._tensors[name] for name in pair.map]
-        is_own = pair.map[0] is not None and weight is named[0] and bias is named[1]
+        transposed, groups = "transpose" in call.op, given.get("groups", 1)
+        own = self._named(pair.map)
+        is_own = own[0] is not None and weight is own[0] and bias is own[1]
         both = None
         if is_own and (not self._bound or pair.names.isdisjoint(self._bound)):
             both = self._folds.made(key, pair, groups, transposed)
         return _folded(weight, bias, norm, pair.eps, groups, transposed) if both is None else both
+
+    def _named(self, names: tuple[str | None, ...]) -> list[Tensor | None]:
+        return [None if name is None else self._tensors[name] for name in names]
 
     def _is_touched(self, tensors: list[Tensor]) -> bool:
         return bool(self._touched) and any(memory_of(t) in self._touched for t in tensors)
 
     def _passed_on(self, handed: _Handed, call: Call) -> Tensor:
         pair, result = self._pairs[handed.key], handed.result
-        norm = [None if name is None else self._tensors[name] for name in pair.norm]
+        norm = self._named(pair.norm)
         is_norm = call.op == "batch_norm" and result is not None and call.argument("input") is handed.stand_in
         if not is_norm or not has_constant_statistics(call) or call.argument("eps", EPS) != pair.eps:
             raise ReadError(handed.key[0])

@@ -20,7 +20,7 @@ from ..copies import Copier, is_fixed
 from .guard import BreachError
 from .offloading import is_offloading
 from .sharding import Sharding, shardings
-from .sites import enter_module, leave_module
+from .sites import enter_module, leave_module, site_modes
 from .wrappers import Through, is_wrapper
 
 _KEPT_APART = frozenset([*TENSOR_TABLES, SUBMODULES, *HOOK_TABLES, "forward", "_compiled_call_impl"])
@@ -203,9 +203,10 @@ def _sited_forward(module: nn.Module, name: str, patched: Callable[..., Any] | N
 def _forward(module: nn.Module, name: str, patched: Callable[..., Any] | None, *args: Any, **kwargs: Any) -> Any:
     if isinstance(module, nn.RNNBase):
         renew_flat_weights(module)
-    args, kwargs = enter_module(name, type(module), args, kwargs)
+    modes = site_modes()
+    args, kwargs = enter_module(modes, name, type(module), args, kwargs)
     try:
         output = type(module).forward(module, *args, **kwargs) if patched is None else patched(*args, **kwargs)
     except BreachError as breach:
         raise breach.at(name) from None
-    return leave_module(output, name)
+    return leave_module(output, name, modes)

@@ -9,7 +9,7 @@ State lives in the mode, never on the model, so that sites are right in threads,
 
 import inspect
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar, cast
 
 import torch
@@ -65,12 +65,15 @@ def _numbered(name: str, number: int) -> str:
     return f"{name.removesuffix(end)}#{number}{end}"
 
 
-def enter_module(name: str, kind: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def enter_module(
+    modes: list["SiteMode"], name: str, kind: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Tell the active modes that the module `name`, of class `kind`, begins; the arguments go on to it."""
-    modes = site_modes()
+    asked = False
     for mode in modes:
         mode.modules.append((name, kind))
-    if not any(mode.asks_inputs for mode in modes):  # nearly always
+        asked = asked or mode.asks_inputs
+    if not asked:  # nearly always
         return args, kwargs
     if any(mode.wants(name + ARGS) for mode in modes):
         args = site(args, name + ARGS)
@@ -83,14 +86,15 @@ def enter_module(name: str, kind: Any, args: tuple[Any, ...], kwargs: dict[str, 
     return args, kwargs
 
 
-def leave_module(value: T, name: str) -> T:
-    """Tell the active modes that the module `name` ends with `value`, which is the site `name`."""
-    modes = site_modes()
-    if any(mode.wants(name) for mode in modes):
-        return cast(T, handle_torch_function(leave_module, (), value, name))
+def leave_module(value: T, name: str, modes: Sequence["SiteMode"] | None = None) -> T:
+    """Tell the active modes, those of `enter_module`, that the module `name` ends with `value`, the site `name`."""
+    modes = site_modes() if modes is None else modes  # not told by a mode that hands the site on to those below
+    for mode in modes:
+        if mode.wants(name):
+            return cast(T, handle_torch_function(leave_module, (), value, name))
     for mode in modes:  # nearly always: nobody asks for this site
         mode.leave(name)
-        mode.count(name)
+        mode.reached[name] = mode.reached.get(name, 0) + 1
     return value
 
 

@@ -1,7 +1,7 @@
 """Rules of layer-wise relevance propagation for linear maps: linear, convolutions, products with a constant.
 
 z = f(x, W) + b; x+ = max(x, 0), x- = min(x, 0), and W+, W-, b+, b- likewise; J_W^T is the adjoint of the map by x with
-weights W; s(z) = z + eps sgn(z), sgn(0) = +1. A bias takes its share of the relevance: that part goes to no input.
+weights W; s(z) = z + eps sgn(z), sgn(0) = 1. A bias takes its share of the relevance: that part goes to no input.
 """
 
 from typing import Any

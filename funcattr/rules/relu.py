@@ -20,9 +20,10 @@ def _check_beta(beta: float) -> None:
 
 def upper_bound(call: Call) -> float | None:
     """Where the rectifier saturates: 6 for relu6, `max` of a clamp, `max_val` of a hardtanh."""
-    if call.spelling in ("relu6", "relu6_"):
+    spelling = call.spelling
+    if spelling in ("relu6", "relu6_"):
         return 6.0
-    for name, default in (("max", None), ("max_val", 1.0 if call.spelling.startswith("hardtanh") else None)):
+    for name, default in (("max", None), ("max_val", 1.0 if spelling.startswith("hardtanh") else None)):
         if (bound := call.argument(name, default)) is not None:
             return float(bound)
     return None

@@ -6,19 +6,20 @@ A complex number is a pair of real ones: each has a relevance of its own, divide
 import torch
 from torch import Tensor
 
-from ..calls.inplace import over, plus, with_sign
+from ..calls.inplace import over, plus
 
 
 def stabilized(z: Tensor, eps: float = 1e-6, own: bool = False) -> Tensor:
-    """s(z) = z + eps sgn(z), with sgn(0) = +1; eps is at least the smallest normal number of z's dtype.
+    """s(z) = z + eps sgn(z); eps is at least the smallest normal number of z's dtype.
 
-    It takes the place of z if that is `own`, a tensor that nobody else reads.
+    It takes the place of z if that is `own`, a tensor that nobody else reads. The sign of a zero is the one that it
+    has: a sum is -0 where all its terms are, and these get no relevance either way.
     """
     if z.is_complex():
         return torch.view_as_complex(stabilized(torch.view_as_real(z.resolve_conj()), eps))
     eps = max(eps, torch.finfo(z.dtype).tiny)
-    # copysign reads the sign in one pass, where a comparison takes five; -0 + 0 is +0. The sign has no derivative.
-    signed = with_sign(z.new_full((), eps), z.detach() + 0.0)
+    # copysign reads the sign in one pass, where a comparison takes five. The sign has no derivative.
+    signed = torch.copysign(z.new_full((), eps), z.detach())
     return plus(z, signed) if own else signed.add_(z)
 
 

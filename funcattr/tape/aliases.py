@@ -22,7 +22,8 @@ class Aliases:
 
     def read(self, tensor: Tensor, caller: str, path: str) -> Tensor:
         """What a call in the module `path` gets where it names `tensor`; AliasedWriteError if that is out of date."""
-        tensor = self.current(tensor)
+        while (newer := self._current.get(tensor)) is not None:
+            tensor = newer
         if self.written and self.is_stale(tensor):
             raise _out_of_date(caller, path)
         return tensor
@@ -30,11 +31,11 @@ class Aliases:
     def read_all(self, values: Any, caller: str, path: str) -> Any:
         """The same for every tensor in plain containers."""
         kind = type(values)
-        if kind in ATOMS:
-            return values
         if isinstance(values, Tensor):
             return self.read(values, caller, path)
-        if kind in (tuple, list):
+        if kind is tuple or kind is list:
+            if ATOMS.issuperset(map(type, values)):
+                return values
             return kind([v if type(v) in ATOMS else self.read_all(v, caller, path) for v in values])
         if kind is dict:
             return {k: self.read_all(v, caller, path) for k, v in values.items()}

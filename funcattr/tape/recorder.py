@@ -267,7 +267,7 @@ class Recorder(SiteMode):
 
     def _read_arguments(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if name != "__setitem__":
-            return self._read_all(args), self._read_all(kwargs)
+            return self._read_all(args), self._read_all(kwargs) if kwargs else kwargs
         target, *given = args
         index, value = self._read_all(given)
         return (self._aliases.read_around(target, index, self.caller, self.path), index, value), kwargs
@@ -587,7 +587,8 @@ class Recorder(SiteMode):
             # A name of the model's own, so that the tape, which may hold the result, does not hold what the model then
             # lets that name stand for: where a relu writes over it, the relu's result.
             out = out.view_as(out)
-        leaves = tuple([leaf for leaf in pytree.tree_leaves(out) if is_differentiable(leaf)])
+        parts = (out,) if isinstance(out, Tensor) else pytree.tree_leaves(out)
+        leaves = tuple([leaf for leaf in parts if is_differentiable(leaf)])
         values = Values(call.operands, leaves) if self._keep else Values()
         outputs = self._new_slots(call, leaves)
         if not self._keep:

@@ -1,8 +1,14 @@
-"""s(z) = z + eps sgn(z), sgn(0) = +1."""
+"""s(z) = z + eps sgn(z), sgn(0) = 1, sgn(-0) = -1."""
+
+import math
+from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 
+import funcattr
+from funcattr import rules
 from funcattr.rules.stabilizer import stabilized
 
 
@@ -12,21 +18,46 @@ def test_moves_away_from_zero_on_either_side() -> None:
 
 
 @pytest.mark.parametrize("own", [False, True])
-def test_a_zero_has_no_sign(own: bool) -> None:
+def test_a_zero_has_its_own_sign_wherever_it_runs(own: bool) -> None:
     def of(z: torch.Tensor) -> torch.Tensor:
         return stabilized(z * 1, 0.5, own)  # a product of its own: it may be written over
 
     zeros = torch.tensor([0.0, -0.0])
-    assert of(zeros).tolist() == [0.5, 0.5]
-    assert torch.vmap(of)(zeros).tolist() == [0.5, 0.5]
-    assert torch.compile(of, fullgraph=True)(zeros).tolist() == [0.5, 0.5]
+    assert of(zeros).tolist() == [0.5, -0.5]
+    assert torch.vmap(of)(zeros).tolist() == [0.5, -0.5]
+    assert torch.compile(of, fullgraph=True)(zeros).tolist() == [0.5, -0.5]
     with torch.no_grad():
-        assert of(zeros).tolist() == [0.5, 0.5]
+        assert of(zeros).tolist() == [0.5, -0.5]
 
 
 @pytest.mark.parametrize("dtype", [torch.complex64, torch.complex128])
-def test_the_parts_of_a_complex_zero_have_no_sign(dtype: torch.dtype) -> None:
-    assert stabilized(torch.tensor([complex(-0.0, -0.0)], dtype=dtype), 0.5).tolist() == [0.5 + 0.5j]
+def test_the_parts_of_a_complex_zero_have_their_own_signs(dtype: torch.dtype) -> None:
+    assert stabilized(torch.tensor([complex(-0.0, 0.0)], dtype=dtype), 0.5).tolist() == [-0.5 + 0.5j]
+
+
+@pytest.mark.parametrize(
+    "rule", [rules.epsilon, rules.z_plus, rules.alpha_beta, rules.gamma, rules.z_box(low=0, high=0)]
+)
+def test_a_sum_of_nothing_but_negative_zeros_gets_no_relevance(rule: Any) -> None:
+    weight, x = -torch.ones(1, 3), torch.zeros(1, 3)
+    z = (x * weight).sum(1)  # -0, from 0 * -1
+    assert math.copysign(1.0, (x * weight)[0, 0].item()) == -1.0
+    given = funcattr.vjp(lambda x: F.linear(x, weight), x, rules={"linear": rule})[1](torch.ones(1, 1))[0]
+    assert z.item() == 0 and given.count_nonzero() == 0
+
+
+def test_terms_that_cancel_leave_a_positive_zero() -> None:
+    for weight in ([1.0, -1.0], [-1.0, 1.0]):
+        for map_of in (lambda w: F.linear(torch.ones(1, 2), w), lambda w: F.conv1d(torch.ones(1, 2, 1), w[..., None])):
+            assert math.copysign(1.0, map_of(torch.tensor([weight])).item()) == 1.0
+
+
+def test_an_output_that_is_minus_what_cancels_starts_like_one_that_cancels() -> None:
+    x = torch.ones(1, 2)
+    one, minus = (lambda x: x[:, :1] - x[:, 1:]), (lambda x: -(x[:, 1:] - x[:, :1]))
+    assert math.copysign(1.0, minus(x).item()) == -1.0
+    found = [funcattr.attribute(f, x, 0, rules="attnlrp", start="one").cotangent for f in (one, minus)]
+    torch.testing.assert_close(*found)
 
 
 def test_leaves_its_argument_alone() -> None:
