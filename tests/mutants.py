@@ -471,6 +471,16 @@ MUTANTS = (
         ("tests/rules/test_whole_attention.py::test_a_pullback_can_be_differentiated_by_its_cotangent",),
     ),
     Mutant(
+        "a product of attention with one tracked factor is no linear map",
+        "funcattr/rules/whole_attention.py",
+        "return [count == 1 for count in",
+        "return [False for count in",
+        (
+            "tests/rules/test_whole_attention.py"
+            "::test_a_linear_product_of_attention_may_be_the_first_map_or_take_its_activation_in",
+        ),
+    ),
+    Mutant(
         "a block of queries sees the future",
         "funcattr/rules/whole_attention.py",
         '"first": rows.start}',
@@ -1237,11 +1247,11 @@ MUTANTS = (
         ("tests/metrics/test_regions.py::test_energy_in_region_equals_loop_over_pixels",),
     ),
     Mutant(
-        "a zero denominator has the sign of its zero",
-        "funcattr/rules/stabilizer.py",
-        "z.detach() + 0.0",
-        "z.detach() - 0.0",
-        ("tests/rules/test_stabilizer.py::test_a_zero_has_no_sign",),
+        "an output of -0 starts with the sign of its zero",
+        "funcattr/attribution/forward.py",
+        "stabilized(output + 0.0)",
+        "stabilized(output)",
+        ("tests/rules/test_stabilizer.py::test_an_output_that_is_minus_what_cancels_starts_like_one_that_cancels",),
     ),
     Mutant(
         "tokens are laid out column by column",

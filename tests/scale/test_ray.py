@@ -2,7 +2,9 @@
 
 import os
 import signal
+import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from torch import Tensor
 from funcattr import scale
 
 from ..sweeps import long
+from . import driver
 from .runs import content, images, network
 
 ray = pytest.importorskip("ray", reason="the engine ray needs Ray, the extra ray")
@@ -57,6 +60,28 @@ def test_two_workers_one_of_which_dies_give_the_undisturbed_run(
     with pytest.raises(scale.TooManyErrorsError, match="1 examples have failed"):
         scale.run("noise_tunnel:gradient", network(), data, out, engine="ray", workers=2, max_errors=0, **asked)
     assert not (out / "shard-000001.parquet").exists() and torch.get_num_threads() == 1
+
+
+@long
+@pytest.mark.filterwarnings("ignore")
+def test_a_driver_that_is_killed_loses_nothing_that_is_finished(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = str(Path(__file__).resolve().parents[2])
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([root, *sys.path]))
+    monkeypatch.setenv("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+    expected, out = content(driver.run(tmp_path / "here", 0.0).folder), tmp_path / "there"
+    with subprocess.Popen([sys.executable, "-m", "tests.scale.driver", str(out), "0.2"], cwd=root) as process:
+        while len(list(out.glob("shard-*.parquet"))) < 2:
+            assert process.poll() is None
+            time.sleep(0.02)
+        process.kill()
+    whole = content(out)
+    shards = {name: digest for name, digest in whole.items() if name.startswith("shard-")}
+    assert 2 <= len(shards) < 8 and shards.items() <= expected.items()
+    times = {name: (out / name).stat().st_mtime_ns for name in shards}
+    assert content(driver.run(out, 0.0, engine="ray", workers=2).folder) == expected
+    assert {name: (out / name).stat().st_mtime_ns for name in shards} == times
 
 
 def test_engines_and_workers_are_checked(tmp_path: Path) -> None:
