@@ -288,9 +288,35 @@ MUTANTS = (
     Mutant(
         "a module left by an error is not left",
         "funcattr/model/sites.py",
-        "while self.modules and self.modules.pop()[0] != name:\n            pass",
-        "if self.modules:\n            self.modules.pop()",
+        "if self.left[0] == name:\n                break",
+        "break",
         ("tests/model/test_sites.py::test_an_error_that_the_model_catches_leaves_no_module_behind",),
+    ),
+    Mutant(
+        "what a module passes on unwritten is written by it",
+        "funcattr/model/other_names.py",
+        "elif any(writer is left for writer in self._writers.get(memory, ())):",
+        "elif memory in self._writers:",
+        ("tests/model/test_other_names.py::test_what_is_passed_on_unwritten_may_be_read_by_both_names",),
+    ),
+    Mutant(
+        "a write on record leaves the written name alone",
+        "funcattr/model/other_names.py",
+        "for one in (memory, *results):",
+        "for one in (memory,):",
+        (
+            "tests/model/test_other_names.py"
+            "::test_a_method_gives_what_it_gives_on_the_same_function_without_the_write[edit by a method-both]",
+            "tests/model/test_other_names.py"
+            "::test_a_method_gives_what_it_gives_on_the_same_function_without_the_write[edit by a rule-both]",
+        ),
+    ),
+    Mutant(
+        "a site goes on from what the module returns alone",
+        "funcattr/tape/recorder.py",
+        "if not self._aliases.follow(before, leaves[place], self.left):",
+        "if True:",
+        ("tests/model/test_other_names.py::test_every_way_to_write[ours-adds]",),
     ),
     Mutant(
         "an edited model forgets what is added to its sites",
@@ -590,17 +616,17 @@ MUTANTS = (
     ),
     Mutant(
         "a place between two others overlaps neither",
-        "funcattr/tape/memories.py",
+        "funcattr/calls/memories.py",
         "return bool((_bytes(one, first, last) & _bytes(other, first, last)).any())",
         "return False",
-        ("tests/tape/test_memories.py::test_two_places_overlap_if_they_share_a_byte",),
+        ("tests/calls/test_memories.py::test_two_places_overlap_if_they_share_a_byte",),
     ),
     Mutant(
         "a tensor that was made where nobody looked is a constant",
         "funcattr/tape/tracked.py",
         "return (entry is not None and entry[0]() is tensor) or self._memory(tensor) is not None",
         "return entry is not None and entry[0]() is tensor",
-        ("tests/tape/test_memories.py::test_written_names_stand_for_their_new_values",),
+        ("tests/calls/test_memories.py::test_written_names_stand_for_their_new_values",),
     ),
     Mutant(
         "another thread finds plain tensors",

@@ -189,6 +189,12 @@ QUERIES = frozenset(
 )
 """Functions whose result carries no derivative: sizes, comparisons, indices, constants of a tensor's shape."""
 
+OF_FORM = frozenset(
+    "shape size dim ndim ndimension dtype device layout numel nelement is_floating_point is_complex is_cuda "
+    "__len__".split()
+)
+"""Queries of a tensor's form, which its values do not enter."""
+
 READS = frozenset(
     "item tolist __bool__ __int__ __float__ __index__ __complex__ __contains__ __repr__ __format__ equal allclose "
     "is_nonzero".split()

@@ -11,8 +11,8 @@ from ..attribution.question import Model, call_arguments
 from ..attribution.targets import Target
 from ..batch import batch_of
 from ..copies import copied
+from ..model.editing import Editor
 from ..model.functional import FunctionalModel, as_functional
-from ..model.sites import Editor
 from ..sampling.draws import Generator, seed_from
 from ..sampling.loops import positive, wide
 from .correlation import pearson, ranks

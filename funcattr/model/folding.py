@@ -25,7 +25,7 @@ from .._torch import (
 from ..calls.call import Call
 from ..calls.folded import bias_after, scaled_outputs
 from ..calls.normalization import EPS, TENSORS, affine, has_constant_statistics
-from ..calls.operations import CONVOLUTIONS, Known, known
+from ..calls.operations import CONVOLUTIONS, OF_FORM, Known, known
 from ..calls.written import may_write, written
 from ..copies import ATOMS
 from ..errors import FuncattrError
@@ -38,11 +38,6 @@ Both = tuple[Tensor, Tensor]
 """The weight and the bias of a linear map with a batch norm folded in."""
 
 _RANKS = {"linear": 2, **{op: rank + 2 for op, (rank, _) in CONVOLUTIONS.items()}}
-_OF_FORM = frozenset(
-    "shape size dim ndim ndimension dtype device layout numel nelement is_floating_point is_complex is_cuda "
-    "__len__".split()
-)
-"""Queries that a stand-in answers as the result would."""
 
 
 class Pair(NamedTuple):
@@ -218,7 +213,7 @@ class Watch(SiteMode):
     def call(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         told, given = known(func), list(_tensors_in((args, kwargs)))
         call = Call(func, told.operation, args, kwargs, (), self.path)
-        if told.name not in _OF_FORM:
+        if told.name not in OF_FORM:
             for tensor in given:
                 self._read(tensor)
         if call.op == "batch_norm":
@@ -319,7 +314,7 @@ class FoldMode(SiteMode):
         told = known(func)
         if self._handed:
             handed = self._met((*args, *kwargs.values()))
-            if handed is not None and told.name not in _OF_FORM:
+            if handed is not None and told.name not in OF_FORM:
                 return self._passed_on(handed, Call(func, told.operation, args, kwargs, (), self.path))
         if told.operation.name in _RANKS:
             return self._run_map(func, told, args, kwargs)

@@ -31,13 +31,14 @@ from ..errors import UnsupportedOperationError, unknown_site
 from ..torch_state import is_plain_eager
 from .aliased import Group, aliased_groups, cloned
 from .attention_weights import shown_weights
+from .editing import CallEdit, Editor, edited
 from .folding import Folds
 from .guard import Guard, guarded
 from .module_tree import CallCopier, Part, TreeCopier, end_call, parts_of, sited_copy
 from .offloading import has_device_hooks
 from .refusals import refuse_opaque
 from .sharding import packed
-from .sites import CallEdit, Editor, edited, site_modes
+from .sites import site_modes
 from .wrappers import unwrapped
 
 T = TypeVar("T")
@@ -372,7 +373,7 @@ class FunctionalModel:
         with editor:
             output = self._call(inputs, kwargs)
         editor.require("edit", tuple(editor.edits), self.sites)
-        return output
+        return editor.finished(output)
 
     def _call(self, inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if not isinstance(self._model, nn.Module):

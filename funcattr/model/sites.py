@@ -9,7 +9,7 @@ State lives in the mode, never on the model, so that sites are right in threads,
 
 import inspect
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar, cast
 
 import torch
@@ -119,6 +119,8 @@ class SiteMode(TorchFunctionMode):
 
     Attributes:
         asked: The sites whose values it reads or replaces.
+        modules: The modules that run, outermost first: an entry of its own for each call of one.
+        left: While a site is visited, the entry of the module whose output it is; None at other sites.
         look: What a guard does before each torch function, where one has the mode for its eyes.
         saves: Whether it keeps what a derivative needs itself, and autograd nothing.
     """
@@ -130,6 +132,7 @@ class SiteMode(TorchFunctionMode):
         super().__init__()
         self.asked = frozenset(asked)
         self.modules: list[tuple[str, type]] = []
+        self.left: tuple[str, type] | None = None
         self.reached: dict[str, int] = {}
         self._asked_parts = _parts_of(self.asked)
         self._asked_modules = {_UNNUMBERED.sub("", name) for name in (*self.asked, *self._asked_parts)}
@@ -156,8 +159,10 @@ class SiteMode(TorchFunctionMode):
 
     def leave(self, name: str) -> None:
         # Modules left by an exception that the model caught have not said so.
-        while self.modules and self.modules.pop()[0] != name:
-            pass
+        while self.modules:
+            self.left = self.modules.pop()
+            if self.left[0] == name:
+                break
 
     def count(self, name: str) -> str:
         """The name of this call's site: numbered from the second call on."""
@@ -170,6 +175,7 @@ class SiteMode(TorchFunctionMode):
     ) -> Any:
         if func is leave_module or func is site:
             value, name = args
+            self.left = None
             if func is leave_module:
                 self.leave(name)
             numbered = self.count(name)
@@ -200,6 +206,10 @@ class SiteMode(TorchFunctionMode):
         """Run one torch function of the model."""
         return func(*args, **kwargs)
 
+    def finished(self, output: Any) -> Any:
+        """The output of the model, which a mode may refuse."""
+        return output
+
     def require(self, call: str, sites: tuple[str, ...], known: tuple[str, ...] = ()) -> None:
         """Raise UnknownSiteError for the first of `sites` that was not passed."""
         passed = [_numbered(n, i) for n, count in self.reached.items() for i in range(count)]
@@ -218,31 +228,3 @@ class Reader(SiteMode):
     def visit(self, value: Any, name: str) -> Any:
         self.values[name] = pytree.tree_map_only(Tensor, torch.clone, value)
         return value
-
-
-class CallEdit:
-    """An edit, `function(value, notes) -> value`, that leaves notes for later ones of the same call of the model."""
-
-    def __init__(self, function: Callable[[Any, dict[str, Any]], Any]) -> None:
-        self.function = function
-
-
-class Editor(SiteMode):
-    """Replaces the values at some sites by a function of them.
-
-    Attributes:
-        notes: What the edits of this call have noted.
-    """
-
-    def __init__(self, edits: Mapping[str, Any]) -> None:
-        super().__init__(edits)
-        self.edits = edits
-        self.notes: dict[str, Any] = {}
-
-    def visit(self, value: Any, name: str) -> Any:
-        return edited(self.edits[name], value, self.notes)
-
-
-def edited(edit: Any, value: Any, notes: dict[str, Any]) -> Any:
-    """What an edit, a function or a `CallEdit`, makes of a value."""
-    return edit.function(value, notes) if isinstance(edit, CallEdit) else edit(value)

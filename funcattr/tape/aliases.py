@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from .._torch import place, without_torch_function
+from ..calls.memories import Memories
 from ..copies import ATOMS
 from ..errors import AliasedWriteError
-from .memories import Memories
 from .tracked import ByIdentity
 
 
@@ -18,6 +18,7 @@ class Aliases:
     def __init__(self, memories: Memories) -> None:
         self._memories = memories
         self._current = ByIdentity[Tensor]()
+        self._writers = ByIdentity[tuple[Any, ...]]()
         self.written = False
 
     def read(self, tensor: Tensor, caller: str, path: str) -> Tensor:
@@ -72,8 +73,14 @@ class Aliases:
         memory = self._memories.of(tensor)
         return memory is not None and bool(memory.written) and memory.is_stale(place(tensor))
 
-    def write(self, target: Tensor, value: Tensor) -> None:
-        """Let `target` stand for `value`; what shares its memory is out of date."""
+    def write(self, target: Tensor, value: Tensor, writers: tuple[Any, ...] = ()) -> None:
+        """Let `target` stand for `value`; what shares its memory is out of date.
+
+        Args:
+            target: The name that the model has for it.
+            value: What was written.
+            writers: The calls of modules that are running.
+        """
         if value is target:  # dropout in eval mode gives back its input
             return
         self.written = True
@@ -81,6 +88,23 @@ class Aliases:
         if memory is None or self._memories.of(value) is not memory:  # else it is seen in another shape, as by `t_`
             self.put_out_of_date(target, value)
         self._current[target] = value
+        self.note_writers(value, writers)
+
+    def note_writers(self, value: Tensor, writers: tuple[Any, ...]) -> None:
+        """Note the calls of modules that were running when a write in place made `value`."""
+        self._writers[value] = writers
+
+    def follow(self, value: Tensor, site: Tensor, module: Any) -> bool:
+        """Let all names of a module's output `value` stand for the site's, if a write in that call of it made them."""
+        writers = self._writers.get(value)
+        if site is value or writers is None or all(writer is not module for writer in writers):
+            return False
+        if self._memories.of(site) is not self._memories.of(value):
+            self.put_out_of_date(value, site)
+        self._current[value] = site
+        self.note_writers(site, writers)
+        self.written = True
+        return True
 
     def put_out_of_date(self, tensor: Tensor, value: Tensor) -> None:
         """What shares the memory of `tensor` is out of date: its name stands for `value`."""

@@ -107,7 +107,7 @@ def _by_autograd_from_sites(run: Callable[..., Any], primals: tuple[Tensor, ...]
         output = run(*(p.clone() for p in primals))
     for site in how.begins:
         mode.require(f"{how.call}(layer={site!r})", (site,), how.sites)
-    if mode.is_written():
+    if mode.is_bypassed(output):
         return None
     ends, values = [mode.ends[site] for site in how.begins], tuple([mode.values[site] for site in how.begins])
     return _pulled_by_autograd(how.call, output, ends, values, how.begins)

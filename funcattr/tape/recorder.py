@@ -23,6 +23,7 @@ from ..calls.declarations import gives_own, in_one
 from ..calls.dense_mask import with_dense_mask
 from ..calls.kinds import ELEMENTWISE, LINEAR, SHIFTS, is_linear_map, origin, retold
 from ..calls.linear_map import linear
+from ..calls.memories import Memories
 from ..calls.operations import (
     ACTIVATIONS,
     CONTAINS,
@@ -47,7 +48,6 @@ from ..torch_state import can_look_at, is_plain_eager
 from .aliases import Aliases
 from .followed import followed, has_own_functions
 from .masks import Masks
-from .memories import Memories
 from .pairing import Pairing
 from .pull_apart import pull_apart
 from .recompute import Recomputing
@@ -178,10 +178,12 @@ class Recorder(SiteMode):
         before = leaves[place]
         if name not in self.begins or before in self._slots:
             leaves[place] = self._mark(before, name)
+            self._aliases.follow(before, leaves[place], self.left)
         else:
             self._root_of_a_map = name if before in self._maps else None
             (leaves[place],) = self.track((before,))
-            self._memories.pair(before, leaves[place])
+            if not self._aliases.follow(before, leaves[place], self.left):
+                self._memories.pair(before, leaves[place])
         if name in self.begins:
             slot = self.slot(leaves[place])
             assert slot is not None
@@ -333,6 +335,9 @@ class Recorder(SiteMode):
         if constant:
             self._linear_ran = self._linear_ran or told.operation.name in LINEAR
             out = func(*args, **kwargs)
+            if self.begins:
+                for target in targets:
+                    self._aliases.note_writers(target, tuple(self.modules))
             if self.begins and told.operation.name in LINEAR:
                 self._note_map(told.operation.name, out)
             if self._masks.any:
@@ -366,7 +371,7 @@ class Recorder(SiteMode):
         if plan.into:
             values = [self._fitted(*pair, plan.args, frozen) for pair in zip(targets, values, strict=True)]
         for target, value in zip(targets, values, strict=True):
-            self._aliases.write(target, value)
+            self._aliases.write(target, value, tuple(self.modules))
         if told.name == "__setitem__":
             return None
         return values[0] if plan.into and isinstance(out, Tensor) else plan.result(out)

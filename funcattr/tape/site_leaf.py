@@ -1,5 +1,6 @@
 """Leaves of autograd in place of the values at sites, for gradients that nobody differentiates."""
 
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor
@@ -7,6 +8,7 @@ from torch import Tensor
 from .._torch import pytree
 from .._torch import version as tensor_version
 from ..calls.adjoints import is_differentiable, leaf_of
+from ..model.other_names import OtherNames
 from ..model.sites import SiteMode
 
 
@@ -37,6 +39,8 @@ class SiteLeaves(SiteMode):
         self.ends: dict[str, Tensor] = {}
         self._call = call
         self._watched: list[tuple[Tensor, int | None]] = []
+        self._others = OtherNames()
+        self._is_bypassed = False
 
     def visit(self, value: Any, name: str) -> Any:
         leaves, spec, place = only_tensor(value, self._call, name)
@@ -46,8 +50,17 @@ class SiteLeaves(SiteMode):
         leaves[place] = self.ends[name].clone()
         watched = (self.values[name], leaves[place])
         self._watched += [(t, None if t.is_inference() else tensor_version(t)) for t in watched]
+        self._others.replaced(before, leaves[place], name, self.left)
         return pytree.tree_unflatten(leaves, spec)
 
-    def is_written(self) -> bool:
-        """Whether the model has since written into a value or its copy, which the other one does not show."""
+    def call(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        self._is_bypassed = self._is_bypassed or self._others.site_of((args, kwargs), func) is not None
+        out = func(*args, **kwargs)
+        self._others.ran(func, args, kwargs, out, self.modules)
+        return out
+
+    def is_bypassed(self, output: Any) -> bool:
+        """Whether the model wrote into a value or its copy, which the other one does not show, or read another name."""
+        if self._is_bypassed or self._others.site_of(output) is not None:
+            return True
         return any(before is None or tensor_version(t) != before for t, before in self._watched)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from .._torch import place, plain_place
 from ..calls.call import Origin
-from .memories import Memories, Memory
+from ..calls.memories import Memories, Memory
 
 V = TypeVar("V")
 

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 import funcattr
 from funcattr import edit, functionalize, read, site
-from funcattr.model.sites import Editor, Reader
+from funcattr.model.editing import Editor
+from funcattr.model.sites import Reader
 
 FULL = {"fullgraph": True, "backend": "aot_eager"}
 

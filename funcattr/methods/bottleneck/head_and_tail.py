@@ -27,8 +27,10 @@ from ..._torch import (
 )
 from ...calls.operations import draws_at_random, known, writes
 from ...model.access import Inputs, copied, values_at
+from ...model.editing import Editor
 from ...model.functional import FunctionalModel
-from ...model.sites import Editor, SiteMode
+from ...model.other_names import OtherNames
+from ...model.sites import SiteMode
 from ...tape.tracked import ByIdentity
 from ...torch_state import is_plain_eager
 
@@ -80,7 +82,7 @@ class _Whole:
         with mode:
             output = model(*positional, **keyword)
         mode.require(self.call, (self.site,), self.model.sites)
-        return output
+        return mode.finished(output)
 
 
 class _Tail:
@@ -94,7 +96,7 @@ class _Tail:
     def __call__(self, value: Tensor) -> Any:
         if self._learns:
             self._learns = False
-            learner = _Learner(self._whole.site, value)
+            learner = _Learner(self._whole.call, self._whole.site, value)
             output = self._whole.under(learner)
             self._head = learner.head(output)
             return output
@@ -199,9 +201,10 @@ class _Head(NamedTuple):
 class _Learner(SiteMode):
     """A run of the whole model that notes the head's calls. It holds only the results that the tail reads."""
 
-    def __init__(self, site: str, value: Tensor) -> None:
+    def __init__(self, caller: str, site: str, value: Tensor) -> None:
         super().__init__((site,))
-        self._value, self._passed = value, False
+        self._caller, self._value, self._passed = caller, value, False
+        self._others = OtherNames()
         self._level = current_level()
         # Inside of a derivative all results are wrapped, so that no code gets at their memory.
         self._replayable = inside_derivative()
@@ -222,17 +225,27 @@ class _Learner(SiteMode):
         self._passed = True
         states = _random_states()
         self._replayable &= len(states) == len(self._random) and all(map(torch.equal, self._random, states))
-        return self._value.clone()
+        given = self._value.clone()
+        self._others.replaced(value, given, name, self.left)
+        return given
+
+    def finished(self, output: Any) -> Any:
+        self._others.check(self._caller, self.path, output)
+        return output
 
     def call(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if func is set_grad_enabled_function:
             return func(*args, **kwargs)
         if self._passed:
             self._note_read((args, kwargs))
-            return func(*args, **kwargs)
+            self._others.check(self._caller, self.path, (args, kwargs), func)
+            result = func(*args, **kwargs)
+            self._others.ran(func, args, kwargs, result, self.modules)
+            return result
         given = _given(args, kwargs, self._slots, self._places)
         self._replayable &= self._may_replay(func, args, kwargs)
         result = func(*args, **kwargs)
+        self._others.ran(func, args, kwargs, result, self.modules)
         self._note_call(func, given, _tensors((args, kwargs)), result)
         return result
 

@@ -12,8 +12,8 @@ from tqdm.auto import tqdm
 from ...attribution.example_dims import ExampleDims
 from ...attribution.question import Model, Question, ask
 from ...model.access import copied
+from ...model.editing import Editor
 from ...model.functional import as_functional
-from ...model.sites import Editor
 from ...sampling.draws import Generator, normal, seed_from
 from ...sampling.loops import positive
 from .flow import behind, gate_of, in_bits, information, prior_of

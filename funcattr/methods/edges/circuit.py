@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from ...batch import repeated
+from ...model.editing import CallEdit
 from ...model.functional import FunctionalModel
-from ...model.sites import CallEdit
 from .passes import Asked
 from .stream import with_tensor
 

@@ -25,7 +25,7 @@ class Part(NamedTuple):
 
     Attributes:
         func, args, kwargs, positions: The call, without its operands.
-        operand: Its operand where it has one only.
+        operand: Its operand where it has one only, be it twice as in x * x.
         baseline: The same call in the pass at the baseline, where there is one.
     """
 
@@ -42,7 +42,7 @@ class Part(NamedTuple):
         func, args, kwargs, positions = call.parts()
         operands = call.operands
         args, kwargs = replace(args, kwargs, positions, (None,) * len(positions))
-        only = operands[0] if hold and len(operands) == 1 else None
+        only = operands[0] if hold and all(t is operands[0] for t in operands) else None
         return Part(
             func, args, kwargs, positions, only, None if call.baseline is None else Part.of(call.baseline, hold)
         )
@@ -103,7 +103,7 @@ class Function:
 
 def _held(source: int, members: list[Member]) -> Tensor | None:
     """The value at the source of some parts, if one of them holds it."""
-    operands = (part.operand for part, inputs, _ in members if inputs == (source,))
+    operands = (part.operand for part, inputs, _ in members if {*inputs} == {source})
     return next((x for x in operands if x is not None), None)
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 import funcattr
 from funcattr import AliasedWriteError, FuncattrError, UnsupportedOperationError
 from funcattr._torch import place
-from funcattr.tape.memories import overlap
+from funcattr.calls.memories import overlap
 
 from ..contract import assert_equal
 

@@ -1,0 +1,55 @@
+"""Edits: the values at some sites are replaced by functions of them."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+
+from .other_names import OtherNames
+from .sites import SiteMode
+
+
+class CallEdit:
+    """An edit, `function(value, notes) -> value`, that leaves notes for later ones of the same call of the model."""
+
+    def __init__(self, function: Callable[[Any, dict[str, Any]], Any]) -> None:
+        self.function = function
+
+
+def edited(edit: Any, value: Any, notes: dict[str, Any]) -> Any:
+    """What an edit, a function or a `CallEdit`, makes of a value."""
+    return edit.function(value, notes) if isinstance(edit, CallEdit) else edit(value)
+
+
+class Editor(SiteMode):
+    """Replaces the values at some sites by a function of them.
+
+    Attributes:
+        notes: What the edits of this call have noted.
+    """
+
+    def __init__(self, edits: Mapping[str, Any]) -> None:
+        super().__init__(edits)
+        self.edits = edits
+        self.notes: dict[str, Any] = {}
+        # Dynamo cannot trace where memory lies.
+        self._others = None if torch.compiler.is_dynamo_compiling() else OtherNames()
+
+    def visit(self, value: Any, name: str) -> Any:
+        new = edited(self.edits[name], value, self.notes)
+        if self._others is not None:
+            self._others.replaced(value, new, name, self.left)
+        return new
+
+    def call(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if self._others is None:
+            return func(*args, **kwargs)
+        self._others.check("edit", self.path, (args, kwargs), func)
+        out = func(*args, **kwargs)
+        self._others.ran(func, args, kwargs, out, self.modules)
+        return out
+
+    def finished(self, output: Any) -> Any:
+        if self._others is not None:
+            self._others.check("edit", self.path, output)
+        return output
