@@ -195,6 +195,14 @@ OF_FORM = frozenset(
 )
 """Queries of a tensor's form, which its values do not enter."""
 
+FORM_QUERIES = OF_FORM | frozenset(
+    "stride storage_offset is_contiguous get_device data_ptr untyped_storage element_size __hash__ is_same_size "
+    "is_set_to is_tensor result_type can_cast is_signed is_conj is_neg _is_view dim_order type_name is_inference "
+    "zeros_like ones_like empty_like full_like rand_like randn_like randint_like new_zeros new_ones new_empty new_full "
+    "__dlpack_device__ _has_compatible_shallow_copy_type".split()
+)
+"""Functions that read no value of a tensor: of its form, its memory and its history, or that make one like it."""
+
 READS = frozenset(
     "item tolist __bool__ __int__ __float__ __index__ __complex__ __contains__ __repr__ __format__ equal allclose "
     "is_nonzero".split()

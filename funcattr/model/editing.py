@@ -37,19 +37,15 @@ class Editor(SiteMode):
 
     def visit(self, value: Any, name: str) -> Any:
         new = edited(self.edits[name], value, self.notes)
-        if self._others is not None:
+        if self._others is not None and new is not value:
             self._others.replaced(value, new, name, self.left)
         return new
 
     def call(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if self._others is None:
-            return func(*args, **kwargs)
-        self._others.check("edit", self.path, (args, kwargs), func)
         out = func(*args, **kwargs)
-        self._others.ran(func, args, kwargs, out, self.modules)
+        if self._others is not None:
+            self._others.refuse("edit", self.path, self._others.ran(func, args, kwargs, out, self.modules))
         return out
 
     def finished(self, output: Any) -> Any:
-        if self._others is not None:
-            self._others.check("edit", self.path, output)
-        return output
+        return output if self._others is None else self._others.finished("edit", output)

@@ -63,7 +63,7 @@ class Share(NamedTuple):
         z, own = (total(layer, self.terms, self.bias), True) if self.z is None else (self.z, self.owned)
         if self.damping is not None:
             least = (eps * self.damping).clamp(min=torch.finfo(z.dtype).tiny)
-            return plus(torch.where(z.detach() >= 0, least, -least), z)
+            return plus(torch.copysign(least, z.detach()), z)
         if self.sign == 0:
             return stabilized(z, eps, own)
         return plus(z, shift) if own else z + shift

@@ -7,7 +7,6 @@ AttnLRP (1/2 to each of two tracked factors) and CP-LRP (the weights are constan
 
 import math
 from collections.abc import Callable
-from contextlib import nullcontext
 from fractions import Fraction
 from functools import partial
 from typing import Any, NamedTuple
@@ -56,6 +55,10 @@ def in_one_call(
     if call.argument("dropout_p", 0.0) != 0 or not {*names} <= {*_OPERANDS} or _is_differentiated(call):
         return None
     parts, way = scales(call, action_of), _way(call)
+    device = call.operands[0].device.type
+    # Blocks are run again in the reverse pass, which may be elsewhere.
+    as_now = device, torch.get_autocast_dtype(device), torch.is_autocast_enabled(device)
+    written = partial(_under_autocast, as_now, written)
     if way is None:
         return None
     if call.compared or parts is None:
@@ -64,6 +67,13 @@ def in_one_call(
         return _output(call, written), None
     output, adjoint = way(call, parts, written)
     return output, Scaled(call, parts, adjoint, written, current_level())
+
+
+def _under_autocast(
+    state: tuple[str, torch.dtype, bool], written: Callable[..., Tensor], *args: Any, **kwargs: Any
+) -> Any:
+    with torch.autocast(*state):
+        return written(*args, **kwargs)
 
 
 _OPERANDS = ("query", "key", "value", "attn_mask")
@@ -130,9 +140,7 @@ def _ruled_by_blocks(
     actions = [action_of(op, False) for op in _OPERATIONS] + [action_of("matmul", one) for one in _products(names)]
     if not all(a == GRADIENT or (a.function is not None and is_row_by_row(a.function)) for a in actions):
         return None
-    device = named["query"].device.type
-    autocast = (device, torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else None
-    return _output(call, written), ByBlocks(call, written, pull_apart, autocast)
+    return _output(call, written), ByBlocks(call, written, pull_apart)
 
 
 _OPERATIONS = ("mul", "mT", "repeat_interleave", "add", "masked_fill", "softmax")
@@ -151,7 +159,6 @@ class ByBlocks(NamedTuple):
     call: RecordedCall
     written: Callable[..., Tensor]
     pull_apart: Callable[..., Any]
-    autocast: tuple[str, torch.dtype] | None
 
     def __repr__(self) -> str:
         return f"decompose({self.call.op}) by blocks"
@@ -166,8 +173,7 @@ class ByBlocks(NamedTuple):
             operands, others = _split(_block(named, rows), names)
             at_baseline = None if before is None else _split(_block(before, rows), names)[0]
             run = partial(_with_operands, self.written, names, others)
-            with nullcontext() if self.autocast is None else torch.autocast(*self.autocast):
-                backs = self.pull_apart(run, operands, at_baseline, g[..., rows, :])
+            backs = self.pull_apart(run, operands, at_baseline, g[..., rows, :])
             for name, back in zip(names, backs, strict=True):
                 if name == "query":
                     queries.append(back)

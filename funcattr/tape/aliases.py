@@ -1,5 +1,6 @@
 """In-place writes that run out of place: what the written names stand for since, and which tensors are out of date."""
 
+import operator
 from typing import Any
 
 import torch
@@ -18,7 +19,6 @@ class Aliases:
     def __init__(self, memories: Memories) -> None:
         self._memories = memories
         self._current = ByIdentity[Tensor]()
-        self._writers = ByIdentity[tuple[Any, ...]]()
         self.written = False
 
     def read(self, tensor: Tensor, caller: str, path: str) -> Tensor:
@@ -30,15 +30,18 @@ class Aliases:
         return tensor
 
     def read_all(self, values: Any, caller: str, path: str) -> Any:
-        """The same for every tensor in plain containers."""
-        kind = type(values)
+        """The same for every tensor in containers."""
         if isinstance(values, Tensor):
             return self.read(values, caller, path)
-        if kind is tuple or kind is list:
+        if isinstance(values, tuple | list):
             if ATOMS.issuperset(map(type, values)):
                 return values
-            return kind([v if type(v) in ATOMS else self.read_all(v, caller, path) for v in values])
-        if kind is dict:
+            read = [v if type(v) in ATOMS else self.read_all(v, caller, path) for v in values]
+            if all(map(operator.is_, read, values)):
+                return values
+            kind: Any = type(values)
+            return kind(*read) if hasattr(kind, "_fields") else tuple(read) if isinstance(values, tuple) else read
+        if isinstance(values, dict):
             return {k: self.read_all(v, caller, path) for k, v in values.items()}
         return values
 
@@ -73,14 +76,8 @@ class Aliases:
         memory = self._memories.of(tensor)
         return memory is not None and bool(memory.written) and memory.is_stale(place(tensor))
 
-    def write(self, target: Tensor, value: Tensor, writers: tuple[Any, ...] = ()) -> None:
-        """Let `target` stand for `value`; what shares its memory is out of date.
-
-        Args:
-            target: The name that the model has for it.
-            value: What was written.
-            writers: The calls of modules that are running.
-        """
+    def write(self, target: Tensor, value: Tensor) -> None:
+        """Let `target` stand for `value`; what shares its memory is out of date."""
         if value is target:  # dropout in eval mode gives back its input
             return
         self.written = True
@@ -88,23 +85,15 @@ class Aliases:
         if memory is None or self._memories.of(value) is not memory:  # else it is seen in another shape, as by `t_`
             self.put_out_of_date(target, value)
         self._current[target] = value
-        self.note_writers(value, writers)
 
-    def note_writers(self, value: Tensor, writers: tuple[Any, ...]) -> None:
-        """Note the calls of modules that were running when a write in place made `value`."""
-        self._writers[value] = writers
-
-    def follow(self, value: Tensor, site: Tensor, module: Any) -> bool:
-        """Let all names of a module's output `value` stand for the site's, if a write in that call of it made them."""
-        writers = self._writers.get(value)
-        if site is value or writers is None or all(writer is not module for writer in writers):
-            return False
+    def follow(self, value: Tensor, site: Tensor) -> None:
+        """Let the names of `value` stand for what was put in its place at a site."""
+        if site is value:
+            return
+        self.written = True
         if self._memories.of(site) is not self._memories.of(value):
             self.put_out_of_date(value, site)
         self._current[value] = site
-        self.note_writers(site, writers)
-        self.written = True
-        return True
 
     def put_out_of_date(self, tensor: Tensor, value: Tensor) -> None:
         """What shares the memory of `tensor` is out of date: its name stands for `value`."""

@@ -41,6 +41,7 @@ from ..calls.operations import (
 )
 from ..calls.recorded_call import RecordedCall
 from ..errors import LOOK, UnsupportedOperationError, warn
+from ..model.other_names import OtherNames
 from ..model.sites import SiteMode
 from ..rulebook.actions import GRADIENT, STOP, UNLISTED, Action
 from ..rulebook.rulebook import Match, Rulebook
@@ -97,6 +98,7 @@ class Recorder(SiteMode):
         self._slots = Slots(self._memories, self._followed or Tensor)
         self._linear_ran = False
         self._aliases = Aliases(self._memories)
+        self._others = OtherNames()
         self._refusal: UnsupportedOperationError | None = None
         self._masks = Masks(self._slots)
         self._parts: dict[int, Part] = {}
@@ -178,11 +180,14 @@ class Recorder(SiteMode):
         before = leaves[place]
         if name not in self.begins or before in self._slots:
             leaves[place] = self._mark(before, name)
-            self._aliases.follow(before, leaves[place], self.left)
+            if self.left is not None and self._others.is_written(before, self.left):
+                self._aliases.follow(before, leaves[place])
         else:
             self._root_of_a_map = name if before in self._maps else None
             (leaves[place],) = self.track((before,))
-            if not self._aliases.follow(before, leaves[place], self.left):
+            if self.left is not None and self._others.is_written(before, self.left):
+                self._aliases.follow(before, leaves[place])
+            else:
                 self._memories.pair(before, leaves[place])
         if name in self.begins:
             slot = self.slot(leaves[place])
@@ -335,9 +340,8 @@ class Recorder(SiteMode):
         if constant:
             self._linear_ran = self._linear_ran or told.operation.name in LINEAR
             out = func(*args, **kwargs)
-            if self.begins:
-                for target in targets:
-                    self._aliases.note_writers(target, tuple(self.modules))
+            if self.asked:
+                self._others.ran(func, args, kwargs, out, self.modules)
             if self.begins and told.operation.name in LINEAR:
                 self._note_map(told.operation.name, out)
             if self._masks.any:
@@ -366,12 +370,14 @@ class Recorder(SiteMode):
         operation = Operation(told.name) if plan.on_copies else told.operation
         out = self._again(plan.func, operation, plan.args, plan.kwargs, frozen)
         values = plan.values(out)
+        if self.asked:
+            self._others.ran(func, args, kwargs, values, self.modules)
         if len(values) != len(targets):
             raise self._unseen(f"{told.name} writing in place into {len(targets)} tensors at once")
         if plan.into:
             values = [self._fitted(*pair, plan.args, frozen) for pair in zip(targets, values, strict=True)]
         for target, value in zip(targets, values, strict=True):
-            self._aliases.write(target, value, tuple(self.modules))
+            self._aliases.write(target, value)
         if told.name == "__setitem__":
             return None
         return values[0] if plan.into and isinstance(out, Tensor) else plan.result(out)

@@ -54,13 +54,13 @@ class SiteLeaves(SiteMode):
         return pytree.tree_unflatten(leaves, spec)
 
     def call(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        self._is_bypassed = self._is_bypassed or self._others.site_of((args, kwargs), func) is not None
         out = func(*args, **kwargs)
-        self._others.ran(func, args, kwargs, out, self.modules)
+        if self._others.ran(func, args, kwargs, out, self.modules) is not None:
+            self._is_bypassed = True
         return out
 
     def is_bypassed(self, output: Any) -> bool:
         """Whether the model wrote into a value or its copy, which the other one does not show, or read another name."""
-        if self._is_bypassed or self._others.site_of(output) is not None:
+        if self._is_bypassed or self._others.is_output(output):
             return True
         return any(before is None or tensor_version(t) != before for t, before in self._watched)

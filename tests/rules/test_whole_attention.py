@@ -485,6 +485,22 @@ def test_blocks_of_queries_are_cast_as_the_whole_is(small_blocks: None) -> None:
     assert not torch.equal(found, full)
 
 
+@pytest.mark.parametrize("name", ["epsilon", "attnlrp", "both spaces"])
+def test_blocks_of_queries_are_cast_as_when_they_were_recorded(name: str, small_blocks: None) -> None:
+    class Casts(Mixes):
+        def forward(self, x: Tensor) -> Tensor:
+            with torch.autocast("cpu", enabled=False):
+                return super().forward(x)
+
+    book = {**BLOCKED, **BOOKS}[name]
+    model, x = settle(lambda: Casts({"is_causal": True})).float(), uniform(2, 5, 8).float()
+    with torch.autocast("cpu", torch.bfloat16):
+        pulls = [funcattr.vjp(model, x, rules=b) for b in (book, apart(book))]
+        assert [y.dtype for y, _ in pulls] == [torch.float32, torch.float32]
+        found, expected = (torch.vmap(pull)(torch.ones(1, *y.shape))[0] for y, pull in pulls)
+    torch.testing.assert_close(found, expected, rtol=0.05, atol=0.02 * float(expected.abs().max()))
+
+
 @pytest.mark.parametrize("name", ["epsilon", "both spaces"])
 def test_blocks_of_queries_can_be_mapped_and_differentiated(name: str, small_blocks: None) -> None:
     model, x, book = settle(lambda: Mixes({"is_causal": True})), uniform(2, 5, 8), BLOCKED[name]

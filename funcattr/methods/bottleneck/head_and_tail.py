@@ -230,17 +230,16 @@ class _Learner(SiteMode):
         return given
 
     def finished(self, output: Any) -> Any:
-        self._others.check(self._caller, self.path, output)
-        return output
+        return self._others.finished(self._caller, output)
 
     def call(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if func is set_grad_enabled_function:
             return func(*args, **kwargs)
         if self._passed:
             self._note_read((args, kwargs))
-            self._others.check(self._caller, self.path, (args, kwargs), func)
             result = func(*args, **kwargs)
-            self._others.ran(func, args, kwargs, result, self.modules)
+            read = self._others.ran(func, args, kwargs, result, self.modules)
+            self._others.refuse(self._caller, self.path, read)
             return result
         given = _given(args, kwargs, self._slots, self._places)
         self._replayable &= self._may_replay(func, args, kwargs)
