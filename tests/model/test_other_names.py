@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -20,15 +20,16 @@ X = uniform(2, 3, 5, 5)
 class Net(nn.Module):
     """A relu whose result is read by the name that it returns, by its caller's, or by both. [N, 3, 5, 5] -> [N, 4]"""
 
-    def __init__(self, read: str, inplace: bool) -> None:
+    def __init__(self, read: str, inplace: bool, act: Callable[[], nn.Module] | None = None) -> None:
         super().__init__()
-        self.conv, self.act, self.head = nn.Conv2d(3, 6, 3), nn.ReLU(inplace=inplace), nn.Linear(6, 4)
-        self.read = read
+        self.conv, self.head = nn.Conv2d(3, 6, 3), nn.Linear(6, 4)
+        self.act = nn.ReLU(inplace=inplace) if act is None else act()
+        self.read, self.inplace = read, inplace
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.conv(x) * 2
         r = self.act(h)
-        h = h if self.act.inplace else r
+        h = h if self.inplace else r
         return self.head({"its": lambda: r, "ours": lambda: h, "both": lambda: r + h * h}[self.read]().mean((2, 3)))
 
 
@@ -62,11 +63,7 @@ class Around(nn.Module):
 
 
 def net(read: str, inplace: bool = True, act: Callable[[], nn.Module] | None = None) -> Net:
-    model = cast(Any, settle(lambda: Net(read, inplace)))
-    if act is not None:
-        model.act = act()
-        model.act.inplace = inplace
-    return model
+    return settle(lambda: Net(read, inplace, act))
 
 
 def statistics(model: Any, x: Tensor) -> Any:
