@@ -62,7 +62,7 @@ class Around(nn.Module):
         return self.inner(h)
 
 
-def net(read: str, inplace: bool = True, act: Callable[[], nn.Module] | None = None) -> Net:
+def net(read: str, inplace: bool = True, act: Callable[[], nn.Module] | None = None) -> Any:
     return settle(lambda: Net(read, inplace, act))
 
 
@@ -116,7 +116,7 @@ def test_a_method_gives_what_it_gives_on_the_same_function_without_the_write(nam
 @pytest.mark.parametrize("how", ["returns nothing new", "in part", "inside", "adds"])
 @pytest.mark.parametrize("read", ["ours", "both"])
 def test_every_way_to_write(how: str, read: str) -> None:
-    def made() -> Net:
+    def made() -> Any:
         return net(read, act=Around if how == "inside" else lambda: Writer(how))
 
     h = (made().conv(X) * 2).detach()
