@@ -175,6 +175,11 @@ def functional_operator(func: Any) -> Any:
     return None if name is None or "::" in name else getattr(torch.ops.aten, name.removesuffix("_"), None)
 
 
+def has_saved_hooks() -> bool:
+    """Whether something packs the tensors that autograd saves, as checkpointing does."""
+    return _autograd._top_saved_tensors_default_hooks(True) is not None
+
+
 @contextmanager
 def without_saved_hooks() -> Iterator[None]:
     """Suspend what packs the tensors that autograd saves, as checkpointing does: it would run the model again."""

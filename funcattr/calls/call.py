@@ -110,6 +110,10 @@ class Call:
         """The arguments by their names in the operations table, as they are stored."""
         return named(self._operation, self._args, self._kwargs)
 
+    def by_name(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        """Other arguments of the call, by their names in the operations table."""
+        return named(self._operation, args, kwargs)
+
     def run(self) -> Any:
         """The call as the model made it."""
         return self._func(*self.args, **self.kwargs)

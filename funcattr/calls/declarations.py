@@ -94,6 +94,16 @@ def is_row_by_row(rule: Rule) -> bool:
     return _declares(rule, "is_row_by_row")
 
 
+def folded_alike(rule: R) -> R:
+    """Declare that `rule` gives a batch norm by constant statistics its ordinary adjoint."""
+    return _declare(rule, "is_folded_alike")
+
+
+def is_folded_alike(rule: Rule) -> bool:
+    """Whether a rule gives what the ordinary adjoint does for a batch norm by constant statistics."""
+    return _declares(rule, "is_folded_alike")
+
+
 def runs_in_one(whole: Callable[..., Any]) -> Callable[[R], R]:
     """Declare how a decomposition runs as the one call that it stands for, where the rulebook allows it.
 

@@ -16,9 +16,12 @@ from torch import Tensor
 
 from .._torch import (
     current_level,
+    has_saved_hooks,
     memory_of,
     no_function_modes,
     pytree,
+    unwrapped,
+    version,
     without_dispatch_modes,
     without_torch_function,
 )
@@ -69,14 +72,14 @@ class Folds:
         hooked: Names of modules with forward hooks, which see what goes in and comes out of them.
         pairs: What is folded; None before the first call.
         nothing: Why nothing is, where that is so.
-        both: The folded weights and biases that were made so far.
+        both: The folded weights and biases that were made so far, and the versions of what they were made of.
     """
 
     def __init__(self, own: Mapping[str, Tensor], hooked: frozenset[str]) -> None:
         self.own, self.hooked = own, hooked
         self.pairs: dict[Key, Pair] | None = None
         self.nothing = ""
-        self.both: dict[Key, Both] = {}
+        self.both: dict[tuple[str, int, str], tuple[Both, list[int]]] = {}
 
     def begin(
         self,
@@ -108,14 +111,18 @@ class Folds:
             raise ValueError(f"functionalize(fold=True): {self.nothing}")
         return FoldMode(self, self.pairs, tensors, bound)
 
-    def made(self, key: Key, pair: Pair, groups: int, transposed: bool) -> Both | None:
+    def made(self, key: Key, pair: Pair, op: str, groups: int, transposed: bool) -> Both | None:
         """The folded weight and bias of the model's own tensors, made once; None where they cannot be kept."""
-        found = self.both.get(key)
+        own = [self.own[name] for name in pair.names]
+        found, versions = self.both.get((*key, op), (None, None))
+        if versions != [version(t) for t in own]:
+            found = None
         if found is None and current_level() is None and not is_traced():
             with without_torch_function(), torch.inference_mode(False), torch.no_grad():
                 weight, bias, *norm = [None if name is None else self.own[name] for name in (*pair.map, *pair.norm)]
                 assert weight is not None
-                found = self.both[key] = _folded(weight, bias, norm, pair.eps, groups, transposed)
+                found = _folded(weight, bias, norm, pair.eps, groups, transposed)
+                self.both[*key, op] = found, [version(t) for t in own]
         return found
 
 
@@ -275,6 +282,7 @@ class _Handed(NamedTuple):
     stand_in: Tensor
     result: Tensor | None
     key: Key
+    has_grad: bool
 
 
 class ReadError(FuncattrError):
@@ -295,13 +303,15 @@ class FoldMode(SiteMode):
         self, folds: Folds, pairs: Mapping[Key, Pair], tensors: Mapping[str, Tensor], bound: Mapping[str, Tensor]
     ) -> None:
         super().__init__()
-        asking = [mode for mode in site_modes() if mode.asked]
+        modes = site_modes()
+        asking = [mode for mode in modes if mode.asked]
         asked = any if asking else lambda _: False
+        alike = all(mode.folds_alike for mode in modes)
         self._folds, self._tensors, self._bound = folds, tensors, bound
         self._pairs = {
             key: pair
             for key, pair in pairs.items()
-            if not asked(mode.wants(name) for mode in asking for name in pair.sites)
+            if alike and not asked(mode.wants(name) for mode in asking for name in pair.sites)
         }
         self._numbers: dict[str, int] = {}
         self._handed: dict[int, _Handed] = {}
@@ -309,6 +319,7 @@ class FoldMode(SiteMode):
         # A stand-in is no operation of the model's, which a mode that traces has to see all the same.
         self._unseen = nullcontext if is_traced() else without_dispatch_modes
         self._touched: set[int | None] = set()
+        self._level, self._has_saved_hooks = current_level(), has_saved_hooks()
 
     def call(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         told = known(func)
@@ -321,7 +332,11 @@ class FoldMode(SiteMode):
         if may_write(func) or "out" in kwargs:
             with without_torch_function():
                 self._touched.update(memory_of(t) for t in written(func, args, kwargs))
-        return func(*args, **kwargs)
+        out = func(*args, **kwargs)
+        if told.name == "__set__":  # `weight.data = ...`: the tensor has other memory now
+            with without_torch_function():
+                self._touched.add(memory_of(args[0]))
+        return out
 
     def finished(self, output: Any) -> Any:
         """The output of the model, in which nothing may stand for anything."""
@@ -341,6 +356,8 @@ class FoldMode(SiteMode):
                 found = None if ATOMS.issuperset(map(type, value)) else self._met(tuple(value))
             else:
                 found = self._handed.get(id(value))
+                if found is None and self._level != current_level() and isinstance(value, Tensor):
+                    found = self._met(tuple(unwrapped(value)))  # inside of a transform of the model's own
             if found is not None:
                 return found
         return None
@@ -349,7 +366,8 @@ class FoldMode(SiteMode):
         path = self.path
         number = self._numbers[path] = self._numbers.get(path, -1) + 1
         key = path, number
-        pair = self._pairs.get(key)
+        # What is checkpointed runs again in the reverse pass, where nobody folds.
+        pair = self._pairs.get(key) if has_saved_hooks() == self._has_saved_hooks else None
         call = Call(func, told.operation, args, kwargs, (), path)
         both = None if pair is None else self._both(key, pair, call)
         if both is None:
@@ -360,7 +378,7 @@ class FoldMode(SiteMode):
             if self._nothing is None or (self._nothing.dtype, self._nothing.device) != (out.dtype, out.device):
                 self._nothing = torch.full((), float("nan"), dtype=out.dtype, device=out.device)
             stand_in = self._nothing.expand(out.shape)
-        self._handed[id(stand_in)] = _Handed(stand_in, out, key)
+        self._handed[id(stand_in)] = _Handed(stand_in, out, key, torch.is_grad_enabled())
         return stand_in
 
     def _both(self, key: Key, pair: Pair, call: Call) -> Both | None:
@@ -378,7 +396,7 @@ class FoldMode(SiteMode):
         is_own = own[0] is not None and weight is own[0] and bias is own[1]
         both = None
         if is_own and (not self._bound or pair.names.isdisjoint(self._bound)):
-            both = self._folds.made(key, pair, groups, transposed)
+            both = self._folds.made(key, pair, call.op, groups, transposed)
         return _folded(weight, bias, norm, pair.eps, groups, transposed) if both is None else both
 
     def _named(self, names: tuple[str | None, ...]) -> list[Tensor | None]:
@@ -391,6 +409,7 @@ class FoldMode(SiteMode):
         pair, result = self._pairs[handed.key], handed.result
         norm = self._named(pair.norm)
         is_norm = call.op == "batch_norm" and result is not None and call.argument("input") is handed.stand_in
+        is_norm = is_norm and torch.is_grad_enabled() == handed.has_grad
         if not is_norm or not has_constant_statistics(call) or call.argument("eps", EPS) != pair.eps:
             raise ReadError(handed.key[0])
         if any(call.argument(name) is not tensor for name, tensor in zip(TENSORS, norm, strict=True)):

@@ -3,12 +3,13 @@
 import difflib
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
+from functools import cached_property
 from typing import Any, Literal, NamedTuple, get_args
 
 from .._torch import pytree
-from ..calls.declarations import needs_operands, needs_output
+from ..calls.declarations import is_folded_alike, needs_operands, needs_output
 from ..calls.kinds import FUNCTION, GROUPS, in_group
-from ..calls.operations import OPERATIONS, canonical, is_known, refine, spelled
+from ..calls.operations import CONVOLUTIONS, OPERATIONS, canonical, is_known, refine, spelled
 from ..text_tables import table
 from .actions import GRADIENT, UNLISTED, Action
 
@@ -131,6 +132,24 @@ class Rulebook:
         self.asks_what_is_last = any(e.position == "last" for e in self.entries)
         self.must_be_met = any(e.required for e in self.entries)
 
+    @cached_property
+    def folds_alike(self) -> bool:
+        """Whether a batch norm and the linear map before it get the same, be they one map or two."""
+        norms = self._possible("batch_norm")
+        maps = set[Action]().union(*(self._possible(op) for op in ("linear", *CONVOLUTIONS)))
+        return all(a.kind == "fold" for a in norms) or all(map(_is_ordinary, norms | maps))
+
+    def _possible(self, op: str) -> set[Action]:
+        """The actions that calls of an operation may get, wherever they are, whose other arguments are constants."""
+        found = set[Action]()
+        for entry in self.entries:
+            met = entry.op in (op, "*") or (entry.op in GROUPS and in_group(entry.op, op, op != "batch_norm"))
+            if met and entry.tracked is None:
+                found.add(entry.action)
+                if not entry.where:
+                    return found
+        return found | {self._default}
+
     @property
     def is_resolved_late(self) -> bool:
         """Whether some action depends on what comes after the call."""
@@ -186,6 +205,10 @@ def _entries(rules: Any) -> tuple[Entry, ...]:
     if isinstance(rules, tuple) and all(isinstance(row, Entry) for row in rules):
         return tuple(map(_entry, rules))
     raise TypeError(f"Rulebook(rules=...): expected a dict or a tuple of Entry, got {type(rules).__name__}: {rules!r}.")
+
+
+def _is_ordinary(action: Action) -> bool:
+    return action.kind == "gradient" or (action.function is not None and is_folded_alike(action.function))
 
 
 def _needs_values(action: Action) -> bool:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..calls.adjoints import sum_to
 from ..calls.call import Call
-from ..calls.declarations import operands_only, row_by_row
+from ..calls.declarations import folded_alike, operands_only, row_by_row
 from ..calls.inplace import times
 from ..calls.operations import ACTIVATIONS
 from .normalization import frozen_adjoint
@@ -80,6 +80,7 @@ def numerator(call: Call, g: Tensor) -> tuple[Tensor | None, ...]:
 
 
 @operands_only
+@folded_alike
 def frozen(call: Call, g: Tensor) -> Tensor:
     """A normalisation whose scale is a constant: A^T g.
 

@@ -1,4 +1,4 @@
-"""Derivatives that torch does not know of operations such as fused attention, by what those are written out."""
+"""Derivatives of operations such as fused attention that torch does not know or has wrong, by what they stand for."""
 
 from collections.abc import Callable
 from functools import partial
@@ -15,18 +15,22 @@ from ..calls.dense_mask import with_dense_mask
 from ..calls.operations import canonical
 from ..rulebook.rulebook import Rulebook
 from .distances import cdist, pdist
+from .norms import batch_norm, instance_norm, layer_norm
 
 _WRITTEN: dict[Any, Callable[..., Any]] = {
     F.scaled_dot_product_attention: scaled_dot_product_attention,
     F.multi_head_attention_forward: partial(multi_head_attention_forward, attend=scaled_dot_product_attention),
     torch.cdist: cdist,
     F.pdist: pdist,
+    F.layer_norm: layer_norm,
+    F.batch_norm: batch_norm,
+    F.instance_norm: instance_norm,
 }
 
 
 def _written_as(function: Callable[..., Any]) -> Callable[[Call, Any], tuple[Tensor, ...]]:
     def rule(call: Call, cotangent: Any) -> tuple[Tensor, ...]:
-        return call.vjp(cotangent, of=function)
+        return call.vjp(cotangent, of=lambda *args, **kwargs: function(**call.by_name(args, kwargs)))
 
     return rule
 

@@ -83,6 +83,7 @@ class Recorder(SiteMode):
         final: bool = False,
     ) -> None:
         super().__init__((*marks, *begins))
+        self.folds_alike = rules.folds_alike
         self.rules, self.caller, self.begins, self._keep, self._pairing = rules, call, begins, keep, pairing
         self.begun: dict[str, tuple[int, Tensor]] = {}
         self.roots: tuple[Tensor, ...] = ()

@@ -12,8 +12,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.checkpoint import checkpoint
 
 import funcattr
+from funcattr import FuncattrError, rules
+from funcattr.rules import Entry
 from funcattr.testing.seeding import settle, uniform
 
 from ..sweeps import long
@@ -499,3 +502,136 @@ def test_the_trained_efficientnet_lite_is_folded_whole() -> None:
     folded(x)
     torch.testing.assert_close(folded(x), model(x).detach(), rtol=1e-3, atol=1e-4)
     assert (batch_norms(lambda: model(x)), batch_norms(lambda: folded(x))) == (49, 0)
+
+
+# --- what no fold may change ------------------------------------------------------------------------------------------
+
+
+class Pairs(nn.Module):
+    """A linear map and a batch norm, used in some way. [N, 3] -> [N, 4]"""
+
+    def __init__(self, use: Callable[["Pairs", Tensor], Tensor]) -> None:
+        super().__init__()
+        self.c, self.b, self.use = nn.Linear(3, 4, bias=False), nn.BatchNorm1d(4), use
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.use(self, x)
+
+
+def pair(use: Callable[[Pairs, Tensor], Tensor]) -> nn.Module:
+    model = settle(lambda: Pairs(use)).eval()
+    return model
+
+
+def under_no_grad(m: Pairs, x: Tensor) -> Tensor:
+    y = m.c(x)
+    with torch.no_grad():
+        z = m.b(y)
+    return x.sum(1, keepdim=True) * z
+
+
+def map_under_no_grad(m: Pairs, x: Tensor) -> Tensor:
+    with torch.no_grad():
+        y = m.c(x)
+    return x.sum(1, keepdim=True) * m.b(y)
+
+
+def with_other_data(m: Pairs, x: Tensor) -> Tensor:
+    m.c.weight.data = torch.renorm(m.c.weight.data, 2, 0, 0.5)
+    return m.b(m.c(x))
+
+
+def with_other_statistics(m: Pairs, x: Tensor) -> Tensor:
+    y = m.c(x)
+    assert m.b.running_var is not None
+    m.b.running_var.data = m.b.running_var.data * 2
+    return m.b(y)
+
+
+def inside_a_map(m: Pairs, x: Tensor) -> Tensor:
+    y = m.c(x)
+    return m.b(y) * torch.vmap(lambda a: (a > 0).to(a.dtype))(y)
+
+
+USES: dict[str, Callable[[Pairs, Tensor], Tensor]] = {
+    "checkpointed": lambda m, x: checkpoint(lambda x: m.b(m.c(x)).tanh(), x, use_reentrant=False),
+    "under no_grad": under_no_grad,
+    "map under no_grad": map_under_no_grad,
+    "other data": with_other_data,
+    "other statistics": with_other_statistics,
+    "read inside a map": inside_a_map,
+}
+
+
+@pytest.mark.parametrize("use", USES)
+def test_an_odd_use_gives_what_it_gives_unfolded_or_is_refused(use: str) -> None:
+    x, model = uniform(2, 3), pair(USES[use])
+    folded = funcattr.functionalize(model, fold=True)
+    methods: list[Callable[[Any], Tensor]] = [
+        lambda m: m(x),
+        lambda m: funcattr.gradient(m, x, 1),
+        lambda m: funcattr.lrp(m, x, 1, rules="attnlrp"),
+    ]
+    if not use.startswith(("other", "checkpointed")):  # under torch.func torch crashes, or refuses
+        methods.append(lambda m: torch.func.grad(lambda x: m(x).square().sum())(x))
+    for method in methods:
+        expected = method(funcattr.functionalize(model))
+        try:
+            found = method(folded)
+        except (FuncattrError, ValueError) as error:
+            refused = str(error)
+        else:
+            refused = ""
+            torch.testing.assert_close(found, expected)
+        assert not refused or "fold=True" in refused
+
+
+def test_one_weight_of_two_maps_is_folded_for_each() -> None:
+    class Either(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight, self.b, self.transposed = nn.Parameter(torch.ones(4, 4, 3)), nn.BatchNorm1d(4), False
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.b((F.conv_transpose1d if self.transposed else F.conv1d)(x, self.weight))
+
+    model, x = settle(Either).eval(), uniform(2, 4, 5)
+    fm = funcattr.functionalize(model, fold=True)
+    for transposed in (False, True, False):
+        fm.structure.parts[0].module.transposed = transposed
+        model.transposed = transposed  # pyright: ignore[reportAttributeAccessIssue]
+        torch.testing.assert_close(fm(x), model(x))
+
+
+def test_a_fold_follows_a_write_into_its_own_parameters() -> None:
+    model, x = pair(lambda m, x: m.b(m.c(x))), uniform(2, 3)
+    fm = funcattr.functionalize(model, fold=True)
+    fm(x)
+    with torch.no_grad():
+        fm.params["c.weight"].mul_(2)
+    torch.testing.assert_close(fm(x), fm.bind(fm.params)(x))
+
+
+@pytest.mark.parametrize(
+    ("book", "folds"),
+    [
+        ("epsilon_plus", True),
+        ("attnlrp", True),
+        ("deep_lift", True),
+        ("deep_lift_reveal_cancel", True),
+        ("guided", True),
+        ("excitation_backprop", False),
+        (funcattr.Rulebook({"batch_norm": rules.affine}), False),
+        (funcattr.Rulebook({"linear": rules.z_plus}), False),
+        (rules.epsilon_plus() | Entry("batch_norm", rules.affine, module=nn.BatchNorm1d), False),
+        (rules.epsilon_plus() | Entry("linear", rules.z_plus, path="c"), True),
+    ],
+)
+def test_a_rulebook_that_tells_batch_norms_apart_gets_them_unfolded(book: Any, folds: bool) -> None:
+    model, x = pair(lambda m, x: torch.relu(m.b(m.c(x)))), uniform(2, 3)
+    book = rules.rulebook_of("test", book) if isinstance(book, str) else book
+    assert book.folds_alike is folds
+    options = {"baseline": x * 0.3} if book.space == "multiplier" else {}
+    expected = funcattr.attribute(model, x, 1, rules=book, **options).cotangent
+    found = funcattr.attribute(funcattr.functionalize(model, fold=True), x, 1, rules=book, **options).cotangent
+    torch.testing.assert_close(found, expected)

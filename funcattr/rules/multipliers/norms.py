@@ -5,10 +5,12 @@ from torch import Tensor
 
 from ...calls.adjoints import sum_to
 from ...calls.call import Call
+from ...calls.declarations import folded_alike
 from ...calls.normalization import Normalization
 from .rescale import no_multiplier, partner
 
 
+@folded_alike
 def norm_slope(call: Call, m: Tensor) -> Tensor:
     """Layer, RMS, group, instance and batch norm, by the products' rule for u * s and u * u, and the slope of s.
 
