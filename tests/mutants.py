@@ -295,15 +295,15 @@ MUTANTS = (
     Mutant(
         "what a module passes on unwritten is written by it",
         "funcattr/model/other_names.py",
-        "elif any(writer is left for writer in self._writers.get(memory, ())):",
-        "elif memory in self._writers:",
+        "if left is not None and self.is_written(old, left):",
+        "if left is not None and memory in self._writers:",
         ("tests/model/test_other_names.py::test_what_is_passed_on_unwritten_may_be_read_by_both_names",),
     ),
     Mutant(
         "a write on record leaves the written name alone",
         "funcattr/model/other_names.py",
-        "for one in (memory, *results):",
-        "for one in (memory,):",
+        "if own is not None and own is not memory:",
+        "if False and own is not None:",
         (
             "tests/model/test_other_names.py"
             "::test_a_method_gives_what_it_gives_on_the_same_function_without_the_write[edit by a method-both]",
@@ -314,8 +314,8 @@ MUTANTS = (
     Mutant(
         "a site goes on from what the module returns alone",
         "funcattr/tape/recorder.py",
-        "if not self._aliases.follow(before, leaves[place], self.left):",
-        "if True:",
+        "                self._aliases.follow(before, leaves[place])\n            else:",
+        "                self._memories.pair(before, leaves[place])\n            else:",
         ("tests/model/test_other_names.py::test_every_way_to_write[ours-adds]",),
     ),
     Mutant(
@@ -370,9 +370,30 @@ MUTANTS = (
     Mutant(
         "a batch norm is folded over the head of who asks for the value before it",
         "funcattr/model/folding.py",
-        "if not asked(mode.wants(name) for mode in asking for name in pair.sites)",
-        "if True",
+        "if alike and not asked(mode.wants(name) for mode in asking for name in pair.sites)",
+        "if alike",
         ("tests/model/test_folding.py::test_every_site_has_the_value_that_it_has_in_the_model",),
+    ),
+    Mutant(
+        "a batch norm that has a rule of its own is folded",
+        "funcattr/model/folding.py",
+        "if alike and not asked(",
+        "if not asked(",
+        ("tests/model/test_folding.py::test_a_rulebook_that_tells_batch_norms_apart_gets_them_unfolded",),
+    ),
+    Mutant(
+        "what is checkpointed is folded",
+        "funcattr/model/folding.py",
+        "if has_saved_hooks() == self._has_saved_hooks else None",
+        "if self._pairs else None",
+        ("tests/model/test_folding.py::test_an_odd_use_gives_what_it_gives_unfolded_or_is_refused[checkpointed]",),
+    ),
+    Mutant(
+        "data that is set is folded as it was",
+        "funcattr/model/folding.py",
+        'if told.name == "__set__":',
+        "if False:",
+        ("tests/model/test_folding.py::test_an_odd_use_gives_what_it_gives_unfolded_or_is_refused[other data]",),
     ),
     # calls
     Mutant(
