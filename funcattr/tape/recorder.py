@@ -423,6 +423,7 @@ class Recorder(SiteMode):
         kwargs: dict[str, Any],
         positions: Positions,
     ) -> Any:
+        args, kwargs = _own(args), {name: _own(value) for name, value in kwargs.items()}
         if operation.name == "scaled_dot_product_attention":
             args, kwargs = with_dense_mask(operation, args, kwargs)
         if operation.name in LINEAR and torch.is_autocast_enabled(self.roots[0].device.type):
@@ -670,6 +671,18 @@ def _tensors(value: Any) -> list[Tensor]:
     if isinstance(value, Tensor):
         return [value]
     return [] if value is None else [leaf for leaf in pytree.tree_leaves(value) if isinstance(leaf, Tensor)]
+
+
+def _own(value: Any) -> Any:
+    """A value whose lists and dicts are the tape's own, for the model may change them after the call."""
+    kind = type(value)
+    if kind is list or kind is tuple:
+        kinds = {*map(type, value)}
+        return value if kind is tuple and kinds.isdisjoint(_CONTAINERS) else kind([_own(v) for v in value])
+    return {name: _own(v) for name, v in value.items()} if kind is dict else value
+
+
+_CONTAINERS = frozenset([list, tuple, dict])
 
 
 def _nothing(cotangent: Any) -> tuple[Any, ...]:

@@ -30,6 +30,7 @@ class InnvestigateModel(nn.Module):
         method: "e-rule" or "b-rule".
 
     Example:
+        >>> _ = torch.manual_seed(0)
         >>> model = InnvestigateModel(nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)))
         >>> output, relevance = model.innvestigate(torch.ones(1, 3), rel_for_class=1)
         >>> relevance.shape
