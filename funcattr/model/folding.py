@@ -113,16 +113,16 @@ class Folds:
 
     def made(self, key: Key, pair: Pair, op: str, groups: int, transposed: bool) -> Both | None:
         """The folded weight and bias of the model's own tensors, made once; None where they cannot be kept."""
-        own = [self.own[name] for name in pair.names]
+        with without_torch_function():
+            now = [version(self.own[name]) for name in pair.names]
         found, versions = self.both.get((*key, op), (None, None))
-        if versions != [version(t) for t in own]:
-            found = None
+        found = found if versions == now else None
         if found is None and current_level() is None and not is_traced():
             with without_torch_function(), torch.inference_mode(False), torch.no_grad():
                 weight, bias, *norm = [None if name is None else self.own[name] for name in (*pair.map, *pair.norm)]
                 assert weight is not None
                 found = _folded(weight, bias, norm, pair.eps, groups, transposed)
-                self.both[*key, op] = found, [version(t) for t in own]
+                self.both[*key, op] = found, now
         return found
 
 
