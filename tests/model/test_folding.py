@@ -598,8 +598,8 @@ def test_one_weight_of_two_maps_is_folded_for_each() -> None:
     model, x = settle(Either).eval(), uniform(2, 4, 5)
     fm = funcattr.functionalize(model, fold=True)
     for transposed in (False, True, False):
-        fm.structure.parts[0].module.transposed = transposed
-        model.transposed = transposed  # pyright: ignore[reportAttributeAccessIssue]
+        for module in (model, fm.structure.parts[0].module):
+            vars(module)["transposed"] = transposed
         torch.testing.assert_close(fm(x), model(x))
 
 
@@ -631,7 +631,7 @@ def test_a_rulebook_that_tells_batch_norms_apart_gets_them_unfolded(book: Any, f
     model, x = pair(lambda m, x: torch.relu(m.b(m.c(x)))), uniform(2, 3)
     book = rules.rulebook_of("test", book) if isinstance(book, str) else book
     assert book.folds_alike is folds
-    options = {"baseline": x * 0.3} if book.space == "multiplier" else {}
+    options: dict[str, Any] = {"baseline": x * 0.3} if book.space == "multiplier" else {}
     expected = funcattr.attribute(model, x, 1, rules=book, **options).cotangent
     found = funcattr.attribute(funcattr.functionalize(model, fold=True), x, 1, rules=book, **options).cotangent
     torch.testing.assert_close(found, expected)
