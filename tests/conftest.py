@@ -1,13 +1,14 @@
-"""Settings of the whole suite: `--long`, hypothesis profiles, one thread a test, a fresh Dynamo where tests compile."""
+"""Settings of the whole suite: `--long`, seeds, hypothesis profiles, one thread a test, a fresh Dynamo to compile in."""
 
+import doctest
 from collections.abc import Iterator
 
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
+from . import sweeps
 from .sweeps import pytest_addoption as pytest_addoption
-from .sweeps import pytest_collection_modifyitems as pytest_collection_modifyitems
 
 # The nets here are tiny: one thread is faster than waking a second, and leaves the other core to other work.
 torch.set_num_threads(1)
@@ -17,6 +18,17 @@ _COMMON = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow, Hea
 settings.register_profile("ci", derandomize=True, max_examples=20, **_COMMON)
 settings.register_profile("long", max_examples=1000, **_COMMON)
 settings.load_profile("ci")
+
+
+_SEED = "_ = __import__('torch').manual_seed(0)\n"
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Choose among the sweeps, and let the package's examples draw the same networks whatever ran before."""
+    sweeps.pytest_collection_modifyitems(config, items)
+    for item in items:
+        if isinstance(item, pytest.DoctestItem):
+            item.dtest.examples.insert(0, doctest.Example(_SEED, ""))
 
 
 @pytest.fixture(autouse=True)
