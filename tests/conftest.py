@@ -1,4 +1,4 @@
-"""Settings of the whole suite: `--long`, seeds, hypothesis profiles, one thread a test, a fresh Dynamo to compile in."""
+"""Settings of the whole suite: `--long`, seeds, hypothesis profiles, one thread a test, a fresh Dynamo."""
 
 import doctest
 from collections.abc import Iterator
