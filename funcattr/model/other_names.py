@@ -27,7 +27,7 @@ class OtherNames:
     def __init__(self) -> None:
         self._memories = Memories()
         self._out_of_date: dict[Memory, list[tuple[Place, str]]] = {}
-        self._writers: dict[Memory, dict[Place, tuple[Entry, ...]]] = {}
+        self._writers: dict[Memory, dict[Any, tuple[Place, tuple[Entry, ...]]]] = {}
         # Of the result of a write on record, which runs out of place: what it stands for.
         self._written_as: dict[Memory, list[tuple[Memory, Place]]] = {}
         self._in_place_of: dict[Memory, list[tuple[Memory, Place, str]]] = {}
@@ -61,7 +61,7 @@ class OtherNames:
         where = place(tensor) if writers else None
         return any(
             any(entry is by for entry in entries) and overlap(where, written)
-            for written, entries in writers.items()
+            for written, entries in writers.values()
             if where is not None
         )
 
@@ -160,12 +160,20 @@ class OtherNames:
             before, there, site = replaced.pop()
             self._put_out_of_date(before, there, site)
             replaced += self._in_place_of.get(before, ())
-        self._writers.setdefault(memory, {})[where] = tuple(modules)
+        self._note_writers(memory, where, modules)
         for result in _tensors(out):
             own = self._memories.about(result)
             if own is not None and own is not memory:
-                self._writers.setdefault(own, {})[place(result)] = tuple(modules)
+                self._note_writers(own, place(result), modules)
                 self._written_as.setdefault(own, []).extend([(memory, where), *self._written_as.get(memory, ())])
+
+    def _note_writers(self, memory: Memory, where: Place, modules: list[Entry]) -> None:
+        try:
+            hash(where)
+            key: Any = where
+        except TypeError:  # of sizes that are symbols
+            key = object()
+        self._writers.setdefault(memory, {})[key] = where, tuple(modules)
 
     def _put_out_of_date(self, memory: Memory, where: Place, site: str) -> None:
         for one, there in ((memory, where), *self._written_as.get(memory, ())):
