@@ -126,6 +126,7 @@ def dispatch_modes() -> list[Any]:
 
 
 without_dispatch_modes = torch._C._DisableTorchDispatch
+"""Lets operations past all dispatch modes."""
 without_torch_function = torch._C.DisableTorchFunction
 without_subclass_function = torch._C.DisableTorchFunctionSubclass
 """Turns off the torch functions of classes, and leaves the modes on."""

@@ -174,7 +174,7 @@ MUTANTS = (
     Mutant(
         "nobody checks that a model's embeddings tell what its tokens do",
         "funcattr/language/reader.py",
-        "return same_numbers(expected.float(), found.detach().float(), size=0.0)",
+        "return same_numbers(expected.to(dtype), found.detach().to(dtype), size=0.0)",
         "return True",
         ("tests/language/test_refusals.py::test_a_model_whose_embeddings_tell_another_story_is_refused",),
     ),

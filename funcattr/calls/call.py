@@ -108,7 +108,7 @@ class Call:
 
     def named(self) -> dict[str, Any]:
         """The arguments by their names in the operations table, as they are stored."""
-        return named(self._operation, self._args, self._kwargs)
+        return self.by_name(self._args, self._kwargs)
 
     def by_name(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
         """Other arguments of the call, by their names in the operations table."""

@@ -1,11 +1,12 @@
 """A language model as a function of its embeddings, and the proof that it says there what it says of the tokens."""
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from ..agreement import same_numbers
 from ..attribution.targets import pick_output
@@ -163,14 +164,15 @@ class Reader:
         short = lengths[example]
         if self.roles.decodes:
             short = (*short[:-1], max(1, (short[-1] + 1) // 2))
-        expected = self.alone(example, short)[0]
+        with _Precision() as precision:
+            expected = self.alone(example, short)[0]
         found = logits[example]
         if self.roles.decodes:
             expected, found = expected[: short[-1]], found[: len(expected)]
         elif logits.ndim == 3:
             found = found[: short[0]]
-        # Models in double precision compute norms and positions in single precision all the same.
-        return same_numbers(expected.float(), found.detach().float(), size=0.0)
+        dtype = torch.float32 if precision.is_single and expected.dtype == torch.float64 else expected.dtype
+        return same_numbers(expected.to(dtype), found.detach().to(dtype), size=0.0)
 
     def wrong(self) -> UnsupportedOperationError:
         """The error for a model that `is_right` refuses."""
@@ -217,3 +219,16 @@ def check_tokenizer(call: str, model: Any, tokenizer: Any) -> None:
             f"{call}(tokenizer=...): the tokenizer has {count} tokens, the model embeds {size}. Is it that of "
             "another model?"
         )
+
+
+class _Precision(TorchFunctionMode):
+    """Notes whether a model computes in single precision, as norms and positions do in models of double precision."""
+
+    is_single = False
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        out = func(*args, **(kwargs or {}))
+        self.is_single = self.is_single or (isinstance(out, Tensor) and out.dtype == torch.float32)
+        return out

@@ -79,7 +79,7 @@ class Folds:
         self.own, self.hooked = own, hooked
         self.pairs: dict[Key, Pair] | None = None
         self.nothing = ""
-        self.both: dict[tuple[str, int, str], tuple[Both, list[int]]] = {}
+        self.both: dict[tuple[str, int, str], tuple[Both, dict[str, int]]] = {}
 
     def begin(
         self,
@@ -114,7 +114,7 @@ class Folds:
     def made(self, key: Key, pair: Pair, op: str, groups: int, transposed: bool) -> Both | None:
         """The folded weight and bias of the model's own tensors, made once; None where they cannot be kept."""
         with without_torch_function():
-            now = [version(self.own[name]) for name in pair.names]
+            now = {name: version(self.own[name]) for name in pair.names}
         found, versions = self.both.get((*key, op), (None, None))
         found = found if versions == now else None
         if found is None and current_level() is None and not is_traced():
@@ -347,12 +347,11 @@ class FoldMode(SiteMode):
 
     def _met(self, values: tuple[Any, ...]) -> _Handed | None:
         for value in values:
-            kind = type(value)
-            if kind in ATOMS:
+            if type(value) in ATOMS:
                 continue
-            if kind is dict:
+            if isinstance(value, dict):
                 found = self._met(tuple(value.values()))
-            elif kind is tuple or kind is list:
+            elif isinstance(value, tuple | list):
                 found = None if ATOMS.issuperset(map(type, value)) else self._met(tuple(value))
             else:
                 found = self._handed.get(id(value))

@@ -57,12 +57,12 @@ class OtherNames:
     def is_written(self, tensor: Tensor, by: Entry) -> bool:
         """Whether a call of a module wrote in place into the memory of a tensor."""
         memory = self._memories.of(tensor)
-        writers = {} if memory is None else self._writers.get(memory, {})
-        where = place(tensor) if writers else None
+        if memory is None or memory not in self._writers:
+            return False
+        where = place(tensor)
         return any(
-            any(entry is by for entry in entries) and overlap(where, written)
-            for written, entries in writers.values()
-            if where is not None
+            any(entry is by for entry in entries) and overlap(where, there)
+            for there, entries in self._writers[memory].values()
         )
 
     def ran(

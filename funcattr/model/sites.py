@@ -123,11 +123,9 @@ class SiteMode(TorchFunctionMode):
         left: While a site is visited, the entry of the module whose output it is; None at other sites.
         look: What a guard does before each torch function, where one has the mode for its eyes.
         saves: Whether it keeps what a derivative needs itself, and autograd nothing.
-        folds_alike: Whether a batch norm and the linear map before it may come as one map.
     """
 
     saves = False
-    folds_alike = True
     look: Callable[[Callable[..., Any], tuple[Any, ...], dict[str, Any]], None] | None = None
 
     def __init__(self, asked: Iterable[str] = ()) -> None:
@@ -154,6 +152,11 @@ class SiteMode(TorchFunctionMode):
     def wants(self, name: str) -> bool:
         """Whether a value of the site `name`, at any of its calls, is asked for."""
         return name in self._asked_modules
+
+    @property
+    def folds_alike(self) -> bool:
+        """Whether a batch norm and the linear map before it may come as one map."""
+        return True
 
     def visit(self, value: Any, name: str) -> Any:
         """Give back the value that goes on from the site `name`, one of those asked for."""

@@ -22,6 +22,11 @@ def _scaled(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
     return x if bias is None else x + bias
 
 
+def _by_channel(x: Tensor, dims: tuple[int, ...], weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
+    per_channel = [t if t is None else t.reshape(-1, *[1] * (x.ndim - 2)) for t in (weight, bias)]
+    return _scaled(_normalized(x, dims, eps), *per_channel)
+
+
 def layer_norm(
     input: Tensor,
     normalized_shape: Any,
@@ -48,8 +53,7 @@ def batch_norm(
     """As `torch.nn.functional.batch_norm`, without its update of the running statistics."""
     if running_mean is not None and not training:
         return F.batch_norm(input, running_mean, running_var, weight, bias, False, momentum, eps)
-    by_channel = [t if t is None else t.reshape(-1, *[1] * (input.ndim - 2)) for t in (weight, bias)]
-    return _scaled(_normalized(input, (0, *range(2, input.ndim)), eps), *by_channel)
+    return _by_channel(input, (0, *range(2, input.ndim)), weight, bias, eps)
 
 
 def instance_norm(
@@ -66,5 +70,4 @@ def instance_norm(
     """As `torch.nn.functional.instance_norm`, without its update of the running statistics."""
     if not use_input_stats:
         return F.batch_norm(input, running_mean, running_var, weight, bias, False, momentum, eps)
-    by_channel = [t if t is None else t.reshape(-1, *[1] * (input.ndim - 2)) for t in (weight, bias)]
-    return _scaled(_normalized(input, tuple(range(2, input.ndim)), eps), *by_channel)
+    return _by_channel(input, tuple(range(2, input.ndim)), weight, bias, eps)

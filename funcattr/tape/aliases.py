@@ -23,8 +23,7 @@ class Aliases:
 
     def read(self, tensor: Tensor, caller: str, path: str) -> Tensor:
         """What a call in the module `path` gets where it names `tensor`; AliasedWriteError if that is out of date."""
-        while (newer := self._current.get(tensor)) is not None:
-            tensor = newer
+        tensor = self.current(tensor)
         if self.written and self.is_stale(tensor):
             raise _out_of_date(caller, path)
         return tensor

@@ -40,6 +40,7 @@ from ..calls.operations import (
     writes,
 )
 from ..calls.recorded_call import RecordedCall
+from ..copies import is_fixed
 from ..errors import LOOK, UnsupportedOperationError, warn
 from ..model.other_names import OtherNames
 from ..model.sites import SiteMode
@@ -83,7 +84,6 @@ class Recorder(SiteMode):
         final: bool = False,
     ) -> None:
         super().__init__((*marks, *begins))
-        self.folds_alike = rules.folds_alike
         self.rules, self.caller, self.begins, self._keep, self._pairing = rules, call, begins, keep, pairing
         self.begun: dict[str, tuple[int, Tensor]] = {}
         self.roots: tuple[Tensor, ...] = ()
@@ -163,6 +163,10 @@ class Recorder(SiteMode):
                 tensor.__class__ = self._followed
 
     # --- roots, sites and the output -------------------------------------------------------------------------
+
+    @property
+    def folds_alike(self) -> bool:
+        return self.rules.folds_alike
 
     def track(self, tensors: tuple[Tensor, ...], origins: tuple[Origin, ...] = ()) -> tuple[Tensor, ...]:
         """Begin at `tensors`: copies of them, which the model is then given.
@@ -423,7 +427,7 @@ class Recorder(SiteMode):
         kwargs: dict[str, Any],
         positions: Positions,
     ) -> Any:
-        args, kwargs = _own(args), {name: _own(value) for name, value in kwargs.items()}
+        args, kwargs = _own(args), _own(kwargs) if kwargs else kwargs
         if operation.name == "scaled_dot_product_attention":
             args, kwargs = with_dense_mask(operation, args, kwargs)
         if operation.name in LINEAR and torch.is_autocast_enabled(self.roots[0].device.type):
@@ -675,14 +679,16 @@ def _tensors(value: Any) -> list[Tensor]:
 
 def _own(value: Any) -> Any:
     """A value whose lists and dicts are the tape's own, for the model may change them after the call."""
-    kind = type(value)
-    if kind is list or kind is tuple:
-        kinds = {*map(type, value)}
-        return value if kind is tuple and kinds.isdisjoint(_CONTAINERS) else kind([_own(v) for v in value])
-    return {name: _own(v) for name, v in value.items()} if kind is dict else value
-
-
-_CONTAINERS = frozenset([list, tuple, dict])
+    if isinstance(value, Tensor) or is_fixed(value):
+        return value
+    if isinstance(value, list):
+        return [_own(v) for v in value]
+    if isinstance(value, dict):
+        return {name: _own(v) for name, v in value.items()}
+    if isinstance(value, tuple):
+        own, kind = [_own(v) for v in value], type(value)
+        return kind(*own) if hasattr(kind, "_fields") else tuple(own)
+    return value
 
 
 def _nothing(cotangent: Any) -> tuple[Any, ...]:

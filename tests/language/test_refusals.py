@@ -104,6 +104,32 @@ def test_a_model_whose_embeddings_tell_another_story_is_refused(kind: Any, metho
     explain(Wrapped(), byte_level(), PROMPT, continuation=" jumps over", method=method)
 
 
+class Cumulates(IdsOnly):
+    """A sum of embeddings in double precision, with a little more for token numbers, or a part in single precision."""
+
+    def __init__(self, more: float, single: bool) -> None:
+        super().__init__()
+        self.more, self.single = more, single
+
+    def forward(self, input_ids: Any = None, inputs_embeds: Any = None) -> Tensor:
+        table = self.model.get_input_embeddings()
+        x = table(input_ids) if inputs_embeds is None else inputs_embeds
+        x = x.float().double() if self.single else x
+        return x.cumsum(1) @ table.weight.T * (1.0 if input_ids is None else 1.0 + self.more)
+
+
+def test_double_precision_is_expected_where_a_model_computes_in_it_throughout() -> None:
+    def run(more: float, single: bool) -> Any:
+        return explain(Cumulates(more, single), byte_level(), PROMPT, continuation=" jumps", method="input_x_gradient")
+
+    run(0.0, False)
+    run(1e-6, True)
+    with pytest.raises(funcattr.UnsupportedOperationError, match="other numbers from embeddings"):
+        run(1e-6, False)
+    with pytest.raises(funcattr.UnsupportedOperationError, match="other numbers from embeddings"):
+        run(1e-2, True)
+
+
 def test_a_bidirectional_model_that_is_said_to_generate_is_refused() -> None:
     from transformers import BertConfig, BertLMHeadModel
 

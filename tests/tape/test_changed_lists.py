@@ -11,31 +11,36 @@ from funcattr import rules
 from funcattr.testing.seeding import settle, uniform
 
 
+class Row(list[Any]):
+    """A list by another name."""
+
+
 class Dense(nn.Module):
     """Concatenates a list that grows. [N, 3] -> [N, 2]"""
 
-    def __init__(self, grows: bool) -> None:
+    def __init__(self, grows: bool, kind: type[list[Any]] = list) -> None:
         super().__init__()
+        self.kind = kind
         self.maps = nn.ModuleList([nn.Linear(3, 3), nn.Linear(6, 3), nn.Linear(9, 2)])
         self.grows = grows
 
     def forward(self, x: Tensor) -> Tensor:
-        found = [x]
+        found = self.kind([x])
         for layer in self.maps[:-1]:
             value = torch.tanh(layer(torch.cat(found, 1)))
-            found = found if self.grows else [*found]
+            found = found if self.grows else self.kind(found)
             found.append(value)
         return self.maps[-1](torch.cat(found, 1))
 
 
 @pytest.mark.filterwarnings("ignore:.*the relevance that was seeded arrives:UserWarning")
+@pytest.mark.parametrize("kind", [list, Row])
 @pytest.mark.parametrize("name", ["deep_lift", "deep_lift_reveal_cancel", "epsilon", "attnlrp"])
-def test_a_list_that_grows(name: str) -> None:
+def test_a_list_that_grows(name: str, kind: Any) -> None:
     x, book = uniform(2, 3), rules.rulebook_of("test", name)
     options: dict[str, Any] = {"baseline": x * 0.1} if book.space == "multiplier" else {}
-    found, expected = (
-        funcattr.attribute(settle(lambda g=g: Dense(g)), x, 1, rules=book, **options).cotangent for g in (True, False)
-    )
+    models = [settle(lambda g=g: Dense(g, kind)) for g in (True, False)]
+    found, expected = (funcattr.attribute(model, x, 1, rules=book, **options).cotangent for model in models)
     torch.testing.assert_close(found, expected)
 
 

@@ -146,8 +146,9 @@ def _losses(training: _Training, question: Question, epoch: int, index: Tensor) 
     noise = normal(index, value.shape[1:], wide, training.seed, epoch)
     z = behind(wide, gate, noise, prior).to(value.dtype)
     positional, keyword = copied(question.arguments)
-    with Editor({layer: lambda _: question.layer_as_given(z)}):
-        output = question.output_in_front(question.picked(question.model(*positional, **keyword)))
+    with Editor({layer: lambda _: question.layer_as_given(z)}) as editor:
+        whole = editor.finished(question.model(*positional, **keyword))
+    output = question.output_in_front(question.picked(whole))
     return loss_of(call, training.loss, output, question.target, len(index)), information(wide, gate, prior)
 
 
