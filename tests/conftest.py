@@ -1,11 +1,15 @@
 """Settings of the whole suite: `--long`, seeds, hypothesis profiles, one thread a test, a fresh Dynamo."""
 
 import doctest
+import importlib
+import pkgutil
 from collections.abc import Iterator
 
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
+
+import funcattr
 
 from . import sweeps
 from .sweeps import pytest_addoption as pytest_addoption
@@ -18,6 +22,10 @@ _COMMON = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow, Hea
 settings.register_profile("ci", derandomize=True, max_examples=20, **_COMMON)
 settings.register_profile("long", max_examples=1000, **_COMMON)
 settings.load_profile("ci")
+# Hypothesis draws constants of the package's modules that are imported: with all of them, examples do not depend on
+# which tests ran before.
+for _module in pkgutil.walk_packages(funcattr.__path__, "funcattr."):
+    importlib.import_module(_module.name)
 
 
 _SEED = "_ = __import__('torch').manual_seed(0)\n"

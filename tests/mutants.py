@@ -464,9 +464,16 @@ MUTANTS = (
     Mutant(
         "the stabilizer of a negative z is positive",
         "funcattr/rules/stabilizer.py",
-        "signed = torch.copysign(z.new_full((), eps), z.detach())",
+        "signed = torch.copysign(z.new_full((), eps), sides)",
         "signed = torch.full_like(z.detach(), eps)",
         ("tests/rules/test_stabilizer.py::test_moves_away_from_zero_on_either_side",),
+    ),
+    Mutant(
+        "zeros of what is multiplied after a sum keep their sign",
+        "funcattr/calls/linear_map.py",
+        '_PLAIN_SUMS = frozenset({"linear", "matmul"})',
+        '_PLAIN_SUMS = frozenset({"linear", "matmul", "addmm"})',
+        ("tests/rules/test_stabilizer.py",),
     ),
     Mutant(
         "gamma favours its negative weights by gamma alone",
@@ -1296,8 +1303,8 @@ MUTANTS = (
     Mutant(
         "an output of -0 starts with the sign of its zero",
         "funcattr/attribution/forward.py",
-        "stabilized(output + 0.0)",
         "stabilized(output)",
+        "stabilized(output, summed=True)",
         ("tests/rules/test_stabilizer.py::test_an_output_that_is_minus_what_cancels_starts_like_one_that_cancels",),
     ),
     Mutant(

@@ -19,6 +19,7 @@ _BLOCK, _MOST_BLOCKS = 2**19, 64
 """Values of a weight in a block, and the most blocks."""
 CLOSED_FORMS = frozenset(CONVOLUTIONS) | {"linear", "addmm", "grouped_mm"}
 """Operations of which some calls have an adjoint that needs no values of the input."""
+_PLAIN_SUMS = frozenset({"linear", "matmul"})
 _GEOMETRY = (("output_padding", 0), ("stride", 1), ("padding", 0), ("dilation", 1), ("groups", 1))
 
 
@@ -90,6 +91,11 @@ class LinearMap:
         else:
             self.weight = _other_factor(call, self.x)
             self.multiply = lambda x, weight: call.with_factors(self.x, x, self.weight, weight)
+
+    @property
+    def is_plain_sum(self) -> bool:
+        """Whether z is a sum of products that nothing multiplies afterwards, as `alpha` does in addmm."""
+        return self.op in CONVOLUTIONS or self.op in _PLAIN_SUMS
 
     @property
     def z(self) -> Tensor:

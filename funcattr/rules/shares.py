@@ -63,9 +63,9 @@ class Share(NamedTuple):
         z, own = (total(layer, self.terms, self.bias), True) if self.z is None else (self.z, self.owned)
         if self.damping is not None:
             least = (eps * self.damping).clamp(min=torch.finfo(z.dtype).tiny)
-            return plus(torch.copysign(least, z.detach()), z)
+            return plus(torch.copysign(least, z.detach() + 0.0), z)
         if self.sign == 0:
-            return stabilized(z, eps, own)
+            return stabilized(z, eps, own, summed=layer.is_plain_sum)
         return plus(z, shift) if own else z + shift
 
 

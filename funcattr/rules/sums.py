@@ -51,8 +51,8 @@ def norm(call: Call, relevance: Tensor, *, eps: float = 1e-6) -> tuple[Tensor, .
     References:
         Bach et al., 2015, doi:10.1371/journal.pone.0130140, equation 58.
     """
-    flow = quotient(relevance, call.output, eps)
     operands, signs = call.operands, _signs(call)
+    flow = quotient(relevance, call.output, eps, summed=signs is not None)
     if signs is None:
         return tuple(contributed(x, back) for x, back in zip(operands, call.vjp(flow), strict=True))
     *before, (last, sign) = zip(operands, signs, strict=True)

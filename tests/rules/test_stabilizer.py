@@ -1,4 +1,4 @@
-"""s(z) = z + eps sgn(z), sgn(0) = 1, sgn(-0) = -1."""
+"""s(z) = z + eps sgn(z), sgn(0) = sgn(-0) = 1."""
 
 import math
 from typing import Any
@@ -18,21 +18,37 @@ def test_moves_away_from_zero_on_either_side() -> None:
 
 
 @pytest.mark.parametrize("own", [False, True])
-def test_a_zero_has_its_own_sign_wherever_it_runs(own: bool) -> None:
+def test_a_zero_has_no_sign_wherever_it_runs(own: bool) -> None:
     def of(z: torch.Tensor) -> torch.Tensor:
         return stabilized(z * 1, 0.5, own)  # a product of its own: it may be written over
 
     zeros = torch.tensor([0.0, -0.0])
-    assert of(zeros).tolist() == [0.5, -0.5]
-    assert torch.vmap(of)(zeros).tolist() == [0.5, -0.5]
-    assert torch.compile(of, fullgraph=True)(zeros).tolist() == [0.5, -0.5]
+    assert of(zeros).tolist() == [0.5, 0.5]
+    assert torch.vmap(of)(zeros).tolist() == [0.5, 0.5]
+    assert torch.compile(of, fullgraph=True)(zeros).tolist() == [0.5, 0.5]
     with torch.no_grad():
-        assert of(zeros).tolist() == [0.5, -0.5]
+        assert of(zeros).tolist() == [0.5, 0.5]
 
 
 @pytest.mark.parametrize("dtype", [torch.complex64, torch.complex128])
-def test_the_parts_of_a_complex_zero_have_their_own_signs(dtype: torch.dtype) -> None:
-    assert stabilized(torch.tensor([complex(-0.0, 0.0)], dtype=dtype), 0.5).tolist() == [-0.5 + 0.5j]
+def test_the_parts_of_a_complex_zero_have_no_sign(dtype: torch.dtype) -> None:
+    assert stabilized(torch.tensor([complex(-0.0, -0.0)], dtype=dtype), 0.5).tolist() == [0.5 + 0.5j]
+
+
+@pytest.mark.parametrize("rule", [rules.epsilon, rules.norm])
+def test_what_multiplies_a_sum_changes_no_sign_of_its_zero(rule: Any) -> None:
+    pair = torch.tensor([[1.0], [-1.0]])
+
+    def minus(x: torch.Tensor) -> torch.Tensor:  # its zero is +0, but -0 where it is mapped
+        return torch.addmm(-torch.zeros(1), x, pair, alpha=-1)
+
+    def relevance(x: torch.Tensor) -> torch.Tensor:
+        return funcattr.vjp(minus, x, rules={"addmm": rule})[1](torch.ones(1, 1))[0]
+
+    x = torch.ones(1, 2)
+    assert math.copysign(1.0, torch.vmap(minus)(x[None]).item()) == -1.0
+    assert relevance(x).abs().min() > 1e5  # a stabilizer away from zero
+    torch.testing.assert_close(torch.vmap(relevance)(x[None])[0], relevance(x))
 
 
 @pytest.mark.parametrize(
