@@ -127,7 +127,8 @@ def _result(found: dict[str, Any]) -> Any:
 
 def _as_result(error: Exception) -> dict[str, Any]:
     """An error as a node's result, in the keys: Dynamo drops exceptions there, and takes only tensors as values."""
-    return {type(error).__name__: {str(error): torch.zeros(())}}
+    kind = next(kind.__name__ for kind in type(error).__mro__ if kind.__name__ in _ERRORS)
+    return {kind: {str(error): torch.zeros(())}}
 
 
 @nonstrict_trace

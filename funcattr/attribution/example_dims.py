@@ -12,6 +12,7 @@ from torch import Tensor
 
 from .._torch import pytree
 from ..batch import NO_DIM, Dim, back, has_dim, moved, repeated
+from ..errors import LOOK
 
 ExampleDims = int | None | Mapping[str, Any]
 """As `vmap`'s `in_dims`: a dimension of x; None for none of any tensor; or a dict of dimensions with the keys "x",
@@ -20,6 +21,36 @@ ExampleDims = int | None | Mapping[str, Any]
 BY_ROWS = "rows"
 """Stands for dimension 0 of the tensors that have a row for each example."""
 _PARTS = ("x", "args", "kwargs", "output", "layer")
+
+
+class RowsError(ValueError):
+    """Examples that are not where they should be, or not computed each by itself.
+
+    Args:
+        call: First words of the error.
+        what: What was found.
+        way_out: Its last words.
+    """
+
+    def __init__(self, call: str, what: str, way_out: str = "") -> None:
+        super().__init__(
+            f"{call}(example_dims=0): expected examples in dimension 0 of x, of the output, and of those other "
+            f"inputs that have as many rows, computed each by itself; but {what}. Say where they are: example_dims=1, "
+            'or example_dims={"x": 1, "args": (None,), "output": 0}; None where there are none, as for a graph or a '
+            f"bag.{way_out} {LOOK}"
+        )
+        self.what = what
+
+
+def require_rows(call: str, output: Tensor, examples: int) -> None:
+    """Raise unless an output has a row for each example.
+
+    Raises:
+        RowsError: If it has not.
+    """
+    if output.shape[:1] != (examples,):
+        shape = list(output.shape)
+        raise RowsError(call, f"the output has shape {shape}, not a row for each of {examples} examples")
 
 
 class Layout(NamedTuple):

@@ -51,7 +51,7 @@ def forward(
     Args:
         question: What is asked.
         options: How the reverse pass will go.
-        strict: Whether operations that the rulebook does not know raise.
+        strict: Whether operations that the rulebook does not know raise, and outputs without a row for each example.
         keep: Whether the values at every step are kept.
         through: A target, to be on record as a part of the model.
         final: Whether nobody asks for a derivative of the result.
@@ -66,7 +66,7 @@ def forward(
 
     def run(model: FunctionalModel, *tensors: Tensor) -> Tensor:
         x = pytree.tree_unflatten(list(tensors), spec)
-        value = question.explained(model, x)
+        value = question.explained(model, x, by_rows=strict)
         return value if through is None else score(call, value, through)
 
     explained = partial(run, model)

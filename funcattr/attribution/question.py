@@ -15,7 +15,7 @@ from ..errors import warn
 from ..model.access import values_at
 from ..model.functional import FunctionalModel, Site, as_functional
 from .built_targets import of_outputs
-from .example_dims import ExampleDims, Layout, layout_of, moved_inputs
+from .example_dims import ExampleDims, Layout, layout_of, moved_inputs, require_rows
 from .inputs import as_dict, read_inputs
 from .targets import Target, pick_output, read_target, repeated_target, score
 
@@ -103,15 +103,22 @@ class Question(NamedTuple):
         target = repeated_target(self.call, self.target, examples, times)
         return self._replace(x=x, target=target, args=args, kwargs=kwargs)
 
-    def explained(self, model: FunctionalModel, x: Any) -> Tensor:
-        """The explained tensor of the output of a call, with the other inputs of the question. [N, ...]"""
+    def explained(self, model: FunctionalModel, x: Any, by_rows: bool = True) -> Tensor:
+        """The explained tensor of the output of a call, with the other inputs of the question. [N, ...]
+
+        Raises:
+            RowsError: If it has not a row for each example; not without `by_rows`.
+        """
 
         def run(x: Any, args: Any, kwargs: Any) -> Tensor:
             positional, keyword = call_arguments(x, args, kwargs)
             return self.picked(model(*positional, **keyword))
 
         args, kwargs = copied((self.args, self.kwargs))
-        return run(x, args, kwargs) if self.layout is None else self.layout.run(self.call, run, x, args, kwargs)
+        output = run(x, args, kwargs) if self.layout is None else self.layout.run(self.call, run, x, args, kwargs)
+        if by_rows:
+            require_rows(self.call, output, batch_of(self.call, x))
+        return output
 
     def picked(self, value: Any) -> Tensor:
         """The explained tensor of what the model returned."""

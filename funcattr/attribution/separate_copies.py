@@ -13,10 +13,11 @@ from torch import Tensor
 from .._torch import pytree
 from ..agreement import same_numbers
 from ..batch import batch_of, merged
-from ..errors import LOOK, FuncattrError
+from ..errors import FuncattrError
 from ..model.functional import FunctionalModel
 from ..torch_state import is_plain_eager
 from .built_targets import is_data
+from .example_dims import RowsError
 from .question import Question
 from .rounding import is_rounding
 from .targets import score
@@ -62,10 +63,6 @@ def check_separate(question: Question) -> None:
 
     def found(question: Question) -> Any:
         output = question.outputs()
-        if output.shape[:1] != (question.examples,):
-            raise _RowsError(
-                f"the output has shape {list(output.shape)}, not a row for each of {question.examples} examples"
-            )
         return (output, score(question.call, output, question.target)) if mixes else output
 
     named = (question.layout is None, question.output, *question.kwargs)
@@ -188,19 +185,19 @@ def _compared(
     """As `are_separate`; None if the method fails on the batch, which it will say itself, and may not do again."""
     try:
         first = alone()
-    except _RowsError as error:
-        raise _wrong(call, str(error), way_out) from None
+    except RowsError as error:
+        raise RowsError(call, error.what, way_out) from None
     except Exception:
         return None
     try:
         both = beside()
-    except _RowsError as error:
-        raise _wrong(call, f"with two copies of each {error}", way_out) from None
+    except RowsError as error:
+        raise RowsError(call, f"with two copies of each {error.what}", way_out) from None
     except (FuncattrError, TypeError):
         raise
     except Exception as error:  # torch's, of any kind: shapes that do not fit any more
         what = f"with two copies of each of {examples} examples it fails ({_line(error)})"
-        raise _wrong(call, what, way_out) from error
+        raise RowsError(call, what, way_out) from error
     if not _has_rows(first, examples) or not _has_rows(both, 2 * examples):
         return None
     found = pytree.tree_map(lambda leaf: leaf[::2], both)
@@ -209,7 +206,7 @@ def _compared(
     if same_numbers(first, again(), size=size):
         if is_rounding is not None and is_rounding(first, found):
             return True
-        raise _wrong(call, "what an example gets depends on what else is in the batch", way_out)
+        raise RowsError(call, "what an example gets depends on what else is in the batch", way_out)
     return False
 
 
@@ -246,19 +243,6 @@ def changed(value: Tensor) -> Tensor:
     """A tensor of other numbers in the same range: moved by one place, and if they are no integers made smaller."""
     rolled = value.reshape(len(value), -1).roll(1, 1).reshape(value.shape) if value[0].numel() > 1 else value.roll(1, 0)
     return rolled * 0.7 + 0.1 if value.is_floating_point() or value.is_complex() else rolled
-
-
-class _RowsError(Exception):
-    """Not one row for each example."""
-
-
-def _wrong(call: str, what: str, way_out: str) -> ValueError:
-    return ValueError(
-        f"{call}(example_dims=0): expected examples in dimension 0 of x, of the output, and of those other "
-        f"inputs that have as many rows, computed each by itself; but {what}. Say where they are: example_dims=1, or "
-        'example_dims={"x": 1, "args": (None,), "output": 0}; None where there are none, as for a graph or a bag.'
-        f"{way_out} {LOOK}"
-    )
 
 
 def _line(error: Exception) -> str:

@@ -19,17 +19,10 @@ Function = Callable[..., Tensor]
 
 def multipliers(function: Function, x: Tensors, x0: Tensors, m: Tensor | None = None, book: Rulebook = RESCALE) -> Any:
     """What comes back to each operand from m (ones by default) at the result. Operands [N, ...], result [N, ...]"""
-    return funcattr.attribute(_batched(function, x), x, _flat(function, x, m), rules=book, baseline=x0).cotangent
-
-
-def _batched(function: Function, x: Tensors) -> Function:
-    """The function, with its result as one number for each example, whatever its shape."""
-    return lambda *operands: function(*operands).reshape(1, -1).expand(len(x[0]), -1)[:1]
-
-
-def _flat(function: Function, x: Tensors, m: Tensor | None) -> Tensor:
     y = function(*x)
-    return torch.ones_like(y).reshape(1, -1) if m is None else m.to(y).reshape(1, -1)
+    m = torch.ones_like(y) if m is None else m.to(y)
+    found = funcattr.attribute(function, x, m, rules=book, baseline=x0, example_dims=None)  # no dimension is examples'
+    return found.cotangent
 
 
 def sums(function: Function, x: Tensors, x0: Tensors, book: Rulebook = RESCALE) -> tuple[float, float, float]:
