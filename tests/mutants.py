@@ -476,6 +476,27 @@ MUTANTS = (
         ("tests/rules/test_stabilizer.py",),
     ),
     Mutant(
+        "the features of a product's right factor are its last dimension",
+        "funcattr/calls/contracted.py",
+        "else (-2,)",
+        "else (-1,)",
+        ("tests/calls/test_contracted.py",),
+    ),
+    Mutant(
+        "a target is tokenised as a source",
+        "funcattr/language/texts.py",
+        "if target and tells_targets else",
+        "if not target and tells_targets else",
+        ("tests/language/test_texts.py",),
+    ),
+    Mutant(
+        "an output may have any number of rows",
+        "funcattr/attribution/example_dims.py",
+        "if output.shape[:1] != (examples,):",
+        "if output.ndim == 0:",
+        ("tests/attribution/test_rows_of_outputs.py",),
+    ),
+    Mutant(
         "gamma favours its negative weights by gamma alone",
         "funcattr/rules/linear.py",
         "torch.lerp(positive_weight, weight, 1 + gamma)",

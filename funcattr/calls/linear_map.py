@@ -12,6 +12,7 @@ from torch.overrides import TorchFunctionMode
 
 from ..errors import UnsupportedOperationError
 from .call import Call
+from .contracted import contracted_dim
 from .operations import CONVOLUTIONS
 
 _convolution_backward = torch.ops.aten.convolution_backward.default
@@ -72,7 +73,8 @@ class LinearMap:
 
     def __init__(self, call: Call) -> None:
         (self.x,) = call.operands
-        self.op, self._output, self._z = call.op, partial(getattr, call, "output"), None
+        self._call, self._output, self._z = call, partial(getattr, call, "output"), None
+        self.op = call.op
         self.is_nonnegative = bool(call.origins) and call.origins[0].nonnegative
         self.bias: Tensor | None = call.argument("bias")
         self.weight: Tensor
@@ -91,6 +93,8 @@ class LinearMap:
         else:
             self.weight = _other_factor(call, self.x)
             self.multiply = lambda x, weight: call.with_factors(self.x, x, self.weight, weight)
+            if self.op == "einsum":
+                self._sum_weight(call)
 
     @property
     def is_plain_sum(self) -> bool:
@@ -149,9 +153,9 @@ class LinearMap:
         return self.op in CONVOLUTIONS and self.x.ndim == CONVOLUTIONS[self.op][0] + 2
 
     @property
-    def channel_dim(self) -> int:
-        """Dimension of x that the weight's input channels (or features) are."""
-        return self.x.ndim - CONVOLUTIONS[self.op][0] - 1 if self.op in CONVOLUTIONS else self.x.ndim - 1
+    def channel_dim(self) -> int | None:
+        """Dimension of x that the weight's input channels (or features) are; None if that is not one."""
+        return contracted_dim(self._call)
 
     @property
     def channels(self) -> int | None:
@@ -210,6 +214,23 @@ class LinearMap:
         self.multiply = lambda x, weight: call.with_factors(self.x, x, self.weight, weight)
         if self.x.ndim == 2 and self.weight is mat2 and mat2.ndim == 3:
             self._closed = partial(_grouped_adjoint, call.argument("offs"))
+
+    def _sum_weight(self, call: Call) -> None:
+        """Sum the weight over what it alone has, so that no rule tells its parts by their signs before."""
+        equation, whole = call.argument("equation"), self.weight
+        if not isinstance(equation, str):
+            return
+        terms, arrow, result = equation.replace(" ", "").partition("->")
+        letters = terms.split(",")
+        place = next(i for i, t in enumerate(call.tensors()) if t is self.x)
+        own, other = letters[place], letters[1 - place]
+        alone = {c for c in other if c not in f".{own}{result}" and (arrow or terms.count(c) > 1)}
+        if not alone:
+            return
+        kept = "".join(c for c in other if c not in alone)
+        order = f"{own},{kept}->{result}" if arrow else f"{own},{kept}"
+        self.weight = torch.einsum(f"{other}->{kept}", whole)
+        self.multiply = lambda x, weight: torch.einsum(order, x, weight)
 
     def _read_einsum(self, call: Call) -> None:
         # The product of all constants is the other factor.

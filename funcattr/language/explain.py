@@ -304,7 +304,7 @@ def _said(given: _Given, roles: Roles, prompt: Tokens, continuation: Any, specia
             raise ValueError(f"{call}(continuation=''): expected at least one token.")
         if not roles.encoder:
             return continued(call, tokenizer, prompt, continuation, special)
-        return tokenized(tokenizer, continuation)
+        return tokenized(tokenizer, continuation, target=True)
     ids = continuation.tolist() if isinstance(continuation, Tensor) else list(continuation)
     if not ids or not all(isinstance(i, int) and not isinstance(i, bool) for i in ids):
         raise TypeError(f"{call}(continuation=...): expected a text, or a list of at least one token's number.")

@@ -1,7 +1,9 @@
 """Texts as tokens: which part of a text each token is, and which tokens a word or a sentence is made of."""
 
+import inspect
 import re
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 Per = Literal["token", "word", "sentence"]
@@ -33,11 +35,16 @@ class Tokens(NamedTuple):
         return Tokens(self.ids[start:end], self.texts[start:end], places, self.text)
 
 
-def tokenized(tokenizer: Any, text: str, special: bool = True) -> Tokens:
-    """The tokens of a text, as the tokenizer makes them, with its special tokens if `special`."""
+def tokenized(tokenizer: Any, text: str, special: bool = True, target: bool = False) -> Tokens:
+    """The tokens of a text, as the tokenizer makes them, with its special tokens if `special`.
+
+    A `target` is what an encoder-decoder is to say, which some tokenizers mark otherwise: with the other language.
+    """
     has_places = bool(getattr(tokenizer, "is_fast", False))
     more = {"return_offsets_mapping": True} if has_places else {}
-    encoded = tokenizer(text, add_special_tokens=special, return_attention_mask=False, **more)
+    tells_targets = "text_target" in inspect.signature(type(tokenizer).__call__).parameters
+    text_of = partial(tokenizer, text_target=text) if target and tells_targets else partial(tokenizer, text)
+    encoded = text_of(add_special_tokens=special, return_attention_mask=False, **more)
     ids = [int(i) for i in encoded["input_ids"]]
     if not has_places:
         return Tokens(ids, list(tokenizer.convert_ids_to_tokens(ids)), None, text)

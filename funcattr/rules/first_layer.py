@@ -48,7 +48,9 @@ def z_box(layer: LinearMap, *, low: Any = None, high: Any = None, eps: float = 1
     R_x = (x J_W^T - l J_{W+}^T - h J_{W-}^T)[R / s(z W - l W+ - h W-)]; a bias cancels.
 
     Args:
-        low, high: Bounds of the input as the model gets it (after normalisation): numbers, or one per channel.
+        low, high: Bounds of what the first linear map is given, which is the input after all that the model does with
+            it before (a normalisation, another order of the channels): numbers, or one for each channel (the
+            dimension that the map sums over).
         eps: Stabiliser, in units of z.
 
     References:
@@ -70,11 +72,17 @@ def z_box(layer: LinearMap, *, low: Any = None, high: Any = None, eps: float = 1
 def _per_channel(bound: Any, layer: LinearMap) -> Any:
     if not isinstance(bound, tuple):
         return bound
-    channels = layer.x.shape[layer.channel_dim]
+    dim = layer.channel_dim
+    if dim is None:
+        raise ValueError(
+            f"z_box: expected one bound for all values, got {len(bound)}: {layer.op!r}, on an input of shape "
+            f"{list(layer.x.shape)}, does not sum over one dimension, which would be that of the channels."
+        )
+    channels = layer.x.shape[dim]
     if len(bound) != channels:
         raise ValueError(f"z_box: expected one bound, or one for each of {channels} channels, got {len(bound)}.")
     shape = [1] * layer.x.ndim
-    shape[layer.channel_dim] = channels
+    shape[dim] = channels
     return torch.tensor(bound, dtype=layer.x.dtype, device=layer.x.device).reshape(shape)
 
 

@@ -33,7 +33,9 @@ class RealParts:
                 "convolutions of one group have one. Write it with real and imaginary parts, or give it GRADIENT."
             )
         transposed = layer.op in CONVOLUTIONS and CONVOLUTIONS[layer.op][1]
-        self._dim = layer.channel_dim
+        dim = layer.channel_dim
+        assert dim is not None, "linear layers and convolutions have one"
+        self._dim = dim
         self.layer = copy.copy(layer)
         self.layer.x, self.layer.is_nonnegative = self.of(layer.x), False
         w = layer.weight.resolve_conj()

@@ -73,6 +73,18 @@ def test_a_tokenizer_that_does_not_tell_places_has_tokens_only() -> None:
         units_of("f", tokens, "word")
 
 
+def test_a_translation_is_marked_as_the_tokenizer_marks_targets() -> None:
+    from transformers import MBart50Tokenizer
+
+    words = "a cow says moo eine kuh sagt muh".split()
+    vocabulary = [("<s>", 0.0), ("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), *((f"\u2581{w}", -1.0) for w in words)]
+    tokenizer = MBart50Tokenizer(vocab=vocabulary, src_lang="en_XX", tgt_lang="de_DE")
+    said = tokenizer(text_target="eine kuh")["input_ids"]
+    assert tokenized(tokenizer, "eine kuh", target=True).ids == said
+    assert tokenized(tokenizer, "eine kuh", target=True).texts == ["de_DE", "eine", "kuh", "</s>"]
+    assert tokenized(tokenizer, "a cow").texts == ["en_XX", "a", "cow", "</s>"]
+
+
 @each_tokenizer
 def test_generated_tokens_have_the_places_of_their_text(make: Any) -> None:
     tokenizer = make()
