@@ -92,9 +92,12 @@ def sum_to(g: Tensor, shape: torch.Size, dtype: torch.dtype) -> Tensor:
 
 def _add(call: RecordedCall) -> Adjoint | None:
     operands = call.operands
-    if len(call.args) != 2 or call.kwargs or any(t.is_complex() for t in operands):
+    if len(call.args) != 2 or call.kwargs or any(map(torch.is_complex, operands)):
         return None
     shapes = [(t.shape, t.dtype) for t in operands]
+    if len(shapes) == 1:
+        (shape, dtype), *_ = shapes
+        return call.run(), lambda g: (sum_to(g, shape, dtype),)
     return call.run(), lambda g: tuple([sum_to(g, *s) for s in shapes])
 
 

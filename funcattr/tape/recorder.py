@@ -63,6 +63,7 @@ from .unseen_operations import UnseenOperations
 
 _FLOORS = frozenset(["clamp", "clamp_min", "maximum", "max"])
 """Operations that are a relu where what they are given is zero."""
+_CONTAINERS = (list, tuple, dict)
 
 
 class Recorder(SiteMode):
@@ -427,7 +428,7 @@ class Recorder(SiteMode):
         kwargs: dict[str, Any],
         positions: Positions,
     ) -> Any:
-        args, kwargs = _own(args), _own(kwargs) if kwargs else kwargs
+        args, kwargs = _own_arguments(args), _own(kwargs) if kwargs else kwargs
         if operation.name == "scaled_dot_product_attention":
             args, kwargs = with_dense_mask(operation, args, kwargs)
         if operation.name in LINEAR and torch.is_autocast_enabled(self.roots[0].device.type):
@@ -675,6 +676,13 @@ def _tensors(value: Any) -> list[Tensor]:
     if isinstance(value, Tensor):
         return [value]
     return [] if value is None else [leaf for leaf in pytree.tree_leaves(value) if isinstance(leaf, Tensor)]
+
+
+def _own_arguments(args: tuple[Any, ...]) -> tuple[Any, ...]:
+    for value in args:
+        if isinstance(value, _CONTAINERS):
+            return tuple([_own(v) for v in args])
+    return args  # nearly always
 
 
 def _own(value: Any) -> Any:

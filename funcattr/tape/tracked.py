@@ -103,6 +103,9 @@ class Slots(ByIdentity[Slot]):
 
     def of(self, tensors: tuple[Tensor, ...]) -> tuple[tuple[int, ...], tuple[Origin, ...]] | None:
         """The numbers and the origins of tracked tensors; None if of one nobody can tell what it is."""
+        if len(tensors) == 1:  # nearly always
+            slot = self.get(tensors[0])
+            return None if slot is None else ((slot.number,), (slot.origin,))
         found = [self.get(t) for t in tensors]
         slots = [slot for slot in found if slot is not None]
         if len(slots) != len(found):

@@ -4,6 +4,9 @@ Chains of 100 calls of one torch function on a tensor of 64 values, where arithm
 microseconds a call, forward and backward, the least of several rounds that take turns: of autograd alone, of the
 plain gradient, and of two methods on record, one whose rulebook has no rule for the function
 (`guided_backprop`), and one that has (`lrp` by epsilon, where it is linear).
+
+"At best" is what calls without a rule would cost if autograd pulled back whole stretches of them, and the recorder did
+no more than see each call, know which values depend on the root, and keep that true: the bound of what spans can save.
 """
 
 import argparse
@@ -17,6 +20,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import funcattr
+from funcattr.calls.call import Origin, tracked_positions
+from funcattr.calls.operations import known
+from funcattr.tape.recorder import Recorder
 
 from .device import plain
 from .measure import turns
@@ -49,6 +55,30 @@ FUNCTIONS: dict[str, Callable[[Chain, Tensor], Tensor]] = {
 }
 
 
+class Looking(Recorder):
+    """Sees each call, and knows which values depend on the root; autograd does the rest."""
+
+    def call(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run one torch function, and track its result if it depends on the root."""
+        if known(func).is_query:
+            return func(*args, **kwargs)
+        positions = tracked_positions(args, kwargs, self._slots)
+        out = func(*args, **kwargs)
+        if positions:
+            self._slots.new(out, Origin())
+        return out
+
+
+def at_best(fm: funcattr.FunctionalModel, x: Tensor) -> Tensor:
+    """The gradient by autograd, under a recorder that only looks."""
+    leaf = x.clone().requires_grad_()
+    recorder = Looking(funcattr.rules.guided_backprop(), (), "overhead", final=True)
+    recorder._slots.new(leaf, Origin())
+    with recorder:
+        output = fm(leaf)
+    return torch.autograd.grad(output[:, CLASS].sum(), leaf)[0]
+
+
 def microseconds(name: str, rounds: int) -> dict[str, float]:
     """Microseconds a call, by what runs."""
     model, x = Chain(FUNCTIONS[name]).eval(), torch.randn(1, 4, 4, 4)
@@ -56,6 +86,7 @@ def microseconds(name: str, rounds: int) -> dict[str, float]:
     runs: dict[str, Callable[[], Any]] = {
         "autograd": partial(plain, model, x),
         "gradient": partial(funcattr.gradient, fm, x, CLASS),
+        "at best": partial(at_best, fm, x),
         "no rule": partial(funcattr.guided_backprop, fm, x, CLASS),
         "epsilon": partial(funcattr.lrp, fm, x, CLASS, rules="epsilon"),
     }
