@@ -70,15 +70,13 @@ class Folds:
     Attributes:
         own: The model's tensors by name, which nobody else writes.
         hooked: Names of modules with forward hooks, which see what goes in and comes out of them.
-        pairs: What is folded; None before the first call.
-        nothing: Why nothing is, where that is so.
+        pairs: What is folded; None before a call in which something could be.
         both: The folded weights and biases that were made so far, and the versions of what they were made of.
     """
 
     def __init__(self, own: Mapping[str, Tensor], hooked: frozenset[str]) -> None:
         self.own, self.hooked = own, hooked
         self.pairs: dict[Key, Pair] | None = None
-        self.nothing = ""
         self.both: dict[tuple[str, int, str], tuple[Both, dict[str, int]]] = {}
 
     def begin(
@@ -101,14 +99,16 @@ class Folds:
             ValueError: If there is nothing to fold.
         """
         if self.pairs is None:
+            if any(torch.is_autocast_enabled(device) for device in {t.device.type for t in tensors.values()}):
+                return None  # nothing is folded under autocast, which says nothing of other calls
             watch = Watch(tensors, self.hooked)
             try:
                 pairs = watch.watched(run, inputs, kwargs)
             except Exception:  # the call itself will raise it, where errors of the model are explained
                 return None
-            self.nothing, self.pairs = watch.nothing(pairs), pairs
-        if self.nothing:
-            raise ValueError(f"functionalize(fold=True): {self.nothing}")
+            if not pairs:
+                raise ValueError(f"functionalize(fold=True): {watch.nothing()}")
+            self.pairs = pairs
         return FoldMode(self, self.pairs, tensors, bound)
 
     def made(self, key: Key, pair: Pair, op: str, groups: int, transposed: bool) -> Both | None:
@@ -188,10 +188,8 @@ class Watch(SiteMode):
         seen = {name.partition("@")[0] for name in result.sites}
         return None if touched or seen & self._hooked else pair
 
-    def nothing(self, pairs: dict[Key, Pair]) -> str:
-        """Why there is nothing to fold, '' if there is something."""
-        if pairs:
-            return ""
+    def nothing(self) -> str:
+        """Why there is nothing to fold."""
         if not self._norms:
             return "the model calls no batch norm, so there is nothing to fold. Leave it out."
         if self._in_training:

@@ -635,3 +635,26 @@ def test_a_rulebook_that_tells_batch_norms_apart_gets_them_unfolded(book: Any, f
     expected = funcattr.attribute(model, x, 1, rules=book, **options).cotangent
     found = funcattr.attribute(funcattr.functionalize(model, fold=True), x, 1, rules=book, **options).cotangent
     torch.testing.assert_close(found, expected)
+
+
+class SkipsItsNorm(nn.Module):
+    """A convolution, and a batch norm that some inputs pass by."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv(x)
+        return (self.norm(y) if x.shape[-1] > 4 else y).mean((2, 3))
+
+
+def test_what_a_first_call_could_not_fold_a_later_one_does() -> None:
+    model = settle(SkipsItsNorm).eval().float()
+    fm, x = funcattr.functionalize(model, fold=True), uniform(2, 3, 6, 6).float()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(fm(x), model(x))
+    with pytest.raises(ValueError, match="the model calls no batch norm"):
+        fm(x[..., :4, :4])
+    torch.testing.assert_close(fm(x), model(x))
+    assert batch_norms(lambda: fm(x)) == 0
