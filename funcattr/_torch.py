@@ -176,9 +176,9 @@ def functional_operator(func: Any) -> Any:
     return None if name is None or "::" in name else getattr(torch.ops.aten, name.removesuffix("_"), None)
 
 
-def has_saved_hooks() -> bool:
-    """Whether something packs the tensors that autograd saves, as checkpointing does."""
-    return _autograd._top_saved_tensors_default_hooks(True) is not None
+def saved_hooks() -> tuple[Any, Any] | None:
+    """What packs and unpacks the tensors that autograd saves, as checkpointing does; None for nothing."""
+    return _autograd._top_saved_tensors_default_hooks(True)
 
 
 @contextmanager

@@ -483,6 +483,13 @@ MUTANTS = (
         ("tests/calls/test_contracted.py",),
     ),
     Mutant(
+        "an edit in a checkpointed part is lost in the reverse pass",
+        "funcattr/model/editing.py",
+        "if not any(mode.saves for mode in site_modes()):",
+        "if False:",
+        ("tests/model/test_editing.py",),
+    ),
+    Mutant(
         "a target is tokenised as a source",
         "funcattr/language/texts.py",
         "if target and tells_targets else",

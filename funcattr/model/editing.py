@@ -5,8 +5,11 @@ from typing import Any
 
 import torch
 
+from .._torch import saved_hooks
+from ..errors import UnsupportedOperationError
 from .other_names import OtherNames
-from .sites import SiteMode
+from .sharding import is_packing
+from .sites import SiteMode, site_modes
 
 
 class CallEdit:
@@ -34,12 +37,27 @@ class Editor(SiteMode):
         self.notes: dict[str, Any] = {}
         # Dynamo cannot trace where memory lies.
         self._others = None if torch.compiler.is_dynamo_compiling() else OtherNames()
+        self._saved_hooks = None if self._others is None else saved_hooks()
 
     def visit(self, value: Any, name: str) -> Any:
+        if self._others is not None:
+            self._require_one_run(name)
         new = edited(self.edits[name], value, self.notes)
         if self._others is not None and new is not value:
             self._others.replaced(value, new, name, self.left)
         return new
+
+    def _require_one_run(self, name: str) -> None:
+        """Raise where autograd would run this part of the model again in its reverse pass, without the edit."""
+        hooks = saved_hooks()
+        if hooks is None or hooks == self._saved_hooks or is_packing(hooks[0]) or not torch.is_grad_enabled():
+            return
+        if not any(mode.saves for mode in site_modes()):
+            raise UnsupportedOperationError(
+                f"edit: {name!r} lies in a checkpointed part, which autograd would run again in its reverse pass, "
+                "without the edit. Call the model under torch.no_grad(), take the derivative by funcattr.gradient or "
+                "funcattr.vjp, or leave the checkpointing out."
+            )
 
     def call(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         out = func(*args, **kwargs)

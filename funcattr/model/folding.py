@@ -16,10 +16,10 @@ from torch import Tensor
 
 from .._torch import (
     current_level,
-    has_saved_hooks,
     memory_of,
     no_function_modes,
     pytree,
+    saved_hooks,
     unwrapped,
     version,
     without_dispatch_modes,
@@ -317,7 +317,7 @@ class FoldMode(SiteMode):
         # A stand-in is no operation of the model's, which a mode that traces has to see all the same.
         self._unseen = nullcontext if is_traced() else without_dispatch_modes
         self._touched: set[int | None] = set()
-        self._level, self._has_saved_hooks = current_level(), has_saved_hooks()
+        self._level, self._saved_hooks = current_level(), saved_hooks()
 
     def call(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         told = known(func)
@@ -364,7 +364,7 @@ class FoldMode(SiteMode):
         number = self._numbers[path] = self._numbers.get(path, -1) + 1
         key = path, number
         # What is checkpointed runs again in the reverse pass, where nobody folds.
-        pair = self._pairs.get(key) if has_saved_hooks() == self._has_saved_hooks else None
+        pair = self._pairs.get(key) if saved_hooks() == self._saved_hooks else None
         call = Call(func, told.operation, args, kwargs, (), path)
         both = None if pair is None else self._both(key, pair, call)
         if both is None:

@@ -237,6 +237,11 @@ PACKING = "_funcattr_packing"
 """The attribute of a copy that has the `Packing` of its call."""
 
 
+def is_packing(pack: Any) -> bool:
+    """Whether what packs a saved tensor does so for a sharded model."""
+    return isinstance(getattr(pack, "__self__", None), Packing)
+
+
 class Packing:
     """Lets autograd save, in place of a gathered tensor, how to gather it again."""
 
