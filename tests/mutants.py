@@ -384,7 +384,7 @@ MUTANTS = (
     Mutant(
         "what is checkpointed is folded",
         "funcattr/model/folding.py",
-        "if has_saved_hooks() == self._has_saved_hooks else None",
+        "if saved_hooks() == self._saved_hooks else None",
         "if self._pairs else None",
         ("tests/model/test_folding.py::test_an_odd_use_gives_what_it_gives_unfolded_or_is_refused[checkpointed]",),
     ),
