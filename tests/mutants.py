@@ -773,8 +773,8 @@ MUTANTS = (
     Mutant(
         "DeepLIFT gives the multipliers",
         "funcattr/methods/relevance/deep_lift.py",
-        "lambda x, x0, m: (x - x0) * m",
-        "lambda x, x0, m: x * m",
+        "lambda x, x0, m: contribution(x - x0, m)",
+        "lambda x, x0, m: contribution(x, m)",
         ("tests/methods/relevance/test_deep_lift.py::test_a_linear_model_by_its_weights",),
     ),
     # methods/extremal

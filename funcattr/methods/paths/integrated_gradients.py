@@ -57,7 +57,8 @@ def integrated_gradients(
 
     Returns:
         Attributions in units of y, structured and shaped as `x` (as the site's value with `layer`), which sum to
-        y_t(x) - y_t(x') up to the error of the integration; `metrics.completeness` gives that error.
+        y_t(x) - y_t(x') up to the error of the integration; `metrics.completeness` gives that error. They are real for
+        a complex x too, Re((x - x') conj(mean gradient)), along the straight line only.
 
     Raises:
         ValueError, TypeError, UntrackedPathError: As in `gradient`; and if the baseline does not fit the input.

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from ...agreement import same_numbers
+from ...attribution.contribution import contribution
 from ...attribution.example_dims import ExampleDims
 from ...attribution.forward import PassOptions, forward
 from ...attribution.question import Model, Question, ask
@@ -75,10 +76,14 @@ def full_grad(
     shares: list[Tensor] = []
     with torch.set_grad_enabled(torch.is_grad_enabled() and not derivative_is_final(passed.output, start)):
         (g,) = passed.pull(start, observer=lambda *step: shares.extend(_biases(*step)))
-        found = sum((_as_map(question, b, size, absolute) for b in shares), _channels(question.x * g, absolute))
+        found = sum(
+            (_as_map(question, b, size, absolute) for b in shares), _channels(contribution(question.x, g), absolute)
+        )
         signed = found
         if absolute:
-            signed = sum((_as_map(question, b, size, False) for b in shares), _channels(question.x * g, False))
+            signed = sum(
+                (_as_map(question, b, size, False) for b in shares), _channels(contribution(question.x, g), False)
+            )
     _require_whole(question, signed, passed.output * start)
     return question.as_given(found)
 
@@ -105,7 +110,7 @@ def _biases(step: Step, arrived: list[Any], results: tuple[Any, ...]) -> list[Te
         ) from error
     shares = [
         # Results that lead nowhere, such as the last state of a recurrent layer, may have their examples elsewhere.
-        None if g is None else ((y - v) * g.conj()).real
+        None if g is None else contribution(y - v, g)
         for y, v, g in zip(step.values.outputs, linear, arrived, strict=True)
     ]
     if step.op == "multi_head_attention_forward" and shares[0] is not None and shares[0].ndim == 3:
