@@ -721,8 +721,8 @@ MUTANTS = (
     Mutant(
         "a baseline is not broadcast",
         "funcattr/sampling/baselines.py",
-        "return baseline.to(value).expand_as(value)",
-        "return baseline.to(value)",
+        'return _cast(f"{call}(baseline=...)", baseline, value).expand_as(value)',
+        'return _cast(f"{call}(baseline=...)", baseline, value)',
         ("tests/sampling/test_baselines.py::test_a_baseline_has_the_inputs_shape_and_dtype",),
     ),
     Mutant(

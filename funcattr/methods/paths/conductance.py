@@ -203,8 +203,7 @@ class _Start:
 
 def _start(question: Question, baseline: Baseline | distribution) -> _Start:
     if isinstance(baseline, distribution):
-        baseline.check(question.call, question.x)
-        return _Start(None, baseline)
+        return _Start(None, baseline.like(question.call, question.x))
     return _Start(baseline_like(question.call, question.x, question.laid(baseline)), None)
 
 

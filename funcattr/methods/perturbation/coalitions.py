@@ -57,7 +57,7 @@ class FeatureGroups(NamedTuple):
 
         def leaf(x: Tensor, baseline: Tensor, ids: Tensor) -> Tensor:
             kept = present.index_select(1, ids.reshape(-1)).reshape(-1, *ids.shape).transpose(0, 1)
-            return merged(torch.where(kept, x.unsqueeze(1), baseline.to(x.dtype)))
+            return merged(torch.where(kept, x.unsqueeze(1), baseline))
 
         return pytree.tree_map(leaf, self.x, behind, self.ids)
 
@@ -99,8 +99,8 @@ def feature_groups(
         raise ValueError(f"{question.call}(feature_mask=...): expected {count} masks structured as x, got 1.")
     masks = question.laid(as_dict(feature_mask))
     if isinstance(baseline, distribution):
-        baseline.check(question.call, question.x)
-        return laid_groups(question, masks, 0, features)._replace(rows=baseline)
+        rows = baseline.like(question.call, question.x)
+        return laid_groups(question, masks, 0, features)._replace(rows=rows)
     return laid_groups(question, masks, question.laid(baseline), features)
 
 

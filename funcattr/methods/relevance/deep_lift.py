@@ -91,9 +91,9 @@ def deep_lift(
     if not isinstance(baseline, distribution):
         start = baseline_like(question.call, question.x, question.laid(baseline))
         return question.as_given(_difference(question, start, book, times_difference))
-    baseline.check(question.call, question.x)
-    chunk = chunk_for(question, chunk_size, baseline.count)
-    return question.as_given(_mean_over_rows(question, baseline, book, chunk, progress, times_difference))
+    rows = baseline.like(question.call, question.x)
+    chunk = chunk_for(question, chunk_size, rows.count)
+    return question.as_given(_mean_over_rows(question, rows, book, chunk, progress, times_difference))
 
 
 def _difference(question: Question, baseline: Any, rules: Rulebook, times_difference: bool) -> Any:
