@@ -788,7 +788,7 @@ MUTANTS = (
     Mutant(
         "a class of a spatial output is its sum over space",
         "funcattr/methods/extremal/rewards.py",
-        "/ (_positions(output) if _is_class(target) else 1)",
+        "/ (_positions(output) if is_class(target) else 1)",
         "",
         (
             "tests/methods/extremal/test_extremal_perturbation.py::"
