@@ -222,8 +222,8 @@ def _ask(
         call, model, x, target, layer=layer, output=output, args=args, kwargs=kwargs, example_dims=example_dims
     )
     require_layer(question)
-    for value in pytree.tree_leaves(x):
-        if not value.is_floating_point():
+    for value in pytree.tree_leaves(question.x):
+        if not (value.is_floating_point() or value.is_complex()):
             raise TypeError(
                 f"{call}(x=...): expected floating-point inputs, got {value.dtype}: there is no line between "
                 "token ids. Give inputs_embeds as x, or use integrated_gradients(layer=...)."
