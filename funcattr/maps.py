@@ -137,7 +137,7 @@ def resize(
         [N, C, *size]
 
     Raises:
-        ValueError: If the mode is another, there is no pixel, the number of dimensions does not fit, or nothing says it.
+        ValueError: If the mode is another, a size is below 1, or the dimensions do not fit or are not told apart.
 
     Example:
         >>> resize(torch.eye(2)[None, None], 4, mode="nearest").shape
