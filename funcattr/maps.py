@@ -137,7 +137,7 @@ def resize(
         [N, C, *size]
 
     Raises:
-        ValueError: If the mode is another, the number of dimensions does not fit, or nothing says it.
+        ValueError: If the mode is another, a size is below 1, or the dimensions do not fit or are not told apart.
 
     Example:
         >>> resize(torch.eye(2)[None, None], 4, mode="nearest").shape
@@ -154,6 +154,10 @@ def resize(
         batch = " Is the batch missing? Give maps[None]." if len(size) == rank + 1 else ""
         raise ValueError(
             f"resize(size={size}): expected {rank} numbers (1 to 3) for maps of shape {list(maps.shape)}.{batch}"
+        )
+    if any(n < 1 for n in (*size, *maps.shape[2:])):
+        raise ValueError(
+            f"resize(size={size}): expected a pixel or more in each dimension, for maps of shape {list(maps.shape)}."
         )
     if mode not in _MODES or (mode == "bicubic" and rank != 2):
         raise ValueError(
@@ -181,8 +185,9 @@ def smooth(maps: Tensor, sigma: float, *, padding: str = "replicate", rank: int 
         [N, C, *spatial]; a constant map stays as it is, but for zero padding.
 
     Raises:
-        ValueError: If `sigma` is negative, or so small that it can only be meant as a share of the image; `padding` is
-            another; or the shape is another, or of three dimensions and nothing says which.
+        ValueError: If `sigma` is negative, so small that it can only be meant as a share of the image, or so large that
+            "reflect" or "circular" would have to repeat; `padding` is another; or the shape is another, or of three
+            dimensions and nothing says which.
 
     Example:
         >>> smooth(torch.ones(1, 1, 5, 5), sigma=1.0).sum().round()
@@ -206,6 +211,13 @@ def smooth(maps: Tensor, sigma: float, *, padding: str = "replicate", rank: int 
     # Half precision is too coarse for the taps: in bfloat16, 257 is not a number and the weights do not sum to 1.
     smoothed = maps.to(torch.promote_types(maps.dtype, torch.float32))
     width = math.ceil(4 * sigma)
+    least = {"reflect": width + 1, "circular": width}.get(padding, 0)
+    if any(length < least for length in maps.shape[2:]):
+        raise ValueError(
+            f"smooth(sigma={sigma}, padding={padding!r}): expected maps of {least} pixels or more in each dimension, "
+            f"for neighbours go {width} pixels far, 4 sigma; got shape {list(maps.shape)}. Take a smaller sigma, or "
+            "padding='replicate'."
+        )
     taps = torch.arange(-width, width + 1, dtype=smoothed.dtype, device=maps.device)
     kernel = torch.exp(-((taps / (math.sqrt(2) * sigma + 1.19e-7)) ** 2))
     kernel = (kernel / kernel.sum())[None, None]

@@ -749,8 +749,8 @@ MUTANTS = (
     Mutant(
         "a baseline is not broadcast",
         "funcattr/sampling/baselines.py",
-        "return baseline.to(value).expand_as(value)",
-        "return baseline.to(value)",
+        'return _cast(f"{call}(baseline=...)", baseline, value).expand_as(value)',
+        'return _cast(f"{call}(baseline=...)", baseline, value)',
         ("tests/sampling/test_baselines.py::test_a_baseline_has_the_inputs_shape_and_dtype",),
     ),
     Mutant(
@@ -801,8 +801,8 @@ MUTANTS = (
     Mutant(
         "DeepLIFT gives the multipliers",
         "funcattr/methods/relevance/deep_lift.py",
-        "lambda x, x0, m: (x - x0) * m",
-        "lambda x, x0, m: x * m",
+        "lambda x, x0, m: contribution(x - x0, m)",
+        "lambda x, x0, m: contribution(x, m)",
         ("tests/methods/relevance/test_deep_lift.py::test_a_linear_model_by_its_weights",),
     ),
     # methods/extremal
@@ -816,7 +816,7 @@ MUTANTS = (
     Mutant(
         "a class of a spatial output is its sum over space",
         "funcattr/methods/extremal/rewards.py",
-        "/ (_positions(output) if _is_class(target) else 1)",
+        "/ (_positions(output) if is_class(target) else 1)",
         "",
         (
             "tests/methods/extremal/test_extremal_perturbation.py::"

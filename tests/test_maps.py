@@ -182,6 +182,16 @@ def source(index: int, size: int, padding: str) -> int | None:
     return {"replicate": min(max(index, 0), size - 1), "circular": index % size, "constant": None}[padding]
 
 
+@pytest.mark.parametrize(
+    ("shape", "size"), [([1, 1, 5, 5], 0), ([1, 1, 5, 5], (3, 0)), ([1, 1, 5, 5], -2), ([1, 1, 0, 5], 4)]
+)
+def test_a_size_has_a_pixel_or_more(shape: list[int], size: Any) -> None:
+    with pytest.raises(
+        ValueError, match=r"^resize\(size=\[.*\]\): expected a pixel or more in each dimension, for maps of"
+    ):
+        maps.resize(torch.ones(shape), size)
+
+
 def smoothed(values: Tensor, sigma: float, padding: str) -> Tensor:
     width = math.ceil(4 * sigma)
     taps = [math.exp(-((i / (math.sqrt(2) * sigma + 1.19e-7)) ** 2)) for i in range(-width, width + 1)]
@@ -220,6 +230,18 @@ def test_smoothing_pads_as_asked_in_each_dtype(padding: str, dtype: torch.dtype)
 def test_smoothing_keeps_a_constant_map(dtype: torch.dtype, sigma: float) -> None:
     constant = torch.full((1, 2, 6, 7), 3.3, dtype=dtype)
     torch.testing.assert_close(maps.smooth(constant, sigma), constant)
+
+
+@pytest.mark.parametrize(("padding", "least"), [("reflect", 9), ("circular", 8)])
+@pytest.mark.parametrize("dim", [2, 3])
+def test_smoothing_does_not_reach_beyond_a_copy_of_the_map(padding: str, least: int, dim: int) -> None:
+    shape = [1, 1, 12, 12]
+    shape[dim] = least
+    fits = torch.rand(shape, dtype=torch.float64)
+    check(maps.smooth(fits, 2.0, padding=padding), smoothed(fits, 2.0, padding))
+    message = rf"^smooth\(sigma=2.0, padding='{padding}'\): expected maps of {least} pixels or more in each dimension"
+    with pytest.raises(ValueError, match=message):
+        maps.smooth(fits.narrow(dim, 0, least - 1), 2.0, padding=padding)
 
 
 def test_smoothing_by_zero_is_the_identity() -> None:

@@ -95,18 +95,21 @@ class span(BuiltTarget):  # noqa: N801
         if of not in ("logit", "log_prob"):
             raise ValueError(f"span(of={of!r}): expected 'logit' or 'log_prob'.")
         rows, kept = _rows("tokens", tokens)
-        if isinstance(positions, int) and not isinstance(positions, bool):
+        if isinstance(positions, int | np.integer) and not isinstance(positions, bool):
+            positions = int(positions)
             where = positions + torch.arange(rows.shape[1]).expand_as(rows)
             if positions < 0 < positions + rows.shape[1]:
                 raise ValueError(f"span(positions={positions}): the span would go on at the beginning of the output.")
         else:
             where, there = _rows("positions", positions)
-            if where.shape[1] != rows.shape[1] or len(where) not in (1, len(rows)) or not bool((there == kept).all()):
+            examples = max(len(rows), len(where))
+            fits = where.shape[1] == rows.shape[1] and {len(rows), len(where)} <= {1, examples}
+            if not fits or not bool((there == kept.to(there.device)).all()):
                 raise ValueError(
                     f"span(positions=...): expected as many positions as tokens, {list(rows.shape)}, or the first, got "
                     f"{list(where.shape)}."
                 )
-            where = where.expand_as(rows)
+            rows, kept, where = (v.expand(examples, -1) for v in (rows, kept, where))
         super().__init__({"tokens": rows, "positions": where.to(rows.device), "kept": kept, "of": of})
 
     def repeated(self, call: str, examples: int, times: int) -> BuiltTarget:

@@ -238,7 +238,8 @@ def ask(
     compiled code tensors are copies of their own (see `own`).
 
     Raises:
-        TypeError: If the model is not callable, an input is no tensor, or there are several sites that are not meant.
+        TypeError: If the model is not callable, an input is no tensor or given twice, by x and by kwargs, or there are
+            several sites that are not meant.
         ValueError: If an input has no batch, or is on another device than the model.
     """
     fm = as_functional(model)
@@ -247,6 +248,8 @@ def ask(
         raise TypeError(f"{call}(layer={layer!r}): expected one site. Call it for each of several.")
     site = None if layer is None or layers else fm.site_name(call, layer)
     x, constants = read_inputs(x)
+    if twice := sorted(map(str, {*(x if isinstance(x, dict) else ()), *constants} & {*(kwargs or {})})):
+        raise TypeError(f"{call}(kwargs=...): {', '.join(map(repr, twice))} is in x too. Give it in one of them.")
     _check_devices(call, fm, inputs_of(call, x))
     if fm.training and not torch.compiler.is_dynamo_compiling():
         warn(

@@ -213,7 +213,7 @@ def cotangent_of(call: str, output: Tensor, target: Target) -> Tensor:
         raise ValueError(
             f"{call}(target=...): the output has shape {list(output.shape)}, one number per example. Use target=None."
         )
-    if not _is_index(target):
+    if not is_index(target):
         return _one_hot(call, output, target, dim=1).expand_as(output)
     cotangent = torch.ones_like(output)
     for dim, index in enumerate(_numbers(call, output, target), start=1):
@@ -272,10 +272,16 @@ def _of_cotangent(call: str, output: Tensor, target: Tensor) -> Tensor:
     return target.to(output.dtype)
 
 
-def _is_index(target: Any) -> bool:
-    """Whether a target of integers has a number for each trailing dimension, and not just a class."""
+def is_class(target: Any) -> bool:
+    """Whether a target, as `read_target` returns it, is a class, or a class per example."""
+    integers = isinstance(target, Tensor) and not target.is_floating_point()
+    return (integers or isinstance(target, int | list)) and not is_index(target)
+
+
+def is_index(target: Any) -> bool:
+    """Whether a target, as `read_target` returns it, has a number for each trailing dimension, and is no class."""
     if isinstance(target, Tensor):
-        return target.ndim > 1
+        return target.ndim > 1 and not target.is_floating_point()
     return isinstance(target, tuple) or (isinstance(target, list) and bool(target) and isinstance(target[0], tuple))
 
 
@@ -403,7 +409,7 @@ class pointing(BuiltTarget):  # noqa: N801  (a target reads as a word: target=po
 
     def __init__(self, target: int | np.integer[Any] | list[int] | Tensor | np.ndarray[Any, Any]) -> None:
         read: Any = read_target("pointing", target)
-        if read is None or callable(read) or _is_index(read):
+        if not is_class(read):
             raise TypeError(f"pointing({target!r}): expected a class, or one class per example.")
         super().__init__({"target": read})
 

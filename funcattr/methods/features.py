@@ -17,7 +17,7 @@ def of_features(question: Question, channel_dim: int | None, formula: Callable[[
     Examples are in front.
 
     Raises:
-        TypeError: If no layer is given.
+        TypeError: If no layer is given, or its value is complex.
         ValueError: If the layer's value has no such dimension, or not one row for each example.
     """
     require_layer(question)
@@ -25,6 +25,11 @@ def of_features(question: Question, channel_dim: int | None, formula: Callable[[
 
     def at_one(question: Question, features: Tensor, g: Tensor) -> Tensor:
         question.require_rows(features)
+        if features.is_complex():
+            raise TypeError(
+                f"{question.call}(layer={question.layer!r}): expected real features, got {features.dtype}. "
+                "input_x_gradient(layer=...) has a real number for each complex one."
+            )
         return formula(*(channels_first(value, question, channel_dim) for value in (features, g)))
 
     return question.at_each(at_one, found.root, found.cotangent)

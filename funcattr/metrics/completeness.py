@@ -109,12 +109,12 @@ def _before(question: Question, baseline: Baseline | distribution, chunk_size: i
     call, x, examples = question.call, question.x, question.examples
     if not isinstance(baseline, distribution):
         return copies_of(question, baseline_like(call, x, question.laid(baseline))).scores()
-    baseline.check(call, x)
+    rows = baseline.like(call, x)
 
     def scores(index: Tensor) -> Tensor:
-        return copies_of(question, as_batch(baseline.samples(index), examples, len(index))).scores()
+        return copies_of(question, as_batch(rows.samples(index), examples, len(index))).scores()
 
-    return _mean(question, scores, baseline.count, chunk_size, progress)
+    return _mean(question, scores, rows.count, chunk_size, progress)
 
 
 def _mean(

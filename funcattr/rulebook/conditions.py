@@ -6,6 +6,19 @@ import torch
 from torch import Tensor
 
 from ..batch import Dim, back, has_dim, moved
+from ..torch_state import can_look_at
+
+
+def lists_channels(mask: Tensor) -> bool:
+    """Whether a tensor is a list of channels, and no mask that multiplies."""
+    return not mask.is_floating_point() and mask.dtype != torch.bool
+
+
+def channel_range(mask: Tensor) -> tuple[int, int]:
+    """The lowest and the highest channel that a tensor lists; -1, which is none, where it lists none or hides them."""
+    if not lists_channels(mask) or not mask.numel() or not can_look_at(mask):
+        return -1, -1
+    return int(mask.min()), int(mask.max())
 
 
 class Conditions(NamedTuple):
@@ -16,7 +29,7 @@ class Conditions(NamedTuple):
             is [C], [N, C] or of the site's own shape; an integer tensor lists channels, [m] or [N, m], -1 for none.
         exclusive: Whether only what passes through the sites goes on; the sites then lie one after the other.
         channel_dim: Dimension of the channels of a site, with its examples in front.
-        highest: The highest channel in the lists of a site.
+        highest: The highest channel in the lists of a site, for masks whose values cannot be looked at in the pass.
         caller: The first words of errors.
         example_dim: Dimension that holds examples at the sites; NO_DIM where none does.
 
@@ -61,9 +74,12 @@ class Conditions(NamedTuple):
             raise ValueError(
                 f"{self.caller}: channel_dim={self.channel_dim} is no dimension of channels at {site!r}, {list(shape)}."
             )
-        if (highest := (self.highest or {}).get(site, -1)) >= shape[dim]:
-            raise ValueError(f"{self.caller}: no channel {highest} at {site!r}, which has {shape[dim]} channels.")
-        if not mask.is_floating_point() and mask.dtype != torch.bool:
+        lowest, highest = channel_range(mask)
+        highest = max(highest, (self.highest or {}).get(site, -1))
+        if lowest < -1 or highest >= shape[dim]:
+            wrong = lowest if lowest < -1 else highest
+            raise ValueError(f"{self.caller}: no channel {wrong} at {site!r}, which has {shape[dim]} channels.")
+        if lists_channels(mask):
             channels = torch.arange(shape[dim], device=mask.device)
             mask = (mask[..., None] == channels).any(-2)
         elif mask.shape == cotangent.shape:

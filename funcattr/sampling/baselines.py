@@ -10,6 +10,7 @@ from .._torch import pytree
 from ..attribution.inputs import as_dict
 from ..attribution.question import own
 from ..batch import batch_of, broadcasts, merged
+from ..torch_state import is_plain_eager
 
 Baseline = float | int | Tensor | tuple[Any, ...] | Mapping[str, Any]
 """A number, or a tensor of the inputs' shape or broadcast to it ([1, ...]); for several inputs, a structure of them."""
@@ -51,6 +52,12 @@ class distribution:  # noqa: N801  (a baseline reads as a word: baseline=distrib
         if pytree.tree_structure(x) != pytree.tree_structure(self.rows) or shapes != given:
             raise ValueError(f"{call}(baseline=distribution(...)): expected rows of shapes {shapes}, got {given}.")
 
+    def like(self, call: str, x: Any) -> "distribution":
+        """The rows in the dtypes of the inputs, checked, and on their device."""
+        self.check(call, x)
+        where = f"{call}(baseline=distribution(...))"
+        return distribution(pytree.tree_map(lambda rows, value: _cast(where, rows, value), self.rows, x))
+
     def __repr__(self) -> str:
         return f"distribution({self.count} rows)"
 
@@ -68,8 +75,8 @@ def baseline_like(call: str, x: Any, baseline: Any) -> Any:
     """The baseline, structured and shaped as the inputs.
 
     Raises:
-        TypeError: If a part of the baseline is neither a number nor a tensor.
-        ValueError: If its structure or a shape does not fit the inputs.
+        TypeError: If a part of the baseline is neither a number nor a tensor, or complex beside real inputs.
+        ValueError: If its structure or a shape does not fit the inputs, or their dtype has not its values.
     """
     leaves, structure = pytree.tree_flatten(x)
     if isinstance(baseline, int | float | Tensor):
@@ -91,8 +98,10 @@ def _names(before: str, value: Any) -> str:
 
 def _like(call: str, value: Tensor, baseline: Any) -> Tensor:
     if isinstance(baseline, int | float) and not isinstance(baseline, bool):
-        if not (value.is_floating_point() or value.is_complex()) and not float(baseline).is_integer():
-            raise ValueError(f"{call}(baseline={baseline}): expected an integer, as the inputs are ({value.dtype}).")
+        if not _has(value.dtype, baseline):
+            raise ValueError(
+                f"{call}(baseline={baseline}): expected an integer, as the inputs are ({value.dtype}), in their range."
+            )
         return torch.full_like(value, baseline)
     if not isinstance(baseline, Tensor):
         raise TypeError(f"{call}(baseline=...): expected numbers and tensors, got {type(baseline).__name__}.")
@@ -101,4 +110,26 @@ def _like(call: str, value: Tensor, baseline: Any) -> Tensor:
             f"{call}(baseline=...): expected the input's shape {list(value.shape)} or one that broadcasts to it, "
             f"got {list(baseline.shape)}. Many baselines are a distribution: baseline=distribution(rows)."
         )
-    return baseline.to(value).expand_as(value)
+    return _cast(f"{call}(baseline=...)", baseline, value).expand_as(value)
+
+
+def _has(dtype: torch.dtype, number: float) -> bool:
+    """Whether integers or booleans of a dtype have the number; other dtypes round it."""
+    if dtype.is_floating_point or dtype.is_complex:
+        return True
+    lowest, highest = (0, 1) if dtype == torch.bool else (torch.iinfo(dtype).min, torch.iinfo(dtype).max)
+    return float(number).is_integer() and lowest <= number <= highest
+
+
+def _cast(where: str, values: Tensor, like: Tensor) -> Tensor:
+    """The values in the dtype of the inputs, which may round them, but makes no others of them."""
+    if values.is_complex() and not like.is_complex():
+        raise TypeError(f"{where}: expected real values, as the inputs are ({like.dtype}), got {values.dtype}.")
+    found = values.to(like)
+    rounds = like.is_complex() or like.is_floating_point()
+    if not rounds and values.dtype != like.dtype and is_plain_eager() and bool((found != values.to(like.device)).any()):
+        raise ValueError(
+            f"{where}: expected values that the inputs' dtype {like.dtype} has, got others, of {values.dtype}. Round "
+            "them yourself, or give floating-point inputs."
+        )
+    return found

@@ -36,8 +36,7 @@ class SampledEnds(NamedTuple):
         spread = None if isinstance(sigma, int | float) and sigma == 0 else spread_of(call, x, sigma, relative=False)
         if not isinstance(baseline, distribution):
             return SampledEnds(x, baseline_like(call, x, baseline), None, spread, seed)
-        baseline.check(call, x)
-        return SampledEnds(x, x, baseline, spread, seed)
+        return SampledEnds(x, x, baseline.like(call, x), spread, seed)
 
     def first(self, index: Tensor) -> Any:
         """Starts of some samples, structured as x. [c] -> each [N or 1, c or 1, ...]"""

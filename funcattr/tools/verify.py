@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from .._torch import TorchDispatchMode, pytree
 from ..agreement import same_numbers
 from ..attribution.attribute import pulled
+from ..attribution.contribution import contribution
 from ..attribution.example_dims import ExampleDims
 from ..attribution.forward import PassOptions, forward, starting_cotangent
 from ..attribution.question import Layer, Model, Question, ask
@@ -175,7 +176,7 @@ def _recorded_gradient(question: Question) -> Answer:
 
 
 def _by_autograd(question: Question) -> Any:
-    x = pytree.tree_map(lambda t: leaf_of(t) if t.is_floating_point() else t, question.x)
+    x = pytree.tree_map(lambda t: leaf_of(t) if t.is_floating_point() or t.is_complex() else t, question.x)
     leaves, structure = pytree.tree_flatten(x)
     with torch.enable_grad():
         score = question._replace(x=x).scores().sum()
@@ -251,7 +252,7 @@ def _arrives(question: Question, book: Rulebook) -> Answer:
     start = starting_cotangent(cotangent_of("verify", passed.output, question.target), passed.output, options)
     given = passed.pull(start)
     if book.space == "gradient":
-        start, given = start * passed.output, [v * g for v, g in zip(passed.roots, given, strict=True)]
+        start, given = start * passed.output, tuple(map(contribution, passed.roots, given))
     began, arrived = _size(start), sum(map(_size, given))
     share = arrived / began if began else float("nan")
     return LEAST <= share <= MOST, f"sum |R| at the root is {share:.3g} of that at the output"

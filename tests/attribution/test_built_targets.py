@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -183,6 +184,9 @@ def test_deep_lift_sums_to_the_difference_of_a_built_target() -> None:
         (lambda: span([1, 1], -1), ValueError, r"span\(positions=-1\): the span would go on at the beginning"),
         (lambda: span([1, 1], [0]), ValueError, r"as many positions as tokens, \[1, 2\], or the first, got \[1, 1\]"),
         (lambda: span([[1, 1], [0]], [[0], [0, 1]]), ValueError, "as many positions as tokens"),
+        (lambda: span([1, 1], [[0, 1], [0]]), ValueError, "as many positions as tokens"),
+        (lambda: span([[1], [2]], [[0], [1], [2]]), ValueError, "as many positions as tokens"),
+        (lambda: span([1], wrong(np.bool_(True))), TypeError, "expected a list of integers, .* got bool"),
         (lambda: span([[1], [1], [1]], 0), ValueError, "expected one span, or 2, one an example; got 3"),
         (lambda: span([], 0), TypeError, r"span\(tokens=...\): expected a list of integers"),
         (lambda: span([[1], []], 0), ValueError, "expected at least one token for each example, got none"),
@@ -213,6 +217,25 @@ def test_deep_lift_sums_to_the_difference_of_a_built_target() -> None:
 def test_what_does_not_fit_is_refused(target: Callable[[], Any], kind: type[Exception], message: str) -> None:
     with pytest.raises(kind, match=message):
         funcattr.gradient(positions, torch.randn(2, 3, 4), target())
+
+
+def test_one_span_may_stand_at_other_positions_in_each_example() -> None:
+    output = torch.randn(2, 5, 7)
+    found = span([3, 6], [[1, 2], [0, -1]], of="logit")(output)
+    torch.testing.assert_close(
+        found, torch.stack([output[0, 1, 3] + output[0, 2, 6], output[1, 0, 3] + output[1, 4, 6]])
+    )
+    padded = span([[3], [6, 2]], [[1], [0, 3]], of="logit")(output)
+    torch.testing.assert_close(padded, torch.stack([output[0, 1, 3], output[1, 0, 6] + output[1, 3, 2]]))
+    gradients = funcattr.integrated_gradients(lambda x: x, output, span([3], [[1], [4]], of="logit"), steps=3)
+    torch.testing.assert_close(gradients.sum((1, 2)), torch.stack([output[0, 1, 3], output[1, 4, 3]]))
+
+
+@pytest.mark.parametrize("first", [np.int64(2), np.int32(-3), np.array([2, 3]), [np.int64(2), 3]])
+def test_positions_may_be_numpys(first: Any) -> None:
+    output = torch.randn(2, 5, 7)
+    expected = output[:, 2, 3] + output[:, 3, 6]
+    torch.testing.assert_close(span([np.int64(3), 6], first, of="logit")(output), expected)
 
 
 def test_a_span_of_an_output_without_tokens_is_refused() -> None:

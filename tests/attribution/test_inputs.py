@@ -109,6 +109,41 @@ def test_options_structured_as_the_inputs_may_be_any_mapping(mapping: Callable[.
     torch.testing.assert_close(found, expected)
 
 
+@every_mapping
+@pytest.mark.parametrize("options", [{}, {"quadrature": "gausslegendre"}, {"baseline": {"embeds": 0.5}}])
+@pytest.mark.parametrize("method", [funcattr.layer_conductance, funcattr.internal_influence])
+def test_the_flow_through_a_layer_takes_mappings_with_constants(
+    mapping: Callable[..., Any], options: dict[str, Any], method: Callable[..., Any]
+) -> None:
+    found = method(MODEL, mapping(embeds=EMBEDS, mask=MASK, kind=KIND), 1, layer="head", steps=3, **options)
+    options = {name: value["embeds"] if name == "baseline" else value for name, value in options.items()}
+    expected = method(MODEL, EMBEDS, 1, layer="head", steps=3, args=(MASK, KIND), **options)
+    torch.testing.assert_close(found, expected)
+
+
+def test_the_flow_through_a_layer_needs_inputs_with_lines_between() -> None:
+    ids = UserDict(input=torch.tensor([[1, 2]]))
+    model = nn.Sequential(nn.Embedding(9, 4), nn.Flatten(), nn.Linear(8, 2)).eval()
+    for method in (funcattr.layer_conductance, funcattr.internal_influence):
+        with pytest.raises(TypeError, match=r"\(x=...\): expected floating-point inputs, got torch.int64: there is no"):
+            method(model, ids, 0, layer="2")
+
+
+@every_mapping
+@pytest.mark.parametrize("name", ["gradient", "integrated_gradients", "feature_ablation", "noise_tunnel"])
+def test_an_input_that_is_given_twice_is_refused(mapping: Callable[..., Any], name: str) -> None:
+    """An attributed one, and a constant; not the one that x has, without a word."""
+    x = mapping(embeds=EMBEDS, mask=MASK, kind=KIND)
+    for twice in ({"embeds": EMBEDS}, {"mask": MASK}):
+        with pytest.raises(
+            TypeError, match=rf"^[a-z_]+\(kwargs=...\): {next(iter(twice))!r} is in x too. Give it in one of"
+        ):
+            METHODS[name](MODEL, x, 1, kwargs=twice)
+    part = mapping(embeds=EMBEDS, mask=MASK)
+    expected = METHODS[name](MODEL, x, 1)
+    torch.testing.assert_close(METHODS[name](MODEL, part, 1, kwargs={"kind": KIND}), expected)
+
+
 def test_a_baseline_of_a_constant_is_refused() -> None:
     x = UserDict(embeds=EMBEDS, mask=MASK, kind=KIND)
     with pytest.raises(ValueError, match=r"_gradients\(baseline=...\): .* by name: embeds, got dict of 3: "):

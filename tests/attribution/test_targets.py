@@ -345,6 +345,12 @@ def test_pointing_is_the_spatial_softmax_of_the_class(space: list[int], classes:
     torch.testing.assert_close(cotangent_of("f", output, pointing(1)), pointing_loop(output, [1] * len(classes)))
 
 
+@pytest.mark.parametrize("target", [torch.ones(2, 3), torch.ones(2), (0, 1), [(0, 1)], None, lambda y: y.sum(1)])
+def test_pointing_is_at_classes(target: Any) -> None:
+    with pytest.raises(TypeError, match=r"(?s)^pointing\(.*\): expected a class, or one class per example"):
+        pointing(target)
+
+
 def test_pointing_does_not_overflow_in_float32() -> None:
     output = torch.randn(2, 3, 4, 4) * 1e4
     found = cotangent_of("f", output, pointing([2, 0]))

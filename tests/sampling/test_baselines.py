@@ -1,15 +1,19 @@
 """Baselines: one value in many forms, rows that belong together, and the errors of those that do not fit."""
 
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
 
+import funcattr
 from funcattr import distribution
 from funcattr.sampling.baselines import baseline_like, broadcasts
+
+from ..contract import assert_equal
 
 
 @pytest.mark.parametrize(
@@ -44,6 +48,19 @@ ids, floats = torch.ones(2, 3, dtype=torch.long), torch.ones(2, 3)
     ("x", "baseline", "kind", "message"),
     [
         (ids, 0.5, ValueError, r"0.5\): expected an integer, as the inputs are \(torch.int64\)"),
+        (
+            torch.ones(2, 3, dtype=torch.bool),
+            2,
+            ValueError,
+            r"2\): expected an integer, .*torch.bool\), in their range",
+        ),
+        (torch.ones(2, 3, dtype=torch.uint8), -1, ValueError, r"-1\): expected an integer, .*torch.uint8\), in their"),
+        (
+            floats,
+            torch.tensor(0j),
+            TypeError,
+            r": expected real values, as the inputs are .*float32\), got .*complex64",
+        ),
         (floats, "0", TypeError, r": expected numbers and tensors, got str"),
         (floats, True, TypeError, r": expected numbers and tensors, got bool"),
         (floats, None, TypeError, r": expected numbers and tensors, got NoneType"),
@@ -69,6 +86,46 @@ ids, floats = torch.ones(2, 3, dtype=torch.long), torch.ones(2, 3)
 def test_what_does_not_fit_is_refused(x: Any, baseline: Any, kind: type[Exception], message: str) -> None:
     with pytest.raises(kind, match=rf"^f\(baseline.*{message}"):
         baseline_like("f", x, baseline)
+
+
+CHANGED = {
+    "a fraction of an integer": (torch.long, torch.tensor(0.9)),
+    "a fraction of a bool": (torch.bool, torch.tensor([0.3, 0.0, 1.0])),
+    "not a number": (torch.long, torch.tensor(float("nan"))),
+    "beyond the range": (torch.int8, torch.tensor([200, 0, 0], dtype=torch.uint8)),
+}
+
+
+@pytest.mark.parametrize("name", CHANGED)
+def test_values_that_the_inputs_dtype_has_not_are_refused(name: str) -> None:
+    dtype, baseline = CHANGED[name]
+    x = torch.ones(2, 3).to(dtype)
+    with pytest.raises(ValueError, match=rf"^f\(baseline=...\): expected values that the inputs' dtype {dtype} has"):
+        baseline_like("f", x, baseline)
+    with pytest.raises(ValueError, match=r"^f\(baseline=distribution\(...\)\): expected values that the inputs' dtype"):
+        distribution(baseline.expand(4, 3)).like("f", x)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "baseline"),
+    [
+        (torch.long, torch.tensor(2.0)),
+        (torch.bool, torch.tensor([1, 0, 1])),
+        (torch.int8, torch.tensor([100, 0, 0], dtype=torch.uint8)),
+        (torch.complex64, torch.tensor(0.1, dtype=torch.float64)),
+        (torch.float16, torch.tensor(0.1, dtype=torch.float64)),
+    ],
+)
+def test_values_that_it_has_or_rounds_are_cast(dtype: torch.dtype, baseline: Tensor) -> None:
+    found = baseline_like("f", torch.ones(2, 3).to(dtype), baseline)
+    assert found.dtype == dtype
+    assert torch.allclose(found.to(torch.complex128), baseline.to(torch.complex128).expand(2, 3), rtol=1e-3)
+
+
+def test_values_that_cannot_be_looked_at_are_cast() -> None:
+    x = torch.ones(2, 3, dtype=torch.long)
+    found = torch.vmap(lambda b: baseline_like("f", x, b))(torch.tensor([0.9, 2.0]))
+    assert torch.equal(found, torch.tensor([0, 2]).reshape(2, 1, 1).expand(2, 2, 3))
 
 
 @given(st.lists(st.integers(1, 3), max_size=3), st.lists(st.integers(1, 3), max_size=3))
@@ -116,3 +173,30 @@ def test_rows_fit_the_examples() -> None:
         message = r"^f\(baseline=distribution\(\.\.\.\)\): expected rows of shapes \[\[3\], \[4, 5\]\], got \["
         with pytest.raises(ValueError, match=message):
             distribution(rows).check("f", x)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_rows_are_cast_to_the_inputs_dtype_by_every_method(dtype: torch.dtype) -> None:
+    layer = nn.Linear(3, 4, dtype=dtype)
+    model, x = nn.Sequential(layer, nn.Tanh(), nn.Linear(4, 2, dtype=dtype)), torch.ones(2, 3, dtype=dtype)
+    other = torch.float64 if dtype == torch.float32 else torch.float32
+    rows = torch.linspace(-1, 1, 12).reshape(4, 3)
+    same, cast = distribution(rows.to(dtype)), distribution(rows.to(other))
+    methods: list[Any] = [
+        funcattr.integrated_gradients,
+        partial(funcattr.integrated_gradients, layer="1"),
+        funcattr.expected_gradients,
+        partial(funcattr.layer_conductance, layer="1"),
+        partial(funcattr.internal_influence, layer="1"),
+        funcattr.deep_lift,
+        funcattr.feature_ablation,
+        funcattr.kernel_shap,
+        partial(funcattr.noise_tunnel, partial(funcattr.integrated_gradients, model)),
+    ]
+    for method in methods:
+        given = () if "noise_tunnel" in repr(method) else (model,)
+        found = method(*given, x, 1, baseline=cast)
+        assert found.dtype == dtype
+        assert_equal(found, method(*given, x, 1, baseline=same), tolerance=1e-5)
+    found = funcattr.integrated_gradients(model, x, 1, baseline=cast)
+    assert funcattr.metrics.completeness(model, x, 1, found, baseline=cast).dtype == dtype

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...attribution.targets import Target, score
+from ...attribution.targets import Target, is_index, score
 
 Loss = Callable[..., Tensor]
 """(output) or, given a target, (output, target) -> one number for each copy."""
@@ -45,5 +45,5 @@ def _cross_entropy(call: str, output: Tensor, target: Target) -> Tensor:
             f"{call}(target=None): the cross-entropy needs classes. Give the loss: loss=<function of the output>."
         )
     values = -score(call, torch.log_softmax(output, 1) if output.ndim > 1 else output, target)
-    is_index = isinstance(target, tuple)  # into space too, so that there is nothing to average
-    return values if is_index or output.ndim < 3 else values / output[0, 0].numel()
+    # An index is one into space too, so that there is nothing to average.
+    return values if is_index(target) or output.ndim < 3 else values / output[0, 0].numel()

@@ -342,9 +342,11 @@ def _check_order(asked: Asked, stream: Stream) -> None:
 
 
 def _check_positions(asked: Asked, differences: Values) -> None:
-    """Raise unless the sources' scores have one shape."""
+    """Raise unless the values are real, and the sources' scores have one shape."""
     call, dim = asked.question.call, asked.channel_dim
     for name, value in differences.items():
+        if value.is_complex():
+            raise TypeError(f"{call}: expected real values at every source and sink, got {value.dtype} at {name!r}.")
         if dim is not None and not (dim in range(1, value.ndim) or dim in range(1 - value.ndim, 0)):
             raise ValueError(
                 f"{call}(channel_dim={dim}): the value at {name!r} has shape {list(value.shape)}, with no such "

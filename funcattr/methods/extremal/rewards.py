@@ -6,7 +6,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from ...attribution.targets import Target, cotangent_of, score
+from ...attribution.targets import Target, cotangent_of, is_class, score
 
 Reward = Literal["simple", "contrastive"] | Callable[[Tensor, Any], Tensor]
 
@@ -22,7 +22,7 @@ def reward_of(call: str, reward: Reward, output: Tensor, target: Target) -> Tens
         return _checked(call, reward(output, target), output)
     if reward == "simple":
         # As published, a class means its average over space here, which the penalty weight is made for.
-        return score(call, output, target) / (_positions(output) if _is_class(target) else 1)
+        return score(call, output, target) / (_positions(output) if is_class(target) else 1)
     if reward == "contrastive":
         return _contrast(call, output, target)
     if isinstance(reward, str):
@@ -32,7 +32,7 @@ def reward_of(call: str, reward: Reward, output: Tensor, target: Target) -> Tens
 
 def _contrast(call: str, output: Tensor, target: Target) -> Tensor:
     """y_c - max_{c' != c} y_c', averaged over space."""
-    if not _is_class(target):
+    if not is_class(target):
         raise ValueError(f"{call}(reward='contrastive'): expected a class, or one class per example, as the target.")
     if output.ndim < 2 or output.shape[1] < 2:
         raise ValueError(
@@ -43,11 +43,6 @@ def _contrast(call: str, output: Tensor, target: Target) -> Tensor:
     own = torch.where(hot == 0, 0.0, output * hot).sum(1)
     others = torch.where(hot == 0, output, -torch.inf).amax(1)
     return (own - others).flatten(1).mean(1) if output.ndim > 2 else own - others
-
-
-def _is_class(target: Target) -> bool:
-    integers = isinstance(target, Tensor) and not target.is_floating_point()
-    return integers or isinstance(target, int | list)
 
 
 def _positions(output: Tensor) -> int:

@@ -5,6 +5,7 @@ from typing import Any
 
 from ..._torch import pytree
 from ...attribution.attribute import pulled
+from ...attribution.contribution import contribution
 from ...attribution.each_layer import at_layers
 from ...attribution.example_dims import ExampleDims
 from ...attribution.question import Inputs, Layer, Model, ask_at_layers
@@ -50,7 +51,7 @@ def gradient(
     Returns:
         Attributions in units of y per unit of x, structured and shaped as `x` (as the site's value with `layer`). For a
         mapping of any kind it is a dict, without the constants. For a list of sites it is a dict by site, from one
-        forward and one reverse pass for all of them.
+        forward and one reverse pass for all of them. For a complex x they are torch's gradient: dy = Re(conj(A) dx).
 
     Raises:
         ValueError: If a shape, class, device or site is not as documented above.
@@ -86,14 +87,15 @@ def input_x_gradient(
 ) -> Inputs:
     """The input (or the value at a site) times the gradient.
 
-    A = x * d y_t / d x
+    A = x * d y_t / d x;  of complex numbers Re(x conj(g)), g = d y_t / d x as torch has it
 
     Args:
         model, x, target, layer, output, args, kwargs, example_dims: As in `gradient`.
 
     Returns:
-        Attributions in units of y, structured and shaped as `x` (as the site's value with `layer`). For a positively
-        homogeneous model (relu, max-pooling, no biases) they sum to y_t exactly; else the sum lacks the biases' share.
+        Attributions in units of y, structured and shaped as `x` (as the site's value with `layer`), and real where it
+        is complex: a number for each value. For a positively homogeneous model (relu, max-pooling, no biases) they sum
+        to y_t exactly; else the sum lacks the biases' share.
 
     Raises:
         ValueError, TypeError, UntrackedPathError: As in `gradient`.
@@ -120,4 +122,4 @@ def input_x_gradient(
         example_dims=example_dims,
     )
     found = pulled(question)
-    return question.as_given(pytree.tree_map(lambda value, g: value * g, found.root, found.cotangent))
+    return question.as_given(pytree.tree_map(contribution, found.root, found.cotangent))

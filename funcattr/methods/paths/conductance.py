@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..._torch import pytree
 from ...attribution.attribute import pulled
+from ...attribution.contribution import contribution
 from ...attribution.each_layer import for_each_layer
 from ...attribution.example_dims import ExampleDims
 from ...attribution.question import Layer, Model, Question, ask
@@ -92,7 +93,7 @@ def layer_conductance(
         last_h, last_g, before = (h[:, 0], g[:, 0], None) if carry is None else carry
         hs, gs = torch.cat([last_h.unsqueeze(1), h], 1), torch.cat([last_g.unsqueeze(1), g], 1)
         weight = (index % points != 0).to(alpha) / start.count
-        part = weighted_sum((lower * gs[:, :-1] + upper * gs[:, 1:]) * (hs[:, 1:] - hs[:, :-1]), weight)
+        part = weighted_sum(contribution(hs[:, 1:] - hs[:, :-1], lower * gs[:, :-1] + upper * gs[:, 1:]), weight)
         return (h[:, -1].clone(), g[:, -1].clone(), part if before is None else before + part), ()
 
     count = points * start.count
@@ -180,7 +181,7 @@ def _by_derivative(
                 return copies_of(question, inputs).root()
 
         found: Any = torch.func.jvp(value, (points.values(examples),), (as_batch(way, examples, count),))
-        part = weighted_sum(g * parted(found[1], count), weights[index % steps] / start.count)
+        part = weighted_sum(contribution(parted(found[1], count), g), weights[index % steps] / start.count)
         return part if carry is None else carry + part, ()
 
     count = steps * start.count
@@ -202,8 +203,7 @@ class _Start:
 
 def _start(question: Question, baseline: Baseline | distribution) -> _Start:
     if isinstance(baseline, distribution):
-        baseline.check(question.call, question.x)
-        return _Start(None, baseline)
+        return _Start(None, baseline.like(question.call, question.x))
     return _Start(baseline_like(question.call, question.x, question.laid(baseline)), None)
 
 
@@ -222,8 +222,8 @@ def _ask(
         call, model, x, target, layer=layer, output=output, args=args, kwargs=kwargs, example_dims=example_dims
     )
     require_layer(question)
-    for value in pytree.tree_leaves(x):
-        if not value.is_floating_point():
+    for value in pytree.tree_leaves(question.x):
+        if not (value.is_floating_point() or value.is_complex()):
             raise TypeError(
                 f"{call}(x=...): expected floating-point inputs, got {value.dtype}: there is no line between "
                 "token ids. Give inputs_embeds as x, or use integrated_gradients(layer=...)."

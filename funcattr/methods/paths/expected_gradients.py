@@ -61,6 +61,7 @@ def expected_gradients(
     Returns:
         Attributions in units of y, structured and shaped as `x` (as the site's value with `layer`), which sum to
         E[y_t(x) - y_t(x')] up to the error of sampling; `metrics.completeness` gives the error for the samples drawn.
+        They are real for a complex x too, as in `integrated_gradients`.
 
     Raises:
         ValueError, TypeError, UntrackedPathError: As in `gradient`; and if `samples` < 1, `sigma` is negative, or the
@@ -98,7 +99,7 @@ def expected_gradients(
     def body(carry: Any, index: Tensor) -> Any:
         begin = root_at(question, ends.first(index)) if fixed is None else fixed
         end = each_copy(root) if ends.spread is None else root_at(question, ends.last(index))
-        weight = torch.full_like(index, 1 / count, dtype=wide(like.dtype))
+        weight = torch.full_like(index, 1 / count, dtype=wide(like.dtype)).real
         points = Points(begin, end, uniform(index, (), weight, seed, stream=-2), weight)
         part = line_integral(question, root, points, times_difference)
         return part if carry is None else pytree.tree_map(torch.add, carry, part), ()

@@ -57,7 +57,8 @@ def integrated_gradients(
 
     Returns:
         Attributions in units of y, structured and shaped as `x` (as the site's value with `layer`), which sum to
-        y_t(x) - y_t(x') up to the error of the integration; `metrics.completeness` gives that error.
+        y_t(x) - y_t(x') up to the error of the integration; `metrics.completeness` gives that error. They are real for
+        a complex x too, Re((x - x') conj(mean gradient)), along the straight line only.
 
     Raises:
         ValueError, TypeError, UntrackedPathError: As in `gradient`; and if the baseline does not fit the input.
@@ -92,12 +93,11 @@ def integrated_gradients(
         return question.as_given(in_dtype_of(root, path.integral(Walk(question, root, start, steps, chunk, progress))))
     like = pytree.tree_leaves(root)[0]
     nodes, weights = nodes_and_weights(question.call, quadrature, steps, like)
-    rows = baseline if isinstance(baseline, distribution) else None
+    rows = baseline.like(question.call, question.x) if isinstance(baseline, distribution) else None
     if rows is None:
         start, count = baseline_like(question.call, question.x, question.laid(baseline)), steps
         fixed = root_at(question, each_copy(start))
     else:
-        rows.check(question.call, question.x)
         fixed, count, weights = None, steps * rows.count, weights / rows.count
 
     def body(carry: Any, index: Tensor) -> Any:

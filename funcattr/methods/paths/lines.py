@@ -6,6 +6,7 @@ from torch import Tensor
 
 from ..._torch import pytree
 from ...attribution.attribute import pulled
+from ...attribution.contribution import contribution
 from ...attribution.question import Question
 from ...attribution.separate_copies import copies_of
 from ...batch import parted, repeated
@@ -47,7 +48,7 @@ def line_integral(question: Question, root: Any, points: Points, times_differenc
 
     def leaf(start: Tensor, end: Tensor, g: Tensor) -> Tensor:
         slopes = parted(g, count)
-        return weighted_sum(slopes * (end - start) if times_difference else slopes, points.weight)
+        return weighted_sum(contribution(end - start, slopes) if times_difference else slopes, points.weight)
 
     return pytree.tree_map(leaf, points.start, points.end, g)
 
@@ -84,5 +85,5 @@ def weighted_sum(values: Tensor, weight: Tensor) -> Tensor:
 
 
 def in_dtype_of(root: Any, sums: Any) -> Any:
-    """Sums in the dtypes of the root."""
-    return pytree.tree_map(lambda r, s: s.to(r.dtype), root, sums)
+    """Sums in the dtypes of the root, or of its real part: contributions of complex numbers are real."""
+    return pytree.tree_map(lambda r, s: s.to((r if s.is_complex() else r.real).dtype), root, sums)

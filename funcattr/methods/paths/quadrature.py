@@ -12,14 +12,14 @@ Quadrature = Literal["gausslegendre", "riemann_left", "riemann_middle", "riemann
 
 
 def nodes_and_weights(call: str, name: Quadrature, steps: int, like: Tensor) -> tuple[Tensor, Tensor]:
-    """Nodes and weights of the rule called `name`. Two of [steps], on the device of `like`, to sum in."""
+    """Nodes and weights of the rule called `name`. Two of [steps], on the device of `like`, to sum in; real."""
     if name not in get_args(Quadrature):
         raise ValueError(f"{call}(quadrature={name!r}): expected one of {', '.join(map(repr, get_args(Quadrature)))}.")
     least = 2 if name == "riemann_trapezoid" else 1
     if positive(call, "steps", steps) < least:
         raise ValueError(f"{call}(steps={steps}): expected at least {least} for {name!r}.")
-    nodes, weights = _rule(name, steps)
-    return like.new_tensor(nodes, dtype=wide(like.dtype)), like.new_tensor(weights, dtype=wide(like.dtype))
+    nodes, weights = (like.new_tensor(values, dtype=wide(like.dtype)).real for values in _rule(name, steps))
+    return nodes, weights
 
 
 @assume_constant_result

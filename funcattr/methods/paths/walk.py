@@ -96,13 +96,16 @@ def require_plain(question: Question, path: Any, baseline: Any, quadrature: str,
     """Raise unless a path other than the straight line can be gone.
 
     Raises:
-        TypeError: If it is no path, or there are several inputs.
+        TypeError: If it is no path, or there are several inputs, or complex ones.
         ValueError: If it is given what only the straight line reads.
     """
     if not hasattr(path, "integral"):
         raise TypeError(_wrong(question, path, "expected None or a path of funcattr.paths, such as paths.guided()."))
     if not isinstance(question.x, Tensor) and question.layer is None:
         what = "expected one tensor x, or a layer; several inputs go along the straight line only."
+        raise TypeError(_wrong(question, path, what))
+    if question.layer is None and question.x.is_complex():
+        what = f"expected real inputs, got {question.x.dtype}; complex ones go along the straight line only."
         raise TypeError(_wrong(question, path, what))
     if isinstance(baseline, distribution):
         raise ValueError(

@@ -47,17 +47,21 @@ class FeatureGroups(NamedTuple):
         return 1 if self.rows is None else self.rows.count
 
     def copies(self, present: Tensor, row: Tensor) -> Any:
-        """Each example with the features of each coalition, neighbours. [c, F] -> as x, each [N * c, ...]
+        """Each example with the features of each coalition, neighbours. [c, F] or [N, c, F] -> as x, each [N * c, ...]
 
         Args:
-            present: The coalitions.
+            present: The coalitions, of all examples or of each.
             row: The row of the background data that each has behind it. [c]
         """
         behind = each_copy(self.baseline) if self.rows is None else self.rows.samples(row)
 
         def leaf(x: Tensor, baseline: Tensor, ids: Tensor) -> Tensor:
-            kept = present.index_select(1, ids.reshape(-1)).reshape(-1, *ids.shape).transpose(0, 1)
-            return merged(torch.where(kept, x.unsqueeze(1), baseline.to(x.dtype)))
+            if present.ndim == 2:
+                kept = present.index_select(1, ids.reshape(-1)).reshape(-1, *ids.shape).transpose(0, 1)
+            else:
+                index = ids.reshape(len(ids), 1, -1).expand(*present.shape[:2], -1)
+                kept = present.gather(2, index).reshape(*present.shape[:2], *ids.shape[1:])
+            return merged(torch.where(kept, x.unsqueeze(1), baseline))
 
         return pytree.tree_map(leaf, self.x, behind, self.ids)
 
@@ -99,8 +103,8 @@ def feature_groups(
         raise ValueError(f"{question.call}(feature_mask=...): expected {count} masks structured as x, got 1.")
     masks = question.laid(as_dict(feature_mask))
     if isinstance(baseline, distribution):
-        baseline.check(question.call, question.x)
-        return laid_groups(question, masks, 0, features)._replace(rows=baseline)
+        rows = baseline.like(question.call, question.x)
+        return laid_groups(question, masks, 0, features)._replace(rows=rows)
     return laid_groups(question, masks, question.laid(baseline), features)
 
 
@@ -215,7 +219,7 @@ def coalition_scores(
     Args:
         question: What is asked of the model.
         groups: The features of the batch.
-        coalitions: From numbers of coalitions [c] to who is in them, [c, F].
+        coalitions: From numbers of coalitions [c] to who is in them, [c, F], or for each example [N, c, F].
         count: The number of coalitions, S.
         chunk_size, progress: As the method was given them.
 

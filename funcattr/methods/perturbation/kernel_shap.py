@@ -14,8 +14,9 @@ from ...attribution.targets import Target
 from ...sampling.baselines import Baseline, distribution
 from ...sampling.draws import Generator, permutations, seed_from, uniform
 from ...sampling.loops import positive
-from .coalitions import checked_coalitions, coalition_scores, empty_scores, feature_groups, precise
-from .regression import solution_operator
+from .coalitions import checked_coalitions, empty_scores, feature_groups, precise
+from .own_features import Share, scores_of_shares, shares_of, together
+from .regression import require_scikit_learn, solution_operator
 
 
 def kernel_shap(
@@ -43,7 +44,8 @@ def kernel_shap(
 
     f(z) is the score with the features of the coalition z present and the others at the baseline. Sizes of coalitions
     are taken whole, from the smallest and largest inwards, as long as `samples` suffices for their share; the others
-    are drawn by their weight, each with its complement. All examples of a batch get the same coalitions.
+    are drawn by their weight, each with its complement. Examples with the same features get the same coalitions; F
+    counts the features that the example has.
 
     Args:
         model, x, target, feature_mask, baseline, features, output, args, kwargs, example_dims: As in
@@ -57,7 +59,8 @@ def kernel_shap(
 
     Returns:
         Attributions in units of the score, structured and shaped as `x`; the values of a feature all get its number.
-        Whatever the number of samples, the features' numbers sum to f(x) - f(baseline).
+        Whatever the number of samples, the features' numbers sum to f(x) - f(baseline); with `features` given, those of
+        numbers that no value has are among them.
 
     Raises:
         ValueError, TypeError: As in `feature_ablation`, or if `samples` or `coalitions` are not as documented above.
@@ -89,22 +92,40 @@ def kernel_shap(
     groups = feature_groups(question, feature_mask, baseline, features)
     seed, count = seed_from(call, generator), positive(call, "samples", samples)
     given = None if coalitions is None else checked_coalitions(call, coalitions, groups)
-    _check_enough(call, count if given is None else len(given), groups.features)
+    shares = shares_of(groups, features)
+    _check_enough(call, count if given is None else len(given), max(len(share.features) for share in shares))
     empty = empty_scores(question, groups, chunk_size)
     gained = precise(question.scores()).unsqueeze(1) - empty
-    if groups.features == 1:
-        return question.as_given(groups.spread(gained))
-    if given is None:
-        present, weights = kernel_coalitions(count, groups.features, seed, groups.device)
-    else:
-        present, weights = given, torch.ones(len(given), dtype=torch.float64, device=groups.device)
+    if all(len(share.features) == 1 for share in shares):
+        return question.as_given(groups.spread(gained.expand(-1, groups.features)))
+    require_scikit_learn(call)
+    drawn = [_coalitions(share, given, count, seed) for share in shares]
 
-    # The last feature gets what the others leave of the sum, which frees the regression of its constraint.
-    last = present[:, -1:].double()
-    operator = solution_operator(call, present[:, :-1].double() - last, weights)
-    scored = coalition_scores(question, groups, lambda index: present[index], len(present), chunk_size, progress)
-    others = (scored - empty - gained * last.T.to(gained)) @ operator.to(gained)
-    return question.as_given(groups.spread(torch.cat([others, gained - others.sum(1, keepdim=True)], 1)))
+    def solve(share: Share, present: Tensor, weights: Tensor, scored: Tensor) -> Tensor:
+        rise, start = (gained, empty) if len(shares) == 1 else (gained[share.examples], empty[share.examples])
+        if len(share.features) == 1:
+            return rise
+        # The last feature gets what the others leave of the sum, which frees the regression of its constraint.
+        last = present[:, -1:].double()
+        operator = solution_operator(call, present[:, :-1].double() - last, weights)
+        others = (scored - start - rise * last.T.to(rise)) @ operator.to(rise)
+        return torch.cat([others, rise - others.sum(1, keepdim=True)], 1)
+
+    members = [present for present, _ in drawn]
+    scored = scores_of_shares(question, groups, shares, members, chunk_size, progress)
+    values = [solve(share, *own, scores) for share, own, scores in zip(shares, drawn, scored, strict=True)]
+    return question.as_given(groups.spread(together(groups, shares, values)))
+
+
+def _coalitions(share: Share, given: Tensor | None, samples: int, seed: int) -> tuple[Tensor, Tensor]:
+    """The coalitions of a share's features, and their weights. [S, k], [S]"""
+    device, count = share.features.device, len(share.features)
+    if given is not None:
+        own = given[:, share.features]
+        return own, torch.ones(len(own), dtype=torch.float64, device=device)
+    if count == 1:  # there is nothing to draw: it gets all that there is
+        return torch.zeros(0, 1, dtype=torch.bool, device=device), torch.zeros(0, dtype=torch.float64, device=device)
+    return kernel_coalitions(samples, count, seed, device)
 
 
 def _check_enough(call: str, coalitions: int, features: int) -> None:

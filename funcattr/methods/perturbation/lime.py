@@ -13,7 +13,8 @@ from ...attribution.targets import Target
 from ...sampling.baselines import Baseline, distribution
 from ...sampling.draws import Generator, seed_from, uniform
 from ...sampling.loops import positive
-from .coalitions import checked_coalitions, coalition_scores, feature_groups
+from .coalitions import checked_coalitions, feature_groups
+from .own_features import scores_of_shares, shares_of, together
 from .regression import lasso, require_scikit_learn, solution_operator
 
 Regression = Literal["lasso", "ridge", "linear"]
@@ -45,8 +46,8 @@ def lime(
     A = argmin_a min_b sum_z w(z) (f(z) - b - z . a)^2 + penalty |a|;  w(z) = exp(-D(z)^2 / (2 width^2))
 
     f(z) is the score with the features of the coalition z present and the others at the baseline, each feature with
-    probability 1/2. D(z) = 1 - sqrt(|z| / F) is the cosine distance of z to everything present. All examples of a batch
-    get the same coalitions.
+    probability 1/2. D(z) = 1 - sqrt(|z| / F) is the cosine distance of z to everything present. Examples with the same
+    features get the same coalitions; F counts the features that the example has.
 
     Args:
         model, x, target, feature_mask, baseline, features, output, args, kwargs, example_dims: As in
@@ -89,19 +90,24 @@ def lime(
     call = question.call
     groups = feature_groups(question, feature_mask, baseline, features)
     seed, count = seed_from(call, generator), positive(call, "samples", samples)
+    shares = shares_of(groups, features)
     if coalitions is None:
-        half = torch.full((), 0.5, dtype=torch.float32, device=groups.device)
-        present = uniform(torch.arange(count, device=groups.device), (groups.features,), half, seed) < half
+        half, index = torch.full((), 0.5, dtype=torch.float32, device=groups.device), torch.arange(count)
+        present = [uniform(index.to(groups.device), (len(s.features),), half, seed) < half for s in shares]
     else:
-        present = checked_coalitions(call, coalitions, groups)
-    design = present.double()
-    weights = torch.exp(-((1 - design.mean(1).sqrt()) ** 2) / (2 * kernel_width**2))
+        given = checked_coalitions(call, coalitions, groups)
+        present = [given if len(shares) == 1 else given[:, share.features] for share in shares]
 
-    ridge = penalty if regression == "ridge" else None
-    fit = None if regression == "lasso" else solution_operator(call, design, weights, ridge=ridge, intercept=True)
-    scored = coalition_scores(question, groups, lambda index: present[index], len(present), chunk_size, progress)
-    values = lasso(call, design, scored, weights, penalty) if fit is None else scored @ fit.to(scored)
-    return question.as_given(groups.spread(values))
+    def fit(design: Tensor, scores: Tensor) -> Tensor:
+        weights = torch.exp(-((1 - design.mean(1).sqrt()) ** 2) / (2 * kernel_width**2))
+        if regression == "lasso":
+            return lasso(call, design, scores, weights, penalty)
+        ridge = penalty if regression == "ridge" else None
+        return scores @ solution_operator(call, design, weights, ridge=ridge, intercept=True).to(scores)
+
+    scored = scores_of_shares(question, groups, shares, present, chunk_size, progress)
+    values = [fit(own.double(), scores) for own, scores in zip(present, scored, strict=True)]
+    return question.as_given(groups.spread(together(groups, shares, values)))
 
 
 def _check(call: str, kernel_width: Any, regression: Any, penalty: Any) -> None:

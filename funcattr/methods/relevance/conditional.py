@@ -13,7 +13,7 @@ from ...attribution.forward import Start
 from ...attribution.question import Inputs, Layer, Model, ask
 from ...attribution.targets import Target
 from ...model.functional import FunctionalModel, functionalize
-from ...rulebook.conditions import Conditions
+from ...rulebook.conditions import Conditions, channel_range, lists_channels
 from ...rules.composites import Rules
 from ..features import channels_first
 from .lrp import relevance, relevance_rules
@@ -117,9 +117,19 @@ def _column(site: str, given: list[Channels]) -> Tensor:
         masks = [value for value in given if isinstance(value, Tensor)]
         if len({mask.shape for mask in masks}) > 1:
             raise ValueError(f"conditional_relevance(conditions=...): the masks at {site!r} differ in shape.")
+        if len({lists_channels(mask) for mask in masks}) > 1:
+            raise ValueError(
+                f"conditional_relevance(conditions=...): expected lists of channels (integers) or masks at {site!r} "
+                "for all conditions, got both."
+            )
+        if (lowest := min(channel_range(mask)[0] for mask in masks)) < -1:
+            raise ValueError(
+                f"conditional_relevance(conditions=...): expected channels of 0 or more at {site!r}, or -1 for none, "
+                f"got {lowest}."
+            )
         return torch.stack(masks)
     lists = [[*value] if isinstance(value, Sequence) else [value] for value in given if not isinstance(value, Tensor)]
-    if len(lists) < len(given) or not all(isinstance(c, int) and c >= 0 for channels in lists for c in channels):
+    if len(lists) < len(given) or not all(_is_channel(c) for channels in lists for c in channels):
         raise ValueError(
             f"conditional_relevance(conditions=...): expected channels of 0 or more at {site!r}, at least one, "
             "or masks for all conditions."
@@ -128,10 +138,19 @@ def _column(site: str, given: list[Channels]) -> Tensor:
     return torch.tensor([channels + [-1] * (longest - len(channels)) for channels in lists])
 
 
+def _is_channel(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
 def _highest(given: list[Channels]) -> int:
-    """The highest of the channels that are given as numbers, -1 without any."""
-    lists = [[value] if isinstance(value, int) else [] if isinstance(value, Tensor) else list(value) for value in given]
-    return max([-1, *(max(channels) for channels in lists if channels)])
+    """The highest of the channels that are given, -1 without any; of tensors where they can be looked at."""
+    found = [-1]
+    for value in given:
+        if isinstance(value, Tensor):
+            found.append(channel_range(value)[1])
+        else:
+            found += [value] if isinstance(value, int) else value
+    return max(found)
 
 
 class Maximization(NamedTuple):

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ...attribution.contribution import contribution
 from ...attribution.each_layer import for_each_layer
 from ...attribution.example_dims import ExampleDims
 from ...attribution.forward import PassOptions, Start, forward, starting_cotangent
@@ -127,7 +128,7 @@ def conservation(
         begin, observer=lambda step, arrived, results: flows.append(_flow(step, arrived, results, book))
     )
     if book.space == "gradient":
-        begin, found = begin * passed.output, [v * g for v, g in zip(passed.roots, found, strict=True)]
+        begin, found = begin * passed.output, list(map(contribution, passed.roots, found))
     reached = sum(_total(g) for g in found)
     return Conservation(_total(begin), reached, tuple(f for f in flows if f.op != "site"))
 
@@ -153,7 +154,7 @@ def _total(value: Tensor | float) -> float:
 
 def _times(value: Tensor, g: Tensor) -> Tensor:
     # A masked score of -infinity gets no gradient, and has no relevance.
-    return torch.where(g == 0, 0, value * g)
+    return torch.where(g == 0, 0, contribution(value, g))
 
 
 _AFFINE = GROUPS["linear_map"] | GROUPS["summation"] | GROUPS["average_pool"] | set(NORMALIZATIONS)

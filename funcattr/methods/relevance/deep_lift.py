@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ..._torch import pytree
 from ...attribution.attribute import pulled
+from ...attribution.contribution import contribution
 from ...attribution.each_layer import at_layers
 from ...attribution.example_dims import ExampleDims
 from ...attribution.forward import PassOptions
@@ -59,7 +60,7 @@ def deep_lift(
 
     Returns:
         Attributions in units of y, structured and shaped as `x` (as the site's value with `layer`), which sum to
-        y_t(x) - y_t(x') exactly, up to rounding.
+        y_t(x) - y_t(x') exactly, up to rounding. They are real where x is complex, Re((x - x') conj(m)).
 
     Raises:
         ValueError, TypeError, UntrackedPathError: As in `gradient`; and if the baseline does not fit the input.
@@ -90,9 +91,9 @@ def deep_lift(
     if not isinstance(baseline, distribution):
         start = baseline_like(question.call, question.x, question.laid(baseline))
         return question.as_given(_difference(question, start, book, times_difference))
-    baseline.check(question.call, question.x)
-    chunk = chunk_for(question, chunk_size, baseline.count)
-    return question.as_given(_mean_over_rows(question, baseline, book, chunk, progress, times_difference))
+    rows = baseline.like(question.call, question.x)
+    chunk = chunk_for(question, chunk_size, rows.count)
+    return question.as_given(_mean_over_rows(question, rows, book, chunk, progress, times_difference))
 
 
 def _difference(question: Question, baseline: Any, rules: Rulebook, times_difference: bool) -> Any:
@@ -100,7 +101,7 @@ def _difference(question: Question, baseline: Any, rules: Rulebook, times_differ
     found = pulled(question, PassOptions(rules, baseline=baseline))
     if not times_difference:
         return found.cotangent
-    return pytree.tree_map(lambda x, x0, m: (x - x0) * m, found.root, found.baseline, found.cotangent)
+    return pytree.tree_map(lambda x, x0, m: contribution(x - x0, m), found.root, found.baseline, found.cotangent)
 
 
 def _mean_over_rows(

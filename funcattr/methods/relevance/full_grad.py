@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from ...agreement import same_numbers
+from ...attribution.contribution import contribution
 from ...attribution.example_dims import ExampleDims
 from ...attribution.forward import PassOptions, forward
 from ...attribution.question import Model, Question, ask
@@ -75,11 +76,14 @@ def full_grad(
     shares: list[Tensor] = []
     with torch.set_grad_enabled(torch.is_grad_enabled() and not derivative_is_final(passed.output, start)):
         (g,) = passed.pull(start, observer=lambda *step: shares.extend(_biases(*step)))
-        found = sum((_as_map(question, b, size, absolute) for b in shares), _channels(question.x * g, absolute))
+        own = contribution(question.x, g)
+        found = sum((_as_map(question, b, size, absolute) for b in shares), _channels(own, absolute))
         signed = found
         if absolute:
-            signed = sum((_as_map(question, b, size, False) for b in shares), _channels(question.x * g, False))
-    _require_whole(question, signed, passed.output * start)
+            signed = sum((_as_map(question, b, size, False) for b in shares), _channels(own, False))
+    explained = passed.output * start
+    dtypes = (signed.dtype, explained.dtype, *(share.dtype for share in shares))
+    _require_whole(question, signed, explained, max(dtypes, key=lambda dtype: torch.finfo(dtype).eps))
     return question.as_given(found)
 
 
@@ -105,7 +109,7 @@ def _biases(step: Step, arrived: list[Any], results: tuple[Any, ...]) -> list[Te
         ) from error
     shares = [
         # Results that lead nowhere, such as the last state of a recurrent layer, may have their examples elsewhere.
-        None if g is None else ((y - v) * g.conj()).real
+        None if g is None else contribution(y - v, g)
         for y, v, g in zip(step.values.outputs, linear, arrived, strict=True)
     ]
     if step.op == "multi_head_attention_forward" and shares[0] is not None and shares[0].ndim == 3:
@@ -133,13 +137,17 @@ def _as_map(question: Question, share: Tensor, size: tuple[int, ...], absolute: 
     return resize(places / weight, size, mode=mode)
 
 
-def _require_whole(question: Question, found: Tensor, explained: Tensor) -> None:
-    """Raise unless each example's map sums to its output: inside, examples may lie elsewhere than in dimension 0."""
+def _require_whole(question: Question, found: Tensor, explained: Tensor, coarsest: torch.dtype) -> None:
+    """Raise unless each example's map sums to its output: inside, examples may lie elsewhere than in dimension 0.
+
+    Sums are as exact as the coarsest dtype that any part of the model computes in.
+    """
     if is_plain_eager():
         found, explained = (v.detach().reshape(question.examples, -1) for v in (found, explained))
-        found = found[explained.isfinite().all(1)]
+        is_finite = explained.isfinite().all(1)
+        found, explained = found[is_finite], explained[is_finite]
         size = float(found.abs().sum(1).nan_to_num().max()) if len(found) else 0.0
-        if not same_numbers(explained[explained.isfinite().all(1)].sum(1), found.sum(1), size=size):
+        if not same_numbers(explained.sum(1).to(coarsest), found.sum(1).to(coarsest), size=size):
             raise _misplaced(question, "one whose examples lie elsewhere")
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 from ..._torch import pytree
 from ...attribution.attribute import pulled
+from ...attribution.contribution import contribution, of_both_parts
 from ...attribution.each_layer import at_layers
 from ...attribution.example_dims import ExampleDims
 from ...attribution.forward import PassOptions, Start
@@ -42,6 +43,7 @@ def lrp(
     Returns:
         Relevance, structured and shaped as `x` (as the site's value with `layer`), in units of the start. Its sum
         is the start less what biases, dead units, stabilisers and softmax take; `conservation` lists that call by call.
+        That of a complex number is real, the sum of its parts' relevances.
 
     Raises:
         ValueError, TypeError, UntrackedPathError: As in `gradient`.
@@ -171,8 +173,8 @@ def relevance_rules(call: str, rules: Rules) -> Rulebook:
 
 
 def relevance(question: Question, rules: Rulebook, start: Start, conditions: Conditions | None = None) -> Any:
-    """The relevance of the root, with its examples in front: the cotangent itself, or x * g in gradient space."""
+    """The relevance of the root, with its examples in front: the cotangent itself, or x * g in gradient space; real."""
     found = pulled(question, PassOptions(rules, start, conditions))
     if rules.space == "relevance":
-        return found.cotangent
-    return pytree.tree_map(lambda x, g: x * g, found.root, found.cotangent)
+        return pytree.tree_map(of_both_parts, found.cotangent)
+    return pytree.tree_map(contribution, found.root, found.cotangent)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -306,6 +307,17 @@ def test_any_task(task: str) -> None:
         value, tail = references.from_layer(convolutions(), X[n : n + 1], "0")
         runs.append(references.run(tail, value[0], expected(n), of_reference(given), drawn[:, :, 0]))
     assert_equal(found, runs)
+
+
+@pytest.mark.parametrize("of", [list, torch.tensor, np.array])
+def test_an_index_per_example_is_one_place_each(of: Callable[[Any], Any]) -> None:
+    model, places = convolutions()[:3], [(3, 4, 5), (1, 0, 2)]
+    given: Any = {"statistics": statistics(*SHAPE), "steps": STEPS, "samples": SAMPLES, "per": "element"}
+    found = iba_search(model, X, of(places), **given)
+    for n, place in enumerate(places):
+        alone = iba_search(model, X[n : n + 1], place, **given)
+        torch.testing.assert_close(found.attributions[n], alone.attributions[0])
+        torch.testing.assert_close(found.loss[n], alone.loss[0])
 
 
 def test_targets_of_a_loss_are_repeated() -> None:

@@ -3,9 +3,11 @@
 import inspect
 import re
 import weakref
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -245,6 +247,19 @@ def test_a_class_of_a_spatial_output_is_its_mean_over_space() -> None:
     assert_equal(masks_of(model, X, CLASSES, steps=3), masks_of(pooled, X, CLASSES, steps=3))
     place = masks_of(model, X, (1, 4, 3), steps=3)
     assert_equal(place, masks_of(lambda x: model(x)[:, 1, 4, 3], X, steps=3))
+
+
+@pytest.mark.parametrize("of", [list, torch.tensor, np.array])
+def test_an_index_per_example_is_one_place_each(of: Callable[[Any], Any]) -> None:
+    model, places = net(spatial=True), [(1, 4, 3), (0, 2, 2), (2, 7, 6)]
+    found = search(model, X, of(places), areas=(0.1, 0.4), steps=3)
+    for n, place in enumerate(places):
+        alone = search(model, X[n : n + 1], place, areas=(0.1, 0.4), steps=3)
+        assert_equal(found.masks[n], alone.masks[0])
+        assert_equal(found.reward[n], alone.reward[0])
+    message = r"\(reward='contrastive'\): expected a class, or one class per example, as the target"
+    with pytest.raises(ValueError, match=message):
+        search(model, X, of(places), reward="contrastive", steps=1)
 
 
 def test_more_inputs_go_with_their_examples() -> None:

@@ -229,12 +229,31 @@ def test_no_channel_hands_nothing_on() -> None:
         ([{"3": torch.ones(C + 1)}], ValueError, "'3'"),
         ([{"3": torch.ones(5, C)}], ValueError, "'3'"),
         ([{"3": torch.ones(2, C, 4, 5)}], ValueError, "'3'"),
+        ([{"3": torch.tensor([0, C])}], ValueError, f"no channel {C} at '3', which has {C} channels"),
+        ([{"3": torch.tensor([[0], [99]])}], ValueError, "no channel 99 at '3'"),
+        ([{"3": torch.tensor([0])}, {"3": torch.tensor([C])}], ValueError, f"no channel {C} at '3'"),
+        ([{"3": torch.tensor([1, -2])}], ValueError, "channels of 0 or more at '3', or -1 for none, got -2"),
+        ([{"3": [True] * C}], ValueError, "expected channels of 0 or more at '3'"),
+        ([{"3": torch.arange(C)}, {"3": torch.ones(C)}], ValueError, r"\(integers\) or masks at '3' .*, got both"),
         ([{"none": 0}], UnknownSiteError, "'none'"),
     ],
 )
 def test_conditions_that_do_not_fit_are_refused(conditions: Any, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=f"^conditional_relevance.*{message}"):
         conditional(chain(), image(), 0, conditions)
+
+
+@pytest.mark.parametrize("channel", [C, -2])
+def test_a_pass_of_ones_own_refuses_channels_that_are_none(channel: int) -> None:
+    only = funcattr.rules.Conditions({"3": torch.tensor([0, channel])})
+    with pytest.raises(ValueError, match=rf"^attribute\(conditions=...\): no channel {channel} at '3', which has {C}"):
+        funcattr.attribute(chain(), image(), 0, conditions=only)
+
+
+def test_tensors_of_channels_are_lists_of_them() -> None:
+    lists = [[C - 1], [0]]
+    expected = conditional(chain(), image(), 0, [{"3": channels} for channels in lists])
+    assert_equal(conditional(chain(), image(), 0, [{"3": torch.tensor(channels)} for channels in lists]), expected)
 
 
 def test_a_site_before_the_root_is_refused() -> None:

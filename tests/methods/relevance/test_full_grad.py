@@ -13,6 +13,7 @@ from torch import Tensor, nn
 import funcattr
 from funcattr.testing import properties
 from funcattr.testing.networks import Smooth, draw_comparable
+from funcattr.testing.seeding import settle, uniform
 
 from ...contract import assert_equal
 
@@ -134,6 +135,32 @@ def test_sums_where_torch_does_not_differentiate_twice(name: str) -> None:
 
     x = X[:1] if name.startswith("one") else X
     assert_equal(funcattr.full_grad(model, x, 1).flatten(1).sum(1), model(x)[:, 1].detach())
+
+
+DTYPES = {
+    "a wider output": (torch.float32, torch.float32, torch.float64),
+    "a narrower output": (torch.float64, torch.float64, torch.float32),
+    "a half output": (torch.float32, torch.float32, torch.float16),
+    "narrower inside": (torch.float64, torch.float32, torch.float64),
+    "half inside": (torch.float32, torch.bfloat16, torch.float32),
+}
+
+
+@pytest.mark.parametrize("absolute", [False, True])
+@pytest.mark.parametrize("name", DTYPES)
+def test_dtypes_may_change_on_the_way(name: str, absolute: bool) -> None:
+    given, inside, out = DTYPES[name]
+    body = settle(lambda: nn.Sequential(nn.Conv2d(1, 4, 3), nn.SiLU(), nn.Flatten(), nn.Linear(16, 3)), dtype=inside)
+    x = uniform(2, 1, 4, 4).to(given)
+
+    def model(x: Tensor) -> Tensor:
+        return body(x.to(inside)).to(out)
+
+    found = funcattr.full_grad(model, x, 1, absolute=absolute)
+    assert found.dtype == given
+    if not absolute:
+        tolerance = 0.05 if inside == torch.bfloat16 else 1e-2 if out == torch.float16 else 1e-5
+        assert_equal(found.sum((1, 2, 3)).double(), model(x)[:, 1].double().detach(), tolerance=tolerance)
 
 
 def test_an_operation_without_a_second_derivative_is_named() -> None:
