@@ -527,7 +527,8 @@ class Recorder(SiteMode):
         # What a rule holds need not be held twice.
         reads = action.kind == "gradient" and op in SHIFTS and self.rules.functions_need_values
         hold = reads or op == "exp" or op in EXTREMA or self._pairing is not None
-        part = Part.of(call, hold) if self._is_part(call) else None
+        decides = self._masks.any and self._masks.decide(call.args, call.kwargs)
+        part = Part.of(call, hold, decides) if self._is_part(call) else None
         if action is if_last and action.kind == "gradient":
             before = len(self.steps)
             out = self._record_adjoint(call, inputs, action)
