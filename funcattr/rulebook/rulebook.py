@@ -123,7 +123,10 @@ class Rulebook:
         self._found: dict[Match, Action] = {}
         for_functions = [e.action for e in self.entries if e.op == FUNCTION or FUNCTION in GROUPS.get(e.op, ())]
         self.takes_functions = any(action.kind in ("rule", "join") for action in for_functions)
-        self.functions_need_values = any(map(_needs_values, for_functions))
+        for_softmax = [e.action for e in self.entries if e.op == "softmax"]
+        self.takes_softmax = self.takes_functions or bool(for_softmax)
+        # Whether a sum that is in one of them may be asked for its operands by the rule for the whole.
+        self.shifts_need_values = any(map(_needs_values, for_functions)) or any(a.kind != "stop" for a in for_softmax)
         asking = (e.op for e in self.entries if e.tracked is not None)
         self.asks_what_is_tracked = frozenset(op for name in asking for op in GROUPS.get(name, (name,)))
         # Whether the action for a product may depend on what comes before or after it (batch norms are folded into

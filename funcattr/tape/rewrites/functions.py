@@ -50,16 +50,17 @@ class Part(NamedTuple):
     baseline: "Part | None"
 
     @staticmethod
-    def of(call: RecordedCall, hold: bool, decides: bool = False) -> "Part":
+    def of(call: RecordedCall, hold: bool, decides: bool = False, positions: Positions | None = None) -> "Part":
         """The part that a call is, before it lets go of anything.
 
         Args:
             call: The call.
             hold: Whether the part may hold its operand.
             decides: Whether one of its constants is a mask that depends on tracked values.
+            positions: Where its operands are, if a constant shall be one of them.
         """
-        func, args, kwargs, positions = call.parts()
-        operands = call.operands
+        func, args, kwargs, own = call.parts()
+        positions, operands = positions or own, call.operands
         args, kwargs = replace(args, kwargs, positions, (None,) * len(positions))
         only = operands[0] if hold and all(t is operands[0] for t in operands) else None
         one = call.has_one_operand
@@ -189,27 +190,19 @@ def join_functions(
         retell(steps, products, FUNCTION)
 
 
-def dominated(steps: list[Step], last: int, forms: Forms, ops: frozenset[str]) -> Region | None:
-    """The region that ends with a step and goes back, by some operations, to one value; None if there is none."""
+def _region(steps: list[Step], last: int, forms: Forms) -> Region | None:
+    """The region that ends with a step; None if its operands do not come from one value by elementwise calls."""
     found, open_slots = [last], set(steps[last].inputs)
     while len(open_slots) > 1:
         latest = max(open_slots)  # slots are numbered in the order of their making
         i = forms.makers.get(latest)
-        if i is None or steps[i].op not in ops or len(steps[i].outputs) != 1 or not steps[i].inputs:
+        if i is None or steps[i].op not in ELEMENTWISE or len(steps[i].outputs) != 1 or not steps[i].inputs:
             return None
         open_slots.remove(latest)
         open_slots.update(steps[i].inputs)
         found.append(i)
-    return Region(open_slots.pop(), found[::-1])
-
-
-def _region(steps: list[Step], last: int, forms: Forms) -> Region | None:
-    """The region that ends with a step; None if its operands do not come from one value by elementwise calls."""
-    found = dominated(steps, last, forms, ELEMENTWISE)
-    if found is None or len(found.steps) < 2:
-        return None
-    shapes = {steps[i].outputs[0].shape for i in found.steps}
-    return found if shapes == {forms[found.source].shape} else None
+    source, shapes = open_slots.pop(), {steps[i].outputs[0].shape for i in found}
+    return Region(source, found[::-1]) if len(found) > 1 and shapes == {forms[source].shape} else None
 
 
 def _keeps_its_rules(
@@ -260,16 +253,21 @@ def function_of(steps: list[Step], region: Region, known: Mapping[int, "Part | F
     if any(made not in known for made, _ in places):
         return None
     members = [Member(known[made], inputs, made) for made, inputs in places]
-    operand = _held(region.source, members)
-    for step in (steps[i] for i in region.steps):
-        if operand is None and step.call is not None and step.call.keeps_operands and region.source in step.inputs:
-            operand = step.call.operands[step.inputs.index(region.source)]
+    return made_of(region.source, members, [steps[i] for i in region.steps])
+
+
+def made_of(source: int, members: list[Member], steps: list[Step]) -> Function | None:
+    """The function that some parts, which are those of `steps`, compute; None where its value was not kept."""
+    operand = _held(source, members)
+    for step in steps:
+        if operand is None and step.call is not None and step.call.keeps_operands and source in step.inputs:
+            operand = step.call.operands[step.inputs.index(source)]
     if operand is None:
         return None
-    found = Function(region.source, members, operand)
+    found = Function(source, members, operand)
     before = [member._replace(part=member.part.baseline) for member in members if member.part.baseline is not None]
-    if len(before) == len(members) and (operand := _held(region.source, before)) is not None:
-        found.baseline = Function(region.source, before, operand)
+    if len(before) == len(members) and (operand := _held(source, before)) is not None:
+        found.baseline = Function(source, before, operand)
     return found
 
 
