@@ -178,6 +178,15 @@ class Rulebook:
         # A row for all operations means each call that there is.
         return None if row is None or row.op == "*" or row.action.kind not in ("rule", "join") else row.action
 
+    def softmax_action(self, path: str, module: type) -> Action | None:
+        """The action for a softmax that is written out; None where each of its calls has its own."""
+        match = Match("softmax", path, module)
+        row = next((e for e in self.entries if e.matches(match)), None)
+        action = self._default if row is None else row.action
+        # Each call's own multiplier keeps the sum too, and a softmax by name has a formula that knows its dimension.
+        own = (row is not None and row.op == "*") or (self.space == "multiplier" and action.kind == "rule")
+        return None if own or action.kind == "unlisted" else action
+
     @property
     def _default(self) -> Action:
         return GRADIENT if self.unlisted == "gradient" else UNLISTED

@@ -233,6 +233,7 @@ class Recorder(SiteMode):
             self._softmaxes.settle(self.steps, roots, set(slots))
         if self.rules.takes_functions and not is_baseline:
             join_functions(self.steps, self.rules, roots, self._softmaxes.parts, set(slots), self.caller)
+        self._softmaxes.forget()
         if self.rules.is_resolved_late:
             resolve(self.steps, roots, set(slots) - {None}, self.caller, self._root_of_a_map)
         if not strict:

@@ -433,6 +433,7 @@ def test_a_region_beside_other_readers(first: Function, second: Function | None)
 HALF = torch.tensor([True, False, True, False])
 LARGER = (X @ A + B[0] > SLOPE * (X @ A)).double()
 AFFINE: dict[str, tuple[Function, Function]] = {
+    "multiples": (lambda h: h + h * SLOPE, lambda h: (1 + SLOPE) * h),
     "a residual": (lambda h: h + (h * SLOPE + B[0]), lambda h: (h + h * SLOPE) + B[0]),
     "addcmul": (lambda h: h + torch.addcmul(B[0], h, SLOPE), lambda h: (h + h * SLOPE) + B[0]),
     "lerp": (lambda h: torch.lerp(h, h / 2 - B[0], 0.3), lambda h: 0.7 * h + (0.15 * h - 0.3 * B[0])),

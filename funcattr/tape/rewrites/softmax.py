@@ -19,7 +19,7 @@ from ...calls.kinds import GROUPS, LOOKED_THROUGH
 from ...calls.operations import Operation
 from ...calls.recorded_call import RecordedCall
 from ...rulebook.actions import Action
-from ...rulebook.rulebook import Match, Rulebook
+from ...rulebook.rulebook import Rulebook
 from ...rules.normalization import softmax_taylor, softmax_written_out
 from ...torch_state import can_look_at
 from ..step import Step
@@ -119,23 +119,20 @@ class Softmaxes:
         """The softmax that a call is the last of, if the rulebook can do with it what it does with one by name."""
         if call.op not in _LAST or not (self._has_exponentials or call.op == "exp"):
             return None
-        action = self._action(Match("softmax", call.path, module))
+        action = self._rules.softmax_action(call.path, module)
         if action is None:
             return None
         inputs, positions = self._read_by(call, tuple([self._flow.first(i) for i in inputs]))
         found = self._found(call, inputs)
-        if found is None:
-            if self._may_be_one(call, inputs):
+        if action.function is softmax_taylor:
+            action = Action("rule", softmax_written_out)
+        # A rule for softmax by name asks for its dimension.
+        if found is None or (action.kind not in ("gradient", "stop") and action.function is not softmax_written_out):
+            if found is not None or self._may_be_one(call, inputs):
                 self.suspects.append(f"{call.op} in {call.path!r}")
             return None
         source, slots = found
         return Softmax(action, source, self._flow.ordered({*slots}), inputs, positions)
-
-    def _action(self, match: Match) -> Action | None:
-        action = self._rules.action(match)
-        if action.kind == "rule" and action.function is softmax_taylor:
-            return Action("rule", softmax_written_out)
-        return action if action.kind in ("gradient", "stop") and self._rules.entries else None
 
     def _read_by(self, call: RecordedCall, inputs: tuple[int, ...]) -> tuple[tuple[int, ...], Positions]:
         """What a call reads, with a constant that depends on tracked values."""
@@ -289,6 +286,10 @@ class Softmaxes:
             let_go(steps, self._whole, outputs, _NOTE)
         if self._rules.space == "relevance" and self._has_exponentials:
             self._pass_shifts(steps, Forms(steps, roots), outputs)
+
+    def forget(self) -> None:
+        """Let go of the calls, whose parts hold tensors."""
+        self._flow = Flow()
 
     def replaced(self, step: Step) -> bool:
         """Whether a step was cleared for a softmax, which has a rule of its own."""

@@ -225,11 +225,16 @@ def _by_another_constant(z: Tensor) -> Tensor:
     return e / (z * scale).exp().sum(-1, keepdim=True)
 
 
+def _dropped(z: Tensor) -> Tensor:
+    y = z.exp()
+    return F.dropout(y, 0.5).exp() / F.dropout(y, 0.5).exp().sum(-1, keepdim=True)
+
+
 NONE: dict[str, Function] = {
     "an inverse that is written": _inverse_written,
     "another constant": _by_another_constant,
     "another scale": lambda z: (2 * z).exp() / (3 * z).exp().sum(-1, keepdim=True),
-    "another mask": lambda z: F.dropout(z.exp(), 0.5) / F.dropout(z, 0.5).exp().sum(-1, keepdim=True),
+    "another mask": _dropped,
     "one of them": lambda z: z.exp() / z.exp()[..., :1],
     "twice one of them": lambda z: z.exp() / (z.exp()[..., :1] + z.exp()[..., :1]),
     "a root": lambda z: z.exp() * z.exp().sum(-1, keepdim=True) ** -0.5,
@@ -273,6 +278,25 @@ def test_what_may_be_a_softmax_is_named(name: str) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         funcattr.vjp(lambda x: function(x) @ V, X, rules={"relu": rules.guided})  # which has no rule for softmax
+
+
+def test_a_rule_of_ones_own_for_softmax_does_not_meet_what_is_written_out() -> None:
+    own = rules.epsilon_plus() | {"softmax": lambda call, relevance: relevance * call.argument("dim")}
+    with pytest.warns(UserWarning, match="^lrp: div in '' may be the end of a softmax in another spelling"):
+        found = funcattr.lrp(model(plain), X, 0, rules=own)
+    as_calls = model(lambda z: (lambda e: e / e.sum(-1, keepdim=True).detach())(z.exp()))
+    assert_equal(found, funcattr.lrp(as_calls, X, 0, rules=own), tolerance=1e-5)
+
+
+def test_a_row_for_every_call_is_for_those_of_a_softmax() -> None:
+    seen: list[str] = []
+
+    def note(call: rules.Call, g: Tensor) -> tuple[Tensor, ...]:
+        seen.append(call.op)
+        return call.vjp(g)
+
+    funcattr.attribute(lambda x: plain(x) @ V, X, 0, rules=Rulebook({"*": note, "dropout": STOP}))
+    assert seen == ["matmul", "div", "sum", "exp"]
 
 
 def test_logsumexp_has_no_rule_where_it_is_read_elsewhere() -> None:
