@@ -66,7 +66,7 @@ class Part(NamedTuple):
         one = call.has_one_operand
         is_affine = call.op in _AFFINE or (one and call.op in _SCALES)
         adds = one and call.op in SHIFTS | _CHOICES
-        before = None if call.baseline is None else Part.of(call.baseline, hold)
+        before = None if call.baseline is None else Part.of(call.baseline, hold, decides, positions)
         return Part(func, args, kwargs, positions, only, is_affine, decides, adds, before)
 
     def __call__(self, *operands: Tensor) -> Any:

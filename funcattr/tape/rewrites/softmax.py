@@ -2,7 +2,7 @@
 
 What comes after a softmax may depend on what the rulebook makes of it (a constant, where it stops), so it is told in
 the forward pass. A shift inside of an exp is a factor outside, so it takes no share of the relevance:
-exp(z - c) = exp(z) exp(-c).
+exp(a (z - c)) = exp(a z) exp(-a c).
 """
 
 from collections import Counter
@@ -15,7 +15,7 @@ from torch import Tensor
 from ..._torch import pytree
 from ...calls.adjoints import sum_to
 from ...calls.call import Positions
-from ...calls.kinds import GROUPS, LOOKED_THROUGH
+from ...calls.kinds import GROUPS, LOOKED_THROUGH, SHIFTS
 from ...calls.operations import Operation
 from ...calls.recorded_call import RecordedCall
 from ...rulebook.actions import Action
@@ -305,7 +305,7 @@ class Softmaxes:
                 continue
             _, between = shift
             slots = flow.ordered(between)
-            i = next(forms.makers[slot] for slot in slots if steps[forms.makers[slot]].op in ("add", "sub"))
+            i = next(forms.makers[slot] for slot in slots if steps[forms.makers[slot]].op in SHIFTS)
             if any(readers[s] > 1 or s in outputs for s in slots if forms.makers[s] >= i):
                 continue
             form = forms[steps[i].inputs[0]]
@@ -321,9 +321,9 @@ class Softmaxes:
 
 def _shift(flow: Flow, slot: int) -> tuple[int, list[int]] | None:
     """What a value is the shift of, and the slots between; None if it is none."""
-    slot, between = flow.back(slot, LOOKED_THROUGH)
+    slot, between = flow.back(slot, _MULTIPLES)
     node = flow.node(slot)
-    if node is None or node.op not in ("add", "sub"):
+    if node is None or node.op not in SHIFTS:
         return None
     if len(node.inputs) == 1:
         return node.inputs[0], [*between, slot]

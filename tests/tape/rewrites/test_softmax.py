@@ -31,6 +31,7 @@ BOOKS: dict[str, Any] = {
         {"mul": lambda call, g: tuple(t / 2 for t in call.vjp(g)), "softmax": GRADIENT}
     ),
 }
+WITH_PLAIN_MULTIPLES = [name for name in BOOKS if "halves" not in name]
 
 
 def model(soft: Function, after: Function = lambda p: p) -> Function:
@@ -137,8 +138,8 @@ MASKED: dict[str, Function] = {
 
 @pytest.mark.parametrize("name", MASKED)
 def test_a_mask_on_exp_is_a_mask_on_the_scores(name: str) -> None:
-    books = [name for name in BOOKS if "halves" not in name]  # which halve by a mask too
-    assert_alike(model(MASKED[name]), model(lambda z: z.masked_fill(SEEN == 0, -math.inf).softmax(-1)), books)
+    masked = model(lambda z: z.masked_fill(SEEN == 0, -math.inf).softmax(-1))
+    assert_alike(model(MASKED[name]), masked, WITH_PLAIN_MULTIPLES)
 
 
 # --- what comes after ------------------------------------------------------------------------------------------------
@@ -308,12 +309,34 @@ def test_logsumexp_has_no_rule_where_it_is_read_elsewhere() -> None:
         funcattr.lrp(function, X, 0)
 
 
+POWERS: dict[str, Function] = {
+    "exp": lambda x: x.exp(),
+    "exp2": torch.exp2,
+    "3 ** x": lambda x: 3**x,
+    "exp(2 x)": lambda x: (2 * x).exp(),
+    "exp(x / 2)": lambda x: torch.exp(x / 2),
+    "exp(-x)": lambda x: (-x).exp(),
+}
+
+
 @pytest.mark.parametrize("shift", [1e-7, 0.5, 30.0])
-def test_a_shift_inside_of_any_exponential_takes_no_relevance(shift: float) -> None:
-    x = X + shift
-    for power in (lambda x: x.exp(), torch.exp2, lambda x: 3**x):
-        assert_equal(
-            funcattr.lrp(lambda x, power=power: power(x - shift) @ V, x, 0, rules="epsilon"),
-            funcattr.lrp(lambda x, power=power: power(x) * power(torch.tensor(-shift)).double() @ V, x, 0),
-            tolerance=1e-5,
-        )
+@pytest.mark.parametrize("name", POWERS)
+def test_a_shift_inside_of_any_exponential_takes_no_relevance(name: str, shift: float) -> None:
+    x, power = X + shift, POWERS[name]
+    factor = power(torch.tensor(-shift).double())
+    without: Any = funcattr.lrp(lambda x: power(x) * factor @ V, x, 0, rules="epsilon")
+    assert_equal(funcattr.lrp(lambda x: power(x - shift) @ V, x, 0, rules="epsilon"), without, tolerance=1e-5)
+    turned: Any = funcattr.lrp(lambda x: power(-(shift - x)) @ V, x, 0, rules="epsilon")
+    assert_equal(turned, without, tolerance=1e-5)
+
+
+SHIFTED: dict[str, Function] = {
+    "scaled": lambda z: _of((2 * (z - 0.7)).exp()),
+    "scaled, by the maximum": lambda z: _of(((z - z.amax(-1, keepdim=True)) / 0.5).exp()),
+    "turned": lambda z: _of((-2 * (0.7 - z)).exp()),
+}
+
+
+@pytest.mark.parametrize("name", SHIFTED)
+def test_a_shift_inside_of_a_softmax_takes_no_relevance(name: str) -> None:
+    assert_alike(model(SHIFTED[name]), model(lambda z: (2 * z).softmax(-1)), WITH_PLAIN_MULTIPLES)
