@@ -723,6 +723,54 @@ MUTANTS = (
             "test_a_norm_that_a_map_and_something_else_read_stands_alone_for_the_other",
         ),
     ),
+    Mutant(
+        "multiples of one value are an activation",
+        "funcattr/tape/rewrites/functions.py",
+        "    if all(part.is_affine and not part.decides for part in calls):",
+        "    if False:",
+        (
+            "tests/rules/test_spellings.py::"
+            "test_a_sum_that_fans_out_and_meets_keeps_the_share_of_its_constant[multiples]",
+        ),
+    ),
+    Mutant(
+        "the constant of the largest of some sums has no share",
+        "funcattr/tape/rewrites/functions.py",
+        "pieces and any(part.adds for part in calls)",
+        "False",
+        (
+            "tests/rules/test_spellings.py::"
+            "test_a_sum_that_fans_out_and_meets_keeps_the_share_of_its_constant[a maximum]",
+        ),
+    ),
+    Mutant(
+        "an inverse stays one when it is written",
+        "funcattr/tape/rewrites/flow.py",
+        "found is not None and found[1] == version(value)",
+        "found is not None",
+        ("tests/tape/rewrites/test_softmax.py::test_what_is_no_softmax_is_none[an inverse that is written]",),
+    ),
+    Mutant(
+        "two draws are one",
+        "funcattr/tape/rewrites/flow.py",
+        "if op in _DRAWING:",
+        "if False:",
+        ("tests/tape/rewrites/test_softmax.py::test_what_is_no_softmax_is_none[another mask]",),
+    ),
+    Mutant(
+        "a product with weights only adds up",
+        "funcattr/tape/rewrites/softmax.py",
+        "return bool(factors) and all(",
+        "return True or all(",
+        ("tests/tape/rewrites/test_softmax.py::test_what_is_no_softmax_is_none[weights]",),
+    ),
+    Mutant(
+        "a softmax that is a constant has a derivative for what comes after it",
+        "funcattr/tape/recorder.py",
+        'if function is None or softmax.action.kind == "stop":',
+        "if function is None:",
+        ("tests/tape/rewrites/test_softmax.py::test_a_softmax_that_is_a_constant_takes_no_relevance[cp_lrp]",),
+    ),
     # attribution
     Mutant(
         "pointing at a class beside infinite ones is NaN",

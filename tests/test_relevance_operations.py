@@ -95,7 +95,6 @@ FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "unit length": lambda x: x / x.norm(dim=1, keepdim=True),
     # attention
     "softmax": lambda x: x.softmax(1) + x,
-    "softmax written": lambda x: x.exp() / x.exp().sum(1, keepdim=True),
     "softmax masked": lambda x: x.masked_fill(HIDDEN, -torch.inf).softmax(1) + x,
     "softmax of a sum": lambda x: (x + torch.zeros(4).masked_fill(HIDDEN, -torch.inf)).softmax(1) + x,
     "softmax of the least": lambda x: (x + HIDDEN * torch.finfo(x.dtype).min).softmax(1) + x,

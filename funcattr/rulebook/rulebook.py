@@ -123,7 +123,10 @@ class Rulebook:
         self._found: dict[Match, Action] = {}
         for_functions = [e.action for e in self.entries if e.op == FUNCTION or FUNCTION in GROUPS.get(e.op, ())]
         self.takes_functions = any(action.kind in ("rule", "join") for action in for_functions)
-        self.functions_need_values = any(map(_needs_values, for_functions))
+        for_softmax = [e.action for e in self.entries if e.op == "softmax"]
+        self.takes_softmax = self.takes_functions or bool(for_softmax)
+        # Whether a sum that is in one of them may be asked for its operands by the rule for the whole.
+        self.shifts_need_values = any(map(_needs_values, for_functions)) or any(a.kind != "stop" for a in for_softmax)
         asking = (e.op for e in self.entries if e.tracked is not None)
         self.asks_what_is_tracked = frozenset(op for name in asking for op in GROUPS.get(name, (name,)))
         # Whether the action for a product may depend on what comes before or after it (batch norms are folded into
@@ -174,6 +177,15 @@ class Rulebook:
         row = next((e for e in self.entries if e.matches(match)), None)
         # A row for all operations means each call that there is.
         return None if row is None or row.op == "*" or row.action.kind not in ("rule", "join") else row.action
+
+    def softmax_action(self, path: str, module: type) -> Action | None:
+        """The action for a softmax that is written out; None where each of its calls has its own."""
+        match = Match("softmax", path, module)
+        row = next((e for e in self.entries if e.matches(match)), None)
+        action = self._default if row is None else row.action
+        # Each call's own multiplier keeps the sum too, and a softmax by name has a formula that knows its dimension.
+        own = (row is not None and row.op == "*") or (self.space == "multiplier" and action.kind == "rule")
+        return None if own or action.kind == "unlisted" else action
 
     @property
     def _default(self) -> Action:

@@ -53,9 +53,9 @@ from .masks import Masks
 from .pairing import Pairing
 from .pull_apart import pull_apart
 from .recompute import Recomputing
-from .rewrites.functions import Part, join_functions
+from .rewrites.functions import Function, Part, join_functions
 from .rewrites.resolve import check_required, resolve
-from .rewrites.softmax import EXTREMA, MEMBERS, join_softmax
+from .rewrites.softmax import HOLDING, Softmax, Softmaxes
 from .site_leaf import only_tensor
 from .step import OutputSlot, Pull, Step, Values, pull_of
 from .tracked import ByIdentity, Slots
@@ -90,7 +90,7 @@ class Recorder(SiteMode):
         self.roots: tuple[Tensor, ...] = ()
         self.root_slots: tuple[int, ...] = ()
         self.steps: list[Step] = []
-        self.unlisted: list[str] = []
+        self.unlisted: list[tuple[int, str]] = []  # each with the place of its step
         self.operations: set[str] = set()
         self._decomposing: list[str] = []
         self.unreached: list[str] = []
@@ -103,7 +103,7 @@ class Recorder(SiteMode):
         self._others = OtherNames()
         self._refusal: UnsupportedOperationError | None = None
         self._masks = Masks(self._slots)
-        self._parts: dict[int, Part] = {}
+        self._softmaxes = Softmaxes(rules)
         self._maps = ByIdentity[bool]()
         self._root_of_a_map: str | None = None
         self._suspects: list[str] = []
@@ -230,10 +230,11 @@ class Recorder(SiteMode):
         if self._pairing is not None:
             self._pairing.end(slots)
         roots = dict(zip(self.root_slots, self.roots, strict=True))
+        if self.rules.takes_softmax and not is_baseline:
+            self._softmaxes.settle(self.steps, roots, set(slots))
         if self.rules.takes_functions and not is_baseline:
-            join_softmax(self.steps, self.rules, roots, self._parts, set(slots), self.caller)
-            join_functions(self.steps, self.rules, roots, self._parts, set(slots), self.caller)
-        self._parts.clear()
+            join_functions(self.steps, self.rules, roots, self._softmaxes.parts, set(slots), self.caller)
+        self._softmaxes.forget()
         if self.rules.is_resolved_late:
             resolve(self.steps, roots, set(slots) - {None}, self.caller, self._root_of_a_map)
         if not strict:
@@ -243,9 +244,17 @@ class Recorder(SiteMode):
                 f"{self.caller}: {', '.join(dict.fromkeys(self._suspects))} may be a relu in another spelling, which "
                 f"the {self.rules.name} rule does not meet: it keeps its ordinary adjoint. Write torch.relu there."
             )
+        if self._softmaxes.suspects:
+            warn(
+                f"{self.caller}: {', '.join(dict.fromkeys(self._softmaxes.suspects))} may be the end of a softmax in "
+                f"another spelling, which the {self.rules.name} rule for softmax does not meet: each call of it keeps "
+                "its own. Write torch.softmax there."
+            )
         check_required(self.rules, self.steps, self.caller)
-        if self.unlisted:
-            calls = "\n  ".join(dict.fromkeys(self.unlisted))
+        replaced = {i for i, step in enumerate(self.steps) if self._softmaxes.replaced(step)}
+        unlisted = [told for i, told in self.unlisted if i not in replaced]
+        if unlisted:
+            calls = "\n  ".join(dict.fromkeys(unlisted))
             raise UnsupportedOperationError(
                 f"{self.caller}(rules={self.rules.name!r}): no rule for\n  {calls}\n"
                 "Give each one: rules | {'<operation>': rule}, GRADIENT for the ordinary adjoint, STOP for a constant."
@@ -352,6 +361,8 @@ class Recorder(SiteMode):
                 self._note_map(told.operation.name, out)
             if self._masks.any:
                 self._masks.carried(told.name, args, out)
+            if not frozen:
+                self._softmaxes.carry(func, told.operation, args, kwargs, out)
             return self._constant(told.name, out, args, kwargs)
         return self._recorded(func, told.operation, args, kwargs, positions)
 
@@ -511,41 +522,59 @@ class Recorder(SiteMode):
         action = self.rules.action(match)
         inside = CONTAINS.get(op)
         if inside is not None and action is GRADIENT and self.rules.action(Match(inside, call.path)) is not GRADIENT:
-            self.unlisted.append(f"{op} (which contains {inside}) in {call.path!r}")
-        if action.kind == "unlisted":
-            before = len(self.steps)
-            out = self._record_adjoint(call, inputs, action)
-            if len(self.steps) > before:  # else it gives nothing that has a derivative
-                self.unlisted.append(f"{op} in {call.path!r}")
-            return out
+            self.unlisted.append((len(self.steps), f"{op} (which contains {inside}) in {call.path!r}"))
+        if self.rules.takes_softmax:
+            softmax = self._softmaxes.ended_by(call, inputs, self.module)
+            function = None if softmax is None else self._softmaxes.function(softmax, call, self.steps)
+            if softmax is not None and (function is not None or softmax.action.kind == "stop"):
+                return self._record_softmax(call, softmax, function)
         if action.kind == "decompose":
             whole = self._in_one(call, action)
             return self._decompose(call, action) if whole is None else self._record_in_one(call, inputs, *whole)
         if action.kind == "stop":
             self.steps.append(Step(_nothing, (), (), op, call.path, action))
-            return call.run()  # not detached: for a derivative of the result it is no constant
+            out = call.run()  # not detached: for a derivative of the result it is no constant
+            self._softmaxes.note_constant(call, inputs, out)
+            return out
         if_last = self.rules.action(match._replace(last=True)) if linear and self.rules.asks_what_is_last else action
         # What a rule holds need not be held twice.
-        reads = action.kind == "gradient" and op in SHIFTS and self.rules.functions_need_values
-        hold = reads or op == "exp" or op in EXTREMA or self._pairing is not None
-        part = Part.of(call, hold) if self._is_part(call) else None
-        if action is if_last and action.kind == "gradient":
-            before = len(self.steps)
+        reads = action.kind == "gradient" and op in SHIFTS and self.rules.shifts_need_values
+        hold = reads or op in HOLDING or self._pairing is not None
+        decides = self._masks.any and self._masks.decide(call.args, call.kwargs)
+        part = Part.of(call, hold, decides) if self._is_part(call, inputs) else None
+        place = len(self.steps)
+        if action.kind == "unlisted" or (action is if_last and action.kind == "gradient"):
             out = self._record_adjoint(call, inputs, action)
-            part = part if len(self.steps) > before else None  # else it gives nothing that has a derivative
         else:
             out = self._record_rule(call, inputs, action, if_last)
-        if part is not None and len(self.steps[-1].outputs) == 1:
-            self._parts[self.steps[-1].outputs[0].slot] = part
+        if len(self.steps) == place:  # it gives nothing that has a derivative
+            return out
+        if action.kind == "unlisted":
+            self.unlisted.append((place, f"{op} in {call.path!r}"))
+        if part is not None and len(self.steps[place].outputs) == 1:
+            self._softmaxes.note(call, part, self.steps[place], place)
         return out
 
-    def _is_part(self, call: RecordedCall) -> bool:
+    def _is_part(self, call: RecordedCall, inputs: tuple[int, ...]) -> bool:
         """Whether a call may be part of an activation or a softmax that is written out."""
-        if not self.rules.takes_functions:
-            return False
-        if call.op in ELEMENTWISE or call.op in EXTREMA:
-            return True
-        return call.op in MEMBERS and ("exp" in self.operations or call.origins[0].op in EXTREMA)
+        return self.rules.takes_softmax and (call.op in ELEMENTWISE or self._softmaxes.takes(call, inputs))
+
+    def _record_softmax(self, call: RecordedCall, softmax: Softmax, function: Function | None) -> Any:
+        """Run the last call of a softmax that is written out, and do with it what is done with one by name."""
+        self.operations.add("softmax")
+        self._softmaxes.met(softmax)
+        out = call.run()
+        if function is None or softmax.action.kind == "stop":
+            self.steps.append(Step(_nothing, (), (), "softmax", call.path, softmax.action))
+            return out
+        made = function.call(call.path, "softmax")
+        after_linear = any(o.after_linear for o in call.origins)
+        slot = self._slots.new(out, Origin("softmax", after_linear=after_linear))
+        outputs = (OutputSlot(slot, out.shape, out.dtype, out.device),)
+        values = Values((function.operand,), (out,)) if self._keep else Values()
+        step = Step(_nothing, (softmax.source,), outputs, "softmax", call.path, values=values)
+        self.steps.append(step.ruled(softmax.action, made, self.caller))
+        return out
 
     def _decompose(self, call: RecordedCall, action: Action) -> Any:
         if call.op in self._decomposing:

@@ -430,6 +430,44 @@ def test_a_region_beside_other_readers(first: Function, second: Function | None)
         assert abs(report.start - report.reached) < 1e-4 * abs(report.start)
 
 
+HALF = torch.tensor([True, False, True, False])
+LARGER = (X @ A + B[0] > SLOPE * (X @ A)).double()
+AFFINE: dict[str, tuple[Function, Function]] = {
+    "multiples": (lambda h: h + h * SLOPE, lambda h: (1 + SLOPE) * h),
+    "a residual": (lambda h: h + (h * SLOPE + B[0]), lambda h: (h + h * SLOPE) + B[0]),
+    "addcmul": (lambda h: h + torch.addcmul(B[0], h, SLOPE), lambda h: (h + h * SLOPE) + B[0]),
+    "lerp": (lambda h: torch.lerp(h, h / 2 - B[0], 0.3), lambda h: 0.7 * h + (0.15 * h - 0.3 * B[0])),
+    "a mask": (lambda h: torch.where(HALF, h, h + B[0]), lambda h: h + torch.where(HALF, 0.0, B[0])),
+    "a cast": (lambda h: h.to(torch.float64).clone() - (B[0] - h), lambda h: 2 * h - B[0]),
+    "a maximum": (
+        lambda h: torch.maximum(h + B[0], h * SLOPE),
+        lambda h: LARGER * (h + B[0]) + (1 - LARGER) * SLOPE * h,
+    ),
+    "a maximum by masks": (
+        lambda h: (h + B[0]) * (h + B[0] > h * SLOPE) + h * SLOPE * (h + B[0] <= h * SLOPE),
+        lambda h: torch.maximum(h + B[0], h * SLOPE),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", AFFINE)
+def test_a_sum_that_fans_out_and_meets_keeps_the_share_of_its_constant(name: str) -> None:
+    first, second = AFFINE[name]
+    assert_alike(lambda x: first(x @ A) @ V, lambda x: second(x @ A) @ V, tolerance=2e-5)
+    if "maximum" not in name:  # whose masks are others at the baseline
+        assert_sums(lambda x: first(x @ A) @ V)
+        table = funcattr.rule_table(lambda x: first(x @ A) @ V, X)
+        assert "function" not in [line.operation for line in table]
+
+
+def test_a_constant_beside_almost_nothing_takes_almost_all() -> None:
+    """Where h is near zero, g f(h) / h would be a million times the output."""
+    x = X.clone()
+    x[:, 1] = 1e-9
+    of_h = funcattr.lrp(lambda x: torch.where(HALF, x, x + 1) @ V, x, 0, rules="epsilon")
+    assert of_h[:, 1].abs().max() < 1e-8
+
+
 def test_a_product_of_two_signals_is_no_activation() -> None:
     of_a, of_b = funcattr.lrp(lambda a, b: a * torch.tanh(b + a * 0), (X, X @ A), 0, rules="epsilon")
     assert of_a.any() and of_b.any()

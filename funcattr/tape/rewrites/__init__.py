@@ -1,4 +1,4 @@
-"""Rewrites of a finished tape: batch norms folded into linear maps, activations joined to them.
+"""Rewrites of a tape: batch norms folded into linear maps, activations joined to them, functions that are written out.
 
 Imports the tape's steps, `calls` and `rulebook`.
 """

@@ -13,11 +13,18 @@ from torch import Tensor
 
 from ...calls.call import Origin, Positions, replace
 from ...calls.declarations import needs_operands, needs_output
-from ...calls.kinds import ELEMENTWISE, FUNCTION, LOOKED_THROUGH
+from ...calls.kinds import ELEMENTWISE, FUNCTION, LOOKED_THROUGH, SHIFTS
 from ...calls.operations import Operation
 from ...calls.recorded_call import RecordedCall
 from ...rulebook.rulebook import Rulebook
 from ..step import OutputSlot, Step, Values
+
+_CHOICES = frozenset("where masked_fill".split())
+_AFFINE = SHIFTS | _CHOICES | frozenset("neg to type type_as float double half bfloat16 clone contiguous".split())
+"""Operations that are linear in all their tracked operands together, up to a constant."""
+_SCALES = frozenset("mul div".split())
+"""Operations that are so where only the first operand, or one factor, is tracked."""
+_EXTREMES = frozenset("maximum minimum max min".split())
 
 
 class Part(NamedTuple):
@@ -26,6 +33,9 @@ class Part(NamedTuple):
     Attributes:
         func, args, kwargs, positions: The call, without its operands.
         operand: Its operand where it has one only, be it twice as in x * x.
+        is_affine: Whether it is linear in its operands, up to a constant, where its masks are what they are.
+        decides: Whether a mask among its constants depends on tracked values.
+        adds: Whether it puts a constant beside its operand.
         baseline: The same call in the pass at the baseline, where there is one.
     """
 
@@ -34,18 +44,30 @@ class Part(NamedTuple):
     kwargs: Mapping[str, Any]
     positions: Positions
     operand: Tensor | None
+    is_affine: bool
+    decides: bool
+    adds: bool
     baseline: "Part | None"
 
     @staticmethod
-    def of(call: RecordedCall, hold: bool) -> "Part":
-        """The part that a call is, before it lets go of anything; it may hold its operand."""
-        func, args, kwargs, positions = call.parts()
-        operands = call.operands
+    def of(call: RecordedCall, hold: bool, decides: bool = False, positions: Positions | None = None) -> "Part":
+        """The part that a call is, before it lets go of anything.
+
+        Args:
+            call: The call.
+            hold: Whether the part may hold its operand.
+            decides: Whether one of its constants is a mask that depends on tracked values.
+            positions: Where its operands are, if a constant shall be one of them.
+        """
+        func, args, kwargs, own = call.parts()
+        positions, operands = positions or own, call.operands
         args, kwargs = replace(args, kwargs, positions, (None,) * len(positions))
         only = operands[0] if hold and all(t is operands[0] for t in operands) else None
-        return Part(
-            func, args, kwargs, positions, only, None if call.baseline is None else Part.of(call.baseline, hold)
-        )
+        one = call.has_one_operand
+        is_affine = call.op in _AFFINE or (one and call.op in _SCALES)
+        adds = one and call.op in SHIFTS | _CHOICES
+        before = None if call.baseline is None else Part.of(call.baseline, hold, decides, positions)
+        return Part(func, args, kwargs, positions, only, is_affine, decides, adds, before)
 
     def __call__(self, *operands: Tensor) -> Any:
         args, kwargs = replace(self.args, self.kwargs, self.positions, operands)
@@ -155,6 +177,8 @@ def join_functions(
     products: set[int] = set()
     for i in meetings:
         region = _region(steps, i, forms)
+        if region is not None and _keeps_its_rules(steps, region, known, rules):
+            continue
         made = None if region is None else _as_function(steps, region, forms, known, rules, caller)
         if region is not None and made is not None:
             if steps[i].op in ("mul", "div", "where"):
@@ -166,27 +190,37 @@ def join_functions(
         retell(steps, products, FUNCTION)
 
 
-def dominated(steps: list[Step], last: int, forms: Forms, ops: frozenset[str]) -> Region | None:
-    """The region that ends with a step and goes back, by some operations, to one value; None if there is none."""
+def _region(steps: list[Step], last: int, forms: Forms) -> Region | None:
+    """The region that ends with a step; None if its operands do not come from one value by elementwise calls."""
     found, open_slots = [last], set(steps[last].inputs)
     while len(open_slots) > 1:
         latest = max(open_slots)  # slots are numbered in the order of their making
         i = forms.makers.get(latest)
-        if i is None or steps[i].op not in ops or len(steps[i].outputs) != 1 or not steps[i].inputs:
+        if i is None or steps[i].op not in ELEMENTWISE or len(steps[i].outputs) != 1 or not steps[i].inputs:
             return None
         open_slots.remove(latest)
         open_slots.update(steps[i].inputs)
         found.append(i)
-    return Region(open_slots.pop(), found[::-1])
+    source, shapes = open_slots.pop(), {steps[i].outputs[0].shape for i in found}
+    return Region(source, found[::-1]) if len(found) > 1 and shapes == {forms[source].shape} else None
 
 
-def _region(steps: list[Step], last: int, forms: Forms) -> Region | None:
-    """The region that ends with a step; None if its operands do not come from one value by elementwise calls."""
-    found = dominated(steps, last, forms, ELEMENTWISE)
-    if found is None or len(found.steps) < 2:
-        return None
-    shapes = {steps[i].outputs[0].shape for i in found.steps}
-    return found if shapes == {forms[found.source].shape} else None
+def _keeps_its_rules(
+    steps: list[Step], region: Region, known: Mapping[int, "Part | Function"], rules: Rulebook
+) -> bool:
+    """Whether a region is no activation but a sum of multiples, whose constants take a share by the calls' own rules.
+
+    So are affine pieces among which the largest or a mask chooses, if some constant is added; without one they are a
+    rectifier. A multiplier compares f with f at the baseline, and knows no share of a constant.
+    """
+    parts = [known.get(steps[i].outputs[0].slot) for i in region.steps]
+    calls = [part for part in parts if isinstance(part, Part)]
+    if len(calls) < len(parts):
+        return False
+    if all(part.is_affine and not part.decides for part in calls):
+        return True
+    pieces = all(p.is_affine or steps[i].op in _EXTREMES for p, i in zip(calls, region.steps, strict=True))
+    return rules.space != "multiplier" and pieces and any(part.adds for part in calls)
 
 
 def _as_function(
@@ -219,16 +253,21 @@ def function_of(steps: list[Step], region: Region, known: Mapping[int, "Part | F
     if any(made not in known for made, _ in places):
         return None
     members = [Member(known[made], inputs, made) for made, inputs in places]
-    operand = _held(region.source, members)
-    for step in (steps[i] for i in region.steps):
-        if operand is None and step.call is not None and step.call.keeps_operands and region.source in step.inputs:
-            operand = step.call.operands[step.inputs.index(region.source)]
+    return made_of(region.source, members, [steps[i] for i in region.steps])
+
+
+def made_of(source: int, members: list[Member], steps: list[Step]) -> Function | None:
+    """The function that some parts, which are those of `steps`, compute; None where its value was not kept."""
+    operand = _held(source, members)
+    for step in steps:
+        if operand is None and step.call is not None and step.call.keeps_operands and source in step.inputs:
+            operand = step.call.operands[step.inputs.index(source)]
     if operand is None:
         return None
-    found = Function(region.source, members, operand)
+    found = Function(source, members, operand)
     before = [member._replace(part=member.part.baseline) for member in members if member.part.baseline is not None]
-    if len(before) == len(members) and (operand := _held(region.source, before)) is not None:
-        found.baseline = Function(region.source, before, operand)
+    if len(before) == len(members) and (operand := _held(source, before)) is not None:
+        found.baseline = Function(source, before, operand)
     return found
 
 

@@ -1,144 +1,356 @@
-"""Softmax written out: exp(z - c) over sums of itself, and shifts inside of an exp.
+"""Softmax written out: exp(z - c) over sums of itself, told when its last call is met; and shifts inside of an exp.
 
-A shift inside of an exp is a factor outside, so it takes no share of the relevance: exp(z - c) = exp(z) exp(-c).
+What comes after a softmax may depend on what the rulebook makes of it (a constant, where it stops), so it is told in
+the forward pass. A shift inside of an exp is a factor outside, so it takes no share of the relevance:
+exp(a (z - c)) = exp(a z) exp(-a c).
 """
 
 from collections import Counter
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
+from ..._torch import pytree
 from ...calls.adjoints import sum_to
-from ...calls.kinds import GATES, GROUPS, LOOKED_THROUGH
+from ...calls.call import Positions
+from ...calls.kinds import GROUPS, LOOKED_THROUGH, SHIFTS
+from ...calls.operations import Operation
+from ...calls.recorded_call import RecordedCall
 from ...rulebook.actions import Action
-from ...rulebook.rulebook import Match, Rulebook
+from ...rulebook.rulebook import Rulebook
 from ...rules.normalization import softmax_taylor, softmax_written_out
+from ...torch_state import can_look_at
 from ..step import Step
-from .functions import Forms, Function, Part, Region, dominated, function_of, let_go, retell, values_of
+from .flow import Flow
+from .functions import Forms, Function, Member, Part, let_go, made_of
 
-EXTREMA = frozenset(["amax", "max", "logsumexp", "cummax"])
+_EXTREMA = frozenset(["amax", "max", "logsumexp", "cummax"])
 """Operations whose result shifts the scores of a softmax."""
+_EXPONENTIALS = frozenset(["exp", "exp2", "rpow"])
+HOLDING = _EXTREMA | _EXPONENTIALS | {"log_softmax"}
+"""Operations that read the scores of a softmax, which are then held for it."""
+_INVERSES = frozenset(["rdiv", "reciprocal"])
 _SUMS = GROUPS["summation"] - {"add", "sub", "rsub", "interpolate", "upsample"}
-_LINEAR = _SUMS | LOOKED_THROUGH | {"add", "clamp", "clamp_min", "masked_fill", "where", "mul"}
+_SCALES = frozenset(["mul", "div", "neg"])
+_MULTIPLES = LOOKED_THROUGH | _SCALES
+"""Operations that make multiples and selections of an exp, where they have one operand."""
+_LINEAR = _SUMS | _MULTIPLES | {"add", "clamp", "clamp_min", "masked_fill", "where"}
 """Operations that make the denominator of a softmax out of its numerator."""
-MEMBERS = _LINEAR | EXTREMA | {"exp", "sub", "div"}
-"""Operations that a softmax is written in."""
+_OF_SEVERAL = _SUMS | {"add", "cat", "stack"}
+_DENSE = GROUPS["dense"]
+_MEMBERS = _LINEAR | _EXTREMA | _EXPONENTIALS | {"sub", "div", "log", "log_softmax"} | _INVERSES
+"""Operations that a softmax is written in, beside a product with ones."""
+_LAST = frozenset(["div", "mul", "exp", "normalize"])
+"""Operations that a softmax may end with."""
+_NOTE = "in a softmax that is written out"
 
 
-def join_softmax(
-    steps: list[Step],
-    rules: Rulebook,
-    roots: Mapping[int, Tensor],
-    parts: Mapping[int, Part],
-    outputs: set[int | None],
-    caller: str,
-) -> None:
-    """Give each softmax that is written out the rule of one, in place; a shift in any other exp passes all on."""
-    if not any(step.op == "exp" for step in steps):
-        return
-    forms = Forms(steps, roots)
-    whole, stopped = set[int](), set[int]()
-    for i in [i for i, s in enumerate(steps) if s.op == "div" and len(s.inputs) == 2]:
-        region = _softmax(steps, i, forms)
-        action = _action(rules, steps[i]) if region is not None else None
-        found = None if region is None or action is None else function_of(steps, region, parts)
-        if region is None or action is None or found is None:
-            continue
-        whole.update(region.steps)
-        steps[i] = _joined(steps, i, region, found, action, caller)
-        if action.kind == "stop":
-            stopped.add(steps[i].outputs[0].slot)
-    if whole:
-        let_go(steps, whole, outputs, "in a softmax that is written out")
-        # What a constant multiplies takes all: a gate is what the rules for products know as such.
-        retell(steps, stopped, next(iter(GATES)))
-    if rules.space == "relevance":
-        _pass_shifts(steps, forms, outputs)
+class Softmax(NamedTuple):
+    """A softmax whose last call was met.
+
+    Attributes:
+        action: What the rulebook does with it.
+        source: The slot of its scores.
+        slots: Those of the values between, in their order.
+        inputs, positions: What the last call reads of them, and where among its arguments.
+    """
+
+    action: Action
+    source: int
+    slots: list[int]
+    inputs: tuple[int, ...]
+    positions: Positions
 
 
-def _action(rules: Rulebook, step: Step) -> Action | None:
-    """What the rulebook does with a softmax, if it can be done with one that is written out."""
-    action = rules.action(Match("softmax", step.path))
-    if action.kind == "rule" and action.function is softmax_taylor:
-        return Action("rule", softmax_written_out)
-    return action if action.kind in ("gradient", "stop") and rules.entries else None
+class Softmaxes:
+    """The softmax that are written out in one forward pass.
 
+    Attributes:
+        suspects: Calls that may be a softmax which cannot be told.
+    """
 
-def _softmax(steps: list[Step], last: int, forms: Forms) -> Region | None:
-    """The steps of a softmax that ends with a quotient; None if it is another."""
-    below = dominated(steps, last, forms, _LINEAR)
-    if below is None or steps[last].inputs[0] != below.source or below.source not in forms.makers:
-        return None
-    *inner, _ = (steps[i] for i in below.steps)
-    if not any(s.op in _SUMS for s in inner) or any(len(s.inputs) > 1 and s.op not in _SUMS | {"add"} for s in inner):
-        return None
-    i = forms.makers[below.source]
-    found = [*below.steps]
-    while steps[i].op in LOOKED_THROUGH and len(steps[i].inputs) == 1:  # a mask on exp(z)
-        found.append(i)
-        i = forms.makers.get(steps[i].inputs[0], -1)
-        if i < 0:
+    def __init__(self, rules: Rulebook) -> None:
+        self._rules = rules
+        self._flow = Flow()
+        self._whole: set[int] = set()
+        self._has_exponentials = False
+        self.suspects: list[str] = []
+
+    # --- what was called ---------------------------------------------------------------------------------------------
+
+    def takes(self, call: RecordedCall, inputs: tuple[int, ...]) -> bool:
+        """Whether a call may be part of a softmax that is written out, after what was met before it."""
+        if call.op in HOLDING:
+            return True
+        if call.op in _DENSE:  # which adds exponentials up, if the other factor is ones
+            made = self._flow.node(self._flow.back(self._flow.first(inputs[0]), _MULTIPLES)[0])
+            return len(inputs) == 1 and made is not None and made.op in _EXPONENTIALS
+        return call.op in _MEMBERS and (self._has_exponentials or call.origins[0].op in _EXTREMA | {"log_softmax"})
+
+    def note(self, call: RecordedCall, part: Part, step: Step, place: int) -> None:
+        """Note a call whose step has a place on the tape."""
+        self._has_exponentials = self._has_exponentials or call.op in _EXPONENTIALS
+        (made,) = step.outputs
+        self._flow.add(made.slot, _told(call), part, step.inputs, made, place)
+
+    def note_constant(self, call: RecordedCall, inputs: tuple[int, ...], out: Any) -> None:
+        """Note a call whose result, which depends on tracked values, the rulebook makes a constant."""
+        told = _told(call)
+        if told in _INVERSES and isinstance(out, Tensor) and self._flow.node(inputs[0]) is not None:
+            self._flow.hide(out, told, Part.of(call, hold=False), inputs)
+
+    def carry(self, func: Any, operation: Operation, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
+        """Note a call that makes a constant of such constants."""
+        if not self._flow.hides or operation.name not in _MULTIPLES or not args or not isinstance(out, Tensor):
+            return
+        numbers = [self._flow.hidden(value) for value in args]
+        hidden = [number for number in numbers if number is not None]
+        place = None if len(hidden) != 1 else numbers.index(hidden[0])
+        if place is None or (place > 0 and operation.name != "mul"):
+            return
+        call = RecordedCall(func, operation, args, kwargs, ((place,),), "")
+        self._flow.hide(out, operation.name, Part.of(call, hold=False), (hidden[0],))
+
+    # --- whether it is a softmax -------------------------------------------------------------------------------------
+
+    def ended_by(self, call: RecordedCall, inputs: tuple[int, ...], module: type) -> Softmax | None:
+        """The softmax that a call is the last of, if the rulebook can do with it what it does with one by name."""
+        if call.op not in _LAST or not (self._has_exponentials or call.op == "exp"):
             return None
-    if steps[i].op != "exp":
+        action = self._rules.softmax_action(call.path, module)
+        if action is None:
+            return None
+        inputs, positions = self._read_by(call, tuple([self._flow.first(i) for i in inputs]))
+        found = self._found(call, inputs)
+        if action.function is softmax_taylor:
+            action = Action("rule", softmax_written_out)
+        # A rule for softmax by name asks for its dimension.
+        if found is None or (action.kind not in ("gradient", "stop") and action.function is not softmax_written_out):
+            if found is not None or self._may_be_one(call, inputs):
+                self.suspects.append(f"{call.op} in {call.path!r}")
+            return None
+        source, slots = found
+        return Softmax(action, source, self._flow.ordered({*slots}), inputs, positions)
+
+    def _read_by(self, call: RecordedCall, inputs: tuple[int, ...]) -> tuple[tuple[int, ...], Positions]:
+        """What a call reads, with a constant that depends on tracked values."""
+        positions = call.parts()[3]
+        if call.op == "mul" and len(inputs) == 1 and len(call.args) == 2:
+            x, (first, second) = call.operands[0], call.args
+            number = self._flow.hidden(second if first is x else first)
+            if number is not None:
+                return ((*inputs, number), ((0,), (1,))) if first is x else ((number, *inputs), ((0,), (1,)))
+        return inputs, positions
+
+    def _found(self, call: RecordedCall, inputs: tuple[int, ...]) -> tuple[int, list[int]] | None:
+        """The slot of the scores, and those between it and the last call."""
+        if call.op == "exp":
+            return self._of_logarithms(inputs[0]) if _told(call) == "exp" else None
+        for numerator, denominator, inverse in self._quotients(call, inputs):
+            exponential, above = self._flow.back(numerator, _MULTIPLES)
+            scores = self._scores(exponential)
+            below = None if scores is None else self._sum_of(denominator, exponential)
+            if call.op == "normalize" and scores is not None:  # by its own sum
+                below = []
+            if scores is not None and below is not None:
+                source, inside = scores
+                return source, [*above, *below, *inverse, *inside]
         return None
-    found.append(i)
-    (source,) = steps[i].inputs
-    shift = _shift(steps, source, forms)
-    if shift is not None:
-        found += shift[1]
-        source = shift[0]
-    return Region(source, sorted(found)) if forms[source].shape == steps[last].outputs[0].shape else None
 
+    def _quotients(self, call: RecordedCall, inputs: tuple[int, ...]) -> list[tuple[int, int, list[int]]]:
+        """A numerator, a denominator and what inverts it, as which a call may be read."""
+        if call.op == "normalize":
+            return [(inputs[0], inputs[0], [])] if call.argument("p", 2.0) == 1 else []
+        if len(inputs) != 2:
+            return []
+        if call.op == "div":
+            return [(*inputs, [])] if call.begins_with("input") else []
+        return [
+            (numerator, self._flow.first(node.inputs[0]), [*between, slot])
+            for numerator, factor in (inputs, inputs[::-1])
+            for slot, between in [self._flow.back(factor, _MULTIPLES)]
+            if (node := self._flow.node(slot)) is not None and node.op in _INVERSES
+        ]
 
-def _shift(steps: list[Step], slot: int, forms: Forms) -> tuple[int, list[int]] | None:
-    """What a value is the shift of, and the steps between; None if it is none."""
-    between: list[int] = []
-    while (i := forms.makers.get(slot)) is not None and steps[i].op in LOOKED_THROUGH and len(steps[i].inputs) == 1:
-        between.append(i)
-        (slot,) = steps[i].inputs
-    if i is None or steps[i].op not in ("add", "sub"):
+    def _scores(self, slot: int) -> tuple[int, list[int]] | None:
+        """What a value is the exponential of, shifts left out, and the slots between; None if it is none."""
+        node, between = self._flow.node(slot), [slot]
+        if node is not None and node.op == "1 / exp":
+            slot, more = self._flow.back(node.inputs[0], LOOKED_THROUGH)
+            node, between = self._flow.node(slot), [slot, *more, *between]
+        if node is None or node.op not in _EXPONENTIALS or len(node.inputs) != 1:
+            return None
+        (source,) = node.inputs
+        shift = _shift(self._flow, source)
+        return (source, between) if shift is None else (shift[0], [*shift[1], *between])
+
+    def _sum_of(self, slot: int, exponential: int) -> list[int] | None:
+        """The slots by which a value is a sum of multiples of some exponentials; None if it is none."""
+        between = self._flow.between(slot, exponential, _LINEAR | _DENSE)
+        if between is None:
+            return None
+        (whole,) = (node.shape for node in self._flow.nodes([exponential]))
+        adds = False
+        for node in self._flow.nodes(between):
+            if len(node.inputs) > 1 and node.op not in _OF_SEVERAL:
+                return None
+            if node.op in _DENSE and not _is_all_ones(node.part):
+                return None
+            # Parts of exp(z) that are added one by one are a sum; exp(z) + exp(z) is none.
+            parts = node.op == "add" and len({*node.inputs}) == 2 and node.shape.numel() < whole.numel()
+            adds = adds or parts or node.op in _SUMS | _DENSE
+        return between if adds else None
+
+    def _of_logarithms(self, slot: int) -> tuple[int, list[int]] | None:
+        """What a value is the logarithm of the softmax of, and the slots between; None if it is none."""
+        slot, between = self._flow.back(slot, LOOKED_THROUGH)
+        node = self._flow.node(slot)
+        if node is None:
+            return None
+        if node.op == "log_softmax":
+            return node.inputs[0], [*between, slot]
+        if node.op != "sub" or len(node.inputs) != 2:
+            return None
+        source, total = node.inputs
+        below = self._log_sum_exp(total, source)
+        if below is None:
+            return None
+        between += [slot, *below]
+        shift = _shift(self._flow, source)
+        return (source, between) if shift is None else (shift[0], [*shift[1], *between])
+
+    def _log_sum_exp(self, slot: int, source: int) -> list[int] | None:
+        """The slots by which a value is the logarithm of a sum of exponentials of `source`; None if it is none."""
+        slot, between = self._flow.back(slot, LOOKED_THROUGH)
+        node = self._flow.node(slot)
+        if node is None or node.op not in ("log", "logsumexp"):
+            return None
+        if node.op == "logsumexp":
+            return [*between, slot] if node.inputs == (source,) else None
+        for exponential in self._flow.behind(node.inputs[0]):
+            made = self._flow.node(exponential)
+            if made is not None and made.op == "exp" and made.inputs == (source,):
+                below = self._sum_of(node.inputs[0], exponential)
+                return None if below is None else [*between, slot, *below, exponential]
         return None
-    if len(steps[i].inputs) == 1:
-        return steps[i].inputs[0], [*between, i]
-    if steps[i].op != "sub" or len(steps[i].inputs) != 2:
-        return None
-    region = dominated(steps, i, forms, EXTREMA | LOOKED_THROUGH)
-    if region is None or region.source != steps[i].inputs[0] or not any(steps[j].op in EXTREMA for j in region.steps):
-        return None
-    return region.source, [*between, *region.steps]
 
+    def _may_be_one(self, call: RecordedCall, inputs: tuple[int, ...]) -> bool:
+        """Whether a call may be the last of a softmax that cannot be told, as what it divides by are exponentials."""
+        if call.op == "exp":
+            node = self._flow.node(self._flow.back(inputs[0], LOOKED_THROUGH)[0])
+            if node is None or node.op != "sub" or len(node.inputs) != 2:
+                return False
+            logarithm = self._flow.node(self._flow.back(node.inputs[1], LOOKED_THROUGH)[0])
+            return logarithm is not None and logarithm.op == "log" and self._mixes(logarithm.inputs[0])
+        pairs = [(numerator, denominator) for numerator, denominator, _ in self._quotients(call, inputs)]
+        return any(self._divides(*pair) for pair in pairs if call.op != "normalize")
 
-def _joined(steps: list[Step], i: int, region: Region, found: Function, action: Action, caller: str) -> Step:
-    call = found.call(steps[i].path, "softmax")
-    step = steps[i]._replace(op="softmax", inputs=(region.source,), values=values_of(steps, region, steps[i]))
-    if action.kind == "stop":
-        return step._replace(inputs=(), pull=_nothing, action=action, call=None, if_last=None)
-    return step.ruled(action, call, caller)
-
-
-def _pass_shifts(steps: list[Step], forms: Forms, outputs: set[int | None]) -> None:
-    """Let the shifts of what only an exp reads pass their relevance on."""
-    readers = Counter(slot for step in steps for slot in step.inputs)
-    for step in [s for s in steps if s.op == "exp" and len(s.inputs) == 1]:
-        found = _shift(steps, step.inputs[0], forms)
-        if found is None:
-            continue
-        _, between = found
-        i = next(j for j in between if steps[j].op in ("add", "sub"))
-        slots = [steps[j].outputs[0].slot for j in between if j >= i]
-        if any(readers[slot] > 1 or slot in outputs for slot in slots):
-            continue
-        form = forms[steps[i].inputs[0]]
-        rest = (None,) * (len(steps[i].inputs) - 1)
-        steps[i] = steps[i]._replace(
-            pull=lambda g, form=form, rest=rest: (sum_to(g, form.shape, form.dtype), *rest),
-            action=Action("rule", softmax_taylor),
-            call=None,
-            owned=False,
-            note="a shift inside of exp",
+    def _divides(self, numerator: int, denominator: int) -> bool:
+        """Whether exponentials are divided by a mixture of some, or what is made of them by their sum."""
+        if self._scores(self._flow.back(numerator, _MULTIPLES)[0]) is not None and self._mixes(denominator):
+            return True
+        return any(
+            self._scores(slot) is not None and self._sum_of(denominator, slot) is not None
+            for slot in self._flow.behind(numerator)
         )
 
+    def _mixes(self, slot: int) -> bool:
+        """Whether a value is made of sums of exponentials."""
+        sums = [n for n in self._flow.nodes(self._flow.behind(slot)) if n.op in _SUMS | _DENSE]
+        summed = [slot for node in sums for first in node.inputs for slot in self._flow.behind(first)]
+        return any(node.op in _EXPONENTIALS for node in self._flow.nodes(summed))
 
-def _nothing(cotangent: Any) -> tuple[Any, ...]:
-    return ()
+    # --- what becomes of it ------------------------------------------------------------------------------------------
+
+    def function(self, found: Softmax, call: RecordedCall, steps: list[Step]) -> Function | None:
+        """The softmax as a function of its scores; None where they were not kept."""
+        nodes = zip(self._flow.nodes(found.slots), found.slots, strict=True)
+        members = [Member(node.part, node.inputs, slot) for node, slot in nodes]
+        last = Member(Part.of(call, hold=False, positions=found.positions), found.inputs, _RESULT)
+        return made_of(found.source, [*members, last], [steps[i] for i in sorted(self._flow.steps(found.slots))])
+
+    def met(self, found: Softmax) -> None:
+        """Let the steps of a softmax go when the tape is finished, if nothing else reads them."""
+        self._whole |= self._flow.steps(found.slots)
+
+    @property
+    def parts(self) -> Mapping[int, Part]:
+        """The calls that were noted, by the slots of their results."""
+        return self._flow.parts
+
+    def settle(self, steps: list[Step], roots: Mapping[int, Tensor], outputs: set[int | None]) -> None:
+        """Clear the steps that a softmax has replaced, and let the shifts in any other exp pass all on, in place."""
+        if self._whole:
+            let_go(steps, self._whole, outputs, _NOTE)
+        if self._rules.space == "relevance" and self._has_exponentials:
+            self._pass_shifts(steps, Forms(steps, roots), outputs)
+
+    def forget(self) -> None:
+        """Let go of the calls, whose parts hold tensors."""
+        self._flow = Flow()
+
+    def replaced(self, step: Step) -> bool:
+        """Whether a step was cleared for a softmax, which has a rule of its own."""
+        return step.note == _NOTE
+
+    def _pass_shifts(self, steps: list[Step], forms: Forms, outputs: set[int | None]) -> None:
+        """Let the shifts of what only an exp reads pass their relevance on."""
+        readers = Counter(slot for step in steps for slot in step.inputs)
+        flow = self._flow.apart
+        for step in [s for s in steps if s.op in _EXPONENTIALS and len(s.inputs) == 1]:
+            shift = _shift(flow, step.inputs[0])
+            if shift is None:
+                continue
+            _, between = shift
+            slots = flow.ordered(between)
+            i = next(forms.makers[slot] for slot in slots if steps[forms.makers[slot]].op in SHIFTS)
+            if any(readers[s] > 1 or s in outputs for s in slots if forms.makers[s] >= i):
+                continue
+            form = forms[steps[i].inputs[0]]
+            rest = (None,) * (len(steps[i].inputs) - 1)
+            steps[i] = steps[i]._replace(
+                pull=lambda g, form=form, rest=rest: (sum_to(g, form.shape, form.dtype), *rest),
+                action=Action("rule", softmax_taylor),
+                call=None,
+                owned=False,
+                note="a shift inside of exp",
+            )
+
+
+def _shift(flow: Flow, slot: int) -> tuple[int, list[int]] | None:
+    """What a value is the shift of, and the slots between; None if it is none."""
+    slot, between = flow.back(slot, _MULTIPLES)
+    node = flow.node(slot)
+    if node is None or node.op not in SHIFTS:
+        return None
+    if len(node.inputs) == 1:
+        return node.inputs[0], [*between, slot]
+    if node.op != "sub" or len(node.inputs) != 2:
+        return None
+    source, shift = node.inputs
+    found = flow.between(shift, source, _EXTREMA | LOOKED_THROUGH)
+    if found is None or not any(made.op in _EXTREMA for made in flow.nodes(found)):
+        return None
+    return source, [*between, slot, *found]
+
+
+_RESULT = -(2**62)
+"""Stands for the slot that the last call of a softmax makes, in its function."""
+
+
+def _told(call: RecordedCall) -> str:
+    """The operation of a call, where 1 / exp(z), which is an exp too, and powers are told apart."""
+    if call.op == "exp" and call.spelling.rstrip("_") != "exp":
+        return "1 / exp"
+    power = call.argument("exponent", -1) if call.op == "reciprocal" else -1
+    if isinstance(power, Tensor) or power != -1:
+        return "a power"
+    return call.op
+
+
+def _is_all_ones(part: Part) -> bool:
+    """Whether a product with a constant only adds up."""
+    factors = [v for v in pytree.tree_leaves((part.args, part.kwargs)) if isinstance(v, Tensor)]
+    return bool(factors) and all(can_look_at(t) and bool((t == torch.ones_like(t)).all()) for t in factors)
