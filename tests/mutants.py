@@ -793,12 +793,19 @@ MUTANTS = (
         "args, kwargs = self.args, self.kwargs",
         ("tests/attribution/test_question.py::test_copies_get_their_examples_targets_and_keywords",),
     ),
+    Mutant(
+        "a complex number contributes z g",
+        "funcattr/attribution/contribution.py",
+        "(value * g.conj()).real",
+        "(value * g).real",
+        ("tests/attribution/test_contribution.py::test_of_a_linear_map_it_is_what_each_number_adds",),
+    ),
     # sampling
     Mutant(
         "a baseline is not broadcast",
         "funcattr/sampling/baselines.py",
-        'return _cast(f"{call}(baseline=...)", baseline, value).expand_as(value)',
-        'return _cast(f"{call}(baseline=...)", baseline, value)',
+        'return cast_like(f"{call}(baseline=...)", baseline, value).expand_as(value)',
+        'return cast_like(f"{call}(baseline=...)", baseline, value)',
         ("tests/sampling/test_baselines.py::test_a_baseline_has_the_inputs_shape_and_dtype",),
     ),
     Mutant(
@@ -954,6 +961,13 @@ MUTANTS = (
         "reflected = cells - 1 - (cells - 1 - (nodes - 1).abs()).abs()",
         "reflected = (nodes - 1).clamp(0, cells - 1)",
         ("tests/methods/perturbation/test_rise.py::test_masks_are_made_by_the_steps_of_torchray",),
+    ),
+    Mutant(
+        "the examples of a share get each other's numbers",
+        "funcattr/methods/perturbation/own_features.py",
+        "return torch.cat(rows)[_back(shares)]",
+        "return torch.cat(rows)",
+        ("tests/methods/perturbation/test_own_features.py::test_each_example_gets_what_it_gets_alone",),
     ),
     Mutant(
         "features of the second input begin at zero again",

@@ -12,7 +12,7 @@ from ..attribution.question import Question
 from ..attribution.separate_copies import are_separate, beside_changed
 from ..batch import has_dim, merged, moved
 from ..methods.perturbation.coalitions import FeatureGroups, each_its_own, feature_groups, laid_groups, numbered
-from ..sampling.baselines import Baseline, broadcasts, distribution
+from ..sampling.baselines import Baseline, broadcasts, cast_like, distribution
 from ..sampling.loops import wide
 from ..torch_state import can_look_at, is_plain_eager
 
@@ -77,7 +77,7 @@ def _imputed(call: str, imputation: Imputation, rows: Tensor, removed: Tensor) -
             f"{call}(baseline=...): expected a function that returns the shape that it is given, {list(rows.shape)}, "
             f"got {list(found.shape)}."
         )
-    return found.to(rows)
+    return cast_like(f"{call}(baseline=<function>)", found, rows)
 
 
 def players(

@@ -56,7 +56,7 @@ class distribution:  # noqa: N801  (a baseline reads as a word: baseline=distrib
         """The rows in the dtypes of the inputs, checked, and on their device."""
         self.check(call, x)
         where = f"{call}(baseline=distribution(...))"
-        return distribution(pytree.tree_map(lambda rows, value: _cast(where, rows, value), self.rows, x))
+        return distribution(pytree.tree_map(lambda rows, value: cast_like(where, rows, value), self.rows, x))
 
     def __repr__(self) -> str:
         return f"distribution({self.count} rows)"
@@ -110,7 +110,7 @@ def _like(call: str, value: Tensor, baseline: Any) -> Tensor:
             f"{call}(baseline=...): expected the input's shape {list(value.shape)} or one that broadcasts to it, "
             f"got {list(baseline.shape)}. Many baselines are a distribution: baseline=distribution(rows)."
         )
-    return _cast(f"{call}(baseline=...)", baseline, value).expand_as(value)
+    return cast_like(f"{call}(baseline=...)", baseline, value).expand_as(value)
 
 
 def _has(dtype: torch.dtype, number: float) -> bool:
@@ -121,7 +121,7 @@ def _has(dtype: torch.dtype, number: float) -> bool:
     return float(number).is_integer() and lowest <= number <= highest
 
 
-def _cast(where: str, values: Tensor, like: Tensor) -> Tensor:
+def cast_like(where: str, values: Tensor, like: Tensor) -> Tensor:
     """The values in the dtype of the inputs, which may round them, but makes no others of them."""
     if values.is_complex() and not like.is_complex():
         raise TypeError(f"{where}: expected real values, as the inputs are ({like.dtype}), got {values.dtype}.")

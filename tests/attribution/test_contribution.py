@@ -46,6 +46,11 @@ class Spectral(nn.Module):
         return curved(self.inner(torch.fft.fft(x)))
 
 
+class Magnitudes(nn.Module):
+    def forward(self, z: Tensor) -> Tensor:
+        return (z @ W).abs()
+
+
 ROWS = distribution(torch.stack([START, 2 * START]))
 METHODS: dict[str, Callable[..., Any]] = {
     "input_x_gradient": funcattr.input_x_gradient,
@@ -148,6 +153,21 @@ def test_compiled_code_gives_the_same() -> None:
 def test_other_paths_are_of_real_inputs(path: Any) -> None:
     with pytest.raises(TypeError, match=r"integrated_gradients\(path=.*expected real inputs, got torch.complex128"):
         funcattr.integrated_gradients(curved, Z, 1, path=path)
+
+
+@pytest.mark.parametrize("quadrature", ["riemann_trapezoid", "gausslegendre"])
+def test_a_real_layer_behind_a_complex_input_has_its_conductance(quadrature: Any) -> None:
+    model = nn.Sequential(Magnitudes(), nn.Tanh())
+    found = funcattr.layer_conductance(model, Z, 1, layer="0", quadrature=quadrature, steps=400, baseline=0.1)
+    rise = (model(Z) - model(torch.full_like(Z, 0.1)))[:, 1]
+    assert_equal(found.sum(1), rise, tolerance=1e-5)
+
+
+def test_edges_are_between_real_values() -> None:
+    x = torch.randn(4, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(4))
+    model = nn.Sequential(nn.Identity(), Spectral(), nn.Identity())
+    with pytest.raises(TypeError, match=r"^edges: expected real values at every source and sink, got .* at '1.inner'"):
+        funcattr.edges(model, x, 1, sources=["0", "1.inner"], sinks="2@input", against=0 * x)
 
 
 def test_activation_maps_are_of_real_features() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import funcattr
 from funcattr import ConvergenceError, masks
@@ -345,6 +345,15 @@ def test_examples_elsewhere_are_filled_in_front() -> None:
 def test_bad_functions_are_named(fill: Any, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=r"^deletion\(baseline=...\): " + message):
         deletion(MODEL, X, 1, MAP, baseline=fill)
+
+
+def test_token_ids_are_filled_with_token_ids() -> None:
+    model = nn.Sequential(nn.Embedding(5, 3), nn.Flatten(), nn.Linear(9, 2)).eval()
+    ids, attributions = torch.tensor([[1, 2, 3]]), torch.tensor([[3.0, 1.0, 2.0]])
+    found = deletion(model, ids, 1, attributions, baseline=lambda rows, removed: torch.full(rows.shape, 2.0))
+    torch.testing.assert_close(found.scores, deletion(model, ids, 1, attributions, baseline=2).scores)
+    with pytest.raises(ValueError, match=r"^deletion\(baseline=<function>\): expected values that the inputs' dtype"):
+        deletion(model, ids, 1, attributions, baseline=lambda rows, removed: torch.full(rows.shape, 0.5))
 
 
 @pytest.mark.parametrize(

@@ -69,7 +69,7 @@ def edges(
         ValueError: If a source that is named, not matched by a pattern, lies behind every sink, or such a sink before
             every source; if x and x' differ in their shapes, or sources in their positions; if the rulebook is of
             another space.
-        TypeError: If x is not floating point where `steps` > 1.
+        TypeError: If x is not floating point where `steps` > 1, or a site's value is complex.
         UntrackedPathError: If the output depends on none of the sinks.
         AliasedWriteError: If a module writes in place into what it is given at a listed @input, and the model then
             reads that by its old name.
