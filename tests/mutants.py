@@ -726,7 +726,7 @@ MUTANTS = (
     Mutant(
         "multiples of one value are an activation",
         "funcattr/tape/rewrites/functions.py",
-        "    if all(part.is_affine and not part.decides for part in calls):",
+        "    if len(affine) == len(region.steps):",
         "    if False:",
         (
             "tests/rules/test_spellings.py::"
@@ -736,12 +736,19 @@ MUTANTS = (
     Mutant(
         "the constant of the largest of some sums has no share",
         "funcattr/tape/rewrites/functions.py",
-        "pieces and any(part.adds for part in calls)",
+        "len(pieces) == len(region.steps) and any(part.adds for part in pieces)",
         "False",
         (
             "tests/rules/test_spellings.py::"
             "test_a_sum_that_fans_out_and_meets_keeps_the_share_of_its_constant[a maximum]",
         ),
+    ),
+    Mutant(
+        "a bias beside an activation is a part of it",
+        "funcattr/tape/rewrites/functions.py",
+        "return any(i in affine and parts[i].adds_a_bias for i in pending)",
+        "return False",
+        ("tests/rules/test_spellings.py::test_a_bias_beside_an_activation_is_no_part_of_it[silu]",),
     ),
     Mutant(
         "an inverse stays one when it is written",

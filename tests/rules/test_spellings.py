@@ -460,6 +460,31 @@ def test_a_sum_that_fans_out_and_meets_keeps_the_share_of_its_constant(name: str
         assert "function" not in [line.operation for line in table]
 
 
+BIASED: dict[str, Function] = {
+    "silu": lambda h: h + (F.silu(h) + B[0]),
+    "silu, written out": lambda h: h + (h * torch.sigmoid(h) + B[0]),
+    "twice": lambda h: (h + B[0] / 2) + (h * torch.sigmoid(h) + B[0] / 2),
+    "in a sum of parts": lambda h: 2 * h - ((h - F.silu(h)) - B[0]),
+    "behind a mask": lambda h: torch.where(HALF, h + F.silu(h) + B[0], h + (F.silu(h) + B[0])),
+}
+
+
+@pytest.mark.parametrize("name", BIASED)
+def test_a_bias_beside_an_activation_is_no_part_of_it(name: str) -> None:
+    def behind(h: Tensor) -> Tensor:
+        return (h + F.silu(h)) + B[0]
+
+    x = X.clone()
+    x[:, 1] = 1e-9
+    for before in (lambda x: x, lambda x: x @ A):
+        assert_alike(
+            lambda x, before=before: BIASED[name](before(x)) @ V,
+            lambda x, before=before: behind(before(x)) @ V,
+            x,
+            tolerance=2e-5,
+        )
+
+
 def test_a_constant_beside_almost_nothing_takes_almost_all() -> None:
     """Where h is near zero, g f(h) / h would be a million times the output."""
     x = X.clone()

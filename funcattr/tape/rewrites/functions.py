@@ -78,6 +78,11 @@ class Part(NamedTuple):
         """The tensors among the other arguments."""
         return [v for v in (*self.args, *self.kwargs.values()) if isinstance(v, Tensor)]
 
+    @property
+    def adds_a_bias(self) -> bool:
+        """Whether the constant that it puts beside its operand is one for each place."""
+        return self.adds and any(t.numel() > 1 and t.is_floating_point() for t in self.constants)
+
 
 class Member(NamedTuple):
     """A part between the slots that it reads and the one that it makes."""
@@ -211,16 +216,26 @@ def _keeps_its_rules(
     """Whether a region is no activation but a sum of multiples, whose constants take a share by the calls' own rules.
 
     So are affine pieces among which the largest or a mask chooses, if some constant is added; without one they are a
-    rectifier. A multiplier compares f with f at the baseline, and knows no share of a constant.
+    rectifier. And so is a sum in which a bias stands beside an activation: it is no part of the activation. A
+    multiplier compares f with f at the baseline, and knows no share of a constant.
     """
-    parts = [known.get(steps[i].outputs[0].slot) for i in region.steps]
-    calls = [part for part in parts if isinstance(part, Part)]
-    if len(calls) < len(parts):
-        return False
-    if all(part.is_affine and not part.decides for part in calls):
+    makers = {steps[i].outputs[0].slot: i for i in region.steps if steps[i].op != FUNCTION}
+    parts = {i: part for slot, i in makers.items() if isinstance(part := known.get(slot), Part)}
+    affine = {i for i, part in parts.items() if part.is_affine and not part.decides}
+    if len(affine) == len(region.steps):
         return True
-    pieces = all(p.is_affine or steps[i].op in _EXTREMES for p, i in zip(calls, region.steps, strict=True))
-    return rules.space != "multiplier" and pieces and any(part.adds for part in calls)
+    if rules.space == "multiplier":
+        return False
+    pieces = [part for i, part in parts.items() if part.is_affine or steps[i].op in _EXTREMES]
+    if len(pieces) == len(region.steps) and any(part.adds for part in pieces):
+        return True
+    pending = [region.steps[-1]]
+    for i in pending:
+        if i in affine:
+            pending += [
+                made for slot in steps[i].inputs if (made := makers.get(slot)) is not None and made not in pending
+            ]
+    return any(i in affine and parts[i].adds_a_bias for i in pending)
 
 
 def _as_function(

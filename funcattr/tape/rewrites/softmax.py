@@ -32,7 +32,9 @@ _EXPONENTIALS = frozenset(["exp", "exp2", "rpow"])
 HOLDING = _EXTREMA | _EXPONENTIALS | {"log_softmax"}
 """Operations that read the scores of a softmax, which are then held for it."""
 _INVERSES = frozenset(["rdiv", "reciprocal"])
-_SUMS = GROUPS["summation"] - {"add", "sub", "rsub", "interpolate", "upsample"}
+_NORMS = frozenset(["norm", "linalg_vector_norm"])
+_SUMS = GROUPS["summation"] | GROUPS["average_pool"] | {"1-norm"}
+_SUMS -= {"add", "sub", "rsub", "interpolate", "upsample"}
 _SCALES = frozenset(["mul", "div", "neg"])
 _MULTIPLES = LOOKED_THROUGH | _SCALES
 """Operations that make multiples and selections of an exp, where they have one operand."""
@@ -40,7 +42,7 @@ _LINEAR = _SUMS | _MULTIPLES | {"add", "clamp", "clamp_min", "masked_fill", "whe
 """Operations that make the denominator of a softmax out of its numerator."""
 _OF_SEVERAL = _SUMS | {"add", "cat", "stack"}
 _DENSE = GROUPS["dense"]
-_MEMBERS = _LINEAR | _EXTREMA | _EXPONENTIALS | {"sub", "div", "log", "log_softmax"} | _INVERSES
+_MEMBERS = _LINEAR | _EXTREMA | _EXPONENTIALS | {"sub", "div", "log", "log_softmax"} | _INVERSES | _NORMS
 """Operations that a softmax is written in, beside a product with ones."""
 _LAST = frozenset(["div", "mul", "exp", "normalize"])
 """Operations that a softmax may end with."""
@@ -85,8 +87,7 @@ class Softmaxes:
         if call.op in HOLDING:
             return True
         if call.op in _DENSE:  # which adds exponentials up, if the other factor is ones
-            made = self._flow.node(self._flow.back(self._flow.first(inputs[0]), _MULTIPLES)[0])
-            return len(inputs) == 1 and made is not None and made.op in _EXPONENTIALS
+            return any(self._scores(self._flow.back(self._flow.first(i), _MULTIPLES)[0]) is not None for i in inputs)
         return call.op in _MEMBERS and (self._has_exponentials or call.origins[0].op in _EXTREMA | {"log_softmax"})
 
     def note(self, call: RecordedCall, part: Part, step: Step, place: int) -> None:
@@ -98,7 +99,7 @@ class Softmaxes:
     def note_constant(self, call: RecordedCall, inputs: tuple[int, ...], out: Any) -> None:
         """Note a call whose result, which depends on tracked values, the rulebook makes a constant."""
         told = _told(call)
-        if told in _INVERSES and isinstance(out, Tensor) and self._flow.node(inputs[0]) is not None:
+        if told in _INVERSES | {"1-norm"} and isinstance(out, Tensor) and self._flow.node(inputs[0]) is not None:
             self._flow.hide(out, told, Part.of(call, hold=False), inputs)
 
     def carry(self, func: Any, operation: Operation, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
@@ -117,7 +118,7 @@ class Softmaxes:
 
     def ended_by(self, call: RecordedCall, inputs: tuple[int, ...], module: type) -> Softmax | None:
         """The softmax that a call is the last of, if the rulebook can do with it what it does with one by name."""
-        if call.op not in _LAST or not (self._has_exponentials or call.op == "exp"):
+        if call.op not in _LAST | _DENSE or not (self._has_exponentials or call.op == "exp"):
             return None
         action = self._rules.softmax_action(call.path, module)
         if action is None:
@@ -137,12 +138,11 @@ class Softmaxes:
     def _read_by(self, call: RecordedCall, inputs: tuple[int, ...]) -> tuple[tuple[int, ...], Positions]:
         """What a call reads, with a constant that depends on tracked values."""
         positions = call.parts()[3]
-        if call.op == "mul" and len(inputs) == 1 and len(call.args) == 2:
-            x, (first, second) = call.operands[0], call.args
-            number = self._flow.hidden(second if first is x else first)
-            if number is not None:
-                return ((*inputs, number), ((0,), (1,))) if first is x else ((number, *inputs), ((0,), (1,)))
-        return inputs, positions
+        if len(inputs) != 1 or not self._flow.hides:
+            return inputs, positions
+        hidden = [(key, self._flow.hidden(value)) for key, value in (*enumerate(call.args), *call.kwargs.items())]
+        found = [(number, (key,)) for key, number in hidden if number is not None]
+        return (*inputs, *(number for number, _ in found)), (*positions, *(place for _, place in found))
 
     def _found(self, call: RecordedCall, inputs: tuple[int, ...]) -> tuple[int, list[int]] | None:
         """The slot of the scores, and those between it and the last call."""
@@ -163,10 +163,11 @@ class Softmaxes:
         """A numerator, a denominator and what inverts it, as which a call may be read."""
         if call.op == "normalize":
             return [(inputs[0], inputs[0], [])] if call.argument("p", 2.0) == 1 else []
-        if len(inputs) != 2:
+        if len(inputs) != 2 or call.op in _DENSE:
             return []
         if call.op == "div":
-            return [(*inputs, [])] if call.begins_with("input") else []
+            numerator, denominator = inputs if call.begins_with("input") else inputs[::-1]
+            return [(numerator, denominator, [])]
         return [
             (numerator, self._flow.first(node.inputs[0]), [*between, slot])
             for numerator, factor in (inputs, inputs[::-1])
@@ -224,16 +225,30 @@ class Softmaxes:
     def _log_sum_exp(self, slot: int, source: int) -> list[int] | None:
         """The slots by which a value is the logarithm of a sum of exponentials of `source`; None if it is none."""
         slot, between = self._flow.back(slot, LOOKED_THROUGH)
-        node = self._flow.node(slot)
-        if node is None or node.op not in ("log", "logsumexp"):
+        node, between = self._flow.node(slot), [*between, slot]
+        if node is not None and node.op == "logsumexp":
+            return between if node.inputs == (source,) else None
+        if node is not None and node.op == "log":
+            below = self._sum_exp(node.inputs[0], source)
+            return None if below is None else [*between, *below]
+        if node is None or node.op != "add" or len(node.inputs) != 2:
             return None
-        if node.op == "logsumexp":
-            return [*between, slot] if node.inputs == (source,) else None
-        for exponential in self._flow.behind(node.inputs[0]):
+        for shift, total in (node.inputs, node.inputs[::-1]):  # c + log(sum exp(z - c))
+            above = self._flow.between(shift, source, _EXTREMA | LOOKED_THROUGH)
+            nodes = [] if above is None else self._flow.behind(total)
+            for slot, made in zip(nodes, self._flow.nodes(nodes), strict=True):
+                if above is not None and made.op == "sub" and made.inputs == (source, shift):
+                    below = self._log_sum_exp(total, slot)
+                    return None if below is None else [*between, *above, *below, slot]
+        return None
+
+    def _sum_exp(self, slot: int, source: int) -> list[int] | None:
+        """The slots by which a value is a sum of exponentials of `source`; None if it is none."""
+        for exponential in self._flow.behind(slot):
             made = self._flow.node(exponential)
             if made is not None and made.op == "exp" and made.inputs == (source,):
-                below = self._sum_of(node.inputs[0], exponential)
-                return None if below is None else [*between, slot, *below, exponential]
+                below = self._sum_of(slot, exponential)
+                return None if below is None else [*below, exponential]
         return None
 
     def _may_be_one(self, call: RecordedCall, inputs: tuple[int, ...]) -> bool:
@@ -242,8 +257,10 @@ class Softmaxes:
             node = self._flow.node(self._flow.back(inputs[0], LOOKED_THROUGH)[0])
             if node is None or node.op != "sub" or len(node.inputs) != 2:
                 return False
-            logarithm = self._flow.node(self._flow.back(node.inputs[1], LOOKED_THROUGH)[0])
-            return logarithm is not None and logarithm.op == "log" and self._mixes(logarithm.inputs[0])
+            below = self._flow.nodes(self._flow.behind(node.inputs[1]))
+            return any(made.op == "log" and self._mixes(made.inputs[0]) for made in below)
+        if call.op in _DENSE:
+            return any(self._divides(inputs[0], number) for number in inputs if number < 0)
         pairs = [(numerator, denominator) for numerator, denominator, _ in self._quotients(call, inputs)]
         return any(self._divides(*pair) for pair in pairs if call.op != "normalize")
 
@@ -345,8 +362,12 @@ def _told(call: RecordedCall) -> str:
     if call.op == "exp" and call.spelling.rstrip("_") != "exp":
         return "1 / exp"
     power = call.argument("exponent", -1) if call.op == "reciprocal" else -1
-    if isinstance(power, Tensor) or power != -1:
+    if not (bool((power == -1).all()) if isinstance(power, Tensor) else power == -1):
         return "a power"
+    if call.op in _NORMS:
+        _, args, kwargs, _ = call.parts()
+        order = args[1] if len(args) > 1 else kwargs.get("p", kwargs.get("ord"))
+        return "1-norm" if order == 1 else call.op
     return call.op
 
 

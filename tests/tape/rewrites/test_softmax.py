@@ -84,6 +84,11 @@ def _by_logarithms(z: Tensor) -> Tensor:
     return (z - z.exp().sum(-1, keepdim=True).log()).exp()
 
 
+def _shifted_inside(z: Tensor) -> Tensor:
+    highest = z.amax(-1, keepdim=True)
+    return (z - (highest + (z - highest).exp().sum(-1, keepdim=True).log())).exp()
+
+
 SPELLINGS: dict[str, Function] = {
     "two exp": lambda z: z.exp() / torch.exp(z).sum(-1, keepdim=True),
     "two shifts": lambda z: (
@@ -99,6 +104,12 @@ SPELLINGS: dict[str, Function] = {
     "multiples": lambda z: _of(0.5 * z.exp()),
     "negative": lambda z: -z.exp() / -z.exp().sum(-1, keepdim=True),
     "a mean": lambda z: z.exp() / z.exp().mean(-1, keepdim=True) / 4,
+    "times, by keyword": lambda z: torch.mul(z.exp(), other=1 / z.exp().sum(-1, keepdim=True)),
+    "over, by keyword": lambda z: torch.div(other=z.exp().sum(-1, keepdim=True), input=z.exp()),
+    "times ** a tensor": lambda z: z.exp() * z.exp().sum(-1, keepdim=True) ** torch.tensor(-1.0).double(),
+    "an average pool": lambda z: z.exp() / F.avg_pool1d(z.exp(), 4) / 4,
+    "a norm": lambda z: z.exp() / z.exp().norm(1, dim=-1, keepdim=True),
+    "a vector norm": lambda z: z.exp() / torch.linalg.vector_norm(z.exp(), ord=1, dim=-1, keepdim=True),
     "transposed": lambda z: (z.exp().mT / z.exp().sum(-1)[:, None]).mT,
     "by ones": lambda z: z.exp() / (z.exp() @ torch.ones(4, 1).double()),
     "by a sum of an einsum": lambda z: z.exp() / torch.einsum("bij->bi", z.exp())[..., None],
@@ -116,6 +127,7 @@ SPELLINGS: dict[str, Function] = {
     "logsumexp, in steps": lambda z: (z - z.logsumexp(-1)[..., None]).exp(),
     "log sum exp": lambda z: (z - z.exp().sum(-1, keepdim=True).log()).exp(),
     "log sum exp of what is shifted": _by_logarithms,
+    "log sum exp, shifted inside": _shifted_inside,
 }
 
 
@@ -240,6 +252,7 @@ NONE: dict[str, Function] = {
     "twice one of them": lambda z: z.exp() / (z.exp()[..., :1] + z.exp()[..., :1]),
     "a root": lambda z: z.exp() * z.exp().sum(-1, keepdim=True) ** -0.5,
     "weights": lambda z: z.exp() / (z.exp() @ uniform(6, 1).abs()),
+    "a norm by number": lambda z: z.exp() / z.exp().norm(2, dim=-1, keepdim=True),
     "a norm": lambda z: F.normalize(z.exp(), dim=-1),
     "a sigmoid": lambda z: z.exp() / (1 + z.exp()),
     "a tanh": lambda z: (z.exp() - (-z).exp()) / (z.exp() + (-z).exp()),
@@ -265,6 +278,10 @@ SUSPECTS: dict[str, tuple[str, Function]] = {
     "weights": ("div", NONE["weights"]),
     "weights inverted": ("mul", lambda z: z.exp() * (1 / (z.exp() @ uniform(6, 6).abs()))),
     "divided later": ("div", lambda z: (z.exp() @ Q) / z.exp().sum(-1, keepdim=True)),
+    "weighs values": ("div", lambda z: (z.exp() @ (z.mT @ Q[:4])) / z.exp().sum(-1, keepdim=True)),
+    "an einsum": ("einsum", lambda z: torch.einsum("nbi,nb->nbi", z.exp(), 1 / z.exp().sum(-1))),
+    "a diagonal matrix": ("matmul", lambda z: torch.diag_embed(1 / z.exp().sum(-1)) @ z.exp()),
+    "a constant shift": ("exp", lambda z: (z - (2 + (z - 2).exp().sum(-1, keepdim=True).log())).exp()),
     "logarithms": ("exp", NONE["a log-sum-exp of others"]),
 }
 
