@@ -41,6 +41,8 @@ _BOTH = (
 def _relevance(eps: float) -> tuple[Entry, ...]:
     """The rows of a relevance rulebook beside its linear maps."""
     return (
+        # Between two values they are a mean of both, by weights.
+        *(Entry(name, norm(eps=eps)) for name in ("quantile", "nanquantile")),
         *_BOTH,
         Entry("activation", pass_through),
         Entry("dropout", pass_through),
@@ -174,7 +176,7 @@ def attnlrp() -> Rulebook:
 def cp_lrp() -> Rulebook:
     """CP-LRP in gradient space: attention weights and gates are constants (Ali et al., 2022, arXiv:2202.07304)."""
     rows = Rulebook(GRADIENT_SPACE, unlisted="raise", name="cp_lrp", space="gradient")
-    return rows | {"softmax": STOP, "mul": gradient_space.ungated}
+    return rows | {"softmax": STOP, **dict.fromkeys(("mul", "contraction"), gradient_space.ungated)}
 
 
 COMPOSITES = {
