@@ -15,9 +15,9 @@ from ..calls.call import Call
 from ..calls.declarations import folded_alike, operands_only, row_by_row
 from ..calls.inplace import times
 from ..calls.operations import ACTIVATIONS
+from ..calls.origins import upper_bound
 from .normalization import frozen_adjoint
 from .products import check_homogeneous, factor_adjoints, numerator_shares, shares, ungated_shares
-from .relu import upper_bound
 
 
 @operands_only  # f(x) is made again from x: it need not be held beside it

@@ -18,6 +18,7 @@ from ...calls.operations import Operation
 from ...calls.recorded_call import RecordedCall
 from ...rulebook.rulebook import Rulebook
 from ..step import OutputSlot, Step, Values
+from .kinds_of_functions import kind_of
 
 
 class Part(NamedTuple):
@@ -27,6 +28,7 @@ class Part(NamedTuple):
         func, args, kwargs, positions: The call, without its operands.
         operand: Its operand where it has one only, be it twice as in x * x.
         baseline: The same call in the pass at the baseline, where there is one.
+        is_masked: Whether a mask among its arguments depends on a tracked value.
     """
 
     func: Callable[..., Any]
@@ -35,6 +37,7 @@ class Part(NamedTuple):
     positions: Positions
     operand: Tensor | None
     baseline: "Part | None"
+    is_masked: bool = False
 
     @staticmethod
     def of(call: RecordedCall, hold: bool) -> "Part":
@@ -150,20 +153,22 @@ def join_functions(
     if not meetings:
         return
     forms = Forms(steps, roots)
-    known: dict[int, Part | Function] = dict(parts)
+    known, recorded = dict[int, Part | Function](parts), list(steps)
     whole: set[int] = set()
-    products: set[int] = set()
+    kinds: dict[int, str] = {}
     for i in meetings:
         region = _region(steps, i, forms)
         made = None if region is None else _as_function(steps, region, forms, known, rules, caller)
         if region is not None and made is not None:
-            if steps[i].op in ("mul", "div", "where"):
-                products.add(made.outputs[0].slot)
+            kind = kind_of(i, region.source, recorded, forms.makers, parts, kinds)
+            if kind is not None:
+                kinds[made.outputs[0].slot] = kind
             steps[i] = made
             whole.update(region.steps)
     if whole:
         let_go(steps, whole, outputs, "in a function of one value")
-        retell(steps, products, FUNCTION)
+        for kind in sorted(set(kinds.values())):
+            retell(steps, {slot for slot, of in kinds.items() if of == kind}, kind)
 
 
 def dominated(steps: list[Step], last: int, forms: Forms, ops: frozenset[str]) -> Region | None:
@@ -259,7 +264,7 @@ def retell(steps: list[Step], made: set[int], op: str) -> None:
         if step.call is not None and len(step.call.origins) == len(step.inputs):
             pairs = zip(step.call.origins, step.inputs, strict=True)
             step.call.origins = tuple(o._replace(op=op) if slot in made else o for o, slot in pairs)
-        if step.op in LOOKED_THROUGH:
+        if step.op in LOOKED_THROUGH and made.issuperset(step.inputs):
             made.update(out.slot for out in step.outputs)
 
 
