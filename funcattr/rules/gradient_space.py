@@ -39,7 +39,9 @@ def ratio(call: Call, g: Tensor) -> tuple[Tensor | None, ...]:
     origin = x.new_zeros(()) if call.op in _SAME_EVERYWHERE and len(call.tensors()) == 1 else torch.zeros_like(x)
     at_zero: Any = torch.func.vjp(lambda v: call(v, *call.operands[1:]), origin)
     (slope,) = at_zero[1](torch.ones_like(at_zero[0]))
-    slope, is_zero = torch.where(slope.isinf(), 0, slope), x == 0
+    if call.op not in _SAME_EVERYWHERE:  # activations have a slope everywhere
+        slope = torch.where(slope.isinf(), 0, slope)
+    is_zero = x == 0
     factor = torch.where(is_zero, slope, call.output / torch.where(is_zero, 1, x))
     return sum_to(times(factor, g), x.shape, x.dtype), *[None] * others
 

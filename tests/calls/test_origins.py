@@ -20,7 +20,8 @@ FIRST = torch.arange(6) < 3
 
 def shares_of(factor: Function, rules: str, signal: Tensor = X) -> tuple[Tensor, Tensor]:
     """The relevance of what a factor is made of, and of the signal beside it."""
-    return funcattr.lrp(lambda z, x: factor(z) * x, (X @ A, signal), 0, rules=rules)
+    of_factor, of_signal = funcattr.lrp(lambda z, x: factor(z) * x, (X @ A, signal), 0, rules=rules)
+    return of_factor, of_signal
 
 
 def is_gate(factor: Function, rules: str = "epsilon") -> bool:
