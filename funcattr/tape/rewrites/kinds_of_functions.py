@@ -40,11 +40,15 @@ def kind_of(
     if end.op not in _LAST:
         return None
     region = _between(source, last, steps, makers)
+    if all(map(_is_polynomial, region)):
+        return None
+    if end.op == "mul" and any(_is_polynomial_at(slot, source, steps, makers) for slot in end.inputs):
+        return FUNCTION  # as gelu and silu: what grows by a polynomial is no gate
     calls = [parts.get(step.outputs[0].slot) for step in region]
     if _is_gate(region, source, calls):
         return "sigmoid"
     if end.op != "where":
-        return None if all(map(_is_polynomial, region)) else FUNCTION
+        return FUNCTION
     branches = {kinds.get(slot) or (None if slot == source else _kind(steps[makers[slot]].op)) for slot in end.inputs}
     if len(branches) == 1 and None not in branches:
         return branches.pop()
@@ -70,6 +74,10 @@ def _is_polynomial(step: Step) -> bool:
     return step.op in _POLYNOMIAL or (step.op == "div" and len(step.inputs) == 1)
 
 
+def _is_polynomial_at(slot: int, source: int, steps: list[Step], makers: Mapping[int, int]) -> bool:
+    return slot == source or all(map(_is_polynomial, _between(source, makers[slot], steps, makers)))
+
+
 def _is_gate(region: list[Step], source: int, calls: list[Any]) -> bool:
     """Whether the function is 0 far off on one side, and some number on the other."""
     if any(call is None or call.constants for call in calls):  # by constants it may differ from place to place
@@ -78,7 +86,8 @@ def _is_gate(region: list[Step], source: int, calls: list[Any]) -> bool:
         values: dict[int, Any] = {source: torch.tensor(_FAR, dtype=torch.float64, device="cpu")}
         for call, step in zip(calls, region, strict=True):
             made = call(*(values[slot] for slot in step.inputs))
-            values[step.outputs[0].slot] = made if isinstance(made, Tensor) else made[0]  # the values of a maximum
+            made = made if isinstance(made, Tensor) else made[0]  # the values of a maximum
+            values[step.outputs[0].slot] = made.cpu()  # wherever a call moves it to
     before, low, high, after = values[region[-1].outputs[0].slot].tolist()
     size = max(abs(before), abs(after))
     is_flat = abs(low - before) <= _SMALL * size and abs(high - after) <= _SMALL * size
