@@ -33,7 +33,7 @@ class Range(NamedTuple):
         """The range of a power above 0; None where there may be values below 0."""
         if not (power > 0 and self.within(0, None)):
             return None
-        return Range(self.shape if self.shape == "exp" else "", *(end**power for end in self.ends))
+        return Range(self.shape if self.shape == "exp" else "", *(_power(end, power) for end in self.ends))
 
     def dividing(self, numerator: float) -> "Range":
         """The range of a constant over the function, whose range has no 0."""
@@ -60,6 +60,13 @@ class Range(NamedTuple):
 
 _ROUNDING = 1e-6
 """How far from its value an end may come to be by rounding, as 1/3 - 1/3 in single precision."""
+
+
+def _power(end: float, power: float) -> float:
+    try:
+        return end**power
+    except OverflowError:
+        return math.inf
 
 
 def _vanishes(end: float, beside: float) -> bool:

@@ -48,6 +48,7 @@ def test_a_range_by_what_nobody_can_tell() -> None:
 def test_a_power_of_a_gate_is_one() -> None:
     assert RANGES["sigmoid"].raised(2.0) == Range("", 0.0, 1.0)
     assert RANGES["exp"].raised(0.5) == RANGES["exp"]
+    assert RANGES["sigmoid"].scaled(1e200).raised(2.0) == Range("", 0.0, math.inf)
     assert RANGES["tanh"].raised(2.0) is None
     assert RANGES["sigmoid"].raised(-1.0) is None and RANGES["sigmoid"].raised(math.nan) is None
 
