@@ -13,12 +13,12 @@ from torch import Tensor
 
 from ...calls.call import Origin, Positions, replace
 from ...calls.declarations import needs_operands, needs_output
-from ...calls.kinds import ELEMENTWISE, FUNCTION, LOOKED_THROUGH
+from ...calls.kinds import ELEMENTWISE, FUNCTION, GATES, LOOKED_THROUGH
 from ...calls.operations import Operation
 from ...calls.recorded_call import RecordedCall
 from ...rulebook.rulebook import Rulebook
 from ..step import OutputSlot, Step, Values
-from .kinds_of_functions import kind_of
+from .kinds_of_functions import affine_gates, kind_of
 
 
 class Part(NamedTuple):
@@ -155,7 +155,7 @@ def join_functions(
     forms = Forms(steps, roots)
     known, recorded = dict[int, Part | Function](parts), list(steps)
     whole: set[int] = set()
-    kinds: dict[int, str] = {}
+    kinds, gates = dict[int, str](), dict[int, int]()
     for i in meetings:
         region = _region(steps, i, forms)
         made = None if region is None else _as_function(steps, region, forms, known, rules, caller)
@@ -163,10 +163,13 @@ def join_functions(
             kind = kind_of(i, region.source, recorded, forms.makers, parts, kinds)
             if kind is not None:
                 kinds[made.outputs[0].slot] = kind
+            if kind in GATES:
+                gates[made.outputs[0].slot] = region.source
             steps[i] = made
             whole.update(region.steps)
     if whole:
         let_go(steps, whole, outputs, "in a function of one value")
+        kinds |= dict.fromkeys(affine_gates(gates, recorded, forms.makers, parts), "sigmoid")
         for kind in sorted(set(kinds.values())):
             retell(steps, {slot for slot, of in kinds.items() if of == kind}, kind)
 

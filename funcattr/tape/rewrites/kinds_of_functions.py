@@ -19,6 +19,7 @@ _LAST = ("mul", "div", "where", "maximum", "minimum", "max", "min")
 """The operations with which an activation that is written out ends. A sum may be a skip around one."""
 _POLYNOMIAL = SHIFTS | frozenset("mul neg pow square to type type_as float double half bfloat16 clone".split())
 """Operations that make polynomials of polynomials."""
+_AFFINE = SHIFTS | frozenset("mul div neg".split())
 _FAR, _SMALL = (-60.0, -40.0, 40.0, 60.0), 1e-3
 """Where a gate has come to its ends, up to a part of its size; exp is finite there in single precision."""
 
@@ -54,6 +55,22 @@ def kind_of(
         return branches.pop()
     # By a mask of its own it bends; by a constant one it is a scale that differs from place to place.
     return FUNCTION if calls[-1] is not None and calls[-1].is_masked else None
+
+
+def affine_gates(gates: Mapping[int, int], steps: list[Step], makers: Mapping[int, int], parts: Any) -> list[int]:
+    """The slots of multiples of gates that are written out, and of their sums with constants, which are gates too.
+
+    Args:
+        gates: For the slot of each gate, that of the value of which it is a function.
+        steps, makers, parts: As in `kind_of`.
+    """
+    sources = dict(gates)
+    for i, step in enumerate(steps if gates else []):
+        if step.op in _AFFINE and len(step.inputs) == 1 and step.inputs[0] in sources:
+            source, region = sources[step.inputs[0]], _between(sources[step.inputs[0]], i, steps, makers)
+            if _is_gate(region, source, [parts.get(each.outputs[0].slot) for each in region]):
+                sources[step.outputs[0].slot] = source
+    return [slot for slot in sources if slot not in gates]
 
 
 def _between(source: int, last: int, steps: list[Step], makers: Mapping[int, int]) -> list[Step]:

@@ -28,6 +28,10 @@ PAIRS: dict[str, tuple[Function, Function]] = {
         lambda z: torch.where(z >= 0, 1 / (1 + torch.exp(-z)), z.exp() / (1 + z.exp())),
         torch.sigmoid,
     ),
+    "1 - exp / (1 + exp)": (
+        lambda z: 2 * (1 - z.exp() / (1 + z.exp())),
+        lambda z: 2 * (1 - z.sigmoid()),
+    ),
     "a square of a gate": (lambda z: z.sigmoid() * z.sigmoid(), lambda z: z.sigmoid() ** 2),
     "a scale by place": (lambda z: torch.where(FIRST, 2 * z, z), lambda z: z * torch.where(FIRST, 2.0, 1.0).double()),
     "a power": (lambda z: z * z * z, lambda z: z**3),
@@ -49,6 +53,15 @@ def test_a_function_that_is_written_out_is_the_factor_that_it_is_by_name(name: s
     for book in ("epsilon", "epsilon_plus", "attnlrp", "cp_lrp"):
         maps = [funcattr.lrp(f, X, 0, rules=book) for f in (written, named)]
         assert maps[1].any()
+        assert_equal(*maps, tolerance=1e-5)
+
+
+def test_a_gate_that_is_written_out_and_shifted_off_0_is_none() -> None:
+    for book in ("epsilon", "attnlrp"):
+        maps = [
+            funcattr.lrp(beside_a_signal(f), X, 0, rules=book)
+            for f in (lambda z: 2 * (z.exp() / (1 + z.exp())) - 1, lambda z: 2 * z.sigmoid() - 1)
+        ]
         assert_equal(*maps, tolerance=1e-5)
 
 
