@@ -411,6 +411,20 @@ MUTANTS = (
         ("tests/calls/test_kinds.py::test_the_added_matrix_of_addmm_is_no_factor_of_a_linear_map",),
     ),
     Mutant(
+        "a view shows the part that ends where it begins",
+        "funcattr/calls/parts.py",
+        "start <= last and first < p.end",
+        "start <= last and first <= p.end",
+        ("tests/calls/test_parts.py::test_slices_have_their_own_part_alone",),
+    ),
+    Mutant(
+        "a gate in a matrix product is a factor",
+        "funcattr/rules/products.py",
+        "parts = shares(call.origins)",
+        "parts = [1 / len(call.operands)] * len(call.operands)",
+        ("tests/rules/test_products.py::test_a_gate_in_a_matrix_product_leaves_all_to_the_signals",),
+    ),
+    Mutant(
         "a wrapper of a rule declares what the rule does",
         "funcattr/calls/declarations.py",
         "return getattr(rule, declaration, None) == id(rule)",

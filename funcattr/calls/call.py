@@ -9,6 +9,8 @@ from torch import Tensor
 from .._torch import pytree
 from ..copies import ATOMS
 from .operations import Operation, bound, is_argument, named, spelled
+from .parts import Parts
+from .ranges import Range
 
 Positions = tuple[tuple[Any, ...], ...]
 """Places among the arguments of a call: an index or a keyword each, and further keys inside of containers."""
@@ -18,14 +20,19 @@ class Origin(NamedTuple):
     """What data flow alone says of a tracked tensor, whatever its values.
 
     Attributes:
-        op: The operation that computed it; views, casts and selections are looked through. '' for a root.
+        op: The operation that computed it; views, casts and selections are looked through. '' for a root. What moves
+            values of several origins has its own.
         nonnegative: Whether no value of it can be below zero.
         after_linear: Whether a linear map lies between the input and it.
+        range: Its values at both ends, if it is an affine function of a gate; None as well if `op` tells them.
+        parts: What lies where in it, if it was put together of values of several origins.
     """
 
     op: str = ""
     nonnegative: bool = False
     after_linear: bool = False
+    range: Range | None = None
+    parts: Parts | None = None
 
 
 class Call:

@@ -1,4 +1,4 @@
-"""Groups of operations that get the same rule, and the origins of their results.
+"""Groups of operations that get the same rule.
 
 A rulebook names a group where it would name an operation. "linear_map", "convolution" and "dense" mean calls with one
 tracked factor (the weight is a constant); calls of the same operations with more tracked are a "contraction".
@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .call import Call, Origin
+from .call import Call
 from .operations import ACTIVATIONS, AVERAGE_POOLS, CONVOLUTIONS, DROPOUTS, MAX_POOLS, NORMALIZATIONS, VIEWS
 from .recorded_call import RecordedCall
 
@@ -130,95 +130,12 @@ def read_by_adjoint(call: RecordedCall, results: tuple[Tensor, ...]) -> list[Ten
     return given if call.op in _NOT_READING_RESULTS else [*given, *results]
 
 
-GATES = _ops("sigmoid hardsigmoid")
+GATES = _ops("sigmoid hardsigmoid ndtr")
 """Operations that compute a gate, a factor between 0 and 1 by which a signal passes.
 
-Their multiples and differences with constants are gates too (2 g, 1 - g), and so is a rectifier that is bounded on both
-sides, of a shifted value: relu6(z + 3) / 6 is the hard sigmoid.
+So are their multiples and differences with constants that are 0 at an end (2 g, 1 - g), and a rectifier that is bounded
+on both sides, of a shifted value: relu6(z + 3) / 6 is the hard sigmoid.
 """
-_NONNEGATIVE = _ops("relu sigmoid hardsigmoid softmax exp exp2 square abs")
-_KEEPS_SIGN = (
-    VIEWS
-    | MAX_POOLS
-    | GROUPS["average_pool"]
-    | _ops("dropout dropout1d dropout2d dropout3d mean sum amax amin relu pixel_shuffle pixel_unshuffle roll clone")
-)
-_MAY_KEEP_SIGN = _KEEPS_SIGN | _ops("add mul matmul cat stack pad")
 LOOKED_THROUGH = GROUPS["selection"] | GROUPS["dropout"]
 """Operations whose results have the origin of what they move."""
 SHIFTS = _ops("add sub rsub")
-_SCALES = _ops("mul div neg")
-_BY_ARGUMENTS = SHIFTS | _SCALES | {"relu"}
-"""Operations whose results have an origin that depends on their arguments."""
-_SHIFTED, _LOGISTIC = "shift", "shift of exp"
-"""Stand for a value that a constant was added to, in an `Origin`."""
-
-
-def origin(call: Call, result: Tensor) -> Origin:
-    """The origin of a call's result."""
-    op, origins = call.op, call.origins
-    source = origins[0].op if op in LOOKED_THROUGH else op
-    if op in _BY_ARGUMENTS and len(origins) == 1:
-        source = _source(call, op, origins[0].op)
-    nonnegative = op in _NONNEGATIVE or (op in _MAY_KEEP_SIGN and _keeps_sign(call))
-    after_linear = op in LINEAR and is_linear_map(call)
-    for operand in origins:  # nearly every call comes by, so no generator
-        after_linear = after_linear or operand.after_linear
-    return Origin(source, nonnegative and not result.is_complex(), after_linear)
-
-
-def _source(call: Call, op: str, before: str) -> str:
-    """The operation that the result of a call with one tracked operand comes from, whose own origin is `before`."""
-    if op in SHIFTS:
-        if before in GATES or before in ("exp", _LOGISTIC):
-            return _LOGISTIC if before == "exp" else before
-        if not _by_a_number(call):
-            return op
-        # 1 + tanh(z) is 2 sigmoid(2 z).
-        return "sigmoid" if before in ("tanh", "erf") and _by_one(call) else _SHIFTED
-    if op in _SCALES:
-        return before if before in GATES or before == _SHIFTED or (op == "neg" and before in ("tanh", "erf")) else op
-    return "hardsigmoid" if before == _SHIFTED and op == "relu" and _is_bounded(call) else op
-
-
-def retold(call: Call) -> str:
-    """The operation of a call, by where its operand comes from: 1 / (1 + exp(-x)) is a sigmoid, and no scale."""
-    op = call.op
-    if op not in ("rdiv", "reciprocal"):
-        return op
-    source = call.origins[0].op
-    if source not in ("exp", _LOGISTIC):
-        return op
-    return "exp" if source == "exp" else "sigmoid"
-
-
-def _by_a_number(call: Call) -> bool:
-    """Whether the other argument is the same everywhere, as in a function; a bias is not."""
-    operand = call.operands[0]
-    return all(not isinstance(v, Tensor) or v is operand or v.numel() == 1 for v in call.args)
-
-
-def _by_one(call: Call) -> bool:
-    return all(isinstance(v, int | float) and abs(v) == 1 for v in call.args if v is not call.operands[0])
-
-
-def _is_bounded(call: Call) -> bool:
-    """Whether a relu is bounded above too."""
-    return call.spelling.rstrip("_") in ("relu6", "hardtanh") or call.argument("max") is not None
-
-
-def _keeps_sign(call: Call) -> bool:
-    """Whether the result has no negative values because the operands have none."""
-    op, origins, args = call.op, call.origins, call.args
-    if not all(o.nonnegative for o in origins):
-        return False
-    if op in ("add", "mul", "matmul"):
-        return len(origins) == len(args) == 2 and not call.kwargs  # no constant, no alpha
-    if op in ("cat", "stack"):
-        return len(origins) == len(call.argument("tensors"))
-    if op == "pad":
-        value = call.argument("value")
-        return value is None or value >= 0
-    if op in GROUPS["average_pool"]:
-        return "divisor_override" not in call.kwargs and len(args) < 7
-    return op in _KEEPS_SIGN

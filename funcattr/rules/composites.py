@@ -9,6 +9,7 @@ import difflib
 from collections.abc import Mapping
 from typing import Any, Literal
 
+from ..calls.declarations import Rule
 from ..calls.operations import NORMALIZATIONS, RECURRENT
 from ..rulebook.actions import GRADIENT, STOP, decompose, fold
 from ..rulebook.rulebook import Entry, Rulebook, Space
@@ -41,6 +42,8 @@ _BOTH = (
 def _relevance(eps: float) -> tuple[Entry, ...]:
     """The rows of a relevance rulebook beside its linear maps."""
     return (
+        # Between two values they are a mean of both, by weights.
+        *(Entry(name, norm(eps=eps)) for name in ("quantile", "nanquantile")),
         *_BOTH,
         Entry("activation", pass_through),
         Entry("dropout", pass_through),
@@ -59,21 +62,27 @@ def _relevance(eps: float) -> tuple[Entry, ...]:
 RELEVANCE = _relevance(1e-6)
 """What every relevance rulebook does beside its linear maps."""
 
-GRADIENT_SPACE = (
-    *_BOTH,
-    Entry("activation", gradient_space.ratio),
-    Entry("local_response_norm", gradient_space.ratio),
-    Entry("dropout", GRADIENT),
-    Entry("summation", GRADIENT),
-    Entry("average_pool", GRADIENT),
-    Entry("mul", gradient_space.halved),
-    Entry("div", gradient_space.numerator),
-    Entry("linear_map", GRADIENT),
-    Entry("contraction", gradient_space.halved),
-    Entry("softmax", GRADIENT),
-    *(Entry(name, gradient_space.frozen) for name in NORMALIZATIONS),
-    Entry("normalize", gradient_space.frozen),
-)
+
+def _gradient_space(products: Rule) -> tuple[Entry, ...]:
+    """The rows of a gradient-space rulebook, by its rule for products."""
+    return (
+        *_BOTH,
+        Entry("activation", gradient_space.ratio),
+        Entry("local_response_norm", gradient_space.ratio),
+        Entry("dropout", GRADIENT),
+        Entry("summation", GRADIENT),
+        Entry("average_pool", GRADIENT),
+        Entry("mul", products),
+        Entry("div", gradient_space.numerator),
+        Entry("linear_map", GRADIENT),
+        Entry("contraction", products),
+        Entry("softmax", GRADIENT),
+        *(Entry(name, gradient_space.frozen) for name in NORMALIZATIONS),
+        Entry("normalize", gradient_space.frozen),
+    )
+
+
+GRADIENT_SPACE = _gradient_space(gradient_space.halved)
 """What every gradient-space rulebook of attention does."""
 
 
@@ -173,8 +182,8 @@ def attnlrp() -> Rulebook:
 
 def cp_lrp() -> Rulebook:
     """CP-LRP in gradient space: attention weights and gates are constants (Ali et al., 2022, arXiv:2202.07304)."""
-    rows = Rulebook(GRADIENT_SPACE, unlisted="raise", name="cp_lrp", space="gradient")
-    return rows | {"softmax": STOP, "mul": gradient_space.ungated}
+    rows = _gradient_space(gradient_space.ungated)
+    return Rulebook(rows, unlisted="raise", name="cp_lrp", space="gradient") | {"softmax": STOP}
 
 
 COMPOSITES = {

@@ -15,14 +15,16 @@ from ..calls.call import Call
 from ..calls.declarations import folded_alike, operands_only, row_by_row
 from ..calls.inplace import times
 from ..calls.operations import ACTIVATIONS
+from ..calls.origins import upper_bound
 from .normalization import frozen_adjoint
 from .products import check_homogeneous, factor_adjoints, numerator_shares, shares, ungated_shares
-from .relu import upper_bound
 
 
 @operands_only  # f(x) is made again from x: it need not be held beside it
 def ratio(call: Call, g: Tensor) -> tuple[Tensor | None, ...]:
     """An elementwise function passes its relevance on: g_x = g f(x) / x, and g f'(0) where x = 0.
+
+    A root has an infinite slope there, and gets 0: its relevance f(0) g is 0.
 
     References:
         Achtibat et al., 2024, arXiv:2402.05602, equation 9 (identity rule).
@@ -37,6 +39,8 @@ def ratio(call: Call, g: Tensor) -> tuple[Tensor | None, ...]:
     origin = x.new_zeros(()) if call.op in _SAME_EVERYWHERE and len(call.tensors()) == 1 else torch.zeros_like(x)
     at_zero: Any = torch.func.vjp(lambda v: call(v, *call.operands[1:]), origin)
     (slope,) = at_zero[1](torch.ones_like(at_zero[0]))
+    if call.op not in _SAME_EVERYWHERE:  # activations have a slope everywhere
+        slope = torch.where(slope.isinf(), 0, slope)
     is_zero = x == 0
     factor = torch.where(is_zero, slope, call.output / torch.where(is_zero, 1, x))
     return sum_to(times(factor, g), x.shape, x.dtype), *[None] * others
@@ -54,7 +58,7 @@ def _weighted(call: Call, g: Tensor, parts: list[float]) -> tuple[Tensor | None,
 @row_by_row
 @operands_only
 def halved(call: Call, g: Tensor) -> tuple[Tensor | None, ...]:
-    """A product of two tracked factors: half the gradient to each, all of it to the signal beside a sigmoid gate.
+    """A product of n tracked factors: 1/n of the gradient to each, all of it to the signals beside a sigmoid gate.
 
     References:
         Achtibat et al., 2024, arXiv:2402.05602, equations 14 and 15 (uniform rule).
@@ -65,12 +69,12 @@ def halved(call: Call, g: Tensor) -> tuple[Tensor | None, ...]:
 @row_by_row
 @operands_only
 def ungated(call: Call, g: Tensor) -> tuple[Tensor | None, ...]:
-    """A product of two tracked factors: one that came out of an activation (of a sigmoid, if both did) is a constant.
+    """A product of tracked factors: one that came out of an activation (of a sigmoid, if all did) is a constant.
 
     References:
         Ali et al., 2022, arXiv:2202.07304, section 3.2.
     """
-    return _weighted(call, g, ungated_shares(call))
+    return _weighted(call, g, ungated_shares(call.origins))
 
 
 @operands_only

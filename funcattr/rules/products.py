@@ -70,7 +70,7 @@ def signal_takes_all(call: Call, relevance: Tensor) -> tuple[Tensor | None, ...]
     References:
         Arras et al., 2017, arXiv:1706.07206, section 3.2.
     """
-    return tuple(_given(call, relevance, ungated_shares(call)))
+    return tuple(_given(call, relevance, ungated_shares(call.origins)))
 
 
 @forms_only
@@ -91,10 +91,10 @@ def shares(origins: Sequence[Origin], gates: frozenset[str] = GATES) -> list[flo
     return [0.0 if gate else 1 / is_gate.count(False) for gate in is_gate]
 
 
-def ungated_shares(call: Call) -> list[float]:
+def ungated_shares(origins: Sequence[Origin]) -> list[float]:
     """As `shares`, where without a sigmoid a factor out of any other activation is the gate."""
-    found = shares(call.origins)
-    return found if 0.0 in found else shares(call.origins, ACTIVATIONS | {FUNCTION})
+    found = shares(origins)
+    return found if 0.0 in found else shares(origins, ACTIVATIONS | {FUNCTION})
 
 
 def numerator_shares(call: Call) -> list[float]:
@@ -140,16 +140,18 @@ def _uniform_leaks(call: Call, relevance: Tensor, *, eps: float) -> dict[str, An
 
 @rule(lambda eps: check_eps("uniform", eps), _uniform_leaks)
 @row_by_row
-def uniform(call: Call, relevance: Tensor, *, eps: float = 1e-6) -> tuple[Tensor, ...]:
+def uniform(call: Call, relevance: Tensor, *, eps: float = 1e-6) -> tuple[Tensor | None, ...]:
     """A matrix product (or einsum, or convolution) of n tracked factors: relevance by contribution, 1/n to each factor.
 
-    R_a = a J_a^T[R / (n s(z))], and likewise for the others
+    R_a = a J_a^T[R / (n s(z))], and likewise for the others; gates (out of a sigmoid) leave all to the n signals
 
     Args:
         eps: Stabiliser, in units of z.
 
     References:
-        Achtibat et al., 2024, arXiv:2402.05602, equation 15.
+        Achtibat et al., 2024, arXiv:2402.05602, equation 15; Arras et al., 2017, arXiv:1706.07206, section 3.2 (gates).
     """
-    flow = over_stabilized(relevance, call.output, eps) / len(call.operands)
-    return tuple(contributed(x, back) for x, back in zip(call.operands, factor_adjoints(call, flow), strict=True))
+    parts = shares(call.origins)
+    flow = over_stabilized(relevance, call.output, eps) * max(parts)
+    backs = zip(call.operands, factor_adjoints(call, flow), parts, strict=True)
+    return tuple(None if part == 0 else contributed(x, back) for x, back, part in backs)

@@ -10,23 +10,13 @@ from torch import Tensor
 from ..calls.adjoints import threshold_backward
 from ..calls.call import Call
 from ..calls.declarations import output_only
+from ..calls.origins import upper_bound
 from .parametric import rule
 
 
 def _check_beta(beta: float) -> None:
     if not beta > 0:
         raise ValueError(f"beta_smooth(beta={beta!r}): expected a sharpness above 0.")
-
-
-def upper_bound(call: Call) -> float | None:
-    """Where the rectifier saturates: 6 for relu6, `max` of a clamp, `max_val` of a hardtanh."""
-    spelling = call.spelling
-    if spelling in ("relu6", "relu6_"):
-        return 6.0
-    for name, default in (("max", None), ("max_val", 1.0 if spelling.startswith("hardtanh") else None)):
-        if (bound := call.argument(name, default)) is not None:
-            return float(bound)
-    return None
 
 
 @output_only

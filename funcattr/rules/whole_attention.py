@@ -24,7 +24,7 @@ from ..calls.recorded_call import RecordedCall
 from ..rulebook.actions import GRADIENT, STOP, Action
 from ..torch_state import is_plain_eager, is_traced
 from .gradient_space import halved, ungated
-from .products import shares
+from .products import shares, ungated_shares
 
 ActionOf = Callable[[str, bool], Action]
 """`(operation, whether it is a linear map of its only tracked operand) -> what the rulebook does with it`."""
@@ -108,7 +108,9 @@ def _factors(origins: list[Origin], action_of: ActionOf) -> list[float] | None:
     if not origins:
         return []
     action = action_of("matmul", len(origins) == 1)
-    return [1.0] * len(origins) if action == GRADIENT else shares(origins) if action == _HALVED else None
+    if action == GRADIENT:
+        return [1.0] * len(origins)
+    return shares(origins) if action == _HALVED else ungated_shares(origins) if action == _UNGATED else None
 
 
 def _passes(call: RecordedCall, origins: dict[str, Origin], scored: list[str], action_of: ActionOf) -> bool:

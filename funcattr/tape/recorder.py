@@ -21,7 +21,7 @@ from ..calls.adjoints import NoDerivativeError, is_differentiable, ordinary_adjo
 from ..calls.call import Origin, Positions, tracked_positions
 from ..calls.declarations import gives_own, in_one
 from ..calls.dense_mask import with_dense_mask
-from ..calls.kinds import ELEMENTWISE, LINEAR, SHIFTS, is_linear_map, origin, retold
+from ..calls.kinds import ELEMENTWISE, LINEAR, SHIFTS, is_linear_map
 from ..calls.linear_map import linear
 from ..calls.memories import Memories
 from ..calls.operations import (
@@ -39,6 +39,7 @@ from ..calls.operations import (
     refine,
     writes,
 )
+from ..calls.origins import origin, retold
 from ..calls.recorded_call import RecordedCall
 from ..copies import is_fixed
 from ..errors import LOOK, UnsupportedOperationError, warn

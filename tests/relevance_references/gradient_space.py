@@ -44,7 +44,7 @@ def _handlers(gates: tuple[frozenset[str], ...]) -> dict[str, Handler | None]:
     def factors(walk: Walk, call: Call) -> Any:
         if len(call.operands) == 1:
             return call.func(*call.args, **call.kwargs)
-        return product(call, gates if call.name == "mul" else (), call.pull)
+        return product(call, gates, call.pull)
 
     return {
         **dict.fromkeys(by_autograd),

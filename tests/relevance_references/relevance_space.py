@@ -153,4 +153,4 @@ def _dense(call: Call, composite: Composite) -> Tensor:
         shares = call.pull(r / stabilised(value, composite.eps))
         return tuple(o * share for o, share in zip(call.operands, shares))
 
-    return product(call, (), adjoint)
+    return product(call, (GATES,), adjoint)

@@ -140,3 +140,14 @@ def test_statistics_that_are_not_known_are_named(name: str) -> None:
 def test_the_comparison_of_values_can_fail() -> None:
     with pytest.raises(AssertionError):
         assert_equal(statistics.var(X, 1, False), X.var(1))
+
+
+@pytest.mark.parametrize("book", ["epsilon", "epsilon_plus", "attnlrp", "cp_lrp"])
+@pytest.mark.parametrize("quantile", [torch.quantile, torch.nanquantile])
+@pytest.mark.parametrize("share", [0.5, 0.4])
+def test_a_quantile_between_two_values_is_their_weighted_mean(quantile: Function, share: float, book: str) -> None:
+    x = torch.tensor([[100.0, 1.0, 8.0, 2.0]]).double()
+    weight = 3 * share - 1
+    expected = torch.tensor([[0.0, 0.0, weight * 8, (1 - weight) * 2]]).double()
+    found = funcattr.lrp(lambda x: quantile(x, share, 1, keepdim=True), x, 0, rules=book)
+    assert_equal(found, expected, tolerance=1e-5)

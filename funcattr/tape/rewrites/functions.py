@@ -13,11 +13,12 @@ from torch import Tensor
 
 from ...calls.call import Origin, Positions, replace
 from ...calls.declarations import needs_operands, needs_output
-from ...calls.kinds import ELEMENTWISE, FUNCTION, LOOKED_THROUGH, SHIFTS
+from ...calls.kinds import ELEMENTWISE, FUNCTION, GATES, LOOKED_THROUGH, SHIFTS
 from ...calls.operations import Operation
 from ...calls.recorded_call import RecordedCall
 from ...rulebook.rulebook import Rulebook
 from ..step import OutputSlot, Step, Values
+from .kinds_of_functions import affine_gates, kind_of
 
 _CHOICES = frozenset("where masked_fill".split())
 _AFFINE = SHIFTS | _CHOICES | frozenset("neg to type type_as float double half bfloat16 clone contiguous".split())
@@ -177,22 +178,27 @@ def join_functions(
     if not meetings:
         return
     forms = Forms(steps, roots)
-    known: dict[int, Part | Function] = dict(parts)
+    known, recorded = dict[int, Part | Function](parts), list(steps)
     whole: set[int] = set()
-    products: set[int] = set()
+    kinds, gates = dict[int, str](), dict[int, int]()
     for i in meetings:
         region = _region(steps, i, forms)
         if region is not None and _keeps_its_rules(steps, region, known, rules):
             continue
         made = None if region is None else _as_function(steps, region, forms, known, rules, caller)
         if region is not None and made is not None:
-            if steps[i].op in ("mul", "div", "where"):
-                products.add(made.outputs[0].slot)
+            kind = kind_of(i, region.source, recorded, forms.makers, parts, kinds)
+            if kind is not None:
+                kinds[made.outputs[0].slot] = kind
+            if kind in GATES:
+                gates[made.outputs[0].slot] = region.source
             steps[i] = made
             whole.update(region.steps)
     if whole:
         let_go(steps, whole, outputs, "in a function of one value")
-        retell(steps, products, FUNCTION)
+        kinds |= dict.fromkeys(affine_gates(gates, recorded, forms.makers, parts), "sigmoid")
+        for kind in sorted(set(kinds.values())):
+            retell(steps, {slot for slot, of in kinds.items() if of == kind}, kind)
 
 
 def _region(steps: list[Step], last: int, forms: Forms) -> Region | None:
@@ -313,7 +319,7 @@ def retell(steps: list[Step], made: set[int], op: str) -> None:
         if step.call is not None and len(step.call.origins) == len(step.inputs):
             pairs = zip(step.call.origins, step.inputs, strict=True)
             step.call.origins = tuple(o._replace(op=op) if slot in made else o for o, slot in pairs)
-        if step.op in LOOKED_THROUGH:
+        if step.op in LOOKED_THROUGH and made.issuperset(step.inputs):
             made.update(out.slot for out in step.outputs)
 
 
