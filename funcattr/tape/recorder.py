@@ -526,8 +526,9 @@ class Recorder(SiteMode):
             self.unlisted.append((len(self.steps), f"{op} (which contains {inside}) in {call.path!r}"))
         if self.rules.takes_softmax:
             softmax = self._softmaxes.ended_by(call, inputs, self.module)
-            function = None if softmax is None else self._softmaxes.function(softmax, call, self.steps)
-            if softmax is not None and (function is not None or softmax.action.kind == "stop"):
+            stops = softmax is not None and softmax.action.kind == "stop"
+            function = None if softmax is None or stops else self._softmaxes.function(softmax, call, self.steps)
+            if softmax is not None and (function is not None or stops):
                 return self._record_softmax(call, softmax, function)
         if action.kind == "decompose":
             whole = self._in_one(call, action)
@@ -565,7 +566,7 @@ class Recorder(SiteMode):
         self.operations.add("softmax")
         self._softmaxes.met(softmax)
         out = call.run()
-        if function is None or softmax.action.kind == "stop":
+        if function is None:
             self.steps.append(Step(_nothing, (), (), "softmax", call.path, softmax.action))
             return out
         made = function.call(call.path, "softmax")

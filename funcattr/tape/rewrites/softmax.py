@@ -16,7 +16,7 @@ from ..._torch import pytree
 from ...calls.adjoints import sum_to
 from ...calls.call import Positions
 from ...calls.kinds import GROUPS, LOOKED_THROUGH, SHIFTS
-from ...calls.operations import Operation
+from ...calls.operations import Operation, draws_at_random, known
 from ...calls.recorded_call import RecordedCall
 from ...rulebook.actions import Action
 from ...rulebook.rulebook import Rulebook
@@ -282,11 +282,15 @@ class Softmaxes:
     # --- what becomes of it ------------------------------------------------------------------------------------------
 
     def function(self, found: Softmax, call: RecordedCall, steps: list[Step]) -> Function | None:
-        """The softmax as a function of its scores; None where they were not kept."""
+        """The softmax as a function of its scores; None where they were not kept, or it draws at random."""
         nodes = zip(self._flow.nodes(found.slots), found.slots, strict=True)
         members = [Member(node.part, node.inputs, slot) for node, slot in nodes]
         last = Member(Part.of(call, hold=False, positions=found.positions), found.inputs, _RESULT)
-        return made_of(found.source, [*members, last], [steps[i] for i in sorted(self._flow.steps(found.slots))])
+        inside = [steps[i] for i in sorted(self._flow.steps(found.slots))]
+        made = None if any(map(_draws, members)) else made_of(found.source, [*members, last], inside)
+        if made is None:
+            self.suspects.append(f"{call.op} in {call.path!r}")
+        return made
 
     def met(self, found: Softmax) -> None:
         """Let the steps of a softmax go when the tape is finished, if nothing else reads them."""
@@ -369,6 +373,12 @@ def _told(call: RecordedCall) -> str:
         order = args[1] if len(args) > 1 else kwargs.get("p", kwargs.get("ord"))
         return "1-norm" if order == 1 else call.op
     return call.op
+
+
+def _draws(member: Member) -> bool:
+    """Whether a call would give something else if it ran again."""
+    part = member.part
+    return isinstance(part, Part) and draws_at_random(known(part.func), part.args, dict(part.kwargs))
 
 
 def _is_all_ones(part: Part) -> bool:

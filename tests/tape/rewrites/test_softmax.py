@@ -298,6 +298,18 @@ def test_what_may_be_a_softmax_is_named(name: str) -> None:
         funcattr.vjp(lambda x: function(x) @ V, X, rules={"relu": rules.guided})  # which has no rule for softmax
 
 
+def test_a_softmax_that_draws_at_random_is_not_run_again() -> None:
+    def dropped(z: Tensor) -> Tensor:
+        e = F.dropout(z.exp(), 0.5)
+        return e / e.sum(-1, keepdim=True)
+
+    with pytest.warns(UserWarning, match="^lrp: div in '' may be the end of a softmax"):
+        funcattr.lrp(lambda x: dropped(x) @ V, X, 0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # a constant is one, whatever was drawn
+        funcattr.cp_lrp(lambda x: (x * dropped(x)) @ V, X, 0)
+
+
 def test_a_rule_of_ones_own_for_softmax_does_not_meet_what_is_written_out() -> None:
     own = rules.epsilon_plus() | {"softmax": lambda call, relevance: relevance * call.argument("dim")}
     with pytest.warns(UserWarning, match="^lrp: div in '' may be the end of a softmax in another spelling"):
