@@ -9,7 +9,8 @@ from torch import Tensor
 from .._torch import current_level, outside_transforms, unwrapped
 from ..agreement import same_numbers
 from ..torch_state import can_look_at
-from .separate_copies import changed, own_draws
+from .neighbours import changed
+from .separate_copies import own_draws
 
 
 def of_separate_rows(

@@ -11,9 +11,10 @@ from torch import Tensor
 from ..._torch import pytree
 from ...attribution.example_dims import ExampleDims, Layout, layout_of
 from ...attribution.inputs import read_inputs
+from ...attribution.neighbours import rows_of
 from ...attribution.question import Layer, call_arguments, own
 from ...attribution.rounding import nudged
-from ...attribution.separate_copies import are_separate, beside_changed, parts_of
+from ...attribution.separate_copies import are_separate, parts_of
 from ...attribution.targets import Target, read_target, repeated_target
 from ...batch import back, batch_of, merged, moved, parted, repeated
 from ...model.access import values_at
@@ -66,7 +67,7 @@ def noise_tunnel(
         noise: The e_s themselves, [S, N or 1, ...], structured as x (as the site's value).
         generator: A seed, or a `torch.Generator` from which one is drawn.
         chunk_size: Samples that run at once; by default so many that 16 examples do. It changes no draw. Before several
-            do, the method runs on the batch, and on the batch with a changed copy of each example beside it, once for
+            do, the method runs on a batch, and on it with each example among changed copies, once for
             each method, options and shapes. What draws at random or fails there runs sample by sample.
         progress: Whether to show a progress bar.
         example_dims: As in `gradient`, with the keys "x" and "layer" (of the site that gets the noise). It goes to the
@@ -143,7 +144,7 @@ def noise_tunnel(
 
     if chunk > 1:
         about = (method, *options.items(), target, layout is None, *pytree.tree_leaves((x, constants)))
-        first = torch.zeros(2, dtype=torch.long, device=spread[0].device)
+        first = torch.zeros(rows_of(examples), dtype=torch.long, device=spread[0].device)
         # Where it cannot be known, as of a method that draws at random, no copy lies beside another.
         chunk = chunk if _is_separate(about, x, lambda copies, times: attributions(copies, first[:times])) else 1
 
@@ -195,9 +196,9 @@ def _is_separate(about: Iterable[Any], x: Any, run: Callable[[Any, int], Any]) -
             "noise_tunnel",
             len(like),
             like.device,
-            alone=lambda: results(x, 1),
-            beside=lambda: results(pytree.tree_map(beside_changed, x), 2),
-            again=lambda: results(pytree.tree_map(nudged, x), 1),
+            alone=lambda neighbours: results(pytree.tree_map(neighbours.example, x), 1),
+            beside=lambda neighbours: results(pytree.tree_map(neighbours.among, x), rows_of(len(like))),
+            again=lambda neighbours: results(pytree.tree_map(lambda v: nudged(neighbours.example(v)), x), 1),
             # Numbers below the rounding of 1 are none, such as the variance of a constant gradient.
             size=torch.finfo(like.dtype if like.is_floating_point() else torch.float32).eps ** 0.5,
             way_out=" Or run each noisy copy of the batch by itself: chunk_size=1.",
