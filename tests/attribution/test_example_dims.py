@@ -427,6 +427,47 @@ def test_a_cotangent_has_its_examples_where_the_output_has_them() -> None:
     torch.testing.assert_close(given, funcattr.gradient(Images().double(), x[None, :, 0], cotangent[None, :, 0])[0])
 
 
+BUILT: dict[str, Callable[[Tensor], Any]] = {
+    "contrast with a class": lambda c: funcattr.contrast(c, 1),
+    "contrast of classes": lambda c: funcattr.contrast([1, 0, 2], 1),
+    "contrast of contrasts": lambda c: funcattr.contrast(funcattr.contrast([2, 0, 1], c), funcattr.similarity(c)),
+    "similarity": lambda c: funcattr.similarity(c),
+    "product": lambda c: funcattr.similarity(c, of="dot"),
+    "similarity to a vector": lambda c: funcattr.similarity(torch.arange(1.0, BATCH + 1).double()),
+    "pointing": lambda c: funcattr.pointing([1, 0, 2]),
+}
+
+
+@pytest.mark.parametrize("target", BUILT)
+def test_what_a_target_is_built_of_has_its_examples_where_the_output_has_them(target: str) -> None:
+    torch.manual_seed(0)
+    linear, dims = nn.Linear(BATCH, BATCH).double(), {"x": 1, "output": 1}  # square: no shape tells the layouts apart
+    x, cotangent = torch.randn(BATCH, BATCH).double(), torch.randn(BATCH, BATCH).double()
+
+    def front(x: Tensor) -> Tensor:
+        return linear(x).tanh()
+
+    def model(x: Tensor) -> Tensor:
+        return front(x.T).T
+
+    build = BUILT[target]
+    methods: list[Callable[..., Tensor]] = [
+        funcattr.gradient,
+        partial(funcattr.integrated_gradients, steps=3, chunk_size=2),
+        lambda f, x, t, **o: funcattr.noise_tunnel(partial(funcattr.gradient, f), x, t, sigma=0.1, chunk_size=2, **o),
+    ]
+    for method in methods:
+        given = method(model, x.T, build(cotangent.T), example_dims=dims)
+        torch.testing.assert_close(given.T, method(front, x, build(cotangent)))
+
+
+@pytest.mark.parametrize("target", ["contrast with a class", "similarity", "product"])
+def test_what_a_target_is_built_of_is_that_of_the_one_example(target: str) -> None:
+    model, x, cotangent = Images().double(), torch.randn(2, 6, 6).double(), torch.randn(CLASSES).double()
+    given = funcattr.gradient(model, x, BUILT[target](cotangent), example_dims=None)
+    torch.testing.assert_close(given, funcattr.gradient(model, x[None], BUILT[target](cotangent[None]))[0])
+
+
 @pytest.mark.parametrize("method", ["grad_cam", "layer_cam", "linear_approx", "contrastive_excitation_backprop"])
 def test_a_map_of_a_site_with_other_rows_is_refused(method: str) -> None:
     x, more = torch.randn(2, 2, 6, 6).double(), {"contrast_layer": "act"} if method[0] == "c" else {}
