@@ -349,7 +349,7 @@ MUTANTS = (
     Mutant(
         "functions keep the modules that they close over",
         "funcattr/copies.py",
-        "if not any(self._is_moved(held) for held in _held_by(value)):",
+        "if not any(self._is_moved(held) for held in held_by(value)):",
         "if True:",
         ("tests/model/test_private_copies.py::test_what_is_bound_is_used_however_a_module_is_reached",),
     ),

@@ -2,7 +2,6 @@
 
 import weakref
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from functools import partial
 from types import FunctionType
 from typing import Any
@@ -13,6 +12,7 @@ from torch import Tensor
 from .._torch import pytree
 from ..agreement import same_numbers
 from ..batch import batch_of
+from ..drawing import own_draws
 from ..errors import FuncattrError
 from ..model.functional import FunctionalModel
 from ..torch_state import is_plain_eager
@@ -129,6 +129,7 @@ def are_separate(
     Raises:
         ValueError: If they do not.
     """
+    about = list(about)
     owner, signature = _identity(about)
     try:
         known = {} if owner is None else _checked.setdefault(owner, {})
@@ -136,7 +137,7 @@ def are_separate(
             return known[signature]
     except TypeError:  # what is no key, such as a list
         known, signature = {}, None
-    with own_draws(device):
+    with own_draws(device, parts_of(about)):
         found = _compared(call, examples, alone, beside, again, size, is_rounding, way_out)
     if found is None:
         return False
@@ -177,13 +178,6 @@ def _form(part: Any) -> Any:
     if isinstance(part, Tensor):
         return tuple(part.shape), part.dtype, part.device
     return weakref.ref(part) if _is_object(part) else (type(part), part)
-
-
-@contextmanager
-def own_draws(device: torch.device) -> Iterator[None]:
-    """Draws that leave no trace in the random state."""
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        yield
 
 
 def _compared(
