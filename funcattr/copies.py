@@ -31,7 +31,8 @@ def is_fixed(value: Any) -> bool:
     return type(value) in ATOMS or (type(value) is tuple and all(map(is_fixed, value)))
 
 
-_DRAWING = (random.Random, np.random.Generator, np.random.RandomState)
+DRAWING = (random.Random, np.random.Generator, np.random.RandomState)
+"""Generators of random numbers that are none of torch's."""
 _SHARED = (
     *(type, types.ModuleType, enum.Enum, threading.Thread, io.IOBase, logging.Logger, logging.Handler),
     *(weakref.ref, BaseException, torch.UntypedStorage, torch.TypedStorage),
@@ -131,7 +132,7 @@ class Copier:
     def _function(self, value: types.FunctionType) -> Any:
         # What a function closes over is the user's own, such as the list that a hook appends to; but not a module, nor
         # a tensor of one.
-        if not any(self._is_moved(held) for held in _held_by(value)):
+        if not any(self._is_moved(held) for held in held_by(value)):
             return value
         cells = tuple(types.CellType() for _ in value.__closure__ or ())
         made = types.FunctionType(value.__code__, value.__globals__, value.__name__, None, cells or None)
@@ -160,7 +161,7 @@ class Copier:
         if type(value) in ATOMS or isinstance(value, Tensor | nn.Module) or id(value) in seen:
             return False
         seen.add(id(value))
-        return any(self._reaches(held, seen) for held in _held_by(value))
+        return any(self._reaches(held, seen) for held in held_by(value))
 
     def _other(self, value: Any) -> Any:
         """Of a value of any other kind: an object is copied if a class statement made its class."""
@@ -168,7 +169,7 @@ class Copier:
             return self._keep(value, value.copy())
         if isinstance(value, torch.Generator):
             return self._keep(value, value.clone_state())
-        if isinstance(value, _DRAWING):
+        if isinstance(value, DRAWING):
             return self._keep(value, copy.deepcopy(value))
         if isinstance(value, tuple):
             return self._tuple(value)
@@ -226,7 +227,7 @@ def _attributes(value: Any) -> Iterator[tuple[str, Any]]:
                 yield name, getattr(value, name)
 
 
-def _held_by(value: Any) -> Iterator[Any]:
+def held_by(value: Any) -> Iterator[Any]:
     """The values that a value holds, as far as a copy goes into it."""
     if isinstance(value, dict):
         yield from (*value.keys(), *value.values())

@@ -349,7 +349,7 @@ MUTANTS = (
     Mutant(
         "functions keep the modules that they close over",
         "funcattr/copies.py",
-        "if not any(self._is_moved(held) for held in _held_by(value)):",
+        "if not any(self._is_moved(held) for held in held_by(value)):",
         "if True:",
         ("tests/model/test_private_copies.py::test_what_is_bound_is_used_however_a_module_is_reached",),
     ),
@@ -1206,10 +1206,24 @@ MUTANTS = (
     ),
     Mutant(
         "the copy of an example is no other",
-        "funcattr/attribution/separate_copies.py",
-        "return rolled * 0.7 + 0.1 if value.is_floating_point() or value.is_complex() else rolled",
-        "return value",
-        ("tests/attribution/test_example_dims.py::test_examples_that_see_each_other_are_refused",),
+        "funcattr/attribution/neighbours.py",
+        "first = value if size == 1.0 else inner + way",
+        "first = inner",
+        ("tests/attribution/test_neighbours.py::test_an_example_lies_between_its_copies_in_every_direction",),
+    ),
+    Mutant(
+        "an example that is asked about is the largest of its batch",
+        "funcattr/attribution/neighbours.py",
+        "torch.where(value.isfinite(), value + part * (farther - value), value)",
+        "value",
+        ("tests/attribution/test_neighbours.py::test_by_default_no_copy_is_scaled_by_others",),
+    ),
+    Mutant(
+        "an example is the first of its copies, where no scan over the batch comes by another",
+        "funcattr/attribution/neighbours.py",
+        "even = torch.stack([first, value,",
+        "even = torch.stack([value, first,",
+        ("tests/attribution/test_neighbours.py::test_an_example_is_found_again_among_its_copies",),
     ),
     Mutant(
         "a method that draws is stacked",
@@ -1235,8 +1249,8 @@ MUTANTS = (
     Mutant(
         "rounding is taken for a neighbour",
         "funcattr/methods/gradient/noise_tunnel.py",
-        "again=lambda: results(pytree.tree_map(nudged, x), 1),",
-        "again=lambda: results(x, 1),",
+        "lambda v: nudged(neighbours.example(v))",
+        "neighbours.example",
         ("tests/attribution/test_example_dims.py::test_rounding_that_the_method_makes_large_is_not_refused",),
     ),
     Mutant(

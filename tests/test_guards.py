@@ -273,6 +273,7 @@ def test_iba_costs_at_most_a_tenth_over_running_the_whole_model_at_each_step(
     def run() -> Tensor:
         return funcattr.iba(fm, x, 1, statistics=found, steps=3, samples=4)
 
+    run()  # the check that examples are separate is made once
     replayed, replayed_bytes = metered(run), moved(run).total
     monkeypatch.setattr(head_and_tail, "_Tail", lambda whole: whole)
     whole, whole_bytes = metered(run), moved(run).total
@@ -295,7 +296,7 @@ class Rows(Hidden):
 
 
 COPYING: dict[str, Callable[[FunctionalModel, Tensor], Any]] = {
-    "integrated_gradients": lambda fm, x: funcattr.integrated_gradients(fm, x, 1, steps=4),
+    "integrated_gradients": lambda fm, x: funcattr.integrated_gradients(fm, x, 1, steps=5),
     "occlusion": lambda fm, x: funcattr.occlusion(fm, x, 1, window=(3, 8, 8), stride=(3, 8, 8)),
     "rise": lambda fm, x: funcattr.rise(fm, x, 1, samples=8, generator=0),
 }
@@ -312,7 +313,7 @@ def test_the_check_of_separate_examples_costs_at_most_one_pass_of_the_method(met
     first, second, third = counts
     assert (second.calls, second.rows) == (third.calls, third.rows)
     assert first.calls - second.calls <= 2
-    assert first.rows - second.rows <= min(3 * len(x), second.rows)
+    assert first.rows - second.rows <= min(5 * len(x), second.rows)
 
 
 IMPORTED = """

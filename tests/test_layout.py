@@ -16,7 +16,8 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 
 # The concepts from the lowest to the highest: each may import those before it, and nothing after it.
 ORDER = (
-    *("_torch", "errors", "hints", "extras", "text_tables", "torch_state", "agreement", "copies", "batch", "maps"),
+    *("_torch", "errors", "hints", "extras", "text_tables", "torch_state", "agreement", "copies"),
+    *("drawing", "batch", "maps"),
     "attention",
     *("calls", "model", "rulebook", "rules", "tape", "attribution", "sampling", "methods", "tools"),
     *("metrics", "masks", "paths", "bottleneck", "show", "language", "scale", "__init__", "compat", "testing"),

@@ -208,7 +208,7 @@ class similarity(BuiltTarget):  # noqa: N801
 
     Args:
         reference: r, the other input's output: a vector [D] for all examples, or one for each, of the output's shape
-            (with 1 in place of N: for all).
+            (with 1 in place of N: for all), in the model's own form where `example_dims` says which that is.
         of: "cosine", or "dot".
 
     Returns:
@@ -236,28 +236,34 @@ class similarity(BuiltTarget):  # noqa: N801
             raise ValueError(f"similarity(of={of!r}): expected 'cosine' or 'dot'.")
         if reference.ndim == 0:
             raise ValueError("similarity(reference=...): expected a vector [D], or one for each example, got shape [].")
-        super().__init__({"reference": reference if reference.ndim > 1 else reference.unsqueeze(0), "of": of})
+        super().__init__({"reference": reference, "of": of})
+
+    @property
+    def _rows(self) -> Tensor:
+        """The references, one or one for each example. [1 or N, ...]"""
+        reference: Tensor = self.parts["reference"]
+        return reference if reference.ndim > 1 else reference.unsqueeze(0)
 
     def repeated(self, call: str, examples: int, times: int) -> BuiltTarget:
-        reference = self.parts["reference"]
         self._check_rows(call, examples)
-        return self.with_parts(lambda p: repeated(p, len(reference), times) if p is reference and len(p) > 1 else p)
+        count = len(self._rows)
+        return self.with_parts(lambda p: repeated(p, count, times) if isinstance(p, Tensor) and count > 1 else p)
 
     def score(self, call: str, output: Tensor) -> Tensor:
         """[N, ...] -> [N]"""
         self._check_shape(call, output)
-        reference = self.parts["reference"].to(output)
+        reference = self._rows.to(output)
         y, r = output.flatten(1), reference.flatten(1).expand(output.shape[0], -1)
         return (y * r).sum(1) if self.parts["of"] == "dot" else F.cosine_similarity(y, r)
 
     def check(self, call: str, output: Tensor) -> None:
         self._check_shape(call, output)
-        reference = self.parts["reference"].flatten(1)
+        reference = self._rows.flatten(1)
         if self.parts["of"] == "cosine" and is_plain_eager() and not bool(reference.norm(dim=1).gt(0).all()):
             raise ValueError(f"{call}(target=similarity(...)): a reference is zero, and has no cosine to anything.")
 
     def _check_shape(self, call: str, output: Tensor) -> None:
-        shape = self.parts["reference"].shape
+        shape = self._rows.shape
         if output.ndim < 2 or shape[1:] != output.shape[1:]:
             raise ValueError(
                 f"{call}(target=similarity(...)): expected a reference of the output's shape {list(output.shape)}, or "
@@ -266,14 +272,14 @@ class similarity(BuiltTarget):  # noqa: N801
         self._check_rows(call, output.shape[0])
 
     def _check_rows(self, call: str, examples: int) -> None:
-        if len(self.parts["reference"]) not in (1, examples):
+        if len(self._rows) not in (1, examples):
             raise ValueError(
                 f"{call}(target=similarity(...)): expected one reference, or {examples}, one an example; got "
-                f"{len(self.parts['reference'])}."
+                f"{len(self._rows)}."
             )
 
     def __repr__(self) -> str:
-        return f"similarity(<{list(self.parts['reference'].shape)}>, of={self.parts['of']!r})"
+        return f"similarity(<{list(self._rows.shape)}>, of={self.parts['of']!r})"
 
 
 BUILT: dict[str, type[BuiltTarget]] = {kind.__name__: kind for kind in (pointing, contrast, span, similarity)}

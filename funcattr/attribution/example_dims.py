@@ -13,6 +13,7 @@ from torch import Tensor
 from .._torch import pytree
 from ..batch import NO_DIM, Dim, back, has_dim, moved, repeated
 from ..errors import LOOK
+from .targets import BuiltTarget
 
 ExampleDims = int | None | Mapping[str, Any]
 """As `vmap`'s `in_dims`: a dimension of x; None for none of any tensor; or a dict of dimensions with the keys "x",
@@ -120,12 +121,19 @@ class Layout(NamedTuple):
         return moved(output, self.output)
 
     def moved_target(self, target: Any) -> Any:
-        """The target with its examples in front: a cotangent has them where the output has them, classes are so."""
+        """The target with its examples in front: a cotangent has them where the output has them, classes are so.
+
+        What a target is built of is laid out alike: a cotangent, a reference.
+        """
+        if isinstance(target, BuiltTarget):
+            return target.with_parts(self.moved_target)
         is_cotangent = isinstance(target, Tensor) and target.is_floating_point()
         return moved(target, self.output) if is_cotangent and has_dim(target, self.output) else target
 
     def target_as_given(self, target: Any) -> Any:
         """The inverse of `moved_target`."""
+        if isinstance(target, BuiltTarget):
+            return target.with_parts(self.target_as_given)
         is_cotangent = isinstance(target, Tensor) and target.is_floating_point()
         return back(target, self.output) if is_cotangent and has_dim(target, self.output) else target
 

@@ -8,18 +8,18 @@ from torch import Tensor
 
 from .._torch import pytree
 from ..agreement import same_numbers
+from .neighbours import examples_of
 from .question import Question
-
-Change = Callable[[Tensor], Tensor]
 
 
 def is_rounding(
     question: Question,
-    alone: Any,
-    beside: Any,
-    run: Callable[[Question], Any],
-    with_copies: Callable[[Question, Change], Question],
-    change: Change,
+    first: Any,
+    found: Any,
+    *,
+    alone: Callable[[Question], Any],
+    beside: Callable[[Question], Any],
+    beside_others: Callable[[Question], Any],
 ) -> bool:
     """Whether an example's numbers differ in a larger batch only because sums there have another order.
 
@@ -29,25 +29,29 @@ def is_rounding(
 
     Args:
         question: What is asked.
-        alone, beside: Results that differ, of the examples alone and with a copy of each beside it, by `change`.
-        run: The results of a question.
-        with_copies: The question of the examples, each followed by a copy that a function has changed.
+        first, found: Results that differ, of the examples alone and among copies. [N, ...]
+        alone: The results of a question, of its examples alone. [N, ...]
+        beside, beside_others: Those with the copies, and with others. [N * rows_of(N), ...]
     """
-    others = run(with_copies(question, lambda value: change(change(value))))
-    if not all(map(_same_bits, pytree.tree_leaves(beside), pytree.tree_leaves(others))):
+
+    def among(copies: Callable[[Question], Any], question: Question) -> Any:
+        return pytree.tree_map(lambda leaf: examples_of(leaf, question.examples), copies(question))
+
+    others = among(beside_others, question)
+    if not all(map(_same_bits, pytree.tree_leaves(found), pytree.tree_leaves(others))):
         return False
 
     def in_double() -> tuple[Any, Any]:
         wide = _with_tensors(question, _in_double)
-        return run(wide), run(with_copies(wide, change))
+        return alone(wide), among(beside, wide)
 
     exact = _attempt(in_double)
     if exact is not None and all(leaf.dtype == torch.float64 for leaf in pytree.tree_leaves(exact)):
-        return same_numbers(exact[0], pytree.tree_map(lambda leaf: leaf[::2], exact[1]), size=0.0)
-    off = _attempt(lambda: run(_with_tensors(question, nudged)))
+        return same_numbers(*exact, size=0.0)
+    off = _attempt(lambda: alone(_with_tensors(question, nudged)))
     if off is None:
         return False
-    rows = zip(*map(pytree.tree_leaves, (alone, beside, off)), strict=True)
+    rows = zip(*map(pytree.tree_leaves, (first, found, off)), strict=True)
     return all(_largest(b - a) <= 8 * _largest(c - a) for a, b, c in rows)
 
 
@@ -71,7 +75,7 @@ def _in_double(value: Tensor) -> Tensor:
     return value.double() if value.is_floating_point() else value
 
 
-def _with_tensors(question: Question, change: Change) -> Question:
+def _with_tensors(question: Question, change: Callable[[Tensor], Tensor]) -> Question:
     """The question with all tensors that are given, and the model's own, changed."""
     model = question.model
     own = {name: change(tensor.detach()) for name, tensor in (model.params | model.buffers).items()}
@@ -80,8 +84,8 @@ def _with_tensors(question: Question, change: Change) -> Question:
     return question._replace(x=x, args=args, kwargs=kwargs, model=model.bind(own))
 
 
-def _same_bits(beside: Tensor, others: Tensor) -> bool:
-    return torch.equal(beside.nan_to_num(), others[::2].nan_to_num())
+def _same_bits(found: Tensor, others: Tensor) -> bool:
+    return torch.equal(found.nan_to_num(), others.nan_to_num())
 
 
 def _largest(difference: Tensor) -> float:

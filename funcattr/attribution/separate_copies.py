@@ -2,7 +2,6 @@
 
 import weakref
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from functools import partial
 from types import FunctionType
 from typing import Any
@@ -12,12 +11,14 @@ from torch import Tensor
 
 from .._torch import pytree
 from ..agreement import same_numbers
-from ..batch import batch_of, merged
+from ..batch import batch_of
+from ..drawing import own_draws
 from ..errors import FuncattrError
 from ..model.functional import FunctionalModel
 from ..torch_state import is_plain_eager
 from .built_targets import is_data
 from .example_dims import RowsError
+from .neighbours import DRAWN_IN, MOVED, OTHERS, Neighbours, among_of_constant, examples_of, rows_of
 from .question import Question
 from .rounding import is_rounding
 from .targets import score
@@ -48,8 +49,8 @@ def _laid_as(copies: Tensor, x: Tensor) -> Tensor:
 def check_separate(question: Question) -> None:
     """Raise unless an example gets the same output whatever lies beside it in the batch.
 
-    The batch runs alone, and then with a changed copy of each example beside it. That is done once for each model and
-    shapes of inputs, and not where values cannot be looked at, or the output depends on chance.
+    A batch runs alone, and then with each example among changed copies (see `neighbours`). That is done once for each
+    model and shapes of inputs, and not where values cannot be looked at, or the output depends on chance.
 
     Raises:
         ValueError: If the outputs differ, or there is not one row for each example.
@@ -65,6 +66,12 @@ def check_separate(question: Question) -> None:
         output = question.outputs()
         return (output, score(question.call, output, question.target)) if mixes else output
 
+    def alone(neighbours: Neighbours, question: Question = asked) -> Any:
+        return found(question._replace(x=pytree.tree_map(neighbours.example, question.x)))
+
+    def beside(neighbours: Neighbours, question: Question = asked) -> Any:
+        return found(_beside(question, neighbours))
+
     named = (question.layout is None, question.output, *question.kwargs)
     about = (model, *named, asked.target, *_tensors(question))
     with torch.no_grad():
@@ -73,11 +80,18 @@ def check_separate(question: Question) -> None:
             question.call,
             question.examples,
             question.device,
-            alone=lambda: found(asked),
-            beside=lambda: found(_beside(asked, changed)),
-            again=lambda: found(asked),
+            alone=alone,
+            beside=beside,
+            again=alone,
             size=0.0,
-            is_rounding=lambda alone, beside: is_rounding(asked, alone, beside, found, _beside, changed),
+            is_rounding=lambda neighbours, first, found: is_rounding(
+                asked,
+                first,
+                found,
+                alone=partial(alone, neighbours),
+                beside=partial(beside, neighbours),
+                beside_others=partial(beside, OTHERS[neighbours]),
+            ),
         )
 
 
@@ -87,11 +101,11 @@ def are_separate(
     examples: int,
     device: torch.device,
     *,
-    alone: Callable[[], Any],
-    beside: Callable[[], Any],
-    again: Callable[[], Any],
+    alone: Callable[[Neighbours], Any],
+    beside: Callable[[Neighbours], Any],
+    again: Callable[[Neighbours], Any],
     size: float,
-    is_rounding: Callable[[Any, Any], bool] | None = None,
+    is_rounding: Callable[[Neighbours, Any, Any], bool] | None = None,
     way_out: str = "",
 ) -> bool:
     """Whether an example gets the same whatever lies beside it in the batch; False if that cannot be known.
@@ -104,10 +118,10 @@ def are_separate(
         call: First words of errors.
         examples: N, the number of examples.
         device: Of the draws, which leave no trace.
-        alone: The results for the batch, a tree of tensors [N, ...].
-        beside: Those for the batch where each example is followed by a changed copy. Each [2 N, ...]
-        again: Those for the batch once more. If they differ from `alone`, chance or rounding decides and not what lies
-            beside.
+        alone: The results for the examples that are asked about, a tree of tensors [N, ...].
+        beside: Those for the batch where each of them lies among its copies. Each [N * rows_of(N), ...]
+        again: Those for the examples once more. If they differ from `alone`, chance or rounding decides and not what
+            lies beside.
         size: Of the numbers, as in `same_numbers`.
         is_rounding: Whether results of `alone` and of the same examples in `beside` that differ do so by rounding only.
         way_out: The last words of the error.
@@ -115,6 +129,7 @@ def are_separate(
     Raises:
         ValueError: If they do not.
     """
+    about = list(about)
     owner, signature = _identity(about)
     try:
         known = {} if owner is None else _checked.setdefault(owner, {})
@@ -122,7 +137,7 @@ def are_separate(
             return known[signature]
     except TypeError:  # what is no key, such as a list
         known, signature = {}, None
-    with own_draws(device):
+    with own_draws(device, parts_of(about)):
         found = _compared(call, examples, alone, beside, again, size, is_rounding, way_out)
     if found is None:
         return False
@@ -165,46 +180,44 @@ def _form(part: Any) -> Any:
     return weakref.ref(part) if _is_object(part) else (type(part), part)
 
 
-@contextmanager
-def own_draws(device: torch.device) -> Iterator[None]:
-    """Draws that leave no trace in the random state."""
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        yield
-
-
 def _compared(
     call: str,
     examples: int,
-    alone: Callable[[], Any],
-    beside: Callable[[], Any],
-    again: Callable[[], Any],
+    alone: Callable[[Neighbours], Any],
+    beside: Callable[[Neighbours], Any],
+    again: Callable[[Neighbours], Any],
     size: float,
-    is_rounding: Callable[[Any, Any], bool] | None,
+    is_rounding: Callable[[Neighbours, Any, Any], bool] | None,
     way_out: str,
 ) -> bool | None:
     """As `are_separate`; None if the method fails on the batch, which it will say itself, and may not do again."""
+    neighbours, rows = DRAWN_IN, rows_of(examples)
     try:
-        first = alone()
-    except RowsError as error:
-        raise RowsError(call, error.what, way_out) from None
-    except Exception:
+        first, both = alone(neighbours), beside(neighbours)
+    except Exception:  # of any kind, and perhaps by the numbers, such as a text without its last token
+        neighbours = MOVED
+        try:
+            first = alone(neighbours)
+        except RowsError as error:
+            raise RowsError(call, error.what, way_out) from None
+        except Exception:
+            return None
+        try:
+            both = beside(neighbours)
+        except RowsError as error:
+            raise RowsError(call, f"with {rows} copies of each {error.what}", way_out) from None
+        except (FuncattrError, TypeError):
+            raise
+        except Exception as error:  # torch's, of any kind: shapes that do not fit any more
+            what = f"with {rows} copies of each of {examples} examples it fails ({_line(error)})"
+            raise RowsError(call, what, way_out) from error
+    if not _has_rows(first, examples) or not _has_rows(both, rows * examples):
         return None
-    try:
-        both = beside()
-    except RowsError as error:
-        raise RowsError(call, f"with two copies of each {error.what}", way_out) from None
-    except (FuncattrError, TypeError):
-        raise
-    except Exception as error:  # torch's, of any kind: shapes that do not fit any more
-        what = f"with two copies of each of {examples} examples it fails ({_line(error)})"
-        raise RowsError(call, what, way_out) from error
-    if not _has_rows(first, examples) or not _has_rows(both, 2 * examples):
-        return None
-    found = pytree.tree_map(lambda leaf: leaf[::2], both)
+    found = pytree.tree_map(lambda leaf: examples_of(leaf, examples), both)
     if same_numbers(first, found, size=size):
         return True
-    if same_numbers(first, again(), size=size):
-        if is_rounding is not None and is_rounding(first, found):
+    if same_numbers(first, again(neighbours), size=size):
+        if is_rounding is not None and is_rounding(neighbours, first, found):
             return True
         raise RowsError(call, "what an example gets depends on what else is in the batch", way_out)
     return False
@@ -218,31 +231,16 @@ def _tensors(question: Question) -> list[Any]:
     return pytree.tree_leaves((question.x, question.args, question.kwargs))
 
 
-def _beside(question: Question, change: Callable[[Tensor], Tensor]) -> Question:
-    """The question of the examples, each followed by a changed copy of it."""
-    copies = question.of_copies(pytree.tree_map(lambda value: _beside_copy(value, change), question.x))
+def _beside(question: Question, neighbours: Neighbours) -> Question:
+    """The question of the examples, each among its copies."""
+    copies = question.of_copies(pytree.tree_map(neighbours.among, question.x))
 
     def other(before: Any, after: Any) -> Any:
         is_repeated = isinstance(before, Tensor) and before.shape != after.shape
-        return _beside_copy(before, change) if is_repeated else after
+        return among_of_constant(before) if is_repeated else after
 
     more = pytree.tree_map(other, (question.args, question.kwargs), (copies.args, copies.kwargs))
     return copies._replace(args=more[0], kwargs=more[1])
-
-
-def beside_changed(value: Tensor) -> Tensor:
-    """A batch, each example followed by a changed copy of it. [N, ...] -> [2 N, ...]"""
-    return _beside_copy(value, changed)
-
-
-def _beside_copy(value: Tensor, change: Callable[[Tensor], Tensor]) -> Tensor:
-    return merged(torch.stack([value, change(value)], 1))
-
-
-def changed(value: Tensor) -> Tensor:
-    """A tensor of other numbers in the same range: moved by one place, and if they are no integers made smaller."""
-    rolled = value.reshape(len(value), -1).roll(1, 1).reshape(value.shape) if value[0].numel() > 1 else value.roll(1, 0)
-    return rolled * 0.7 + 0.1 if value.is_floating_point() or value.is_complex() else rolled
 
 
 def _line(error: Exception) -> str:

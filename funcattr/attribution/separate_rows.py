@@ -8,8 +8,9 @@ from torch import Tensor
 
 from .._torch import current_level, outside_transforms, unwrapped
 from ..agreement import same_numbers
+from ..drawing import own_draws
 from ..torch_state import can_look_at
-from .separate_copies import changed, own_draws
+from .neighbours import changed
 
 
 def of_separate_rows(
@@ -70,7 +71,7 @@ def _check_plain(
 ) -> None:
     other, positions = changed(output), torch.arange(len(output), device=output.device) // together
     shape = (-1, *[1] * (output.ndim - 1))
-    with own_draws(output.device):
+    with own_draws(output.device, [function]):
         for digit in range(((len(output) - 1) // together).bit_length()):
             for value in (0, 1):
                 kept = (positions >> digit) % 2 == value

@@ -138,6 +138,10 @@ def pick_output(call: str, value: Any, output: str | int | None, forward_only: b
     """The tensor of a model's output that is explained: `output` names it, `logits` is the default where present.
 
     Integers and booleans are numbers where nothing is differentiated (`forward_only`).
+
+    Raises:
+        TypeError: If it is no floating-point tensor, or `output` no name.
+        ValueError: If there is no such part, or several and no `output`.
     """
     if output is not None:
         value = _named(call, value, output)
@@ -153,6 +157,8 @@ def pick_output(call: str, value: Any, output: str | int | None, forward_only: b
 
 
 def _named(call: str, value: Any, output: str | int) -> Any:
+    if isinstance(output, bool | np.bool_ | float):  # which equal the numbers that they are not
+        raise TypeError(f"{call}(output={output!r}): expected a key, an index or an attribute's name.")
     if isinstance(value, Mapping) and output in value:
         return value[output]
     if isinstance(output, int) and isinstance(value, tuple | list) and -len(value) <= output < len(value):

@@ -1,6 +1,10 @@
-"""The result of a reverse pass has a derivative by everything that was given and requires one."""
+"""The result of a reverse pass has a derivative by everything that was given and requires one.
+
+Where nothing does, it is autograd's, which follows a value into another thread.
+"""
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
@@ -29,6 +33,12 @@ GIVEN: dict[str, Callable[..., Tensor]] = {
     "an argument": lambda model, v, **at: funcattr.gradient(model, X, 1, args=(v,), **at),
     "a keyword": lambda model, v, **at: funcattr.gradient(model, X, 1, kwargs={"shift": v}, **at),
     "a cotangent": lambda model, v, **at: funcattr.gradient(model, X, v, **at),
+    "a function of the output": lambda model, v, **at: funcattr.gradient(
+        model, X, lambda y: (y * v).square().sum(1), **at
+    ),
+    "a contrast of functions": lambda model, v, **at: funcattr.gradient(
+        model, X, funcattr.contrast(lambda y: (y * v).sum(1), v), **at
+    ),
     "a bound parameter": lambda model, v, **at: funcattr.gradient(
         funcattr.functionalize(model).bind({"layer.bias": v[0]}), X, 1, **at
     ),
@@ -44,3 +54,38 @@ GIVEN: dict[str, Callable[..., Tensor]] = {
 def test_a_gradient_has_a_derivative_by_what_requires_one(place: str, layer: str | None) -> None:
     model: Any = settle(Net)
     assert torch.autograd.gradcheck(lambda v: GIVEN[place](model, v, layer=layer), V.clone().requires_grad_())
+
+
+class Threaded(Net):
+    """A part of it runs in another thread. [N, 3] -> [N, 3]"""
+
+    def forward(self, x: Tensor, factor: Tensor | float = 1.0, *, shift: Tensor | float = 0.0) -> Tensor:
+        h = self.layer(x)
+        with ThreadPoolExecutor(1) as pool:
+            return torch.tanh(h * factor + shift) + pool.submit(torch.exp, h).result()
+
+
+SAME_NUMBER: dict[str, Any] = {
+    "a class": 1,
+    "a function": lambda y: y[:, 1],
+    "a contrast with a function": funcattr.contrast(1, lambda y: 0 * y[:, 1]),
+    "a function of all outputs": funcattr.of_outputs(lambda y: y[:, 1]),
+}
+
+
+@pytest.mark.parametrize("layer", [None, "layer"])
+@pytest.mark.parametrize("target", SAME_NUMBER)
+def test_a_part_in_another_thread_has_its_gradient_under_any_target(target: str, layer: str | None) -> None:
+    model: Any = settle(Threaded)
+    root = (X if layer is None else model.layer(X)).detach().requires_grad_()
+    h = model.layer(root) if layer is None else root
+    (right,) = torch.autograd.grad((h.tanh() + h.exp())[:, 1].sum(), root)
+    torch.testing.assert_close(funcattr.gradient(model, X, SAME_NUMBER[target], layer=layer), right)
+
+
+def test_a_model_runs_once_where_no_derivative_can_be_asked_for() -> None:
+    model: Any = settle(Net)
+    runs: list[int] = []
+    model.layer.register_forward_hook(lambda *_: runs.append(1))
+    funcattr.gradient(model, X, lambda y: y[:, 1].square())
+    assert len(runs) == 1

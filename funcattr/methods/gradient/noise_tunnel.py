@@ -11,9 +11,10 @@ from torch import Tensor
 from ..._torch import pytree
 from ...attribution.example_dims import ExampleDims, Layout, layout_of
 from ...attribution.inputs import read_inputs
+from ...attribution.neighbours import rows_of
 from ...attribution.question import Layer, call_arguments, own
 from ...attribution.rounding import nudged
-from ...attribution.separate_copies import are_separate, beside_changed, parts_of
+from ...attribution.separate_copies import are_separate
 from ...attribution.targets import Target, read_target, repeated_target
 from ...batch import back, batch_of, merged, moved, parted, repeated
 from ...model.access import values_at
@@ -24,6 +25,7 @@ from ...sampling.loops import chunk_of, loop, wide
 from ...sampling.noise import Sigma, sample_count, scaled_noise, spread_of
 from ...torch_state import is_plain_eager
 from .moments import UPDATES, Kind, finished
+from .tunnel_options import Copies
 
 
 def noise_tunnel(
@@ -66,14 +68,16 @@ def noise_tunnel(
         noise: The e_s themselves, [S, N or 1, ...], structured as x (as the site's value).
         generator: A seed, or a `torch.Generator` from which one is drawn.
         chunk_size: Samples that run at once; by default so many that 16 examples do. It changes no draw. Before several
-            do, the method runs on the batch, and on the batch with a changed copy of each example beside it, once for
+            do, the method runs on a batch, and on it with each example among changed copies, once for
             each method, options and shapes. What draws at random or fails there runs sample by sample.
         progress: Whether to show a progress bar.
         example_dims: As in `gradient`, with the keys "x" and "layer" (of the site that gets the noise). It goes to the
             method too. Pre-drawn noise has its examples behind the samples all the same.
-        options: More keywords of the method. Tensors with N rows are one for each example, and are repeated for the
-            samples; so are those that a `partial` holds. Of `args` and `kwargs`, `example_dims` says which. Each sample
-            draws a row of `baseline=distribution(rows)`.
+        options: More keywords of the method, or of the `partial`. What they have for each example is repeated for the
+            samples: of the package's methods what their options say (`baseline`, `feature_mask` and others that
+            broadcast to x have it where x has its examples); of any other the tensors with N rows, by themselves or in
+            tuples, lists and dicts. Of `args` and `kwargs`, `example_dims` says which. Each sample draws a row of
+            `baseline=distribution(rows)`.
 
     Returns:
         The statistic of the method's results (a tensor or a structure of them), in the dtype of what gets the noise.
@@ -123,18 +127,14 @@ def noise_tunnel(
     def attributions(copies: Any, index: Tensor, shift: Tensor | None = None) -> Any:
         """The method's results for inputs of some samples, [N * c, ...], whose examples are in front."""
         times = len(index)
-        run = _repeated_inside(method, examples, times)
+        of_copies = Copies(x, examples, times, layout)
+        run = _repeated_inside(method, of_copies)
         if site is not None and shift is not None:
             run = _shifted(run, site, shift if layout is None else back(shift, layout.layer))
         copies = _together(copies, repeated(constants, examples, times))
-        given = {name: _for_samples(value, index, examples, seed) for name, value in options.items()}
-        if layout is not None:
-            inputs = {"args": layout.args, "kwargs": layout.kwargs}
-            given |= {
-                name: layout.repeated_as_given(options[name], dims, examples, times)
-                for name, dims in inputs.items()
-                if options.get(name)
-            }
+        rows = {name: value for name, value in options.items() if isinstance(value, distribution)}
+        drawn = {name: _drawn(value, index, of_copies, seed) for name, value in rows.items()}
+        given = of_copies.options(method, options) | drawn
         repeated_aim = repeated_target("noise_tunnel", target, examples, times)
         if layout is None:
             return run(copies, repeated_aim, **given)
@@ -142,8 +142,9 @@ def noise_tunnel(
         return _moved_as_x(found, copies, layout)
 
     if chunk > 1:
+        Copies(x, examples, chunk, layout).options(method, options)  # refused at once, not as a failure of the check
         about = (method, *options.items(), target, layout is None, *pytree.tree_leaves((x, constants)))
-        first = torch.zeros(2, dtype=torch.long, device=spread[0].device)
+        first = torch.zeros(rows_of(examples), dtype=torch.long, device=spread[0].device)
         # Where it cannot be known, as of a method that draws at random, no copy lies beside another.
         chunk = chunk if _is_separate(about, x, lambda copies, times: attributions(copies, first[:times])) else 1
 
@@ -183,28 +184,22 @@ def _is_separate(about: Iterable[Any], x: Any, run: Callable[[Any, int], Any]) -
         return True
     x = pytree.tree_map(torch.detach, x)
     like = pytree.tree_leaves(x)[0]
-    generators = [part for part in parts_of(about) if isinstance(part, torch.Generator)]
-    states = [generator.get_state() for generator in generators]
 
     def results(copies: Any, times: int) -> Any:
         return pytree.tree_map(lambda a: a.detach() if isinstance(a, Tensor) else a, run(copies, times))
 
-    try:
-        return are_separate(
-            about,
-            "noise_tunnel",
-            len(like),
-            like.device,
-            alone=lambda: results(x, 1),
-            beside=lambda: results(pytree.tree_map(beside_changed, x), 2),
-            again=lambda: results(pytree.tree_map(nudged, x), 1),
-            # Numbers below the rounding of 1 are none, such as the variance of a constant gradient.
-            size=torch.finfo(like.dtype if like.is_floating_point() else torch.float32).eps ** 0.5,
-            way_out=" Or run each noisy copy of the batch by itself: chunk_size=1.",
-        )
-    finally:
-        for generator, state in zip(generators, states, strict=True):
-            generator.set_state(state)
+    return are_separate(
+        about,
+        "noise_tunnel",
+        len(like),
+        like.device,
+        alone=lambda neighbours: results(pytree.tree_map(neighbours.example, x), 1),
+        beside=lambda neighbours: results(pytree.tree_map(neighbours.among, x), rows_of(len(like))),
+        again=lambda neighbours: results(pytree.tree_map(lambda v: nudged(neighbours.example(v)), x), 1),
+        # Numbers below the rounding of 1 are none, such as the variance of a constant gradient.
+        size=torch.finfo(like.dtype if like.is_floating_point() else torch.float32).eps ** 0.5,
+        way_out=" Or run each noisy copy of the batch by itself: chunk_size=1.",
+    )
 
 
 def _together(x: Any, constants: dict[str, Tensor]) -> Any:
@@ -233,15 +228,15 @@ def _unbound(method: Any, options: dict[str, Any]) -> tuple[Any, dict[str, Any]]
     return partial(method.func, *method.args), {**method.keywords, **options}
 
 
-def _repeated_inside(method: Any, examples: int, times: int) -> Any:
+def _repeated_inside(method: Any, copies: Copies) -> Any:
     """A tunnel inside with the keywords of its method's partial repeated, as the options of this one are."""
     # The public name is this function inside of one that looks for other libraries' keywords.
     is_tunnel = isinstance(method, partial) and getattr(method.func, "__wrapped__", method.func) is noise_tunnel
     if not is_tunnel or not isinstance(next(iter(method.args), None), partial):
         return method
     inner, *others = method.args
-    inner = _repeated_inside(inner, examples, times)
-    inner = partial(inner.func, *inner.args, **repeated(inner.keywords, examples, times))
+    inner = _repeated_inside(inner, copies)
+    inner = partial(inner.func, *inner.args, **copies.options(inner, inner.keywords))
     return partial(method.func, inner, *others, **method.keywords)
 
 
@@ -275,11 +270,13 @@ def _value_at(method: Any, x: Any, site: str, options: dict[str, Any], layout: L
     return value if layout is None else moved(value, layout.layer)
 
 
-def _for_samples(value: Any, index: Tensor, examples: int, seed: int) -> Any:
-    if not isinstance(value, distribution):
-        return repeated(value, examples, len(index))
-    rows = value.at(integers(index, value.count, seed=seed, stream=-1))
-    return pytree.tree_map(lambda r: merged(r.expand(examples, *r.shape)), rows)
+def _drawn(rows: distribution, index: Tensor, copies: Copies, seed: int) -> Any:
+    """A row of a distribution for each sample, for all examples: structured and laid out as the method's inputs."""
+    found = rows.at(integers(index, rows.count, seed=seed, stream=-1))
+    found = pytree.tree_map(lambda r: merged(r.expand(copies.examples, *r.shape)), found)
+    layout = copies.layout
+    is_laid = layout is not None and pytree.tree_structure(found) == pytree.tree_structure(layout.x)
+    return pytree.tree_map(back, found, layout.x) if layout is not None and is_laid else found
 
 
 def _each_sample(attributions: Any, examples: int, times: int) -> Tensor:

@@ -32,7 +32,7 @@ few = settings(max_examples=8)
 
 
 CHECKS = 2
-"""Runs of a new method before the samples, if several go into one batch: alone, and beside a changed copy."""
+"""Runs of a new method before the samples, if several go into one batch: alone, and among changed copies."""
 
 
 def smooth() -> nn.Module:

@@ -107,7 +107,9 @@ class _Metric:
 
     def __call__(self, present: Tensor) -> Tensor:
         """Each set of features is a pass over the data, or a part of one, the first time that it is asked for."""
-        asked = [tuple(value > 0.5 for value in row) for row in present.tolist()]
+        # No set are the numbers between, by which it is looked at whether examples are separate: no pass for them.
+        whole = (True,) * present.shape[1]
+        asked = [tuple(map(bool, row)) if {*row} <= {0.0, 1.0} else whole for row in present.tolist()]
         new = [row for row in dict.fromkeys(asked) if row not in self._known]
         if new:
             self._known |= dict(zip(new, self._passed(new), strict=True))
