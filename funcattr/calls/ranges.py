@@ -52,7 +52,9 @@ class Range(NamedTuple):
     @property
     def op(self) -> str | None:
         """The operation that a function of this range counts as: a sigmoid, that of its shape, or none."""
-        if _vanishes(self.low, beside=self.high) or _vanishes(self.high, beside=self.low):
+        # Multiples of exp have no other end, by whatever it is multiplied.
+        is_bounded = self.shape != "exp" or all(map(math.isfinite, self.ends))
+        if is_bounded and (_vanishes(self.low, beside=self.high) or _vanishes(self.high, beside=self.low)):
             return "sigmoid"
         opposite = abs(self.low + self.high) <= _ROUNDING and abs(abs(self.low) - 1) <= _ROUNDING
         return self.shape if opposite else None

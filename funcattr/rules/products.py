@@ -99,8 +99,7 @@ def ungated_shares(origins: Sequence[Origin]) -> list[float]:
 
 def numerator_shares(call: Call) -> list[float]:
     """1 for the numerator of a quotient, if it is tracked, and 0 for the denominator."""
-    count = len(call.origins)
-    return [1.0, 0.0][:count] if call.begins_with("input") else [0.0] * count
+    return [float(name == "input") for name in call.tracked_names()]
 
 
 def factor_adjoints(call: Call, g: Tensor) -> tuple[Tensor, ...]:

@@ -78,6 +78,10 @@ def test_a_gate_is_0_at_an_end(name: str, book: str) -> None:
 
 
 SIGNALS: dict[str, Function] = {
+    "exp * w": lambda z: z.exp() * BIAS,
+    "exp / w": lambda z: z.exp() / BIAS,
+    "exp * 2": lambda z: z.exp() * 2,
+    "exp * w + 1": lambda z: z.exp() * BIAS + 1,
     "2 s - 1": lambda z: 2 * torch.sigmoid(2 * z) - 1,
     "s - 0.5": lambda z: z.sigmoid() - 0.5,
     "s + bias": lambda z: z.sigmoid() + BIAS,

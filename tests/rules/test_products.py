@@ -84,3 +84,12 @@ def test_a_gate_in_a_matrix_product_leaves_all_to_the_signals(book: str) -> None
     assert not of_gate.any()
     assert_equal(of_a.sum(1), of_b.sum(1), tolerance=1e-5)
     assert_equal((of_a + of_b).sum(1), three(X, X + 2, X.flip(0) + 2)[:, 0], tolerance=1e-5)
+
+
+@pytest.mark.parametrize("book", ["epsilon", "epsilon_plus", "attnlrp", "cp_lrp"])
+def test_the_numerator_takes_all_in_any_order_of_the_arguments(book: str) -> None:
+    a, b = uniform(2, 3) + 2, uniform(2, 3, seed=2) + 2
+    expected = funcattr.lrp(lambda a, b: (a / b).sum(1), (a, b), rules=book)
+    found = funcattr.lrp(lambda a, b: torch.div(other=b, input=a).sum(1), (a, b), rules=book)
+    assert expected[0].any() and not expected[1].any()
+    assert_equal(found, expected)
