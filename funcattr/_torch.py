@@ -181,6 +181,11 @@ def saved_hooks() -> tuple[Any, Any] | None:
     return _autograd._top_saved_tensors_default_hooks(True)
 
 
+def is_offloading_hook(pack: Any) -> bool:
+    """Whether what packs a saved tensor only moves it to another device, as `save_on_cpu` does."""
+    return getattr(pack, "__qualname__", "").startswith("save_on_cpu.") and pack.__module__ == "torch.autograd.graph"
+
+
 @contextmanager
 def without_saved_hooks() -> Iterator[None]:
     """Suspend what packs the tensors that autograd saves, as checkpointing does: it would run the model again."""

@@ -27,6 +27,10 @@ class UnsupportedOperationError(FuncattrError, NotImplementedError):
     """The model calls something that the rulebook has no rule for, or that the recorder cannot see through."""
 
 
+class RunAgainError(UnsupportedOperationError):
+    """Autograd would run a part of the model again, without what the call does there; on record nothing runs again."""
+
+
 class UntrackedPathError(FuncattrError, RuntimeError):
     """The output does not depend on the root by any path that can be differentiated."""
 

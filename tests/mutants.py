@@ -513,8 +513,8 @@ MUTANTS = (
     Mutant(
         "an output may have any number of rows",
         "funcattr/attribution/example_dims.py",
-        "if output.shape[:1] != (examples,):",
-        "if output.ndim == 0:",
+        "if output.shape[:1] == (examples,):",
+        "if output.ndim:",
         ("tests/attribution/test_rows_of_outputs.py",),
     ),
     Mutant(

@@ -296,9 +296,9 @@ class Rows(Hidden):
 
 
 COPYING: dict[str, Callable[[FunctionalModel, Tensor], Any]] = {
-    "integrated_gradients": lambda fm, x: funcattr.integrated_gradients(fm, x, 1, steps=5),
+    "integrated_gradients": lambda fm, x: funcattr.integrated_gradients(fm, x, 1, steps=10),
     "occlusion": lambda fm, x: funcattr.occlusion(fm, x, 1, window=(3, 8, 8), stride=(3, 8, 8)),
-    "rise": lambda fm, x: funcattr.rise(fm, x, 1, samples=8, generator=0),
+    "rise": lambda fm, x: funcattr.rise(fm, x, 1, samples=10, generator=0),
 }
 
 
@@ -312,8 +312,8 @@ def test_the_check_of_separate_examples_costs_at_most_one_pass_of_the_method(met
         counts.append(rows)
     first, second, third = counts
     assert (second.calls, second.rows) == (third.calls, third.rows)
-    assert first.calls - second.calls <= 2
-    assert first.rows - second.rows <= min(5 * len(x), second.rows)
+    assert first.calls - second.calls <= 4
+    assert first.rows - second.rows <= min(10 * len(x), second.rows)
 
 
 IMPORTED = """

@@ -43,17 +43,6 @@ class RowsError(ValueError):
         self.what = what
 
 
-def require_rows(call: str, output: Tensor, examples: int) -> None:
-    """Raise unless an output has a row for each example.
-
-    Raises:
-        RowsError: If it has not.
-    """
-    if output.shape[:1] != (examples,):
-        shape = list(output.shape)
-        raise RowsError(call, f"the output has shape {shape}, not a row for each of {examples} examples")
-
-
 class Layout(NamedTuple):
     """The dimensions that hold examples; NO_DIM where none does.
 
@@ -150,6 +139,23 @@ class Layout(NamedTuple):
     def repeated_as_given(self, values: Any, dims: Any, examples: int, times: int) -> Any:
         """More inputs as the user's model takes them, for copies of the examples."""
         return _inputs_back(self.repeated(moved_inputs(values, dims), dims, examples, times), dims)
+
+
+def require_rows(call: str, output: Tensor, examples: int, layout: Layout | None) -> None:
+    """Raise unless an output, with its examples in front, has a row for each of them.
+
+    Raises:
+        ValueError: If it has not.
+    """
+    if output.shape[:1] == (examples,):
+        return
+    what = f"the output has shape {list(output.shape)}, not a row for each of {examples} examples"
+    if layout is None:
+        raise RowsError(call, what)
+    raise ValueError(
+        f"{call}(example_dims=...): with its examples in front {what}. Say which of its dimensions holds them, as in "
+        'example_dims={"x": 1, "output": 1}; None where it is one example\'s.'
+    )
 
 
 def _row(told: tuple[Any, Any, bool], i: int) -> Any:

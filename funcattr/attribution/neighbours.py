@@ -131,11 +131,16 @@ does not see two copies around an example, but the third. No number leaves the r
 If an example's derivative had a part from a neighbour's output, as by a maximum that they share, that output would
 depend on the example; rows being treated alike, the example's output on its neighbours: outputs are enough."""
 
+GIVEN = Neighbours(lambda value: value, lambda value: [drawn_in(value), changed(value), _around(value, 1.0)[2]])
+"""The inputs themselves, among what is drawn in and what has its numbers in other places: where an example is padded,
+or lacks a number, its neighbours do not."""
+
 MOVED = Neighbours(lambda value: value, lambda value: _moved(value, 1))
 """The inputs themselves, among others of the same range, for models that fail on the inputs drawn in."""
 
 OTHERS = {
     DRAWN_IN: DRAWN_IN._replace(copies=lambda value: _around(value, 0.5)),
+    GIVEN: GIVEN._replace(copies=lambda value: [*_around(value, 0.5)[:2], changed(changed(value))]),
     MOVED: MOVED._replace(copies=lambda value: _moved(value, 2)),
 }
 """The same examples among other copies."""

@@ -117,7 +117,9 @@ class Question(NamedTuple):
         args, kwargs = copied((self.args, self.kwargs))
         output = run(x, args, kwargs) if self.layout is None else self.layout.run(self.call, run, x, args, kwargs)
         if by_rows:
-            require_rows(self.call, output, batch_of(self.call, x))
+            examples = batch_of(self.call, x)
+            output = output.reshape(1) if examples == 1 and output.ndim == 0 else output
+            require_rows(self.call, output, examples, self.layout)
         return output
 
     def picked(self, value: Any) -> Tensor:

@@ -18,7 +18,7 @@ from ..model.functional import FunctionalModel
 from ..torch_state import is_plain_eager
 from .built_targets import is_data
 from .example_dims import RowsError
-from .neighbours import DRAWN_IN, MOVED, OTHERS, Neighbours, among_of_constant, examples_of, rows_of
+from .neighbours import DRAWN_IN, GIVEN, MOVED, OTHERS, Neighbours, among_of_constant, examples_of, rows_of
 from .question import Question
 from .rounding import is_rounding
 from .targets import score
@@ -191,11 +191,9 @@ def _compared(
     way_out: str,
 ) -> bool | None:
     """As `are_separate`; None if the method fails on the batch, which it will say itself, and may not do again."""
-    neighbours, rows = DRAWN_IN, rows_of(examples)
-    try:
-        first, both = alone(neighbours), beside(neighbours)
-    except Exception:  # of any kind, and perhaps by the numbers, such as a text without its last token
-        neighbours = MOVED
+    rows = rows_of(examples)
+
+    def of(neighbours: Neighbours) -> tuple[Any, Any] | None:
         try:
             first = alone(neighbours)
         except RowsError as error:
@@ -203,24 +201,41 @@ def _compared(
         except Exception:
             return None
         try:
-            both = beside(neighbours)
+            return first, beside(neighbours)
         except RowsError as error:
             raise RowsError(call, f"with {rows} copies of each {error.what}", way_out) from None
+        except torch.OutOfMemoryError as error:
+            what = f"{call}: no memory for the check that examples do not see each other, on {rows} copies of each"
+            raise torch.OutOfMemoryError(f"{what}. chunk_size=1 goes without it. {_line(error)}") from error
         except (FuncattrError, TypeError):
             raise
         except Exception as error:  # torch's, of any kind: shapes that do not fit any more
             what = f"with {rows} copies of each of {examples} examples it fails ({_line(error)})"
             raise RowsError(call, what, way_out) from error
-    if not _has_rows(first, examples) or not _has_rows(both, rows * examples):
-        return None
-    found = pytree.tree_map(lambda leaf: examples_of(leaf, examples), both)
-    if same_numbers(first, found, size=size):
-        return True
-    if same_numbers(first, again(neighbours), size=size):
-        if is_rounding is not None and is_rounding(neighbours, first, found):
+
+    def agree(neighbours: Neighbours, first: Any, both: Any) -> bool | None:
+        if not _has_rows(first, examples) or not _has_rows(both, rows * examples):
+            return None
+        found = pytree.tree_map(lambda leaf: examples_of(leaf, examples), both)
+        if same_numbers(first, found, size=size):
             return True
-        raise RowsError(call, "what an example gets depends on what else is in the batch", way_out)
-    return False
+        if same_numbers(first, again(neighbours), size=size):
+            if is_rounding is not None and is_rounding(neighbours, first, found):
+                return True
+            raise RowsError(call, "what an example gets depends on what else is in the batch", way_out)
+        return False
+
+    try:
+        drawn_in = alone(DRAWN_IN), beside(DRAWN_IN)
+    except Exception:  # of any kind, and perhaps by the numbers, such as a text without its last token
+        neighbours = MOVED
+    else:
+        neighbours = GIVEN
+        found = agree(DRAWN_IN, *drawn_in)
+        if found is not True:
+            return found
+    results = of(neighbours)
+    return None if results is None else agree(neighbours, *results)
 
 
 def _has_rows(tree: Any, count: int) -> bool:

@@ -369,7 +369,9 @@ class FunctionalModel:
             return self._call(inputs, kwargs)
         shifts = {site: _shift(site, tensor) for site, tensor in self.shifts.items()}
         both = {name: _then(edits[name], shift) if name in edits else shift for name, shift in shifts.items()}
-        editor = Editor({**edits, **both})
+        is_module = isinstance(self._model, nn.Module)  # a function may hold anything
+        held = not is_module or any(t.requires_grad for t in self.bound.values())
+        editor = Editor({**edits, **both}, held)
         with editor:
             output = self._call(inputs, kwargs)
         editor.require("edit", tuple(editor.edits), self.sites)

@@ -11,7 +11,7 @@ from ..torch_state import can_look_at
 
 def lists_channels(mask: Tensor) -> bool:
     """Whether a tensor is a list of channels, and no mask that multiplies."""
-    return not mask.is_floating_point() and mask.dtype != torch.bool
+    return not (mask.is_floating_point() or mask.is_complex()) and mask.dtype != torch.bool
 
 
 def channel_range(mask: Tensor) -> tuple[int, int]:

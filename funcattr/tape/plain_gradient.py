@@ -15,7 +15,7 @@ from .._torch import is_differentiated, pytree
 from ..agreement import same_numbers
 from ..calls.adjoints import leaf_of
 from ..calls.linear_map import running_in_one_piece
-from ..errors import FuncattrError, UnsupportedOperationError
+from ..errors import FuncattrError, RunAgainError, UnsupportedOperationError
 from ..torch_state import is_plain_eager
 from .record import Record, Recording, independent, matching_leaves, meta, record
 from .site_leaf import SiteLeaves
@@ -36,6 +36,8 @@ def plain_record(fn: Callable[..., Any], primals: tuple[Tensor, ...], how: Recor
         return _by_func_vjp(fn, primals, how.call)
     try:
         found = _by_torch(how.whole or running_in_one_piece(fn), primals, how)
+    except RunAgainError:
+        return record(fn, primals, how)
     except _TORCHS as error:
         if isinstance(error, FuncattrError | torch.OutOfMemoryError):
             raise

