@@ -119,7 +119,7 @@ def _affine(call: Call, op: str, values: Range) -> Range:
     is_first = call.begins_with("input")
     other = call.argument("other" if is_first else "input")
     if op in _SCALES:
-        factor = _number(other) if not isinstance(other, Tensor) else math.nan
+        factor = _number(other)
         return values.scaled(factor if op == "mul" else 1 / factor if factor else math.nan)
     alpha = _number(call.argument("alpha", 1))
     of_input, of_other = {"add": (1.0, alpha), "sub": (1.0, -alpha), "rsub": (-alpha, 1.0)}[op]

@@ -1,4 +1,4 @@
-"""The ends of a gate's range: an affine function of a sigmoid is a gate where one of its ends is 0."""
+"""The ends of a gate's range: an affine function of a sigmoid is a gate where its values have one sign, or end at 0."""
 
 import math
 from collections.abc import Mapping
@@ -55,6 +55,8 @@ class Range(NamedTuple):
         # Multiples of exp have no other end, by whatever it is multiplied.
         is_bounded = self.shape != "exp" or all(map(math.isfinite, self.ends))
         if is_bounded and (_vanishes(self.low, beside=self.high) or _vanishes(self.high, beside=self.low)):
+            return "sigmoid"
+        if is_bounded and self.has_one_sign:  # it scales, and turns no sign: 1 + g
             return "sigmoid"
         opposite = abs(self.low + self.high) <= _ROUNDING and abs(abs(self.low) - 1) <= _ROUNDING
         return self.shape if opposite else None

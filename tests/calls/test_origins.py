@@ -45,6 +45,14 @@ def _buffer(z: Tensor) -> Tensor:
 
 
 GATES: dict[str, Function] = {
+    "1 + s": lambda z: 1 + z.sigmoid(),
+    "0.1 + 0.9 s": lambda z: 0.1 + 0.9 * z.sigmoid(),
+    "-2 + tanh": lambda z: z.tanh() - 2,
+    "1 - 0.5 / (1 + exp)": lambda z: 1 - 0.5 / (1 + z.exp()),
+    "e / (1 + e)": lambda z: (lambda e: e / (1 + e))(z.exp()),
+    "1 + e / (1 + e)": lambda z: (lambda e: 1 + e / (1 + e))((-z).exp()),
+    "w tanh + w": lambda z: (lambda w: w * z.tanh() + w)(torch.tensor(0.5).double()),
+    "full * tanh + full": lambda z: (lambda w: w * z.tanh() + w)(torch.full((6,), 0.5).double()),
     "0.5 + 0.5 tanh": lambda z: 0.5 + 0.5 * torch.tanh(z / 2),
     "(tanh + ones) / 2": lambda z: (z.tanh() + torch.ones(6).double()) / 2,
     "0.5 - 0.5 erf": lambda z: torch.sub(0.5 * torch.ones(()).double(), z.erf() / 2),
@@ -73,7 +81,7 @@ GATES: dict[str, Function] = {
 
 @pytest.mark.parametrize("book", ["epsilon", "attnlrp", "cp_lrp"])
 @pytest.mark.parametrize("name", GATES)
-def test_a_gate_is_0_at_an_end(name: str, book: str) -> None:
+def test_a_gate_has_one_sign_or_ends_at_0(name: str, book: str) -> None:
     assert is_gate(GATES[name], book)
 
 
@@ -91,7 +99,6 @@ SIGNALS: dict[str, Function] = {
     "tanh + 0.5": lambda z: z.tanh() + 0.5,
     "1 / (exp - 1)": lambda z: 1 / (z.exp() - 1) + z,
     "clamp(0.1, 0.9)": lambda z: z.sigmoid().clamp(0.2, 0.5),
-    "1 - 0.5 / (1 + exp)": lambda z: 1 - 0.5 / (1 + z.exp()),
     "1 - cat of several": lambda z: 1 - torch.cat([z[:, :2].sigmoid(), 2 * z[:, 2:].sigmoid()], 1),
     "cat with a signal": lambda z: torch.cat([z[:, :3].sigmoid(), z[:, 3:]], 1),
     "cat, by steps": lambda z: torch.cat([z[:, :3].sigmoid(), z[:, 3:]], 1)[:, [0, 5, 1, 4, 2, 3]],
@@ -104,7 +111,7 @@ SIGNALS: dict[str, Function] = {
 
 @pytest.mark.parametrize("book", ["epsilon", "attnlrp", "cp_lrp"])
 @pytest.mark.parametrize("name", SIGNALS)
-def test_what_is_not_0_at_an_end_or_has_other_values_too_is_no_gate(name: str, book: str) -> None:
+def test_what_turns_signs_or_has_other_values_too_is_no_gate(name: str, book: str) -> None:
     assert not is_gate(SIGNALS[name], book) or (book == "cp_lrp" and name == "2 s - 1")  # which is tanh
 
 

@@ -29,12 +29,14 @@ def test_ranges_are_the_values_far_off(name: str) -> None:
         (math.nan, 0, "sigmoid"),
         (2, -1, "tanh"),
         (-2, 1, "tanh"),
-        (1, 0.5, None),
+        (1, 0.5, "sigmoid"),
+        (-1, -0.5, "sigmoid"),
+        (0.9, 0.1, "sigmoid"),
         (1, -0.5, None),
         (1, math.nan, None),
     ],
 )
-def test_a_gate_is_0_at_an_end(scale: float, shift: float, op: str | None) -> None:
+def test_a_gate_has_one_sign_or_ends_at_0(scale: float, shift: float, op: str | None) -> None:
     assert RANGES["sigmoid"].scaled(scale).shifted(shift).op == op
 
 

@@ -20,8 +20,12 @@ _LAST = ("mul", "div", "where", "maximum", "minimum", "max", "min")
 _POLYNOMIAL = SHIFTS | frozenset("mul neg pow square to type type_as float double half bfloat16 clone".split())
 """Operations that make polynomials of polynomials."""
 _AFFINE = SHIFTS | frozenset("mul div neg".split())
-_FAR, _SMALL = (-60.0, -40.0, 40.0, 60.0), 1e-3
-"""Where a gate has come to its ends, up to a part of its size; exp is finite there in single precision."""
+_PROBES, _SMALL = (-60.0, -40.0, *(i / 2 for i in range(-8, 9)), 40.0, 60.0), 1e-3
+"""Where a function is asked; a gate has come to its ends at the outer two of either side, up to a part of its size. Exp
+is finite there in single precision."""
+_MOST, _DEEP = 64, 4
+"""Steps of a function that is asked what it is: a longer one is no gate that somebody wrote out; and how many calls of
+one value may lie before it fans out."""
 
 
 def kind_of(
@@ -41,12 +45,13 @@ def kind_of(
     if end.op not in _LAST:
         return None
     region = _between(source, last, steps, makers)
+    if region is None:
+        return FUNCTION
     if all(map(_is_polynomial, region)):
         return None
     if end.op == "mul" and any(_is_polynomial_at(slot, source, steps, makers) for slot in end.inputs):
         return FUNCTION  # as gelu and silu: what grows by a polynomial is no gate
-    calls = [parts.get(step.outputs[0].slot) for step in region]
-    if _is_gate(region, source, calls):
+    if any(_is_gate(last, begin, steps, makers, parts) for begin in _begins(source, steps, makers, parts)):
         return "sigmoid"
     if end.op != "where":
         return FUNCTION
@@ -54,7 +59,8 @@ def kind_of(
     if len(branches) == 1 and None not in branches:
         return branches.pop()
     # By a mask of its own it bends; by a constant one it is a scale that differs from place to place.
-    return FUNCTION if calls[-1] is not None and calls[-1].decides else None
+    part = parts.get(end.outputs[0].slot)
+    return FUNCTION if part is not None and part.decides else None
 
 
 def affine_gates(gates: Mapping[int, int], steps: list[Step], makers: Mapping[int, int], parts: Any) -> list[int]:
@@ -67,19 +73,33 @@ def affine_gates(gates: Mapping[int, int], steps: list[Step], makers: Mapping[in
     sources = dict(gates)
     for i, step in enumerate(steps if gates else []):
         if step.op in _AFFINE and len(step.inputs) == 1 and step.inputs[0] in sources:
-            source, region = sources[step.inputs[0]], _between(sources[step.inputs[0]], i, steps, makers)
-            if _is_gate(region, source, [parts.get(each.outputs[0].slot) for each in region]):
+            source = sources[step.inputs[0]]
+            if any(_is_gate(i, begin, steps, makers, parts) for begin in _begins(source, steps, makers, parts)):
                 sources[step.outputs[0].slot] = source
     return [slot for slot in sources if slot not in gates]
 
 
-def _between(source: int, last: int, steps: list[Step], makers: Mapping[int, int]) -> list[Step]:
-    """The steps from a slot to a step, in their order."""
+def _begins(source: int, steps: list[Step], makers: Mapping[int, int], parts: Any) -> list[int]:
+    """The slots of a value and of what it is a function of: of e = exp(z) too, in e / (1 + e), that of z."""
+    found = [source]
+    while len(found) < _DEEP and source in makers:
+        step, part = steps[makers[source]], parts.get(source)
+        if part is None or part.constants or len(step.inputs) != 1:
+            break
+        (source,) = step.inputs
+        found.append(source)
+    return found
+
+
+def _between(source: int, last: int, steps: list[Step], makers: Mapping[int, int]) -> list[Step] | None:
+    """The steps from a slot to a step, in their order; None for more than somebody writes a gate in."""
     found, ahead = {last}, [last]
     while ahead:
         new = {makers[slot] for slot in steps[ahead.pop()].inputs if slot != source} - found
         found |= new
         ahead += new
+        if len(found) > _MOST:
+            return None
     return [steps[i] for i in sorted(found)]
 
 
@@ -92,20 +112,26 @@ def _is_polynomial(step: Step) -> bool:
 
 
 def _is_polynomial_at(slot: int, source: int, steps: list[Step], makers: Mapping[int, int]) -> bool:
-    return slot == source or all(map(_is_polynomial, _between(source, makers[slot], steps, makers)))
+    return slot == source or all(map(_is_polynomial, _between(source, makers[slot], steps, makers) or [steps[0]]))
 
 
-def _is_gate(region: list[Step], source: int, calls: list[Any]) -> bool:
-    """Whether the function is 0 far off on one side, and some number on the other."""
+def _is_gate(last: int, source: int, steps: list[Step], makers: Mapping[int, int], parts: Any) -> bool:
+    """Whether a function is flat far off on both sides, at other values, and has values of one sign."""
+    region = _between(source, last, steps, makers)
+    if region is None:
+        return False
+    calls = [parts.get(step.outputs[0].slot) for step in region]
     if any(call is None or call.constants for call in calls):  # by constants it may differ from place to place
         return False
     with without_dispatch_modes(), torch.no_grad():  # tracing modes would take the numbers for the model's
-        values: dict[int, Any] = {source: torch.tensor(_FAR, dtype=torch.float64, device="cpu")}
+        values: dict[int, Any] = {source: torch.tensor(_PROBES, dtype=torch.float64, device="cpu")}
         for call, step in zip(calls, region, strict=True):
             made = call(*(values[slot] for slot in step.inputs))
             made = made if isinstance(made, Tensor) else made[0]  # the values of a maximum
             values[step.outputs[0].slot] = made.cpu()  # wherever a call moves it to
-    before, low, high, after = values[region[-1].outputs[0].slot].tolist()
+    before, low, *inner, high, after = values[region[-1].outputs[0].slot].tolist()
     size = max(abs(before), abs(after))
     is_flat = abs(low - before) <= _SMALL * size and abs(high - after) <= _SMALL * size
-    return is_flat and 0 < size < math.inf and min(abs(before), abs(after)) <= _SMALL * size
+    sign, rises = math.copysign(1.0, before + after), abs(after - before) > _SMALL * size
+    has_one_sign = all(sign * value >= -_SMALL * size for value in (before, *inner, after))
+    return is_flat and rises and size < math.inf and has_one_sign
