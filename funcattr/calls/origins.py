@@ -10,8 +10,8 @@ from .._torch import memory_of, unwrapped
 from ..torch_state import can_look_at
 from .call import Call, Origin
 from .kinds import FUNCTION, GATES, GROUPS, LINEAR, LOOKED_THROUGH, SHIFTS, is_linear_map
-from .operations import ACTIVATIONS, MAX_POOLS, VIEWS, canonical
-from .parts import Parts, joined, overwritten
+from .operations import ACTIVATIONS, DROPOUTS, MAX_POOLS, VIEWS, canonical
+from .parts import Parts, carried, joined, overwritten
 from .ranges import RANGES, Range
 
 
@@ -181,6 +181,10 @@ def _put_together(call: Call, result: Tensor) -> tuple[str, Range | None, Parts 
     return FUNCTION if ops <= _ACTIVE else ops.pop() if len(ops) == 1 else call.op, None, parts
 
 
+_COPIES = DROPOUTS | _ops(
+    "reshape reshape_as flatten unflatten ravel contiguous clone to type type_as float double half bfloat16 cpu cuda"
+)
+"""Operations that keep all values in their order, and may copy them."""
 _SEVERAL_GATES = Range("", 0.0, math.nan)
 _ACTIVE = ACTIVATIONS | {FUNCTION}
 
@@ -193,7 +197,9 @@ def _parts(call: Call, first: Origin, result: Tensor) -> Parts | None:
     """The parts of a result that was put together, or of a view of such."""
     if len(call.origins) == 1:
         (operand,) = call.operands
-        return first.parts if memory_of(operand) == memory_of(result) else None
+        if first.parts is None or memory_of(operand) == memory_of(result):
+            return first.parts
+        return carried(first.parts, operand, result) if call.op in _COPIES else None
     if call.op == "__setitem__":
         _, index, _ = call.args
         if not _is_basic(index):

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from funcattr.calls.parts import joined, overwritten
+from funcattr.calls.parts import carried, joined, overwritten
 
 View = Callable[[Tensor], Tensor]
 LENGTHS = [2, 1, 3]
@@ -81,9 +81,54 @@ def test_groups_of_a_flat_dimension() -> None:
         assert [part.origin for part in parts.seen_by(piece)] == [i]
 
 
-def test_another_order_in_memory_is_not_told() -> None:
-    assert joined(_labels(1).transpose(0, 2), 1, LENGTHS, range(3)) is None
+def test_what_has_no_memory_for_itself_is_not_told() -> None:
+    assert joined(torch.zeros(1, 6).expand(4, 6), 0, [2, 2], range(2)) is None
     assert joined(torch.zeros(2, 0), 0, [1, 1], range(2)) is None
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 0, 2), (2, 0, 1), (0, 2, 1)])
+@pytest.mark.parametrize("dim", [0, 1, 2])
+def test_any_order_in_memory_is_told(dim: int, order: tuple[int, ...]) -> None:
+    labels = _labels(dim).permute(order).contiguous().permute([order.index(d) for d in range(3)])
+    parts = joined(labels, dim, LENGTHS, range(3))
+    assert parts is not None
+    for i, piece in enumerate(labels.split(LENGTHS, dim)):
+        assert [part.origin for part in parts.seen_by(piece)] == [i]
+
+
+COPIES: dict[str, View] = {
+    "transposed, then flat": lambda t: t.transpose(0, 1).reshape(-1, t.shape[-1]),
+    "in front": lambda t: t.permute(2, 0, 1).contiguous(),
+    "clone": lambda t: t.permute(2, 0, 1).clone(),
+    "cast": lambda t: t.transpose(0, 2).to(torch.float64, copy=True),
+    "a slice": lambda t: t[..., 1:].transpose(0, 1).contiguous(),
+    "groups in front": lambda t: t.view(*t.shape[:2], 3, 2).permute(2, 0, 1, 3).contiguous(),
+    "groups, then flat": lambda t: t.view(*t.shape[:2], 3, 2).permute(0, 2, 1, 3).reshape(t.shape[0], 3, -1),
+}
+
+
+@pytest.mark.parametrize("name", COPIES)
+@pytest.mark.parametrize("shape", [(1, 1), (1, 4), (3, 1), (3, 4)])
+def test_a_copy_has_the_parts_of_what_it_copies(name: str, shape: tuple[int, int]) -> None:
+    lengths = [2, 4] if name.startswith("groups") else [2, 1, 3]
+    label = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths))
+    whole = label.expand(*shape, 6).contiguous()
+    parts, copy = joined(whole, 2, lengths, range(len(lengths))), COPIES[name](whole)
+    assert parts is not None
+    if copy.untyped_storage().data_ptr() != whole.untyped_storage().data_ptr():
+        views = {"a slice": whole[..., 1:].transpose(0, 1), "cast": whole.transpose(0, 2)}
+        views |= {"in front": whole.permute(2, 0, 1), "clone": whole.permute(2, 0, 1)}
+        grouped = whole.view(*shape, 3, 2)
+        views |= {"groups in front": grouped.permute(2, 0, 1, 3), "groups, then flat": grouped.permute(0, 2, 1, 3)}
+        views |= {"transposed, then flat": whole.transpose(0, 1)}
+        parts = carried(parts, views[name], copy)
+        assert parts is not None
+    for dim in range(copy.ndim):
+        for i in range(copy.shape[dim]):
+            row = copy.select(dim, i)
+            seen = {part.origin for part in parts.seen_by(row)}
+            assert seen >= {int(n) for n in row.unique()}
+            assert len(row.unique()) > 1 or len(seen) == 1
 
 
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(1, 6)), min_size=1, max_size=4), st.integers(0, 2))
