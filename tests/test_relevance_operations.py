@@ -61,7 +61,7 @@ FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gate of a gate": lambda x: x.sigmoid() * (x @ V).sigmoid(),
     "gate written": lambda x: x * torch.sigmoid(x),
     "gate minus": lambda x: x * (1 - x.sigmoid()),
-    "minus an activation": lambda x: x * (1.5 - (x @ V).tanh()),
+    "minus an activation": lambda x: x * (0.5 - (x @ V).tanh()),
     "gate cat": lambda x: x * torch.cat([x[:, :2].sigmoid(), x[:, 2:].sigmoid()], 1),
     "gate of an activation": lambda x: (x @ V).relu() * x.sigmoid(),
     "activation as a factor": lambda x: (x @ V).tanh() * x,

@@ -25,6 +25,8 @@ class Node(NamedTuple):
         shape: Of its result.
         step: Its place on the tape; None for one that the rulebook makes a constant.
         order: Its place among the nodes.
+        is_of_exponentials: Whether an exponential is behind it.
+        is_of_sums: Whether a sum of what is of exponentials is.
     """
 
     op: str
@@ -33,15 +35,21 @@ class Node(NamedTuple):
     shape: torch.Size
     step: int | None
     order: int
+    is_of_exponentials: bool
+    is_of_sums: bool
 
 
 class Flow:
     """Calls by the slots of their results.
 
     A constant that the rulebook makes of tracked values, such as 1 / x, has a number of its own, below zero.
+
+    Args:
+        exponentials, sums: The operations that are such.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, exponentials: Collection[str] = (), sums: Collection[str] = ()) -> None:
+        self._exponentials, self._sums = exponentials, sums
         self._nodes: dict[int, Node] = {}
         self._first: dict[int, int] = {}
         self._twins: dict[int, list[int]] = {}
@@ -64,7 +72,13 @@ class Flow:
         step: int | None = None,
     ) -> None:
         """Note a call that made the value in a slot, of the shape and dtype of `form`."""
-        self._nodes[slot] = Node(op, part, inputs, form.shape, step, len(self._nodes))
+        before = [self._nodes[i] for i in inputs if i in self._nodes]
+        of_exponentials = any(node.is_of_exponentials for node in before)
+        of_sums = any(node.is_of_sums for node in before) or (of_exponentials and op in self._sums)
+        is_one = op in self._exponentials
+        self._nodes[slot] = Node(
+            op, part, inputs, form.shape, step, len(self._nodes), of_exponentials or is_one, of_sums
+        )
         key = _key(op, part, tuple(map(self.first, inputs)), form)
         if key is None:
             return
@@ -99,7 +113,9 @@ class Flow:
     def node(self, slot: int) -> Node | None:
         """The call that made a value, where it is known."""
         found = self._nodes.get(slot)
-        return found if found is None else found._replace(inputs=tuple(map(self.first, found.inputs)))
+        if found is None or self._first.keys().isdisjoint(found.inputs):
+            return found
+        return found._replace(inputs=tuple(map(self.first, found.inputs)))
 
     def nodes(self, slots: Iterable[int]) -> list[Node]:
         """The calls that made some values, of those that are known."""

@@ -6,7 +6,7 @@ exp(a (z - c)) = exp(a z) exp(-a c).
 """
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -40,6 +40,8 @@ _MULTIPLES = LOOKED_THROUGH | _SCALES
 """Operations that make multiples and selections of an exp, where they have one operand."""
 _LINEAR = _SUMS | _MULTIPLES | {"add", "clamp", "clamp_min", "masked_fill", "where"}
 """Operations that make the denominator of a softmax out of its numerator."""
+_CHANGING = frozenset(["clamp", "clamp_min", "masked_fill", "where"])
+"""Those of them that make something else of exponentials that are not summed yet."""
 _OF_SEVERAL = _SUMS | {"add", "cat", "stack"}
 _DENSE = GROUPS["dense"]
 _MEMBERS = _LINEAR | _EXTREMA | _EXPONENTIALS | {"sub", "div", "log", "log_softmax"} | _INVERSES | _NORMS
@@ -75,7 +77,7 @@ class Softmaxes:
 
     def __init__(self, rules: Rulebook) -> None:
         self._rules = rules
-        self._flow = Flow()
+        self._flow = Flow(_EXPONENTIALS, _SUMS | _DENSE)
         self._whole: set[int] = set()
         self._has_exponentials = False
         self.suspects: list[str] = []
@@ -151,7 +153,7 @@ class Softmaxes:
         for numerator, denominator, inverse in self._quotients(call, inputs):
             exponential, above = self._flow.back(numerator, _MULTIPLES)
             scores = self._scores(exponential)
-            below = None if scores is None else self._sum_of(denominator, exponential)
+            below = None if scores is None else self._sum_of(denominator, exponential, above)
             if call.op == "normalize" and scores is not None:  # by its own sum
                 below = []
             if scores is not None and below is not None:
@@ -187,8 +189,14 @@ class Softmaxes:
         shift = _shift(self._flow, source)
         return (source, between) if shift is None else (shift[0], [*shift[1], *between])
 
-    def _sum_of(self, slot: int, exponential: int) -> list[int] | None:
-        """The slots by which a value is a sum of multiples of some exponentials; None if it is none."""
+    def _sum_of(self, slot: int, exponential: int, above: Collection[int] = ()) -> list[int] | None:
+        """The slots by which a value is a sum of multiples of some exponentials; None if it is none.
+
+        Args:
+            slot: Of the value.
+            exponential: The slot of the exponentials.
+            above: The slots by which what is divided is made of them: masks and selections there are the sum's too.
+        """
         between = self._flow.between(slot, exponential, _LINEAR | _DENSE)
         if between is None:
             return None
@@ -202,7 +210,25 @@ class Softmaxes:
             # Parts of exp(z) that are added one by one are a sum; exp(z) + exp(z) is none.
             parts = node.op == "add" and len({*node.inputs}) == 2 and node.shape.numel() < whole.numel()
             adds = adds or parts or node.op in _SUMS | _DENSE
-        return between if adds else None
+        return between if adds and self._has_all(between, exponential, whole.numel(), above) else None
+
+    def _has_all(self, between: list[int], exponential: int, count: int, above: Collection[int]) -> bool:
+        """Whether a sum has each of so many exponentials, as it is or as it is divided."""
+        selected: list[int] = []
+        summed = {exponential: False}
+        for slot in self._flow.ordered(between):
+            (node,) = self._flow.nodes([slot])
+            before = any(summed.get(i, False) for i in node.inputs)
+            summed[slot] = before or node.op in _SUMS | _DENSE
+            if before or slot in above:  # a floor below the sum, say; or what is divided too
+                if node.op == "clamp" and _has_upper_bound(node.part):
+                    return False
+            elif node.op in _CHANGING or (node.op in _SCALES and node.part.constants):
+                return False
+            elif node.op in LOOKED_THROUGH and node.shape.numel() < count:
+                inside = any(self._flow.nodes([i])[0].shape.numel() < count for i in node.inputs if i in summed)
+                selected += [] if inside else [node.shape.numel()]
+        return not selected or sum(selected) == count
 
     def _of_logarithms(self, slot: int) -> tuple[int, list[int]] | None:
         """What a value is the logarithm of the softmax of, and the slots between; None if it is none."""
@@ -266,8 +292,13 @@ class Softmaxes:
 
     def _divides(self, numerator: int, denominator: int) -> bool:
         """Whether exponentials are divided by a mixture of some, or what is made of them by their sum."""
-        if self._scores(self._flow.back(numerator, _MULTIPLES)[0]) is not None and self._mixes(denominator):
+        if not self._mixes(denominator):
+            return False
+        if self._scores(self._flow.back(numerator, _MULTIPLES)[0]) is not None:
             return True
+        made = self._flow.node(numerator)
+        if made is None or not made.is_of_exponentials:
+            return False
         return any(
             self._scores(slot) is not None and self._sum_of(denominator, slot) is not None
             for slot in self._flow.behind(numerator)
@@ -275,9 +306,8 @@ class Softmaxes:
 
     def _mixes(self, slot: int) -> bool:
         """Whether a value is made of sums of exponentials."""
-        sums = [n for n in self._flow.nodes(self._flow.behind(slot)) if n.op in _SUMS | _DENSE]
-        summed = [slot for node in sums for first in node.inputs for slot in self._flow.behind(first)]
-        return any(node.op in _EXPONENTIALS for node in self._flow.nodes(summed))
+        made = self._flow.node(slot)
+        return made is not None and made.is_of_sums
 
     # --- what becomes of it ------------------------------------------------------------------------------------------
 
@@ -310,7 +340,7 @@ class Softmaxes:
 
     def forget(self) -> None:
         """Let go of the calls, whose parts hold tensors."""
-        self._flow = Flow()
+        self._flow = Flow(_EXPONENTIALS, _SUMS | _DENSE)
 
     def replaced(self, step: Step) -> bool:
         """Whether a step was cleared for a softmax, which has a rule of its own."""
@@ -379,6 +409,11 @@ def _draws(member: Member) -> bool:
     """Whether a call would give something else if it ran again."""
     part = member.part
     return isinstance(part, Part) and draws_at_random(known(part.func), part.args, dict(part.kwargs))
+
+
+def _has_upper_bound(part: Part) -> bool:
+    """Whether a clamp has one."""
+    return part.kwargs.get("max", part.args[2] if len(part.args) > 2 else None) is not None
 
 
 def _is_all_ones(part: Part) -> bool:

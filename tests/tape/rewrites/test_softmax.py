@@ -273,7 +273,13 @@ def test_what_cannot_be_a_softmax_is_not_named(name: str) -> None:
         funcattr.lrp(lambda x: NONE[name](x) @ V, X, 0)
 
 
+KEPT = (torch.arange(6) < 4).double()
 SUSPECTS: dict[str, tuple[str, Function]] = {
+    "a ceiling": ("div", lambda z: (lambda e: e / e.sum(-1, keepdim=True).clamp(max=1e-8))(z.exp())),
+    "a floor of each": ("div", lambda z: (lambda e: e / e.clamp(min=5).sum(-1, keepdim=True))(z.exp())),
+    "some of them": ("div", lambda z: (lambda e: e / e[..., :2].sum(-1, keepdim=True))(z.exp())),
+    "some by a mask": ("div", lambda z: (lambda e: e / (e * KEPT).sum(-1, keepdim=True))(z.exp())),
+    "differences": ("div", lambda z: (lambda e: e / (e * (2 * KEPT - 1)).sum(-1, keepdim=True))(z.exp())),
     "another scale": ("div", NONE["another scale"]),
     "weights": ("div", NONE["weights"]),
     "weights inverted": ("mul", lambda z: z.exp() * (1 / (z.exp() @ uniform(6, 6).abs()))),
