@@ -75,10 +75,8 @@ class Flow:
         before = [self._nodes[i] for i in inputs if i in self._nodes]
         of_exponentials = any(node.is_of_exponentials for node in before)
         of_sums = any(node.is_of_sums for node in before) or (of_exponentials and op in self._sums)
-        is_one = op in self._exponentials
-        self._nodes[slot] = Node(
-            op, part, inputs, form.shape, step, len(self._nodes), of_exponentials or is_one, of_sums
-        )
+        of_exponentials = of_exponentials or op in self._exponentials
+        self._nodes[slot] = Node(op, part, inputs, form.shape, step, len(self._nodes), of_exponentials, of_sums)
         key = _key(op, part, tuple(map(self.first, inputs)), form)
         if key is None:
             return
