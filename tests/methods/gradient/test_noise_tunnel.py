@@ -31,7 +31,7 @@ KINDS: Any = ("smoothgrad", "smoothgrad_sq", "vargrad")
 few = settings(max_examples=8)
 
 
-CHECKS = 2
+CHECKS = 4
 """Runs of a new method before the samples, if several go into one batch: alone, and among changed copies."""
 
 
