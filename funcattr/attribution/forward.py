@@ -95,5 +95,4 @@ def starting_cotangent(cotangent: Tensor, output: Tensor, options: PassOptions) 
         return cotangent
     if options.rules.space == "relevance":
         return cotangent if options.start == "one" else cotangent * output
-    # An output may be -0 because what it is minus cancels; -0 + 0 is +0.
     return cotangent if options.start == "output" else cotangent / stabilized(output)

@@ -107,7 +107,7 @@ class Question(NamedTuple):
         """The explained tensor of the output of a call, with the other inputs of the question. [N, ...]
 
         Raises:
-            RowsError: If it has not a row for each example; not without `by_rows`.
+            ValueError: If it has not a row for each example; not without `by_rows`.
         """
 
         def run(x: Any, args: Any, kwargs: Any) -> Tensor:

@@ -133,8 +133,8 @@ def read_by_adjoint(call: RecordedCall, results: tuple[Tensor, ...]) -> list[Ten
 GATES = _ops("sigmoid hardsigmoid ndtr")
 """Operations that compute a gate, a factor between 0 and 1 by which a signal passes.
 
-So are their multiples and differences with constants that are 0 at an end (2 g, 1 - g), and a rectifier that is bounded
-on both sides, of a shifted value: relu6(z + 3) / 6 is the hard sigmoid.
+So are their multiples and sums with constants that have one sign or are 0 at an end (2 g, 1 - g, 1 + g), and a
+rectifier that is bounded on both sides, of a shifted value: relu6(z + 3) / 6 is the hard sigmoid.
 """
 LOOKED_THROUGH = GROUPS["selection"] | GROUPS["dropout"]
 """Operations whose results have the origin of what they move."""

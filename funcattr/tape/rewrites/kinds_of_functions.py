@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..._torch import without_dispatch_modes
-from ...calls.kinds import FUNCTION, GATES, SHIFTS
+from ...calls.kinds import ELEMENTWISE, FUNCTION, GATES, SHIFTS
 from ...calls.operations import ACTIVATIONS
 from ..step import Step
 
@@ -84,7 +84,7 @@ def _begins(source: int, steps: list[Step], makers: Mapping[int, int], parts: An
     found = [source]
     while len(found) < _DEEP and source in makers:
         step, part = steps[makers[source]], parts.get(source)
-        if part is None or part.constants or len(step.inputs) != 1:
+        if part is None or part.constants or len(step.inputs) != 1 or step.op not in ELEMENTWISE:
             break
         (source,) = step.inputs
         found.append(source)

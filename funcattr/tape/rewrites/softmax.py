@@ -89,7 +89,9 @@ class Softmaxes:
         if call.op in HOLDING:
             return True
         if call.op in _DENSE:  # which adds exponentials up, if the other factor is ones
-            return any(self._scores(self._flow.back(self._flow.first(i), _MULTIPLES)[0]) is not None for i in inputs)
+            return self._has_exponentials and any(
+                self._scores(self._flow.back(self._flow.first(i), _MULTIPLES)[0]) is not None for i in inputs
+            )
         return call.op in _MEMBERS and (self._has_exponentials or call.origins[0].op in _EXTREMA | {"log_softmax"})
 
     def note(self, call: RecordedCall, part: Part, step: Step, place: int) -> None:

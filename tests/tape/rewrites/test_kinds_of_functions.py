@@ -65,6 +65,27 @@ def test_a_gate_that_is_written_out_and_shifted_off_0_is_none() -> None:
         assert_equal(*maps, tolerance=1e-5)
 
 
+MIXED: dict[str, Function] = {
+    "a sum": lambda e: e.sum(-1, keepdim=True),
+    "a maximum": lambda e: e.amax(-1, keepdim=True),
+    "a selection": lambda e: e[..., :1],
+    "a transpose": lambda e: e.mT.sum(-1)[:, None],
+}
+
+
+@pytest.mark.parametrize("book", ["epsilon", "attnlrp", "cp_lrp"])
+@pytest.mark.parametrize("name", MIXED)
+@pytest.mark.filterwarnings("ignore:.*may be the end of a softmax.*:UserWarning")  # they are made of sums of exps
+def test_a_function_of_what_mixes_places_is_one_of_that(name: str, book: str) -> None:
+    def model(x: Tensor) -> Tensor:
+        s = MIXED[name]((x @ A).exp())
+        return ((s / (1 + s)) * x).sum((1, 2))
+
+    x = uniform(2, 4, 6)
+    found = funcattr.lrp(model, x, rules=book).sum((1, 2))
+    assert_equal(found, model(x), tolerance=1e-5)
+
+
 def test_what_is_put_together_of_a_function_and_a_signal_is_a_signal() -> None:
     """Both end with a product, and only one of them is an activation that is written out."""
 
