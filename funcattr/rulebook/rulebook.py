@@ -121,6 +121,7 @@ class Rulebook:
         self.space: Space = space
         self.name, self.expects = name, tuple(expects)
         self._found: dict[Match, Action] = {}
+        self._of_softmax: dict[Match, Action | None] = {}
         for_functions = [e.action for e in self.entries if e.op == FUNCTION or FUNCTION in GROUPS.get(e.op, ())]
         self.takes_functions = any(action.kind in ("rule", "join") for action in for_functions)
         for_softmax = [e.action for e in self.entries if e.op == "softmax"]
@@ -181,11 +182,13 @@ class Rulebook:
     def softmax_action(self, path: str, module: type) -> Action | None:
         """The action for a softmax that is written out; None where each of its calls has its own."""
         match = Match("softmax", path, module)
-        row = next((e for e in self.entries if e.matches(match)), None)
-        action = self._default if row is None else row.action
-        # Each call's own multiplier keeps the sum too, and a softmax by name has a formula that knows its dimension.
-        own = (row is not None and row.op == "*") or (self.space == "multiplier" and action.kind == "rule")
-        return None if own or action.kind == "unlisted" else action
+        if match not in self._of_softmax:
+            row = next((e for e in self.entries if e.matches(match)), None)
+            action = self._default if row is None else row.action
+            # Each call's own multiplier keeps the sum too; that of a softmax by name knows its dimension.
+            own = (row is not None and row.op == "*") or (self.space == "multiplier" and action.kind == "rule")
+            self._of_softmax[match] = None if own or action.kind == "unlisted" else action
+        return self._of_softmax[match]
 
     @property
     def _default(self) -> Action:

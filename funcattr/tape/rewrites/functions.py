@@ -23,6 +23,7 @@ from .kinds_of_functions import affine_gates, kind_of
 _CHOICES = frozenset("where masked_fill".split())
 _AFFINE = SHIFTS | _CHOICES | frozenset("neg to type type_as float double half bfloat16 clone contiguous".split())
 """Operations that are linear in all their tracked operands together, up to a constant."""
+_ADDING = SHIFTS | _CHOICES
 _SCALES = frozenset("mul div".split())
 """Operations that are so where only the first operand, or one factor, is tracked."""
 _EXTREMES = frozenset("maximum minimum max min".split())
@@ -66,7 +67,7 @@ class Part(NamedTuple):
         only = operands[0] if hold and all(t is operands[0] for t in operands) else None
         one = call.has_one_operand
         is_affine = call.op in _AFFINE or (one and call.op in _SCALES)
-        adds = one and call.op in SHIFTS | _CHOICES
+        adds = one and call.op in _ADDING
         before = None if call.baseline is None else Part.of(call.baseline, hold, decides, positions)
         return Part(func, args, kwargs, positions, only, is_affine, decides, adds, before)
 

@@ -46,8 +46,10 @@ _OF_SEVERAL = _SUMS | {"add", "cat", "stack"}
 _DENSE = GROUPS["dense"]
 _MEMBERS = _LINEAR | _EXTREMA | _EXPONENTIALS | {"sub", "div", "log", "log_softmax"} | _INVERSES | _NORMS
 """Operations that a softmax is written in, beside a product with ones."""
-_LAST = frozenset(["div", "mul", "exp", "normalize"])
+_LAST = frozenset(["div", "mul", "exp", "normalize"]) | _DENSE
 """Operations that a softmax may end with."""
+_BEGINNING = _EXTREMA | {"log_softmax"}
+"""Operations that come before the exponentials of one."""
 _NOTE = "in a softmax that is written out"
 
 
@@ -92,7 +94,7 @@ class Softmaxes:
             return self._has_exponentials and any(
                 self._scores(self._flow.back(self._flow.first(i), _MULTIPLES)[0]) is not None for i in inputs
             )
-        return call.op in _MEMBERS and (self._has_exponentials or call.origins[0].op in _EXTREMA | {"log_softmax"})
+        return call.op in _MEMBERS and (self._has_exponentials or call.origins[0].op in _BEGINNING)
 
     def note(self, call: RecordedCall, part: Part, step: Step, place: int) -> None:
         """Note a call whose step has a place on the tape."""
@@ -122,7 +124,7 @@ class Softmaxes:
 
     def ended_by(self, call: RecordedCall, inputs: tuple[int, ...], module: type) -> Softmax | None:
         """The softmax that a call is the last of, if the rulebook can do with it what it does with one by name."""
-        if call.op not in _LAST | _DENSE or not (self._has_exponentials or call.op == "exp"):
+        if not (self._has_exponentials or call.op == "exp") or call.op not in _LAST:
             return None
         action = self._rules.softmax_action(call.path, module)
         if action is None:
