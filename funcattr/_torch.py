@@ -332,7 +332,10 @@ def _innermost(tensor: Tensor) -> Tensor:
 
 def version(tensor: Tensor) -> int:
     """How often the memory of a tensor was written; 0 for one of inference mode, which does not count."""
-    return 0 if tensor.is_inference() else tensor._version
+    try:
+        return tensor._version
+    except RuntimeError:
+        return 0
 
 
 def versions(tensors: Iterable[Tensor]) -> list[int]:

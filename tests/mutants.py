@@ -772,9 +772,16 @@ MUTANTS = (
         ("tests/tape/rewrites/test_softmax.py::test_what_is_no_softmax_is_none[an inverse that is written]",),
     ),
     Mutant(
+        "constants are told apart when somebody asks",
+        "funcattr/tape/rewrites/flow.py",
+        "None if is_plain else _arguments(part)",
+        "None",
+        ("tests/tape/rewrites/test_softmax.py::test_what_is_no_softmax_is_none[a constant written before]",),
+    ),
+    Mutant(
         "two draws are one",
         "funcattr/tape/rewrites/flow.py",
-        "if op in _DRAWING:",
+        "if node.op in _DRAWING:",
         "if False:",
         ("tests/tape/rewrites/test_softmax.py::test_what_is_no_softmax_is_none[another mask]",),
     ),

@@ -49,7 +49,10 @@ class Call:
         baseline: The same call in a pass at the baseline, for methods that compare with one; else None.
     """
 
-    __slots__ = ("_args", "_func", "_kwargs", "_operation", "_output", "_positions", "baseline", "origins", "path")
+    __slots__ = (
+        *("_args", "_func", "_kwargs", "_operation", "_output", "_positions"),
+        *("baseline", "op", "origins", "path"),
+    )
 
     def __init__(
         self,
@@ -63,17 +66,13 @@ class Call:
     ) -> None:
         self._func, self._operation, self._positions = func, operation, positions
         self._args, self._kwargs = args, kwargs
-        self.path, self.origins = path, origins
+        self.op, self.path, self.origins = operation.name, path, origins
         self._output: Any = None
         self.baseline: Any = None
 
     def _value(self, stored: Any) -> Any:
         """The value of a stored argument or output, which a `RecordedCall` may have let go of."""
         return stored
-
-    @property
-    def op(self) -> str:
-        return self._operation.name
 
     @property
     def spelling(self) -> str:
@@ -183,10 +182,9 @@ class Call:
 def lookup(args: tuple[Any, ...], kwargs: Mapping[str, Any], position: tuple[Any, ...]) -> Any:
     """The argument at a position."""
     key = position[0]
-    value: Any = kwargs[key] if isinstance(key, str) else args[key]
-    if len(position) > 1:
-        for key in position[1:]:
-            value = value[key]
+    value: Any = kwargs[key] if type(key) is str else args[key]
+    for key in position[1:]:
+        value = value[key]
     return value
 
 

@@ -383,9 +383,12 @@ def _refined_quotient(operation: Operation, args: tuple[Any, ...], kwargs: Mappi
 
 def is_argument(position: Any, operation: Operation, name: str) -> bool:
     """Whether the position of an operand is that of the argument called `name`."""
-    place = operation.parameters.index(name) if name in operation.parameters else None
-    keyword = operation.keywords[place] if operation.keywords and place is not None else name
-    return position in ((name,), (keyword,), (place,))
+    if len(position) > 1:
+        return False
+    key, names, keywords = position[0], operation.parameters, operation.keywords
+    if isinstance(key, str):
+        return key == name or (key in keywords and names[keywords.index(key)] == name)
+    return key < len(names) and names[key] == name
 
 
 def _refined_rectifier(operation: Operation, args: tuple[Any, ...], kwargs: Mapping[str, Any], positions: Any) -> str:
@@ -454,16 +457,19 @@ def is_zero(value: Any) -> bool:
 
 def writes(func: Known, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Tensor]:
     """The tensors that this call writes into, none for a call without such an effect."""
-    parameters = func.operation.parameters
-    if not (func.is_write or func.written or "out" in kwargs or "inplace" in kwargs or "inplace" in parameters):
+    switch = "inplace" in kwargs or "inplace" in func.operation.parameters
+    is_write = func.is_write or (switch and bound(func.operation, args, kwargs, "inplace", False) is True)
+    if not (is_write or func.written or "out" in kwargs):
         return []
+    if args and is_write and not func.written and "out" not in kwargs and isinstance(args[0], Tensor):
+        return [args[0]]  # nearly always
     given = [] if func.written else [kwargs.get("out")]
     for place, name in func.written:
         if name in kwargs:
             given.append(kwargs[name])
         elif place is not None and place < len(args):
             given.append(args[place])
-    if func.is_write or bound(func.operation, args, kwargs, "inplace", False) is True:
+    if is_write:
         given.append(args[0] if args else kwargs.get(_first(func.operation, kwargs)))
     return list(_tensors_of(given))
 

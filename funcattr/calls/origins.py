@@ -80,7 +80,8 @@ def _source(call: Call, op: str, before: Origin) -> tuple[str, Range | None]:
         is_quotient = values is not None and values.shape == "exp" and canonical(call.spelling).name != op
         return op, values.dividing(_numerator(call)) if values is not None and is_quotient else None
     if op in _CLAMPS:
-        return _clamped(call, op, before, values)
+        is_plain = values is None and (op != "relu" or before.op != _SHIFTED)  # nearly always
+        return (op, None) if is_plain else _clamped(call, op, before, values)
     if values is not None:
         values = values.raised(_power(call, op)) if op in _POWERS else _affine(call, op, values)
         return (values and values.op) or op, values

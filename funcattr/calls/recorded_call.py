@@ -5,7 +5,7 @@ raises AliasedWriteError if something that it has saved is written in place.
 """
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -18,6 +18,7 @@ from .operations import UPDATES, draws_at_random, known
 from .saved_tensors import Deferred, made_again, written
 
 _LISTS = (list, tuple)
+_NOTHING: Mapping[Any, int] = {}
 _DROPPED = object()
 """Stands for an operand that its call let go of, or for its output; unlike None, no argument is it."""
 
@@ -35,15 +36,14 @@ class RecordedCall(Call):
         super().__init__(*given)
         self._kept, self._forms, self.compared = True, (), False
         self._look()
-        self._versions: dict[Any, int] = {}
+        self._versions: Mapping[Any, int] = _NOTHING
 
     def _look(self) -> None:
         """Know the operands as long as every argument is stored as it was given, which saves most of the questions."""
         args, kwargs = self._args, self._kwargs
-        stored = (*args, *kwargs.values()) if kwargs else args
-        whole = self._kept and Deferred not in map(type, stored)
-        given = tuple([lookup(args, kwargs, p) for p in self._positions]) if whole else None
-        self._given: tuple[Tensor, ...] | None = given
+        self._given: tuple[Tensor, ...] | None = None
+        if self._kept and Deferred not in map(type, (*args, *kwargs.values()) if kwargs else args):
+            self._given = tuple([lookup(args, kwargs, p) for p in self._positions])
 
     def _value(self, stored: Any) -> Any:
         if stored is _DROPPED:
@@ -82,7 +82,12 @@ class RecordedCall(Call):
     @property
     def forms(self) -> tuple[tuple[torch.Size, torch.dtype], ...]:
         """Shape and dtype of each operand, also where the operands are gone."""
-        return self._forms or super().forms
+        self._forms = self._forms or super().forms
+        return self._forms
+
+    def run(self) -> Any:
+        """The call as the model made it."""
+        return super().run() if self._given is None else self._func(*self._args, **self._kwargs)
 
     def parts(self) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any], Positions]:
         """The function, its arguments as they are stored, and where the operands are among them."""
@@ -90,7 +95,7 @@ class RecordedCall(Call):
 
     def retell(self, op: str) -> None:
         """Let the call be one of the operation `op`, by which it gets its rule."""
-        self._operation = self._operation._replace(name=op)
+        self._operation, self.op = self._operation._replace(name=op), op
 
     def rewritten(
         self,
@@ -194,12 +199,13 @@ class RecordedCall(Call):
     # --- writes in place between the call and its pullback ----------------------------------------------------------
 
     def watch(self) -> None:
-        """Note the versions of what is saved: a rule that reads it later reads no other values."""
-        self._versions = {place: version(tensor) for place, tensor in self._saved()}
+        """Note the versions of what is saved, if anything is read: a rule reads later what it would have read now."""
+        if self._kept or self._output is not _DROPPED:
+            self._versions = {place: version(tensor) for place, tensor in self._saved()}
 
     def unwatch(self) -> None:
         """Let anything be written, for a rule that reads no value."""
-        self._versions = {}
+        self._versions = _NOTHING
 
     def check_unwritten(self) -> None:
         """Raise AliasedWriteError if something that is saved was written in place since."""
@@ -219,15 +225,18 @@ class RecordedCall(Call):
         """The tensors among the arguments and the output by their places, without statistics that calls update."""
         updates = self.op in UPDATES and self.argument(*UPDATES[self.op])
         updated = (self.argument("running_mean"), self.argument("running_var")) if updates else ()
-        found: list[tuple[Any, Tensor]] = []
-        for key, value in (*enumerate(self._args), *self._kwargs.items(), ("output", self._output)):
-            if type(value) in ATOMS:
+        found: list[tuple[Any, Tensor]] = [("output", self._output)] if isinstance(self._output, Tensor) else []
+        stored = (*enumerate(self._args), *self._kwargs.items()) if self._kwargs else enumerate(self._args)
+        for key, value in stored:
+            if type(value) in ATOMS or value is _DROPPED:
                 continue
             if isinstance(value, Tensor):
                 if not updated or not any(value is t for t in updated):
                     found.append((key, value))
             elif isinstance(value, _LISTS):
                 found += [((key, i), t) for i, t in enumerate(value) if isinstance(t, Tensor)]
+        if isinstance(self._output, _LISTS):
+            found += [(("output", i), t) for i, t in enumerate(self._output) if isinstance(t, Tensor)]
         return found
 
 

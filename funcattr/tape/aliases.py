@@ -1,6 +1,5 @@
 """In-place writes that run out of place: what the written names stand for since, and which tensors are out of date."""
 
-import operator
 from typing import Any
 
 import torch
@@ -23,7 +22,8 @@ class Aliases:
 
     def read(self, tensor: Tensor, caller: str, path: str) -> Tensor:
         """What a call in the module `path` gets where it names `tensor`; AliasedWriteError if that is out of date."""
-        tensor = self.current(tensor)
+        newer = self._current.get(tensor)
+        tensor = tensor if newer is None else self.current(newer)
         if self.written and self.is_stale(tensor):
             raise _out_of_date(caller, path)
         return tensor
@@ -33,10 +33,13 @@ class Aliases:
         if isinstance(values, Tensor):
             return self.read(values, caller, path)
         if isinstance(values, tuple | list):
-            if ATOMS.issuperset(map(type, values)):
-                return values
-            read = [v if type(v) in ATOMS else self.read_all(v, caller, path) for v in values]
-            if all(map(operator.is_, read, values)):
+            read, is_new = [], False
+            for value in values:
+                if type(value) not in ATOMS:
+                    before, value = value, self.read_all(value, caller, path)
+                    is_new = is_new or value is not before
+                read.append(value)
+            if not is_new:
                 return values
             kind: Any = type(values)
             return kind(*read) if hasattr(kind, "_fields") else tuple(read) if isinstance(values, tuple) else read

@@ -58,7 +58,7 @@ from .rewrites.functions import Function, Part, join_functions
 from .rewrites.resolve import check_required, resolve
 from .rewrites.softmax import HOLDING, Softmax, Softmaxes
 from .site_leaf import only_tensor
-from .step import OutputSlot, Pull, Step, Values, pull_of
+from .step import NO_VALUES, OutputSlot, Pull, Step, Values, pull_of
 from .tracked import ByIdentity, Slots
 from .unseen_operations import UnseenOperations
 
@@ -209,7 +209,7 @@ class Recorder(SiteMode):
         marked = tensor.view_as(tensor)
         slot, origin = self._slots[tensor]
         out = OutputSlot(self._slots.new(marked, origin), tensor.shape, tensor.dtype, tensor.device)
-        values = Values((tensor,), (marked,)) if self._keep else Values()
+        values = Values((tensor,), (marked,)) if self._keep else NO_VALUES
         self.steps.append(Step(lambda g: (g,), (slot,), (out,), path=name, mark=name, values=values))
         return marked
 
@@ -440,7 +440,7 @@ class Recorder(SiteMode):
         kwargs: dict[str, Any],
         positions: Positions,
     ) -> Any:
-        args, kwargs = _own_arguments(args), _own(kwargs) if kwargs else kwargs
+        args, kwargs = _own_arguments(args, kwargs)
         if operation.name == "scaled_dot_product_attention":
             args, kwargs = with_dense_mask(operation, args, kwargs)
         if operation.name in LINEAR and torch.is_autocast_enabled(self.roots[0].device.type):
@@ -573,7 +573,7 @@ class Recorder(SiteMode):
         after_linear = any(o.after_linear for o in call.origins)
         slot = self._slots.new(out, Origin("softmax", after_linear=after_linear))
         outputs = (OutputSlot(slot, out.shape, out.dtype, out.device),)
-        values = Values((function.operand,), (out,)) if self._keep else Values()
+        values = Values((function.operand,), (out,)) if self._keep else NO_VALUES
         step = Step(_nothing, (softmax.source,), outputs, "softmax", call.path, values=values)
         self.steps.append(step.ruled(softmax.action, made, self.caller))
         return out
@@ -631,14 +631,13 @@ class Recorder(SiteMode):
 
     def _record_rule(self, call: RecordedCall, inputs: tuple[int, ...], action: Action, if_last: Action) -> Any:
         out = call.output = call.run()
-        call.watch()
         if isinstance(out, Tensor) and (call.op in LINEAR or action.kind == "fold"):
             # A name of the model's own, so that the tape, which may hold the result, does not hold what the model then
             # lets that name stand for: where a relu writes over it, the relu's result.
             out = out.view_as(out)
         parts = (out,) if isinstance(out, Tensor) else pytree.tree_leaves(out)
         leaves = tuple([leaf for leaf in parts if is_differentiable(leaf)])
-        values = Values(call.operands, leaves) if self._keep else Values()
+        values = Values(call.operands, leaves) if self._keep else NO_VALUES
         outputs = self._new_slots(call, leaves)
         if not self._keep:
             self._recomputing.forget(call, inputs, outputs, action, self.steps[-1] if self.steps else None)
@@ -649,6 +648,7 @@ class Recorder(SiteMode):
         else:
             pull, owned = pull_of(action, call, self.caller)
             step = Step(pull, inputs, outputs, call.op, call.path, action, call, values=values, owned=owned)
+        call.watch()
         call.drop_gathered()
         self.steps.append(step)
         return out
@@ -709,11 +709,11 @@ def _tensors(value: Any) -> list[Tensor]:
     return [] if value is None else [leaf for leaf in pytree.tree_leaves(value) if isinstance(leaf, Tensor)]
 
 
-def _own_arguments(args: tuple[Any, ...]) -> tuple[Any, ...]:
-    for value in args:
+def _own_arguments(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    for value in (*args, *kwargs.values()) if kwargs else args:
         if isinstance(value, _CONTAINERS):
-            return tuple([_own(v) for v in args])
-    return args  # nearly always
+            return tuple([_own(v) for v in args]), _own(kwargs)
+    return args, kwargs  # nearly always
 
 
 def _own(value: Any) -> Any:

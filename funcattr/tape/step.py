@@ -33,6 +33,9 @@ class Values(NamedTuple):
     outputs: tuple[Tensor, ...] = ()
 
 
+NO_VALUES = Values()
+
+
 class Step(NamedTuple):
     """A recorded call: how to pull a cotangent back through it, and between which slots.
 
@@ -59,7 +62,7 @@ class Step(NamedTuple):
     if_last: Action | None = None
     mark: str = ""
     note: str = ""
-    values: Values = Values()
+    values: Values = NO_VALUES
     owned: bool = False
 
     def ruled(self, action: Action, call: RecordedCall, caller: str) -> "Step":
@@ -73,14 +76,15 @@ def pull_of(action: Action, call: RecordedCall, caller: str) -> tuple[Pull, bool
     if action.function is None:
         return lambda g: call.settled().vjp(g), False
     # No reference to the recorder in the pullback, or the two would keep each other until a garbage collection.
-    forms = tuple(call.forms)
+    forms = call.forms
     # Rules that need no values need them where complex numbers mix their parts.
-    keeps_all = call.compared or call.is_complex
-    keeps = needs_operands(action.function) or keeps_all
-    if not keeps:
+    operands, output = needs_operands(action.function), needs_output(action.function)
+    if not (operands and output) and (call.compared or call.is_complex):
+        operands = output = True
+    if not operands:
         call.drop_inputs()
-    if not needs_output(action.function) and not keeps_all and (not keeps or call.can_run_again):
+    if not output and (not operands or call.can_run_again):
         call.drop_output()
-        if not keeps:
+        if not operands:
             call.unwatch()
     return partial(apply_rule, action.function, call, forms, caller), gives_own(action.function)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..._torch import version
 from ...calls.kinds import GROUPS
+from ...copies import ATOMS
 from ..step import OutputSlot
 from ..tracked import ByIdentity
 from .functions import Part
@@ -22,7 +23,7 @@ class Node(NamedTuple):
     Attributes:
         op, part: What was called, as a function of its operands.
         inputs: The slots of these.
-        shape: Of its result.
+        shape, dtype: Of its result.
         step: Its place on the tape; None for one that the rulebook makes a constant.
         order: Its place among the nodes.
         is_of_exponentials: Whether an exponential is behind it.
@@ -33,6 +34,7 @@ class Node(NamedTuple):
     part: Part
     inputs: tuple[int, ...]
     shape: torch.Size
+    dtype: torch.dtype
     step: int | None
     order: int
     is_of_exponentials: bool
@@ -54,6 +56,7 @@ class Flow:
         self._first: dict[int, int] = {}
         self._twins: dict[int, list[int]] = {}
         self._known: dict[Any, int] = {}
+        self._waiting: list[tuple[int, Any]] = []
         self._hidden = ByIdentity[tuple[int, int]]()
         self.hides = False
 
@@ -72,18 +75,28 @@ class Flow:
         step: int | None = None,
     ) -> None:
         """Note a call that made the value in a slot, of the shape and dtype of `form`."""
-        before = [self._nodes[i] for i in inputs if i in self._nodes]
-        of_exponentials = any(node.is_of_exponentials for node in before)
-        of_sums = any(node.is_of_sums for node in before) or (of_exponentials and op in self._sums)
+        nodes, of_exponentials, of_sums = self._nodes, False, False
+        for i in inputs:
+            before = nodes.get(i)
+            if before is not None:
+                of_exponentials, of_sums = of_exponentials or before.is_of_exponentials, of_sums or before.is_of_sums
+        of_sums = of_sums or (of_exponentials and op in self._sums)
         of_exponentials = of_exponentials or op in self._exponentials
-        self._nodes[slot] = Node(op, part, inputs, form.shape, step, len(self._nodes), of_exponentials, of_sums)
-        key = _key(op, part, tuple(map(self.first, inputs)), form)
-        if key is None:
-            return
-        first = self._known.setdefault(key, slot)
-        if first != slot:
-            self._first[slot] = first
-            self._twins.setdefault(first, []).append(slot)
+        nodes[slot] = Node(op, part, inputs, form.shape, form.dtype, step, len(nodes), of_exponentials, of_sums)
+        # Tensors among the arguments may be written until somebody asks.
+        is_plain = not part.kwargs and ATOMS.issuperset(map(type, part.args))
+        self._waiting.append((slot, None if is_plain else _arguments(part)))
+
+    def _pair(self) -> None:
+        """Find the calls that make the same value as one before; put off until somebody asks, for most have no exp."""
+        waiting, self._waiting = self._waiting, []
+        for slot, arguments in waiting:
+            node = self._nodes[slot]
+            key = _key(node, tuple([self._first.get(i, i) for i in node.inputs]), arguments)
+            first = slot if key is None else self._known.setdefault(key, slot)
+            if first != slot:
+                self._first[slot] = first
+                self._twins.setdefault(first, []).append(slot)
 
     def hide(self, tensor: Tensor, op: str, part: Part, inputs: tuple[int, ...]) -> None:
         """Note a constant that is made of the values in some slots."""
@@ -106,10 +119,14 @@ class Flow:
 
     def first(self, slot: int) -> int:
         """The first slot with the value of a slot."""
+        if self._waiting:
+            self._pair()
         return self._first.get(slot, slot)
 
     def node(self, slot: int) -> Node | None:
         """The call that made a value, where it is known."""
+        if self._waiting:
+            self._pair()
         found = self._nodes.get(slot)
         if found is None or self._first.keys().isdisjoint(found.inputs):
             return found
@@ -121,6 +138,8 @@ class Flow:
 
     def steps(self, slots: Collection[int]) -> set[int]:
         """The steps that made the values of some slots, each time that they were made."""
+        if self._waiting:
+            self._pair()
         made = [twin for slot in slots for twin in (slot, *self._twins.get(slot, ()))]
         return {step for slot in made if (step := self._nodes[slot].step) is not None}
 
@@ -168,17 +187,23 @@ _ONE_SPELLING = frozenset("exp exp2 rpow log neg add sub mul div".split())
 _DRAWING = GROUPS["dropout"] | {"rrelu"}
 
 
-def _key(op: str, part: Part, inputs: tuple[int, ...], form: Tensor | OutputSlot) -> Any:
+def _key(node: Node, inputs: tuple[int, ...], arguments: Any) -> Any:
     """Equal for two calls only if they make the same value; None where that is not known."""
-    if op in _DRAWING:
+    if node.op in _DRAWING:
         return None
-    arguments = _told([*part.args, *sorted(part.kwargs.items())])
-    key = (op if op in _ONE_SPELLING else part.func, inputs, part.positions, arguments, form.shape, form.dtype)
+    part = node.part
+    called = node.op if node.op in _ONE_SPELLING else part.func
+    key = (called, inputs, part.positions, arguments or _arguments(part), node.shape, node.dtype)
     try:
         hash(key)
     except TypeError:
         return None
     return key
+
+
+def _arguments(part: Part) -> Any:
+    """The arguments of a call that are no operands, as they are now."""
+    return _told([*part.args, *sorted(part.kwargs.items())])
 
 
 def _told(value: Any) -> Any:

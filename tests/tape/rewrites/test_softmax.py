@@ -238,6 +238,14 @@ def _by_another_constant(z: Tensor) -> Tensor:
     return e / (z * scale).exp().sum(-1, keepdim=True)
 
 
+def _by_a_constant_written_before(z: Tensor) -> Tensor:
+    scale = torch.ones(6).double()
+    above = z * scale
+    scale.mul_(2)
+    below = z * scale
+    return above.exp() / below.exp().sum(-1, keepdim=True)
+
+
 def _dropped(z: Tensor) -> Tensor:
     y = z.exp()
     return F.dropout(y, 0.5).exp() / F.dropout(y, 0.5).exp().sum(-1, keepdim=True)
@@ -246,6 +254,7 @@ def _dropped(z: Tensor) -> Tensor:
 NONE: dict[str, Function] = {
     "an inverse that is written": _inverse_written,
     "another constant": _by_another_constant,
+    "a constant written before": _by_a_constant_written_before,
     "another scale": lambda z: (2 * z).exp() / (3 * z).exp().sum(-1, keepdim=True),
     "another mask": _dropped,
     "one of them": lambda z: z.exp() / z.exp()[..., :1],
