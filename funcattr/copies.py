@@ -28,7 +28,8 @@ ATOMS = frozenset([bool, int, float, complex, str, bytes, type(None), range, sli
 
 def is_fixed(value: Any) -> bool:
     """Whether a value holds nothing that can be written."""
-    return type(value) in ATOMS or (type(value) is tuple and all(map(is_fixed, value)))
+    kind = type(value)
+    return kind in ATOMS or (kind is tuple and (ATOMS.issuperset(map(type, value)) or all(map(is_fixed, value))))
 
 
 DRAWING = (random.Random, np.random.Generator, np.random.RandomState)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from .._torch import pytree
-from ..copies import ATOMS
+from ..copies import ATOMS, is_fixed
 from .operations import Operation, bound, is_argument, named, spelled
 from .parts import Parts
 from .ranges import Range
@@ -213,13 +213,13 @@ def tracked_positions(args: tuple[Any, ...], kwargs: Mapping[str, Any], tracked:
     found: list[Any] = []
     for items in (enumerate(args), kwargs.items()) if kwargs else (enumerate(args),):
         for key, value in items:
-            if type(value) in ATOMS:
-                continue
             if isinstance(value, Tensor):
                 if value in tracked:
                     found.append((key,))
+            elif is_fixed(value):
+                continue
             elif isinstance(value, dict):
                 found += ((key, *rest) for rest in tracked_positions((), value, tracked))
-            elif isinstance(value, list | tuple) and not ATOMS.issuperset(map(type, value)):
+            elif isinstance(value, list | tuple):
                 found += ((key, *rest) for rest in tracked_positions(tuple(value), {}, tracked))
     return tuple(found)

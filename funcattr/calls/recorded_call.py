@@ -4,7 +4,6 @@ A rule sees a `Call` that has everything it may ask for; in between, a `Recorded
 raises AliasedWriteError if something that it has saved is written in place.
 """
 
-import copy
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -185,10 +184,13 @@ class RecordedCall(Call):
             self.baseline.check_unwritten()
         if Deferred not in map(type, (*self._args, *self._kwargs.values(), self._output)):
             return self
-        made = copy.copy(self)
-        made._args = tuple([_computed(value) for value in self._args])
-        made._kwargs = {name: _computed(value) for name, value in self._kwargs.items()}
-        made._look()
+        args = tuple([_computed(value) for value in self._args])
+        kwargs = {name: _computed(value) for name, value in self._kwargs.items()} if self._kwargs else {}
+        made = RecordedCall(self._func, self._operation, args, kwargs, self._positions, self.path, self.origins)
+        made._output, made._forms, made.compared = self._output, self._forms, self.compared
+        made._versions = self._versions
+        if not self._kept:
+            made._kept, made._given = False, None
         made.baseline = None if self.baseline is None else self.baseline.settled()
         return made
 
@@ -228,12 +230,10 @@ class RecordedCall(Call):
         found: list[tuple[Any, Tensor]] = [("output", self._output)] if isinstance(self._output, Tensor) else []
         stored = (*enumerate(self._args), *self._kwargs.items()) if self._kwargs else enumerate(self._args)
         for key, value in stored:
-            if type(value) in ATOMS or value is _DROPPED:
-                continue
             if isinstance(value, Tensor):
                 if not updated or not any(value is t for t in updated):
                     found.append((key, value))
-            elif isinstance(value, _LISTS):
+            elif isinstance(value, _LISTS) and not ATOMS.issuperset(map(type, value)):
                 found += [((key, i), t) for i, t in enumerate(value) if isinstance(t, Tensor)]
         if isinstance(self._output, _LISTS):
             found += [(("output", i), t) for i, t in enumerate(self._output) if isinstance(t, Tensor)]

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from .._torch import place, without_torch_function
 from ..calls.memories import Memories
-from ..copies import ATOMS
+from ..copies import is_fixed
 from ..errors import AliasedWriteError
 from .tracked import ByIdentity
 
@@ -35,10 +35,13 @@ class Aliases:
         if isinstance(values, tuple | list):
             read, is_new = [], False
             for value in values:
-                if type(value) not in ATOMS:
-                    before, value = value, self.read_all(value, caller, path)
-                    is_new = is_new or value is not before
-                read.append(value)
+                now = value
+                if isinstance(value, Tensor):
+                    now = self.read(value, caller, path)
+                elif not is_fixed(value):
+                    now = self.read_all(value, caller, path)
+                read.append(now)
+                is_new = is_new or now is not value
             if not is_new:
                 return values
             kind: Any = type(values)

@@ -711,7 +711,7 @@ def _tensors(value: Any) -> list[Tensor]:
 
 def _own_arguments(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
     for value in (*args, *kwargs.values()) if kwargs else args:
-        if isinstance(value, _CONTAINERS):
+        if not isinstance(value, Tensor) and not is_fixed(value) and isinstance(value, _CONTAINERS):
             return tuple([_own(v) for v in args]), _own(kwargs)
     return args, kwargs  # nearly always
 
