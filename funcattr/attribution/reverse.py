@@ -39,13 +39,10 @@ def reverse_pass(question: Question, options: PassOptions) -> Attribution:
         return _one_by_one(question, options)
     x, baseline = question.x, options.baseline
     through: Any = question.target if baseline is not None and callable(question.target) else None
-    # What a function of the output holds, by which a derivative could be asked for, shows in its cotangent.
+    # What a function of the output holds, by which a derivative could be asked for, shows in its cotangent later.
     final = is_final(question if through or is_data(question.target) else question._replace(target=None))
     passed = forward(question, options, through=through, final=final)
     target = cotangent_of(question.call, passed.output, None if through else question.target)
-    if final and not derivative_is_final(target):
-        passed = forward(question, options, through=through, final=False)
-        target = cotangent_of(question.call, passed.output, question.target)
     _warn(question.call, options.rules, passed)
     cotangent = starting_cotangent(target, passed.output, options)
     check = RelevanceCheck(question, options, passed.steps, cotangent)

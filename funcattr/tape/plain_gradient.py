@@ -1,7 +1,7 @@
-"""The plain gradient without a tape: torch's own derivative, by `torch.func.vjp` or by autograd.
+"""The plain gradient without a tape: torch's own derivative, by autograd, and inside of transforms by `torch.func.vjp`.
 
-Autograd is the faster of the two by a third for attention, and its result has no derivative of its own: it is taken
-where nobody can ask for one (`tests/benchmarks/shortcuts.py` measures what it saves).
+Autograd is the faster of the two by a third for attention (`tests/benchmarks/shortcuts.py` measures what it saves), and
+follows values into other threads. Its result has a derivative of its own where somebody can ask for one.
 """
 
 from collections.abc import Callable
@@ -48,7 +48,8 @@ def plain_record(fn: Callable[..., Any], primals: tuple[Tensor, ...], how: Recor
 def _by_torch(run: Callable[..., Any], primals: tuple[Tensor, ...], how: Recording) -> Record | None:
     if how.begins:
         return _by_autograd_from_sites(run, primals, how)
-    return (_by_autograd if how.final else _by_func_vjp)(run, primals, how.call)
+    by_autograd = how.final or (is_plain_eager() and not torch.is_inference_mode_enabled())
+    return _by_autograd(run, primals, how) if by_autograd else _by_func_vjp(run, primals, how.call)
 
 
 def _by_torch_or_on_record(
@@ -96,11 +97,35 @@ def _pull_or_record_again(
         return again.pull(cotangent, release=release, **options)
 
 
-def _by_autograd(run: Callable[..., Any], primals: tuple[Tensor, ...], call: str) -> Record:
-    inputs = [leaf_of(p) for p in primals]
+def _by_autograd(run: Callable[..., Any], primals: tuple[Tensor, ...], how: Recording) -> Record:
+    final = how.final or not torch.is_grad_enabled()
     with torch.enable_grad():
+        inputs = [leaf_of(p) if final or not p.requires_grad else p.view_as(p) for p in primals]
         output = run(*(x.clone() for x in inputs))
-    return _pulled_by_autograd(call, output, inputs, primals)
+    given = [t for t in pytree.tree_leaves(output) if isinstance(t, Tensor)]
+    if final or not _depends_on_others(given, inputs):
+        return _pulled_by_autograd(how.call, output, inputs, primals)
+    return _pulled_by_autograd(how.call, output, inputs, primals, keeps=True)._replace(output=output)
+
+
+def _depends_on_others(outputs: list[Tensor], leaves: list[Tensor]) -> bool:
+    """Whether autograd would find more leaves behind the outputs than these, by which a derivative could be asked for.
+
+    Such as an input that requires a gradient, and what a function holds.
+    """
+    own = set(map(id, leaves))
+    pending: list[Any] = [t.grad_fn for t in outputs]
+    seen: set[Any] = set()
+    while pending:
+        node = pending.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        leaf = getattr(node, "variable", None)
+        if leaf is not None and id(leaf) not in own:
+            return True
+        pending += [before for before, _ in node.next_functions]
+    return any(t.is_leaf and t.requires_grad and id(t) not in own for t in outputs)
 
 
 def _by_autograd_from_sites(run: Callable[..., Any], primals: tuple[Tensor, ...], how: Recording) -> Record | None:
@@ -116,8 +141,14 @@ def _by_autograd_from_sites(run: Callable[..., Any], primals: tuple[Tensor, ...]
 
 
 def _pulled_by_autograd(
-    call: str, output: Any, inputs: list[Tensor], roots: tuple[Tensor, ...], begins: tuple[str, ...] = ()
+    call: str,
+    output: Any,
+    inputs: list[Tensor],
+    roots: tuple[Tensor, ...],
+    begins: tuple[str, ...] = (),
+    keeps: bool = False,
 ) -> Record:
+    """The record of a pass by autograd; `keeps` if somebody can ask for a derivative of the result."""
     leaves, spec = pytree.tree_flatten(output)
     if not any(isinstance(leaf, Tensor) and leaf.requires_grad for leaf in leaves):
         raise independent(call, begins)
@@ -127,7 +158,10 @@ def _pulled_by_autograd(
         each = matching_leaves(call, cotangent, leaves_meta, spec)
         pairs = [(y, g) for y, g in zip(leaves, each, strict=True) if isinstance(y, Tensor) and y.requires_grad]
         outputs, given = zip(*pairs, strict=True)
-        found = torch.autograd.grad(outputs, inputs, given, retain_graph=not release, allow_unused=True)
+        again = torch.is_grad_enabled() and (keeps or any(g.requires_grad for g in given))
+        found = torch.autograd.grad(
+            outputs, inputs, given, retain_graph=again or not release, create_graph=again, allow_unused=True
+        )
         for site, g in zip(begins, found, strict=False):
             if g is None:
                 raise independent(call, (site,))

@@ -56,6 +56,24 @@ def test_a_gradient_has_a_derivative_by_what_requires_one(place: str, layer: str
     assert torch.autograd.gradcheck(lambda v: GIVEN[place](model, v, layer=layer), V.clone().requires_grad_())
 
 
+ON_RECORD: dict[str, Callable[..., Tensor]] = {
+    "guided": funcattr.guided_backprop,
+    "attnlrp": funcattr.attnlrp,
+    "epsilon": partial(funcattr.lrp, rules="epsilon"),
+    "deep_lift": partial(funcattr.deep_lift, baseline=torch.zeros_like(X)),
+}
+
+
+@pytest.mark.parametrize("method", ON_RECORD)
+def test_a_pass_on_record_has_a_derivative_by_what_a_target_holds(method: str) -> None:
+    bent: Any = settle(lambda: nn.Sequential(Net(), nn.ReLU(), nn.Linear(3, 3), nn.Softplus()))
+
+    def explained(v: Tensor) -> Tensor:
+        return ON_RECORD[method](bent, X, lambda y: (y * v).square().sum(1))
+
+    assert torch.autograd.gradcheck(explained, V.clone().requires_grad_())
+
+
 class Threaded(Net):
     """A part of it runs in another thread. [N, 3] -> [N, 3]"""
 
@@ -71,6 +89,39 @@ SAME_NUMBER: dict[str, Any] = {
     "a contrast with a function": funcattr.contrast(1, lambda y: 0 * y[:, 1]),
     "a function of all outputs": funcattr.of_outputs(lambda y: y[:, 1]),
 }
+
+
+def part_elsewhere(x: Tensor) -> Tensor:
+    """A function whose part runs in another thread. [N, 3] -> [N, 3]"""
+    with ThreadPoolExecutor(1) as pool:
+        return x.tanh() * pool.submit(torch.exp, x).result()
+
+
+@pytest.mark.parametrize("requires_grad", [False, True])
+@pytest.mark.parametrize("model", [part_elsewhere, settle(Threaded)])
+def test_a_part_in_another_thread_has_its_gradient_whoever_may_differentiate_it(
+    model: Any, requires_grad: bool
+) -> None:
+    x, root = X.clone().requires_grad_(requires_grad), X.clone().requires_grad_()
+    found = funcattr.gradient(model, x, 1)
+    (right,) = torch.autograd.grad(model(root)[:, 1].sum(), root, create_graph=True)
+    torch.testing.assert_close(found, right, check_stride=False)
+    assert found.requires_grad == requires_grad
+    if requires_grad:
+        second = (torch.autograd.grad(g.square().sum(), t)[0] for g, t in ((found, x), (right, root)))
+        torch.testing.assert_close(*second)
+
+
+def test_a_result_has_a_derivative_by_what_a_function_holds() -> None:
+    weight = uniform(3, 3).requires_grad_()
+    found = funcattr.gradient(lambda x: torch.tanh(x @ weight), X, 1)
+    root = X.clone().requires_grad_()
+    (right,) = torch.autograd.grad(torch.tanh(root @ weight)[:, 1].sum(), root, create_graph=True)
+    first, second = (torch.autograd.grad(g.square().sum(), weight)[0] for g in (found, right))
+    torch.testing.assert_close(first, second)
+    assert not funcattr.gradient(torch.tanh, X, 1).requires_grad
+    with torch.no_grad():
+        assert not funcattr.gradient(lambda x: torch.tanh(x @ weight), X, 1).requires_grad
 
 
 @pytest.mark.parametrize("layer", [None, "layer"])
@@ -89,3 +140,6 @@ def test_a_model_runs_once_where_no_derivative_can_be_asked_for() -> None:
     model.layer.register_forward_hook(lambda *_: runs.append(1))
     funcattr.gradient(model, X, lambda y: y[:, 1].square())
     assert len(runs) == 1
+    weight = torch.ones(()).requires_grad_()
+    assert funcattr.gradient(model, X, lambda y: y[:, 1].square() * weight).requires_grad
+    assert len(runs) == 2

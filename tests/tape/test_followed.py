@@ -283,11 +283,16 @@ def compiles_a_part(x: Tensor) -> Tensor:
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("rulebook", [None, RECORDED])
-def test_a_part_that_compiles_itself_is_refused(rulebook: Any) -> None:
-    options = {} if rulebook is None else {"rules": rulebook}
+def test_a_part_that_compiles_itself_is_refused_by_rules() -> None:
     with pytest.raises(UnsupportedOperationError, match="cannot see through a part that compiles itself"):
-        funcattr.attribute(compiles_a_part, torch.randn(2, 4), 0, **options)
+        funcattr.attribute(compiles_a_part, torch.randn(2, 4), 0, rules=RECORDED)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("factor", [2.0, 3.0])
+def test_a_part_that_compiles_itself_has_its_gradient(factor: float) -> None:
+    x = torch.ones(2, 4) if factor == 2 else -torch.ones(2, 4)
+    assert_equal(funcattr.gradient(compiles_a_part, x, 0), factor * F.one_hot(torch.zeros(2).long(), 4))
 
 
 def test_a_causal_mask_by_an_object_is_that_mask() -> None:
