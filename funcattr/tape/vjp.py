@@ -31,8 +31,8 @@ def vjp(
 ) -> tuple[Any, Callable[[Any], tuple[Tensor, ...]]]:
     """Run `fn` and return its output with a function that pulls cotangents back to the inputs, by `rules`.
 
-    With no rules it gives what `torch.func.vjp` does. A rule is `rule(call, cotangent) -> one cotangent for each tracked
-    operand` (see `rules.Call`); operations without one keep their ordinary adjoint, unless the rulebook says
+    With no rules it gives what `torch.func.vjp` does. A rule is `rule(call, cotangent) -> one cotangent for each
+    tracked operand` (see `rules.Call`); operations without one keep their ordinary adjoint, unless the rulebook says
     `unlisted="raise"`.
 
     Args:
