@@ -49,9 +49,10 @@ class Scale(NamedTuple):
         return Normalize(self.low, self.high)
 
     def strength(self, values: np.ndarray) -> np.ndarray:
-        """How far numbers are from the colour of nothing, in 0..1."""
-        start = 0.0 if self.signed else self.low
-        return (np.abs(values - start) / (self.high - start)).clip(0, 1)
+        """How far numbers are from the colour of nothing, in 0..1; those below the first colour have that colour."""
+        if self.signed:
+            return (np.abs(values) / self.high).clip(0, 1)
+        return ((values - self.low) / (self.high - self.low)).clip(0, 1)
 
 
 def scale_of(
