@@ -126,9 +126,12 @@ def energy_in_region(maps: Tensor, regions: Tensor) -> Tensor:
 
     precise = torch.promote_types(maps.dtype, torch.float32)
     positive = maps.flatten(1).clamp(min=0).to(precise)
+    # Of the largest one: sums of tiny numbers would be lost, and those of huge ones infinite.
+    largest = positive.detach().amax(1, keepdim=True)
+    positive = positive / torch.where(largest > 0, largest, 1)
     total = positive.sum(1)
     found = torch.where(_inside(maps, regions), positive, 0).sum(1)
-    share = torch.where(total > 0, found / total.clamp(min=torch.finfo(precise).tiny), 0)
+    share = torch.where(total > 0, found / torch.where(total > 0, total, 1), 0)
     return share.nan_to_num(0.0).to(maps.dtype)
 
 
