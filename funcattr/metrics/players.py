@@ -1,6 +1,7 @@
 """The features that attributions are about: what is removed or shown as one, and how much each one got."""
 
 from collections.abc import Callable, Mapping
+from functools import reduce
 from typing import Any, NamedTuple
 
 import torch
@@ -225,12 +226,17 @@ def feature_sums(call: str, attributions: Any, feature_mask: Any, features: int 
 
 def _each(parts: list[Tensor]) -> Tensor:
     """Attributions that are of a feature each. [N, F]"""
-    return torch.cat([part.reshape(len(part), -1) for part in parts], 1).to(wide(parts[0].dtype))
+    return torch.cat([part.reshape(len(part), -1) for part in parts], 1).to(_dtype(parts))
+
+
+def _dtype(parts: list[Tensor]) -> torch.dtype:
+    """To sum attributions in, whichever of several comes first."""
+    return wide(reduce(torch.promote_types, (part.dtype for part in parts)))
 
 
 def _sums(call: str, features: int, ids: Any, doubt: Tensor | None, parts: list[Tensor]) -> Tensor:
     """The sum of each feature's attributions, not a number for an example that lacks a feature of the others. [N, F]"""
-    sums = parts[0].new_zeros(len(parts[0]), features, dtype=wide(parts[0].dtype))
+    sums = parts[0].new_zeros(len(parts[0]), features, dtype=_dtype(parts))
     leaves = pytree.tree_leaves(ids)
     for part, numbers in zip(parts, leaves, strict=True):
         where = _narrowed(call, numbers, part).reshape(len(numbers), -1).expand(len(part), -1)
