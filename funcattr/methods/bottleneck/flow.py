@@ -219,13 +219,13 @@ def restrict_flow(
         keep: lambda itself, in place of alpha. [N, ...]
         layer: The site; by default that of the statistics.
         sigma, spatial, min_std, relu: As in `iba`.
-        noise: e, [N or 1, ...]; drawn by default, the same for all N examples.
+        noise: e, [N or 1, ...], the same for all copies of an example; drawn by default, the same for all N examples.
         generator: A seed, or a `torch.Generator` from which one is drawn.
         example_dims: As `iba_search` was given it. Of alpha, keep and the layer's value, the dimension of "layer"
             counts; the noise has its examples in front.
 
     Returns:
-        A `FunctionalModel` for N examples, or for copies of them (neighbours), each of which gets noise of its own.
+        A `FunctionalModel` for N examples, or for copies of them (neighbours), with drawn noise of their own.
 
     Raises:
         ValueError: If neither or both of alpha and keep are given, or a shape does not fit (by the call of the model).
@@ -265,7 +265,7 @@ def restrict_flow(
             drawn = normal(torch.arange(len(value) // len(given)), value.shape[1:], value.to(dtype), seed)
             drawn = merged(drawn.expand(len(given), *drawn.shape))
         else:
-            drawn = noise.to(dtype)
+            drawn = _of_copies(noise.to(dtype), len(given), value)
         return back(behind(value.to(dtype), gate, drawn, prior).to(value.dtype), dim)
 
     return model.edited({site: bottleneck})
@@ -302,6 +302,16 @@ def prior_of(call: str, statistics: FeatureStatistics, value: Tensor, min_std: f
     mean, std = (tensor.to(device, dtype) for tensor in (statistics.mean, statistics.std))
     rectified = relu or statistics.estimator == "relu"
     return Prior(mean, std.clamp(min=min_std), statistics.active.to(device), rectified)
+
+
+def _of_copies(noise: Tensor, examples: int, value: Tensor) -> Tensor:
+    """The noise of each copy of an example, [N or 1, ...], for a value of all copies."""
+    if noise.shape[1:] != value.shape[1:] or len(noise) not in (1, examples, len(value)):
+        raise ValueError(
+            f"restrict_flow(noise=...): expected shape {[f'{examples} or 1', *value.shape[1:]]}, got "
+            f"{list(noise.shape)}."
+        )
+    return repeated(noise, examples, len(value) // examples) if len(noise) == examples else noise
 
 
 def _fits(given: object, value: Tensor) -> bool:
