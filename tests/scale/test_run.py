@@ -412,6 +412,15 @@ def test_values_of_ones_own_go_by_name_and_version(tmp_path: Path) -> None:
         twice("2", 3.0)
 
 
+def test_attributions_of_another_kind_are_refused(tmp_path: Path) -> None:
+    def ranks(model: Any, x: Tensor, target: int) -> Tensor:
+        return x.flatten(1).argsort(1)
+
+    with pytest.raises(TypeError, match=r"^run: expected floating-point attributions, got torch\.int64 \(attribution"):
+        scale.run(scale.Own(ranks, "ranks", "1"), network(), images(3), tmp_path / "out", target=1)
+    assert not (tmp_path / "out").exists()
+
+
 def test_wrong_arguments(tmp_path: Path) -> None:
     asked = partial(scale.run, model=network(), out=tmp_path / "out", target=1)
     x = images(4)
