@@ -78,7 +78,7 @@ def l2(attributions: Tensor, *, rank: int | None = None) -> Tensor:
         >>> l2(torch.tensor([[3.0, -4.0]]))
         tensor([[5.]])
     """
-    return torch.linalg.vector_norm(_features("l2", attributions, rank), dim=1, keepdim=True)
+    return torch.linalg.vector_norm(_floating("l2", _features("l2", attributions, rank)), dim=1, keepdim=True)
 
 
 def positive(attributions: Tensor, *, rank: int | None = None) -> Tensor:
@@ -137,6 +137,7 @@ def resize(
         [N, C, *size]
 
     Raises:
+        TypeError: If the maps are not of floating point.
         ValueError: If the mode is another, a size is below 1, or the dimensions do not fit or are not told apart.
 
     Example:
@@ -146,7 +147,7 @@ def resize(
     # Several numbers say how many dimensions are spatial; a tensor of three may lack its batch as the maps do.
     if rank is None and not isinstance(size, int) and getattr(size, "ndim", 0) != 3:
         rank = maps.ndim - 2
-    rank = _features("resize", maps, rank).ndim - 2
+    rank = _floating("resize", _features("resize", maps, rank)).ndim - 2
     if isinstance(size, Tensor):
         size = size.shape[2:]
     size = [size] * rank if isinstance(size, int) else list(size)
@@ -185,6 +186,7 @@ def smooth(maps: Tensor, sigma: float, *, padding: str = "replicate", rank: int 
         [N, C, *spatial]; a constant map stays as it is, but for zero padding.
 
     Raises:
+        TypeError: If the maps are not of floating point.
         ValueError: If `sigma` is negative, so small that it can only be meant as a share of the image, or so large that
             "reflect" or "circular" would have to repeat; `padding` is another; or the shape is another, or of three
             dimensions and nothing says which.
@@ -205,7 +207,7 @@ def smooth(maps: Tensor, sigma: float, *, padding: str = "replicate", rank: int 
         )
     if padding not in _PADDINGS:
         raise ValueError(f"smooth(padding={padding!r}): expected one of {', '.join(map(repr, _PADDINGS))}.")
-    _features("smooth", maps, rank)
+    _floating("smooth", _features("smooth", maps, rank))
     if sigma == 0:
         return maps
     # Half precision is too coarse for the taps: in bfloat16, 257 is not a number and the weights do not sum to 1.
@@ -237,7 +239,7 @@ def normalize(maps: Tensor, *, scale: str = "range", rank: int | None = None) ->
         rank: As in `max_abs`.
 
     Returns:
-        [N, C, *spatial]; a constant map (`"range"`) or a zero map (`"max"`) becomes zeros.
+        [N, C, *spatial], of floating point; a constant map (`"range"`) or a zero map (`"max"`) becomes zeros.
 
     Raises:
         ValueError: If `scale` is another; or as in `max_abs`.
@@ -247,14 +249,17 @@ def normalize(maps: Tensor, *, scale: str = "range", rank: int | None = None) ->
         tensor([[[0., 1.]]])
     """
     dims = tuple(range(1, _features("normalize", maps, rank).ndim))
+    # The difference of two numbers in half precision, or of two small integers, may be none.
+    values = maps.to(torch.promote_types(maps.dtype, torch.float32))
     if scale == "range":
-        low = maps.amin(dims, keepdim=True)
-        maps, size = maps - low, maps.amax(dims, keepdim=True) - low
+        low = values.amin(dims, keepdim=True)
+        values, size = values - low, values.amax(dims, keepdim=True) - low
     elif scale == "max":
-        size = maps.abs().amax(dims, keepdim=True)
+        size = values.abs().amax(dims, keepdim=True)
     else:
         raise ValueError(f"normalize(scale={scale!r}): expected 'range' or 'max'.")
-    return maps / torch.where(size == 0, 1, size)
+    found = values / torch.where(size == 0, 1, size)
+    return found.to(maps.dtype) if maps.is_floating_point() else found
 
 
 def from_tokens(maps: Tensor, *, skip: int, like: Tensor | None = None, grid: tuple[int, int] | None = None) -> Tensor:
@@ -326,4 +331,11 @@ def _features(call: str, values: Tensor, rank: int | None) -> Tensor:
             f"{call}: expected a shape [N, C, *spatial], got {shape}. If this is one image [C, H, W], its batch is "
             f"missing: give it as [None]. If these are signals [N, C, T], say {call}(..., rank=1)."
         )
+    return values
+
+
+def _floating(call: str, values: Tensor) -> Tensor:
+    """The values, which may be others afterwards than integers hold."""
+    if not (values.is_floating_point() or values.is_complex()):
+        raise TypeError(f"{call}: expected floating-point numbers, got {values.dtype}. Give maps.float(), say.")
     return values

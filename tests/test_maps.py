@@ -314,6 +314,28 @@ def test_nothing_to_normalise_gives_zeros(mode: str) -> None:
     assert torch.equal(maps.normalize(values, scale=mode), torch.zeros_like(values))
 
 
+def test_normalising_a_wide_range_of_a_coarse_dtype() -> None:
+    """60000 + 60000 is infinite in float16, and 100 + 100 is -56 in int8."""
+    wide = torch.tensor([[[-60000.0, 60000.0, 0.0]]])
+    torch.testing.assert_close(maps.normalize(wide.half()), torch.tensor([[[0.0, 1.0, 0.5]]]).half())
+    small = torch.tensor([[[-100, 100, 0]]], dtype=torch.int8)
+    torch.testing.assert_close(maps.normalize(small), torch.tensor([[[0.0, 1.0, 0.5]]]))
+    torch.testing.assert_close(maps.normalize(small > 0), torch.tensor([[[0.0, 1.0, 0.0]]]))
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.uint8, torch.bool])
+def test_what_has_no_fractions_is_not_smoothed_or_resized(dtype: torch.dtype) -> None:
+    ones = torch.ones(1, 1, 4, 4, dtype=dtype)
+    calls = {
+        "smooth": lambda: maps.smooth(ones, 1.0),
+        "resize": lambda: maps.resize(ones, 8),
+        "l2": lambda: maps.l2(ones),
+    }
+    for name, call in calls.items():
+        with pytest.raises(TypeError, match=rf"^{name}: expected floating-point numbers, got {dtype}"):
+            call()
+
+
 def test_an_unknown_normalisation_is_refused() -> None:
     with pytest.raises(ValueError, match=r"normalize\(scale='minmax'\): expected 'range' or 'max'"):
         maps.normalize(torch.zeros(1, 1, 2), scale="minmax")
