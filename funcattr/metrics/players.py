@@ -265,7 +265,7 @@ def _unknown(call: str, features: int, ids: list[Tensor], doubt: Tensor | None) 
 
 
 def checked_attributions(question: Question, attributions: Any) -> Any:
-    """The attributions with their examples in front, structured as x; each [N, ...], and broadcasts to it.
+    """The attributions with their examples in front, structured as x, on its device; each [N, ...], and broadcasts.
 
     Raises:
         TypeError: If one is no floating-point tensor.
@@ -282,7 +282,7 @@ def checked_attributions(question: Question, attributions: Any) -> Any:
         given = pytree.tree_map(_in_front, given, question.layout.x)
     for part, value in zip(pytree.tree_leaves(given), leaves, strict=True):
         _check(question.call, part, value)
-    return given
+    return pytree.tree_map(lambda part, value: part.to(value.device), given, question.x)
 
 
 def _in_front(part: Any, dim: Any) -> Any:

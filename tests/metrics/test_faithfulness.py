@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 import funcattr
 from funcattr import maps, masks
+from funcattr.attribution.question import ask
 from funcattr.metrics import (
     area_between,
     deletion,
@@ -19,6 +20,7 @@ from funcattr.metrics import (
     randomization,
     sensitivity_n,
 )
+from funcattr.metrics.players import checked_attributions
 from funcattr.sampling import draws
 from funcattr.testing.seeding import settle, uniform
 
@@ -435,6 +437,12 @@ def test_maps_of_examples_elsewhere_keep_their_own_shape() -> None:
 def test_measures_of_methods_count_rows_in_dimension_zero(measure: Any) -> None:
     with pytest.raises(TypeError, match=r"\(example_dims=...\): expected examples in dimension 0"):
         measure(partial(funcattr.gradient, MODEL), X, 1, example_dims={"x": 1})
+
+
+def test_attributions_go_to_the_inputs_device() -> None:
+    """The meta device stands for a card: maps that were kept are on the CPU, the model is not."""
+    question = ask("f", MODEL, X)._replace(x=X.to("meta"))
+    assert checked_attributions(question, MAP).device.type == "meta"
 
 
 def test_a_mask_finer_than_the_map_is_refused() -> None:

@@ -215,6 +215,14 @@ def test_shares_keep_the_dtype_of_the_maps(dtype: torch.dtype) -> None:
     assert energy_in_region(maps, box).item() == pytest.approx(68 / 120, abs=4e-3)
 
 
+@pytest.mark.parametrize("metric", [pointing_game, mass_in_region, energy_in_region])
+def test_regions_may_lie_on_another_device(metric: Metric) -> None:
+    """The meta device stands for a card: boxes of a data set are on the CPU, maps are not."""
+    maps = torch.zeros(2, 1, 4, 4, device="meta")
+    for regions in (torch.zeros(2, 4), torch.zeros(2, 1, 4, 4, dtype=torch.bool)):
+        assert metric(maps, regions).device.type == "meta"
+
+
 def test_no_examples_give_no_results() -> None:
     maps, boxes = torch.zeros(0, 1, 4, 4), torch.zeros(0, 4)
     assert all(m(maps, boxes).shape == (0,) for m in (pointing_game, mass_in_region, energy_in_region))

@@ -85,6 +85,7 @@ def rise(
     size = spatial_size(call, x)
     _check(call, cells, p)
     count = positive(call, "samples", samples) if masks is None else _checked(call, masks, x)
+    masks = None if masks is None else masks.to(x.device)
     seed = seed_from(call, generator)
     chunk = chunk_for(question, chunk_size, count)
     # Sums over thousands of masks: half precision is too coarse for them.
