@@ -7,6 +7,7 @@ it cannot be seen whether they are those of signals, [N, C, T], or of one image 
 
 import math
 from collections.abc import Sequence
+from operator import index
 
 import torch
 import torch.nn.functional as F
@@ -145,12 +146,12 @@ def resize(
         torch.Size([1, 1, 4, 4])
     """
     # Several numbers say how many dimensions are spatial; a tensor of three may lack its batch as the maps do.
-    if rank is None and not isinstance(size, int) and getattr(size, "ndim", 0) != 3:
+    if rank is None and (isinstance(size, Sequence) or (isinstance(size, Tensor) and size.ndim != 3)):
         rank = maps.ndim - 2
     rank = _floating("resize", _features("resize", maps, rank)).ndim - 2
     if isinstance(size, Tensor):
         size = size.shape[2:]
-    size = [size] * rank if isinstance(size, int) else list(size)
+    size = _pixels(size) if isinstance(size, Sequence) else _pixels([size]) * rank
     if len(size) != rank or not 1 <= rank <= 3:
         batch = " Is the batch missing? Give maps[None]." if len(size) == rank + 1 else ""
         raise ValueError(
@@ -289,6 +290,8 @@ def from_tokens(maps: Tensor, *, skip: int, like: Tensor | None = None, grid: tu
             f"from_tokens(maps=...): expected one number for each token, [N, T] or [N, 1, T], got {shape}. Of "
             "attributions [N, T, D] take the sum over D first: attributions.sum(-1)."
         )
+    if isinstance(skip, bool) or not isinstance(skip, int):
+        raise TypeError(f"from_tokens(skip={skip!r}): expected a number of tokens, an int.")
     patches = shape[-1] - skip
     if not 0 <= skip < shape[-1]:
         raise ValueError(f"from_tokens(skip={skip}): expected 0 to {shape[-1] - 1}, for there are {shape[-1]} tokens.")
@@ -307,7 +310,8 @@ def from_tokens(maps: Tensor, *, skip: int, like: Tensor | None = None, grid: tu
                 "register tokens, or give grid=(rows, columns)."
             )
     else:
-        assert grid is not None
+        if not isinstance(grid, Sequence) or len(grid) != 2:
+            raise TypeError(f"from_tokens(grid={grid!r}): expected (rows, columns).")
         rows, columns = grid
         if rows * columns != patches or rows < 1:
             raise ValueError(
@@ -332,6 +336,15 @@ def _features(call: str, values: Tensor, rank: int | None) -> Tensor:
             f"missing: give it as [None]. If these are signals [N, C, T], say {call}(..., rank=1)."
         )
     return values
+
+
+def _pixels(size: Sequence[int]) -> list[int]:
+    """Numbers of pixels, NumPy's too, as ints."""
+    try:
+        # Compiled code has numbers of its own, which would become constants.
+        return [n if isinstance(n, int | torch.SymInt) else index(n) for n in size]
+    except TypeError as error:
+        raise TypeError(f"resize(size={size!r}): expected ints, the pixels of each dimension, or a tensor.") from error
 
 
 def _floating(call: str, values: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from itertools import product
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -168,6 +169,18 @@ def test_resize_keeps_a_constant_map_and_the_dtype(mode: str, dtype: torch.dtype
 def test_bad_sizes_and_modes_are_refused(shape: list[int], size: Any, mode: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         maps.resize(torch.zeros(shape), size, mode=mode)
+
+
+@pytest.mark.parametrize("size", [8.0, (8.0, 8.0), "8", ("8", "8"), np.zeros(2), None])
+def test_sizes_of_another_kind_are_refused(size: Any) -> None:
+    with pytest.raises(TypeError, match=r"^resize\(size=.*\): expected ints, the pixels of each dimension"):
+        maps.resize(torch.zeros(1, 1, 4, 4), size)
+
+
+def test_sizes_may_be_numpys() -> None:
+    size: Any = np.int64(6)
+    assert maps.resize(torch.zeros(1, 1, 4, 4), size).shape == (1, 1, 6, 6)
+    assert maps.resize(torch.zeros(1, 1, 4, 4), (size, 5)).shape == (1, 1, 6, 5)
 
 
 # Smoothing
@@ -342,6 +355,18 @@ def test_an_unknown_normalisation_is_refused() -> None:
 
 
 # Tokens
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"skip": 1.0, "grid": (2, 2)}, r"^from_tokens\(skip=1.0\): expected a number of tokens, an int"),
+        ({"skip": 1, "grid": 2}, r"^from_tokens\(grid=2\): expected \(rows, columns\)"),
+    ],
+)
+def test_options_of_tokens_of_another_kind_are_refused(options: Any, message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        maps.from_tokens(torch.zeros(1, 5), **options)
 
 
 @pytest.mark.parametrize(("skip", "rows", "columns"), [(0, 3, 3), (1, 2, 4), (5, 4, 2), (2, 1, 1)])

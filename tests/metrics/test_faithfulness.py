@@ -339,6 +339,13 @@ def test_mapped_over_classes_and_compiled(measure: Any, fresh_dynamo: None) -> N
     torch.testing.assert_close(compiled(X, MAP), each[1])
 
 
+def test_the_infidelity_of_examples_of_one_number() -> None:
+    """Shape [N], which other measures take."""
+    x = uniform(4, seed=7)
+    assert infidelity(lambda x: 3 * x, x, None, torch.full_like(x, 3), sigma=0.3).abs().max() < 1e-20
+    assert (infidelity(lambda x: 3 * x, x, None, 0 * x, sigma=0.3) > 0.1).all()
+
+
 def test_the_infidelity_has_a_derivative() -> None:
     a = uniform(*X.shape, seed=6)
     slope = torch.func.grad(lambda a: infidelity(MODEL, X, CLASSES, a, sigma=0.3, samples=4).sum())(a)
@@ -365,6 +372,11 @@ BAD: dict[str, tuple[Any, dict[str, Any], type[Exception], str]] = {
     "noise to a baseline": (infidelity, {"sigma": 0.1, "baseline": 0.5}, ValueError, r"it is for window="),
     "negative noise": (infidelity, {"sigma": -0.1}, ValueError, r"infidelity\(sigma=-0.1\): expected a standard dev"),
     "large window": (infidelity, {"window": (2, 9)}, ValueError, r"infidelity\(window=\(2, 9\)\): expected no more"),
+    "text for noise": (infidelity, {"sigma": "1"}, TypeError, r"infidelity\(sigma=...\): expected a number, got str"),
+    "flag for noise": (infidelity, {"sigma": True}, TypeError, r"infidelity\(sigma=...\): expected a number, got bool"),
+    "number for a window": (infidelity, {"window": 2.0}, TypeError, r"\(window=...\): expected an int, or several"),
+    "number for a size": (sensitivity_n, {"n": 2.0}, TypeError, r"sensitivity_n\(n=...\): expected an int, got float"),
+    "NumPy's size": (sensitivity_n, {"n": np.int64(2)}, TypeError, r"\(n=...\): expected an int, got int64"),
     "deep window": (infidelity, {"window": (2,) * 4}, ValueError, r"expected 1 to 3 sizes"),
 }  # fmt: skip
 
@@ -457,6 +469,7 @@ def test_a_mask_finer_than_the_map_is_refused() -> None:
     [
         ({"radius": 0}, ValueError, r"max_sensitivity\(radius=0\): expected a number above 0"),
         ({"samples": 0}, ValueError, r"max_sensitivity\(samples=0\): expected at least 1"),
+        ({"radius": "1"}, TypeError, r"max_sensitivity\(radius=...\): expected a number, got str"),
         (
             {"method": lambda x, t: x.sum()},
             ValueError,
