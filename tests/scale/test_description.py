@@ -51,6 +51,9 @@ PAIRS: dict[str, tuple[Callable[[], Any], Callable[[], Any]]] = {
     "dtype": (lambda: torch.zeros(3), lambda: torch.zeros(3, dtype=torch.float64)),
     "bfloat16": (lambda: torch.ones(3, dtype=torch.bfloat16), lambda: torch.zeros(3, dtype=torch.bfloat16)),
     "strides": (lambda: torch.arange(6.0).reshape(2, 3).t(), lambda: torch.arange(6.0).reshape(3, 2)),
+    "one of several": (lambda: torch.arange(4.0)[2::2], lambda: torch.arange(4.0)[1::3]),
+    "conjugate": (lambda: torch.tensor([1 + 2j]).conj(), lambda: torch.tensor([1 + 2j])),
+    "negative": (lambda: torch.tensor([1 + 2j]).conj().imag, lambda: torch.tensor([1 + 2j]).imag),
     "array": (lambda: torch.arange(3).numpy(), lambda: torch.arange(4).numpy()),
     "partial": (lambda: partial(funcattr.lrp, rules="epsilon_plus"), lambda: partial(funcattr.lrp, rules="attnlrp")),
     "torch function": (lambda: F.softplus, lambda: torch.relu),
@@ -95,8 +98,9 @@ def own_rule(call: Any, cotangent: Any) -> Any:
         object(),
         torch.Generator(),
         own_rule.__code__,
+        np.array([{"a": 1}, None], dtype=object),
     ],
-    ids=["lambda", "function", "partial", "rule", "module", "object", "generator", "code"],
+    ids=["lambda", "function", "partial", "rule", "module", "object", "generator", "code", "objects"],
 )
 def test_what_nobody_can_tell_is_refused(value: Any) -> None:
     with pytest.raises(TypeError, match=r"run\(options=\.\.\.\).*scale\.Own\("):
