@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import funcattr
-from funcattr import maps, masks
+from funcattr import maps, masks, metrics
 from funcattr.attribution.question import ask
 from funcattr.metrics import (
     area_between,
@@ -352,6 +352,23 @@ def test_the_infidelity_has_a_derivative() -> None:
     step = 1e-6 * uniform(*X.shape, seed=9)
     ahead, behind = (infidelity(MODEL, X, CLASSES, a + s * step, sigma=0.3, samples=4).sum() for s in (1, -1))
     torch.testing.assert_close((slope * step).sum(), (ahead - behind) / 2, rtol=1e-6, atol=1e-14)
+
+
+@pytest.mark.parametrize("activation", ["sigmoid", "softmax"])
+def test_a_sure_model_in_half_precision_has_losses(activation: Any) -> None:
+    """Where 1 - p is less than bfloat16 tells from 0, all scores were 1, and no correlation was known."""
+    weight = torch.tensor([[0.25, 0.5, 1.0, 2.0, 4.0]], dtype=torch.bfloat16)
+    x, a = torch.ones(1, 5, dtype=torch.bfloat16), weight.float()
+
+    def model(x: Tensor) -> Tensor:
+        y = x @ weight.T.to(x) + 1
+        return torch.cat([y, torch.zeros_like(y)], 1)
+
+    found = metrics.single_deletion(model, x, 0, a, activation=activation)
+    assert found.tolist() == [1.0]
+    r = sensitivity_n(model, x, 0, a, n=2, samples=20, activation=activation)
+    expected = sensitivity_n(model, x.double(), 0, a.double(), n=2, samples=20, activation=activation)
+    torch.testing.assert_close(r.double(), expected, atol=0.02, rtol=0)
 
 
 # --- bad input -------------------------------------------------------------------------------------------------------
