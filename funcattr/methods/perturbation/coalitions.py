@@ -196,6 +196,9 @@ def _counted(call: str, masks: list[Tensor], features: int | None) -> int:
 
 def _without_gaps(ids: list[Tensor], count: int) -> tuple[list[Tensor], int]:
     """Features numbered from 0 in their order, without the numbers that no value has; and how many they are."""
+    if count > sum(numbers.numel() for numbers in ids):  # labels may be any numbers: no table of all that lie between
+        labels = torch.cat([numbers.reshape(-1).to(ids[0].device) for numbers in ids]).unique()
+        return [torch.searchsorted(labels.to(numbers.device), numbers.contiguous()) for numbers in ids], len(labels)
     used = torch.zeros(count, dtype=torch.bool, device=ids[0].device)
     for numbers in ids:
         used[numbers.to(used.device)] = True
