@@ -7,6 +7,7 @@ it cannot be seen whether they are those of signals, [N, C, T], or of one image 
 
 import math
 from collections.abc import Sequence
+from operator import index
 
 import torch
 import torch.nn.functional as F
@@ -78,7 +79,7 @@ def l2(attributions: Tensor, *, rank: int | None = None) -> Tensor:
         >>> l2(torch.tensor([[3.0, -4.0]]))
         tensor([[5.]])
     """
-    return torch.linalg.vector_norm(_features("l2", attributions, rank), dim=1, keepdim=True)
+    return torch.linalg.vector_norm(_floating("l2", _features("l2", attributions, rank)), dim=1, keepdim=True)
 
 
 def positive(attributions: Tensor, *, rank: int | None = None) -> Tensor:
@@ -137,6 +138,7 @@ def resize(
         [N, C, *size]
 
     Raises:
+        TypeError: If the maps are not of floating point.
         ValueError: If the mode is another, a size is below 1, or the dimensions do not fit or are not told apart.
 
     Example:
@@ -144,12 +146,12 @@ def resize(
         torch.Size([1, 1, 4, 4])
     """
     # Several numbers say how many dimensions are spatial; a tensor of three may lack its batch as the maps do.
-    if rank is None and not isinstance(size, int) and getattr(size, "ndim", 0) != 3:
+    if rank is None and (isinstance(size, Sequence) or (isinstance(size, Tensor) and size.ndim != 3)):
         rank = maps.ndim - 2
-    rank = _features("resize", maps, rank).ndim - 2
+    rank = _floating("resize", _features("resize", maps, rank)).ndim - 2
     if isinstance(size, Tensor):
         size = size.shape[2:]
-    size = [size] * rank if isinstance(size, int) else list(size)
+    size = _pixels(size) if isinstance(size, Sequence) else _pixels([size]) * rank
     if len(size) != rank or not 1 <= rank <= 3:
         batch = " Is the batch missing? Give maps[None]." if len(size) == rank + 1 else ""
         raise ValueError(
@@ -185,6 +187,7 @@ def smooth(maps: Tensor, sigma: float, *, padding: str = "replicate", rank: int 
         [N, C, *spatial]; a constant map stays as it is, but for zero padding.
 
     Raises:
+        TypeError: If the maps are not of floating point.
         ValueError: If `sigma` is negative, so small that it can only be meant as a share of the image, or so large that
             "reflect" or "circular" would have to repeat; `padding` is another; or the shape is another, or of three
             dimensions and nothing says which.
@@ -205,7 +208,7 @@ def smooth(maps: Tensor, sigma: float, *, padding: str = "replicate", rank: int 
         )
     if padding not in _PADDINGS:
         raise ValueError(f"smooth(padding={padding!r}): expected one of {', '.join(map(repr, _PADDINGS))}.")
-    _features("smooth", maps, rank)
+    _floating("smooth", _features("smooth", maps, rank))
     if sigma == 0:
         return maps
     # Half precision is too coarse for the taps: in bfloat16, 257 is not a number and the weights do not sum to 1.
@@ -237,7 +240,7 @@ def normalize(maps: Tensor, *, scale: str = "range", rank: int | None = None) ->
         rank: As in `max_abs`.
 
     Returns:
-        [N, C, *spatial]; a constant map (`"range"`) or a zero map (`"max"`) becomes zeros.
+        [N, C, *spatial], of floating point; a constant map (`"range"`) or a zero map (`"max"`) becomes zeros.
 
     Raises:
         ValueError: If `scale` is another; or as in `max_abs`.
@@ -247,14 +250,17 @@ def normalize(maps: Tensor, *, scale: str = "range", rank: int | None = None) ->
         tensor([[[0., 1.]]])
     """
     dims = tuple(range(1, _features("normalize", maps, rank).ndim))
+    # The difference of two numbers in half precision, or of two small integers, may be none.
+    values = maps.to(torch.promote_types(maps.dtype, torch.float32))
     if scale == "range":
-        low = maps.amin(dims, keepdim=True)
-        maps, size = maps - low, maps.amax(dims, keepdim=True) - low
+        low = values.amin(dims, keepdim=True)
+        values, size = values - low, values.amax(dims, keepdim=True) - low
     elif scale == "max":
-        size = maps.abs().amax(dims, keepdim=True)
+        size = values.abs().amax(dims, keepdim=True)
     else:
         raise ValueError(f"normalize(scale={scale!r}): expected 'range' or 'max'.")
-    return maps / torch.where(size == 0, 1, size)
+    found = values / torch.where(size == 0, 1, size)
+    return found.to(maps.dtype) if maps.is_floating_point() else found
 
 
 def from_tokens(maps: Tensor, *, skip: int, like: Tensor | None = None, grid: tuple[int, int] | None = None) -> Tensor:
@@ -284,6 +290,8 @@ def from_tokens(maps: Tensor, *, skip: int, like: Tensor | None = None, grid: tu
             f"from_tokens(maps=...): expected one number for each token, [N, T] or [N, 1, T], got {shape}. Of "
             "attributions [N, T, D] take the sum over D first: attributions.sum(-1)."
         )
+    if isinstance(skip, bool) or not isinstance(skip, int):
+        raise TypeError(f"from_tokens(skip={skip!r}): expected a number of tokens, an int.")
     patches = shape[-1] - skip
     if not 0 <= skip < shape[-1]:
         raise ValueError(f"from_tokens(skip={skip}): expected 0 to {shape[-1] - 1}, for there are {shape[-1]} tokens.")
@@ -302,7 +310,8 @@ def from_tokens(maps: Tensor, *, skip: int, like: Tensor | None = None, grid: tu
                 "register tokens, or give grid=(rows, columns)."
             )
     else:
-        assert grid is not None
+        if not isinstance(grid, Sequence) or len(grid) != 2:
+            raise TypeError(f"from_tokens(grid={grid!r}): expected (rows, columns).")
         rows, columns = grid
         if rows * columns != patches or rows < 1:
             raise ValueError(
@@ -326,4 +335,20 @@ def _features(call: str, values: Tensor, rank: int | None) -> Tensor:
             f"{call}: expected a shape [N, C, *spatial], got {shape}. If this is one image [C, H, W], its batch is "
             f"missing: give it as [None]. If these are signals [N, C, T], say {call}(..., rank=1)."
         )
+    return values
+
+
+def _pixels(size: Sequence[int]) -> list[int]:
+    """Numbers of pixels, NumPy's too, as ints."""
+    try:
+        # Compiled code has numbers of its own, which would become constants.
+        return [n if isinstance(n, int | torch.SymInt) else index(n) for n in size]
+    except TypeError as error:
+        raise TypeError(f"resize(size={size!r}): expected ints, the pixels of each dimension, or a tensor.") from error
+
+
+def _floating(call: str, values: Tensor) -> Tensor:
+    """The values, which may be others afterwards than integers hold."""
+    if not (values.is_floating_point() or values.is_complex()):
+        raise TypeError(f"{call}: expected floating-point numbers, got {values.dtype}. Give maps.float(), say.")
     return values

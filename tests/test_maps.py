@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from itertools import product
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -170,6 +171,18 @@ def test_bad_sizes_and_modes_are_refused(shape: list[int], size: Any, mode: str,
         maps.resize(torch.zeros(shape), size, mode=mode)
 
 
+@pytest.mark.parametrize("size", [8.0, (8.0, 8.0), "8", ("8", "8"), np.zeros(2), None])
+def test_sizes_of_another_kind_are_refused(size: Any) -> None:
+    with pytest.raises(TypeError, match=r"^resize\(size=.*\): expected ints, the pixels of each dimension"):
+        maps.resize(torch.zeros(1, 1, 4, 4), size)
+
+
+def test_sizes_may_be_numpys() -> None:
+    size: Any = np.int64(6)
+    assert maps.resize(torch.zeros(1, 1, 4, 4), size).shape == (1, 1, 6, 6)
+    assert maps.resize(torch.zeros(1, 1, 4, 4), (size, 5)).shape == (1, 1, 6, 5)
+
+
 # Smoothing
 
 
@@ -314,12 +327,46 @@ def test_nothing_to_normalise_gives_zeros(mode: str) -> None:
     assert torch.equal(maps.normalize(values, scale=mode), torch.zeros_like(values))
 
 
+def test_normalising_a_wide_range_of_a_coarse_dtype() -> None:
+    """60000 + 60000 is infinite in float16, and 100 + 100 is -56 in int8."""
+    wide = torch.tensor([[[-60000.0, 60000.0, 0.0]]])
+    torch.testing.assert_close(maps.normalize(wide.half()), torch.tensor([[[0.0, 1.0, 0.5]]]).half())
+    small = torch.tensor([[[-100, 100, 0]]], dtype=torch.int8)
+    torch.testing.assert_close(maps.normalize(small), torch.tensor([[[0.0, 1.0, 0.5]]]))
+    torch.testing.assert_close(maps.normalize(small > 0), torch.tensor([[[0.0, 1.0, 0.0]]]))
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.uint8, torch.bool])
+def test_what_has_no_fractions_is_not_smoothed_or_resized(dtype: torch.dtype) -> None:
+    ones = torch.ones(1, 1, 4, 4, dtype=dtype)
+    calls = {
+        "smooth": lambda: maps.smooth(ones, 1.0),
+        "resize": lambda: maps.resize(ones, 8),
+        "l2": lambda: maps.l2(ones),
+    }
+    for name, call in calls.items():
+        with pytest.raises(TypeError, match=rf"^{name}: expected floating-point numbers, got {dtype}"):
+            call()
+
+
 def test_an_unknown_normalisation_is_refused() -> None:
     with pytest.raises(ValueError, match=r"normalize\(scale='minmax'\): expected 'range' or 'max'"):
         maps.normalize(torch.zeros(1, 1, 2), scale="minmax")
 
 
 # Tokens
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"skip": 1.0, "grid": (2, 2)}, r"^from_tokens\(skip=1.0\): expected a number of tokens, an int"),
+        ({"skip": 1, "grid": 2}, r"^from_tokens\(grid=2\): expected \(rows, columns\)"),
+    ],
+)
+def test_options_of_tokens_of_another_kind_are_refused(options: Any, message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        maps.from_tokens(torch.zeros(1, 5), **options)
 
 
 @pytest.mark.parametrize(("skip", "rows", "columns"), [(0, 3, 3), (1, 2, 4), (5, 4, 2), (2, 1, 1)])

@@ -2,6 +2,7 @@
 
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 Activation = Literal["sigmoid", "softmax"]
@@ -10,13 +11,17 @@ Activation = Literal["sigmoid", "softmax"]
 def activated(call: str, output: Tensor, activation: Activation | None) -> Tensor:
     """The output itself, its sigmoid, or its softmax over the classes, which are in dimension 1. [N, ...]
 
+    Sigmoid and softmax are in single precision or better: bfloat16 has no number between 0.996 and 1, so that the
+    losses of a model that is sure would be 0.
+
     Raises:
         ValueError: If there are not two classes to take the softmax over, or the word is another one.
     """
     if activation is None:
         return output
+    precise = output.to(torch.promote_types(output.dtype, torch.float32))
     if activation == "sigmoid":
-        return output.sigmoid()
+        return precise.sigmoid()
     if activation != "softmax":
         raise ValueError(f"{call}(activation={activation!r}): expected 'sigmoid', 'softmax' or None.")
     if output.ndim < 2:
@@ -26,4 +31,4 @@ def activated(call: str, output: Tensor, activation: Activation | None) -> Tenso
             f"{call}(activation='softmax'): expected two classes or more, got shape {list(output.shape)}: that "
             "of one class is always 1. Say activation='sigmoid', or None for the output itself."
         )
-    return output.softmax(1)
+    return precise.softmax(1)

@@ -92,7 +92,7 @@ def _index(word: str, outputs: Tensor, names: tuple[str, ...] | None) -> int:
                 f"--target {TOP}: one class has this name, {found[0]}. Give its index, or that of the top one."
             )
         return int(outputs.argmax())
-    if word.lstrip("-").isdigit():
+    if re.fullmatch("-?[0-9]+", word):
         index = int(word)
         if found and found != [index]:
             raise CommandError(

@@ -8,14 +8,12 @@ import torch
 from torch import Tensor
 
 from ..extras import needed
+from ..scale.image_folder import MODES
 from .command_error import CommandError, refusing
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-
-_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
-"""Kinds of Pillow's with 8 bits for each value; it cuts others off when it converts them."""
 
 _SLACK = 0.02
 """How far outside 0..1 a pixel may lie by rounding and interpolation."""
@@ -101,7 +99,7 @@ def _open(file: Path) -> "tuple[Image, str]":
         raise CommandError(
             f"{file}: expected an image, got a file that Pillow cannot read ({type(error).__name__})."
         ) from error
-    if opened.mode not in _MODES:
+    if opened.mode not in MODES:
         raise CommandError(
             f"{file}: expected 8 bits for each value, got Pillow's mode {opened.mode!r}. Convert it to RGB first."
         )

@@ -100,7 +100,8 @@ def _total(question: Question, attributions: Any) -> tuple[Tensor, torch.dtype]:
             raise ValueError(
                 f"{where}: expected one row for each of the {question.examples} examples, got {list(part.shape)}."
             )
-    sums = [part.reshape(len(part), -1).sum(1, dtype=wide(part.dtype)) for part in parts]
+    each = [part.to(question.device).reshape(len(part), -1) for part in parts]
+    sums = [part.sum(1, dtype=wide(part.dtype)) for part in each]
     return torch.stack(sums).sum(0), reduce(torch.promote_types, (part.dtype for part in parts))
 
 

@@ -56,8 +56,9 @@ def greedy_order(
         progress: Whether to show a progress bar.
 
     Returns:
-        Numbers 1 .. F, one for each feature, shared out among its values; structured and shaped as x, but images
-        without a mask have one for each pixel, [N, 1, H, W]. `deletion` with the same `first` and mask takes them.
+        Numbers 1 .. F, one for each feature, shared out among its values, in single precision or better; structured and
+        shaped as x, but images without a mask have one for each pixel, [N, 1, H, W]. `deletion` with the same `first`
+        and mask takes them.
 
     Raises:
         ValueError, TypeError: As in `deletion`.
@@ -98,10 +99,15 @@ def greedy_order(
         gone[rows, chosen] = True
         taken = until
     values = groups.features - place if first == "highest" else place + 1
-    found = groups.spread((values / _sizes(groups)).to(wide(torch.get_default_dtype())))
+    found = groups.spread_precisely(values / _sizes(groups))
     if feature_mask is None:
         found = pytree.tree_map(lambda v: v.sum(1, keepdim=True) if v.ndim > 3 else v, found)
-    return question.as_given(found)
+    return question.as_given(pytree.tree_map(lambda x, v: v.to(_dtype(x)), groups.x, found))
+
+
+def _dtype(x: Tensor) -> torch.dtype:
+    """The dtype of an input's numbers: bfloat16 holds integers up to 256 only, and others would share a place."""
+    return wide(x.dtype if x.is_floating_point() else torch.get_default_dtype())
 
 
 def _scores(question: Question, given: Players, gone: Tensor, tried: Tensor, activation: Activation | None) -> Tensor:

@@ -88,6 +88,8 @@ def infidelity(
         raise ValueError(f"{call}(sigma={sigma}, window={window}): expected one of both, to say what the noise is.")
     if sigma is not None and not (isinstance(baseline, int | float) and baseline == 0):
         raise ValueError(f"{call}(baseline=...): it is for window=; noise goes to no baseline.")
+    if sigma is not None and (isinstance(sigma, bool) or not isinstance(sigma, int | float)):
+        raise TypeError(f"{call}(sigma=...): expected a number, got {type(sigma).__name__}.")
     if sigma is not None and not 0 < sigma < float("inf"):
         raise ValueError(f"{call}(sigma={sigma}): expected a standard deviation above 0.")
     sizes = () if window is None else _window(question, window)
@@ -109,7 +111,8 @@ def infidelity(
         copies = [merged((leaf - move).transpose(0, 1)) for leaf, move in zip(leaves, moves, strict=True)]
         asked = copies_of(question, pytree.tree_unflatten(copies, structure))
         found = parted(precise(score(call, activated(call, asked.outputs(), activation), asked.target)), len(index))
-        parts = [(move * a).flatten(2) for move, a in zip(moves, pytree.tree_leaves(given), strict=True)]
+        parts = [move * a for move, a in zip(moves, pytree.tree_leaves(given), strict=True)]
+        parts = [part.reshape(*part.shape[:2], -1) for part in parts]
         predicted = torch.stack([part.sum(2, dtype=wide(part.dtype)) for part in parts]).sum(0)  # [c, N]
         return done + len(index), (predicted.clone(), (whole - found).transpose(0, 1).clone())
 
@@ -127,6 +130,8 @@ def _window(question: Question, window: int | Sequence[int]) -> tuple[int, ...]:
     call, x = question.call, question.x
     if not isinstance(x, Tensor):
         raise TypeError(f"{call}(window=...): expected one tensor as the input, got {type(x).__name__}.")
+    if not isinstance(window, int | Sequence) or isinstance(window, str):
+        raise TypeError(f"{call}(window=...): expected an int, or several, got {type(window).__name__}.")
     sizes = (window,) if isinstance(window, int) else tuple(window)
     if not 0 < len(sizes) < x.ndim:
         raise ValueError(f"{call}(window={window}): expected 1 to {x.ndim - 1} sizes, for the last dimensions of x.")

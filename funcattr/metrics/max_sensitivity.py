@@ -61,6 +61,8 @@ def max_sensitivity(
     """
     call = "max_sensitivity"
     examples, count = batch_of(call, x), positive(call, "samples", samples)
+    if isinstance(radius, bool) or not isinstance(radius, int | float):
+        raise TypeError(f"{call}(radius=...): expected a number, got {type(radius).__name__}.")
     if not 0 < radius < float("inf"):
         raise ValueError(f"{call}(radius={radius}): expected a number above 0.")
     leaves, structure = pytree.tree_flatten(x)

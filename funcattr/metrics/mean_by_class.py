@@ -41,7 +41,7 @@ def mean_by_class(values: Tensor, classes: Tensor) -> Tensor:
     dtype = values.dtype if values.is_floating_point() else torch.get_default_dtype()
     precise = torch.promote_types(dtype, torch.float32)  # half precision cannot count that far
 
-    ordered, order = classes.sort()
+    ordered, order = classes.to(values.device).sort()
     is_first = torch.cat([torch.ones_like(ordered[:1], dtype=torch.bool), ordered[1:] != ordered[:-1]])
     group = is_first.cumsum(0) - 1  # classes numbered from 0 by their order. [N]
     sums = torch.zeros_like(values, dtype=precise).scatter_add(0, group, values[order].to(precise))

@@ -1,6 +1,7 @@
 """The features that attributions are about: what is removed or shown as one, and how much each one got."""
 
 from collections.abc import Callable, Mapping
+from functools import reduce
 from typing import Any, NamedTuple
 
 import torch
@@ -225,12 +226,17 @@ def feature_sums(call: str, attributions: Any, feature_mask: Any, features: int 
 
 def _each(parts: list[Tensor]) -> Tensor:
     """Attributions that are of a feature each. [N, F]"""
-    return torch.cat([part.reshape(len(part), -1) for part in parts], 1).to(wide(parts[0].dtype))
+    return torch.cat([part.reshape(len(part), -1) for part in parts], 1).to(_dtype(parts))
+
+
+def _dtype(parts: list[Tensor]) -> torch.dtype:
+    """To sum attributions in, whichever of several comes first."""
+    return wide(reduce(torch.promote_types, (part.dtype for part in parts)))
 
 
 def _sums(call: str, features: int, ids: Any, doubt: Tensor | None, parts: list[Tensor]) -> Tensor:
     """The sum of each feature's attributions, not a number for an example that lacks a feature of the others. [N, F]"""
-    sums = parts[0].new_zeros(len(parts[0]), features, dtype=wide(parts[0].dtype))
+    sums = parts[0].new_zeros(len(parts[0]), features, dtype=_dtype(parts))
     leaves = pytree.tree_leaves(ids)
     for part, numbers in zip(parts, leaves, strict=True):
         where = _narrowed(call, numbers, part).reshape(len(numbers), -1).expand(len(part), -1)
@@ -259,7 +265,7 @@ def _unknown(call: str, features: int, ids: list[Tensor], doubt: Tensor | None) 
 
 
 def checked_attributions(question: Question, attributions: Any) -> Any:
-    """The attributions with their examples in front, structured as x; each [N, ...], and broadcasts to it.
+    """The attributions with their examples in front, structured as x, on its device; each [N, ...], and broadcasts.
 
     Raises:
         TypeError: If one is no floating-point tensor.
@@ -276,7 +282,7 @@ def checked_attributions(question: Question, attributions: Any) -> Any:
         given = pytree.tree_map(_in_front, given, question.layout.x)
     for part, value in zip(pytree.tree_leaves(given), leaves, strict=True):
         _check(question.call, part, value)
-    return given
+    return pytree.tree_map(lambda part, value: part.to(value.device), given, question.x)
 
 
 def _in_front(part: Any, dim: Any) -> Any:

@@ -44,7 +44,7 @@ def pointing_game(maps: Tensor, regions: Tensor, *, tolerance: float = 0.0) -> T
     References:
         Zhang et al., 2016, arXiv:1608.00507; Fong et al., 2019, arXiv:1910.08485 (TorchRay).
     """
-    maps = _checked("pointing_game", maps, regions)
+    maps, regions = _checked("pointing_game", maps, regions)
     if not tolerance >= 0:
         raise ValueError(f"pointing_game(tolerance=...): expected a distance of 0 or more, got {tolerance}.")
 
@@ -82,7 +82,7 @@ def mass_in_region(maps: Tensor, regions: Tensor) -> Tensor:
         >>> mass_in_region(maps, torch.tensor([[0, 2, 4, 4]]))
         tensor([0.5000])
     """
-    maps = _checked("mass_in_region", maps, regions)
+    maps, regions = _checked("mass_in_region", maps, regions)
 
     inside = _inside(maps, regions)
     size = inside.sum(1)  # [N]
@@ -122,13 +122,16 @@ def energy_in_region(maps: Tensor, regions: Tensor) -> Tensor:
     References:
         Wang et al., 2020, arXiv:1910.01279; Boehle et al., 2021, arXiv:2104.00032 (grid pointing game).
     """
-    maps = _checked("energy_in_region", maps, regions)
+    maps, regions = _checked("energy_in_region", maps, regions)
 
     precise = torch.promote_types(maps.dtype, torch.float32)
     positive = maps.flatten(1).clamp(min=0).to(precise)
+    # Of the largest one: sums of tiny numbers would be lost, and those of huge ones infinite.
+    largest = positive.detach().amax(1, keepdim=True)
+    positive = positive / torch.where(largest > 0, largest, 1)
     total = positive.sum(1)
     found = torch.where(_inside(maps, regions), positive, 0).sum(1)
-    share = torch.where(total > 0, found / total.clamp(min=torch.finfo(precise).tiny), 0)
+    share = torch.where(total > 0, found / torch.where(total > 0, total, 1), 0)
     return share.nan_to_num(0.0).to(maps.dtype)
 
 
@@ -157,8 +160,8 @@ def _pixel_ranges(boxes: Tensor, height: int, width: int) -> tuple[Tensor, Tenso
     return top.clamp(0, height), left.clamp(0, width), bottom.clamp(0, height), right.clamp(0, width)
 
 
-def _checked(call: str, maps: Tensor, regions: Tensor) -> Tensor:
-    """The maps without their channel dimension, [N, H, W], once they and the regions have been found to fit."""
+def _checked(call: str, maps: Tensor, regions: Tensor) -> tuple[Tensor, Tensor]:
+    """The maps without their channel dimension, [N, H, W], and the regions on their device, once they fit."""
     shape = list(maps.shape)
     if maps.ndim not in (3, 4) or (maps.ndim == 4 and shape[1] != 1) or 0 in shape[1:]:
         raise ValueError(
@@ -176,4 +179,4 @@ def _checked(call: str, maps: Tensor, regions: Tensor) -> Tensor:
             f"of dtype bool, {[count, 1, height, width]} or {[count, height, width]}; "
             f"got {list(regions.shape)} of {regions.dtype}."
         )
-    return maps.reshape(count, height, width)
+    return maps.reshape(count, height, width), regions.to(maps.device)

@@ -80,7 +80,7 @@ def sensitivity_n(
     call, count = question.call, positive(question.call, "samples", samples)
     if count < 3:
         raise ValueError(f"{call}(samples={count}): expected at least 3, for two points always lie on a line.")
-    sizes = [_size(call, size, given.groups.features) for size in ([n] if isinstance(n, int) else n)]
+    sizes = [_size(call, size, given.groups.features) for size in (n if isinstance(n, Sequence) else [n])]
     if not sizes:
         raise ValueError(f"{call}(n={n!r}): expected a number of features, or several.")
     seed = seed_from(call, generator)
@@ -91,7 +91,7 @@ def sensitivity_n(
         # What is lost is a difference: its rounding is that of the scores.
         same = (scores - scores[:, :1]).abs().amax(1) <= 32 * torch.finfo(scores.dtype).eps * whole.abs().amax(1)
         found.append(torch.where(same, torch.nan, pearson(sums, whole - scores)))
-    return found[0] if isinstance(n, int) else torch.stack(found, 1)
+    return torch.stack(found, 1) if isinstance(n, Sequence) else found[0]
 
 
 def _size(call: str, size: Any, features: int) -> int:

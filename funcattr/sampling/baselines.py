@@ -1,6 +1,7 @@
 """Baselines: the input that stands for "nothing there", as one value, one for each example, or a distribution."""
 
 from collections.abc import Mapping
+from math import isfinite
 from typing import Any
 
 import torch
@@ -99,9 +100,10 @@ def _names(before: str, value: Any) -> str:
 def _like(call: str, value: Tensor, baseline: Any) -> Tensor:
     if isinstance(baseline, int | float) and not isinstance(baseline, bool):
         if not _has(value.dtype, baseline):
-            raise ValueError(
-                f"{call}(baseline={baseline}): expected an integer, as the inputs are ({value.dtype}), in their range."
-            )
+            expected = f"an integer, as the inputs are ({value.dtype}), in their range"
+            if value.is_floating_point() or value.is_complex():
+                expected = f"a number in the range of the inputs' dtype, {value.dtype}"
+            raise ValueError(f"{call}(baseline={baseline}): expected {expected}.")
         return torch.full_like(value, baseline)
     if not isinstance(baseline, Tensor):
         raise TypeError(f"{call}(baseline=...): expected numbers and tensors, got {type(baseline).__name__}.")
@@ -114,9 +116,9 @@ def _like(call: str, value: Tensor, baseline: Any) -> Tensor:
 
 
 def _has(dtype: torch.dtype, number: float) -> bool:
-    """Whether integers or booleans of a dtype have the number; other dtypes round it."""
+    """Whether a dtype has the number, which floating-point ones may round."""
     if dtype.is_floating_point or dtype.is_complex:
-        return True
+        return not isfinite(number) or abs(number) <= torch.finfo(dtype).max
     lowest, highest = (0, 1) if dtype == torch.bool else (torch.iinfo(dtype).min, torch.iinfo(dtype).max)
     return float(number).is_integer() and lowest <= number <= highest
 
@@ -126,8 +128,15 @@ def cast_like(where: str, values: Tensor, like: Tensor) -> Tensor:
     if values.is_complex() and not like.is_complex():
         raise TypeError(f"{where}: expected real values, as the inputs are ({like.dtype}), got {values.dtype}.")
     found = values.to(like)
-    rounds = like.is_complex() or like.is_floating_point()
-    if not rounds and values.dtype != like.dtype and is_plain_eager() and bool((found != values.to(like.device)).any()):
+    if values.dtype == like.dtype or not is_plain_eager():
+        return found
+    if like.is_complex() or like.is_floating_point():
+        if bool((found.isinf() & ~values.to(like.device).isinf()).any()):
+            raise ValueError(
+                f"{where}: expected values in the range of the inputs' dtype {like.dtype}, got larger ones, of "
+                f"{values.dtype}."
+            )
+    elif bool((found != values.to(like.device)).any()):
         raise ValueError(
             f"{where}: expected values that the inputs' dtype {like.dtype} has, got others, of {values.dtype}. Round "
             "them yourself, or give floating-point inputs."

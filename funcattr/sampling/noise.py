@@ -101,7 +101,8 @@ def scaled_noise(noised: Any, noise: Any, spread: list[Tensor], index: Tensor, s
         drawn = [normal(index, v.shape[1:], v, seed, i).unsqueeze(0) for i, v in enumerate(values)]
     else:
         drawn = [
-            e[index].transpose(0, 1).to(v) for e, v in zip(pytree.tree_leaves(as_dict(noise)), values, strict=True)
+            e[index.to(e.device)].transpose(0, 1).to(v)
+            for e, v in zip(pytree.tree_leaves(as_dict(noise)), values, strict=True)
         ]
     added = [e * s.unsqueeze(1) for e, s in zip(drawn, spread, strict=True)]
     full = [merged(e.expand(len(v), *e.shape[1:])) for e, v in zip(added, values, strict=True)]

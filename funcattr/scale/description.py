@@ -43,6 +43,8 @@ def described(value: Any, where: str) -> Any:
         return of_tensor(value)
     if isinstance(value, np.ndarray | np.generic):
         array = np.asarray(value)
+        if array.dtype.hasobject:  # whose bytes are addresses
+            raise _opaque(value, where, "An array of objects")
         return {"array": list(array.shape), "dtype": str(array.dtype), "sha256": _hash(array.tobytes())}
     if isinstance(value, torch.dtype | torch.device | torch.Size):
         return {"torch": str(value)}
@@ -76,7 +78,9 @@ def of_tensor(value: Tensor) -> dict[str, Any]:
 
 def tensor_hash(value: Tensor) -> str:
     """A hash of a tensor's bytes, in the order of its elements."""
-    plain = value.detach().cpu().contiguous().reshape(-1)
+    plain = value.detach().cpu().resolve_conj().resolve_neg().contiguous().reshape(-1)
+    if plain.numel() == 1:  # which is contiguous with any stride, and no bytes with another than 1
+        plain = plain.clone(memory_format=torch.contiguous_format)
     return _hash(plain.view(torch.uint8).numpy() if plain.numel() else b"")
 
 

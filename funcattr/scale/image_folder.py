@@ -9,6 +9,8 @@ from torch import Tensor
 from ..extras import needed
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
+MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
+"""Kinds of Pillow's with 8 bits for each value; it cuts others off when it converts them."""
 
 
 class ImageFolder:
@@ -50,8 +52,17 @@ class ImageFolder:
         return len(self.ids)
 
     def __getitem__(self, index: int) -> Tensor:
-        """An image as the model takes it. [C, H, W]"""
+        """An image as the model takes it. [C, H, W]
+
+        Raises:
+            ValueError: If it has more than 8 bits for each value: its brighter part would be white.
+        """
         from PIL import Image
 
         with Image.open(self.folder / self.ids[index]) as image:
+            if image.mode not in MODES:
+                raise ValueError(
+                    f"ImageFolder: expected 8 bits for each value in {self.ids[index]}, got Pillow's mode "
+                    f"{image.mode!r}. Convert it to RGB first."
+                )
             return self.transform(image.convert("RGB"))

@@ -1,7 +1,6 @@
-"""The description of a model: its classes, their code as far as it can be known, its numbers and its tensors."""
+"""The description of a model: its classes, their code as far as it can be known, its attributes and its tensors."""
 
 import hashlib
-import inspect
 import json
 from collections.abc import Iterator
 from typing import Any
@@ -11,6 +10,7 @@ from torch import nn
 
 from .._torch import HOOK_TABLES
 from ..model.functional import FunctionalModel
+from .attribute_description import AttributeDescriber, name_of, source_of
 from .description import described, of_tensor
 from .own import Own
 
@@ -38,11 +38,13 @@ def _of(model: Any, tensors: dict[str, torch.Tensor]) -> dict[str, Any]:
             "say. A model that is a function comes with a name and a version: scale.Own(model, name=..., version=...)."
         )
     modules = dict(model.named_modules(remove_duplicate=False))
-    classes = {_name(type(module)): type(module) for module in modules.values()}
+    classes = {name_of(type(module)): type(module) for module in modules.values()}
+    describe = AttributeDescriber(model, tensors)
+    parts = {name: [name_of(type(m)), describe.of_module(m), _hooks(m, describe)] for name, m in modules.items()}
     return {
-        "class": _name(type(model)),
+        "class": name_of(type(model)),
         "code": _digest({name: _code(kind) for name, kind in classes.items()}),
-        "structure": _digest({name: [_name(type(m)), _simple(m)] for name, m in modules.items()}),
+        "structure": _digest(parts),
         "tensors": _digest({name: of_tensor(tensor) for name, tensor in tensors.items()}),
     }
 
@@ -52,44 +54,15 @@ def _tensors(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
     yield from model.named_buffers(remove_duplicate=False)
 
 
-def _name(kind: type) -> str:
-    return f"{kind.__module__}.{kind.__qualname__}"
-
-
 def _code(kind: type) -> str:
     """The source of a class and of its bases; torch's are known by its version, others may have no source."""
     own = [base for base in kind.__mro__ if base.__module__.partition(".")[0] not in ("torch", "builtins")]
-    return "".join(map(_source, own))
+    return "".join(map(source_of, own))
 
 
-def _source(kind: type) -> str:
-    try:
-        return inspect.getsource(kind)
-    except (OSError, TypeError):
-        return f"no source of {_name(kind)}"
-
-
-def _simple(module: nn.Module) -> dict[str, Any]:
-    """What a module keeps beside its tensors and modules and is plain data; and its hooks' names."""
-    kept = {name: value for name, value in vars(module).items() if not name.startswith("_") and _is_plain(value)}
-    hooks = [hook for table in HOOK_TABLES for hook in _values(vars(module).get(table))]
-    return {**{k: repr(v) for k, v in sorted(kept.items())}, "hooks": [_hook(hook) for hook in hooks]}
-
-
-def _values(table: Any) -> list[Any]:
-    return list(table.values()) if isinstance(table, dict) else []
-
-
-def _hook(hook: Any) -> str:
-    return getattr(hook, "__qualname__", type(hook).__qualname__)
-
-
-def _is_plain(value: Any) -> bool:
-    if isinstance(value, list | tuple | torch.Size):
-        return all(map(_is_plain, value))
-    if isinstance(value, dict):
-        return all(_is_plain(k) and _is_plain(v) for k, v in value.items())
-    return value is None or isinstance(value, bool | int | float | str | torch.dtype)
+def _hooks(module: nn.Module, describe: AttributeDescriber) -> list[Any]:
+    tables = (vars(module).get(table) for table in HOOK_TABLES)
+    return [describe(hook) for table in tables if isinstance(table, dict) for hook in table.values()]
 
 
 def _digest(value: Any) -> str:

@@ -90,8 +90,8 @@ class Question:
         for name, part in columns.items():
             if not part.ndim or len(part) != count:
                 raise ValueError(f"run: expected a row for each of {count} examples, got {list(part.shape)} ({name}).")
-            if part.is_complex():
-                raise TypeError(f"run: expected real attributions, got {part.dtype} ({name}).")
+            if not part.is_floating_point():
+                raise TypeError(f"run: expected floating-point attributions, got {part.dtype} ({name}).")
         return Answer(columns, targets, None if scores is None else scores.detach())
 
     def _output(self, x: Any) -> Tensor:

@@ -31,7 +31,13 @@ def as_array(call: str, name: str, values: Numbers) -> np.ndarray:
             values = values.float()  # numpy knows neither bfloat16 nor those of 8 bits
         array = values.numpy()
     else:
-        array = np.asarray(values)
+        if isinstance(values, Sequence) and any(isinstance(part, Tensor) for part in values):
+            values = [as_array(call, name, part) for part in values]
+        try:
+            array = np.asarray(values)
+        except ValueError as error:  # rows of unlike lengths
+            got = type(values).__name__
+            raise TypeError(f"{call}({name}=...): expected numbers in rows of one length, got a {got}.") from error
     if array.dtype.kind not in "biuf":
         raise TypeError(f"{call}({name}=...): expected real numbers, got {array.dtype}.")
     return array

@@ -50,6 +50,8 @@ def bars(
             f"{list(values.shape)}. Give attributions[0], say."
         )
     labels = texts(call, "names", names, len(values), "number")
+    if isinstance(k, bool) or not isinstance(k, int):
+        raise TypeError(f"{call}(k={k!r}): expected an int.")
     if k < 1:
         raise ValueError(f"{call}(k={k}): expected 1 or more.")
     labels = labels if x is None else _with_values(call, labels, x)

@@ -49,9 +49,10 @@ class Scale(NamedTuple):
         return Normalize(self.low, self.high)
 
     def strength(self, values: np.ndarray) -> np.ndarray:
-        """How far numbers are from the colour of nothing, in 0..1."""
-        start = 0.0 if self.signed else self.low
-        return (np.abs(values - start) / (self.high - start)).clip(0, 1)
+        """How far numbers are from the colour of nothing, in 0..1; those below the first colour have that colour."""
+        if self.signed:
+            return (np.abs(values) / self.high).clip(0, 1)
+        return ((values - self.low) / (self.high - self.low)).clip(0, 1)
 
 
 def scale_of(
@@ -69,10 +70,9 @@ def scale_of(
         ValueError: If the quantile or the limits are impossible, or maps with negative values are not to be signed.
     """
     negative = min(v.min() for v in values) < 0
-    if signed is None:
-        signed = bool(negative or (limits is not None and limits[0] < 0))
     if limits is not None:
-        return _given(call, limits, signed)
+        return _given(call, limits, True if signed is None and negative else signed)
+    signed = bool(negative) if signed is None else signed
     if negative and not signed:
         raise ValueError(
             f"{call}({name}=..., signed=False): expected no negative values, got {min(v.min() for v in values):.4g}. "
@@ -95,8 +95,13 @@ def full_color(call: str, values: Iterable[np.ndarray], quantile: float) -> tupl
     return 1.0, "all values are 0"
 
 
-def _given(call: str, limits: tuple[float, float], signed: bool) -> Scale:
-    low, high = (float(end) for end in limits)
+def _given(call: str, limits: tuple[float, float], signed: bool | None) -> Scale:
+    try:
+        low, high = (float(end) for end in limits)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"{call}(limits={limits!r}): expected (low, high), two numbers.") from error
+    if signed is None:
+        signed = low < 0
     if not (np.isfinite([low, high]).all() and low < high):
         raise ValueError(f"{call}(limits={limits!r}): expected (low, high) with low < high.")
     if signed and low != -high:

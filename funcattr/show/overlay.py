@@ -1,5 +1,6 @@
 """A map over its image, or over slices of a volume."""
 
+import operator
 from collections.abc import Sequence
 from math import ceil
 from typing import TYPE_CHECKING
@@ -89,10 +90,13 @@ def overlay(
 
 def _chosen(call: str, slices: Sequence[int], depth: int) -> list[int]:
     """Indices of slices from the front, in 0..depth - 1."""
-    chosen = [int(index) for index in slices]
-    if not chosen or not all(-depth <= index < depth for index in chosen):
+    try:
+        chosen = [operator.index(number) for number in slices]
+    except TypeError as error:  # int() would cut 1.7 off
+        raise TypeError(f"{call}(slices={slices!r}): expected a list of ints, indices along D.") from error
+    if not chosen or not all(-depth <= number < depth for number in chosen):
         raise ValueError(f"{call}(slices={chosen}): expected one or more indices in 0..{depth - 1}.")
-    return [index % depth for index in chosen]
+    return [number % depth for number in chosen]
 
 
 def _panels(

@@ -84,6 +84,8 @@ TABLE = ("table.csv", "--model", "nets.py:table")
         ),
         (("photo.png", *NET, "--target", "7"), "--target 7: expected an index in 0..2"),
         (("photo.png", *NET, "--target", "cat"), "the model's classes have no names here"),
+        (("photo.png", *NET, "--target", "\u00b2"), "the model's classes have no names here"),  # a digit, and no int
+        (("photo.png", *NET, "--target=--1"), "the model's classes have no names here"),
         (("photo.png", *NET, "--labels", "none.txt"), "expected a text file with one name a line"),
         (("photo.png", *NET, "--labels", "two.txt"), "expected a name for each of the model's 3 outputs, got 2"),
         (

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 import funcattr
-from funcattr import maps, masks
+from funcattr import maps, masks, metrics
+from funcattr.attribution.question import ask
 from funcattr.metrics import (
     area_between,
     deletion,
@@ -19,6 +20,7 @@ from funcattr.metrics import (
     randomization,
     sensitivity_n,
 )
+from funcattr.metrics.players import checked_attributions
 from funcattr.sampling import draws
 from funcattr.testing.seeding import settle, uniform
 
@@ -337,12 +339,36 @@ def test_mapped_over_classes_and_compiled(measure: Any, fresh_dynamo: None) -> N
     torch.testing.assert_close(compiled(X, MAP), each[1])
 
 
+def test_the_infidelity_of_examples_of_one_number() -> None:
+    """Shape [N], which other measures take."""
+    x = uniform(4, seed=7)
+    assert infidelity(lambda x: 3 * x, x, None, torch.full_like(x, 3), sigma=0.3).abs().max() < 1e-20
+    assert (infidelity(lambda x: 3 * x, x, None, 0 * x, sigma=0.3) > 0.1).all()
+
+
 def test_the_infidelity_has_a_derivative() -> None:
     a = uniform(*X.shape, seed=6)
     slope = torch.func.grad(lambda a: infidelity(MODEL, X, CLASSES, a, sigma=0.3, samples=4).sum())(a)
     step = 1e-6 * uniform(*X.shape, seed=9)
     ahead, behind = (infidelity(MODEL, X, CLASSES, a + s * step, sigma=0.3, samples=4).sum() for s in (1, -1))
     torch.testing.assert_close((slope * step).sum(), (ahead - behind) / 2, rtol=1e-6, atol=1e-14)
+
+
+@pytest.mark.parametrize("activation", ["sigmoid", "softmax"])
+def test_a_sure_model_in_half_precision_has_losses(activation: Any) -> None:
+    """Where 1 - p is less than bfloat16 tells from 0, all scores were 1, and no correlation was known."""
+    weight = torch.tensor([[0.25, 0.5, 1.0, 2.0, 4.0]], dtype=torch.bfloat16)
+    x, a = torch.ones(1, 5, dtype=torch.bfloat16), weight.float()
+
+    def model(x: Tensor) -> Tensor:
+        y = x @ weight.T.to(x) + 1
+        return torch.cat([y, torch.zeros_like(y)], 1)
+
+    found = metrics.single_deletion(model, x, 0, a, activation=activation)
+    assert found.tolist() == [1.0]
+    r = sensitivity_n(model, x, 0, a, n=2, samples=20, activation=activation)
+    expected = sensitivity_n(model, x.double(), 0, a.double(), n=2, samples=20, activation=activation)
+    torch.testing.assert_close(r.double(), expected, atol=0.02, rtol=0)
 
 
 # --- bad input -------------------------------------------------------------------------------------------------------
@@ -363,6 +389,11 @@ BAD: dict[str, tuple[Any, dict[str, Any], type[Exception], str]] = {
     "noise to a baseline": (infidelity, {"sigma": 0.1, "baseline": 0.5}, ValueError, r"it is for window="),
     "negative noise": (infidelity, {"sigma": -0.1}, ValueError, r"infidelity\(sigma=-0.1\): expected a standard dev"),
     "large window": (infidelity, {"window": (2, 9)}, ValueError, r"infidelity\(window=\(2, 9\)\): expected no more"),
+    "text for noise": (infidelity, {"sigma": "1"}, TypeError, r"infidelity\(sigma=...\): expected a number, got str"),
+    "flag for noise": (infidelity, {"sigma": True}, TypeError, r"infidelity\(sigma=...\): expected a number, got bool"),
+    "number for a window": (infidelity, {"window": 2.0}, TypeError, r"\(window=...\): expected an int, or several"),
+    "number for a size": (sensitivity_n, {"n": 2.0}, TypeError, r"sensitivity_n\(n=...\): expected an int, got float"),
+    "NumPy's size": (sensitivity_n, {"n": np.int64(2)}, TypeError, r"\(n=...\): expected an int, got int64"),
     "deep window": (infidelity, {"window": (2,) * 4}, ValueError, r"expected 1 to 3 sizes"),
 }  # fmt: skip
 
@@ -437,6 +468,12 @@ def test_measures_of_methods_count_rows_in_dimension_zero(measure: Any) -> None:
         measure(partial(funcattr.gradient, MODEL), X, 1, example_dims={"x": 1})
 
 
+def test_attributions_go_to_the_inputs_device() -> None:
+    """The meta device stands for a card: maps that were kept are on the CPU, the model is not."""
+    question = ask("f", MODEL, X)._replace(x=X.to("meta"))
+    assert checked_attributions(question, MAP).device.type == "meta"
+
+
 def test_a_mask_finer_than_the_map_is_refused() -> None:
     ids = torch.arange(60).reshape(1, 2, 5, 6)
     with pytest.raises(ValueError, match=r"along dimension 1 the mask changes, and the attributions have 1 there"):
@@ -449,6 +486,7 @@ def test_a_mask_finer_than_the_map_is_refused() -> None:
     [
         ({"radius": 0}, ValueError, r"max_sensitivity\(radius=0\): expected a number above 0"),
         ({"samples": 0}, ValueError, r"max_sensitivity\(samples=0\): expected at least 1"),
+        ({"radius": "1"}, TypeError, r"max_sensitivity\(radius=...\): expected a number, got str"),
         (
             {"method": lambda x, t: x.sum()},
             ValueError,

@@ -53,6 +53,15 @@ def test_of_a_linear_model_it_is_the_order_of_the_parts() -> None:
     assert_equal(lowest, ranks)
 
 
+@pytest.mark.parametrize("shape", [(600,), (3, 20, 20)])
+def test_features_of_half_precision_have_a_place_each(shape: tuple[int, ...]) -> None:
+    """bfloat16 has no 257: features beyond would share places, and be deleted in reading order."""
+    x, weight = torch.ones(1, *shape, dtype=torch.bfloat16), torch.randn(shape[-2:] if len(shape) > 1 else shape)
+    found = metrics.greedy_order(lambda x: (x * weight).flatten(1).sum(1), x)
+    expected = weight.flatten().argsort().argsort().reshape(found.shape) + 1.0
+    assert_equal(found, expected)
+
+
 def test_sees_what_single_removals_do_not() -> None:
     """One of the first two is enough: alone, the third matters most; together, the first two do."""
     x = torch.ones(1, 3)

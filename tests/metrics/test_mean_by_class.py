@@ -62,6 +62,11 @@ def test_mean_by_class_vmaps_compiles_and_has_a_derivative() -> None:
     torch.testing.assert_close(weights, torch.tensor([1 / 9, 1 / 9, 1 / 6, 1 / 3, 1 / 6, 1 / 9], dtype=torch.float64))
 
 
+def test_classes_may_lie_on_another_device() -> None:
+    values, classes = torch.zeros(3, device="meta"), torch.tensor([0, 1, 1])
+    assert mean_by_class(values, classes).device.type == "meta"
+
+
 @pytest.mark.parametrize(
     ("values", "classes", "message"),
     [

@@ -106,6 +106,13 @@ def test_energy_of_nothing_positive_is_none() -> None:
         assert energy_in_region(maps, whole).tolist() == [0.0]
 
 
+@pytest.mark.parametrize("size", [1e-40, 1e38])
+def test_energy_does_not_depend_on_the_unit_of_the_map(size: float) -> None:
+    """A box half as large as the image has half of a constant; sums of such numbers are no numbers."""
+    maps = torch.full((1, 4, 4), size)
+    assert energy_in_region(maps, torch.tensor([[0, 0, 4, 2]])).tolist() == pytest.approx([0.5])
+
+
 def test_energy_has_a_derivative() -> None:
     maps = torch.tensor([[[1.0, 3.0], [-5.0, 0.5]]], dtype=torch.float64, requires_grad=True)
     box = torch.tensor([[0, 1, 2, 2]])
@@ -206,6 +213,14 @@ def test_shares_keep_the_dtype_of_the_maps(dtype: torch.dtype) -> None:
     assert mass_in_region(maps, box).dtype == energy_in_region(maps, box).dtype == dtype
     assert mass_in_region(maps, box).item() == 0.5
     assert energy_in_region(maps, box).item() == pytest.approx(68 / 120, abs=4e-3)
+
+
+@pytest.mark.parametrize("metric", [pointing_game, mass_in_region, energy_in_region])
+def test_regions_may_lie_on_another_device(metric: Metric) -> None:
+    """The meta device stands for a card: boxes of a data set are on the CPU, maps are not."""
+    maps = torch.zeros(2, 1, 4, 4, device="meta")
+    for regions in (torch.zeros(2, 4), torch.zeros(2, 1, 4, 4, dtype=torch.bool)):
+        assert metric(maps, regions).device.type == "meta"
 
 
 def test_no_examples_give_no_results() -> None:

@@ -89,6 +89,17 @@ def test_any_structure(measure: Any) -> None:
 
 
 @pytest.mark.parametrize("measure", BOTH)
+@pytest.mark.parametrize("masked", [False, True])
+def test_the_first_of_several_parts_does_not_set_the_precision(measure: Any, masked: bool) -> None:
+    parts = (MAPS[..., :2].float(), MAPS[..., 2:])
+    ids = tuple(torch.arange(part[0].numel()).reshape(1, *part.shape[1:]) for part in parts)
+    masks = (ids, ids[::-1]) if masked else (None, None)
+    found, other = (measure(p, feature_mask=m) for p, m in zip((parts, parts[::-1]), masks, strict=True))
+    assert found.dtype == other.dtype == torch.float64
+    torch.testing.assert_close(found, other, rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("measure", BOTH)
 def test_mapped_compiled_and_in_half_precision(measure: Any, fresh_dynamo: None) -> None:
     torch.testing.assert_close(torch.vmap(measure)(MAPS[None])[0], measure(MAPS))
     compiled = torch.compile(measure, fullgraph=True, backend="aot_eager")

@@ -122,6 +122,21 @@ def test_values_that_it_has_or_rounds_are_cast(dtype: torch.dtype, baseline: Ten
     assert torch.allclose(found.to(torch.complex128), baseline.to(torch.complex128).expand(2, 3), rtol=1e-3)
 
 
+@pytest.mark.parametrize("baseline", [1e6, torch.tensor([0.0, 1e6, 1.0]), torch.full((2, 3), -(10**6))])
+def test_values_beyond_the_inputs_range_are_refused(baseline: Any) -> None:
+    """float16 makes infinity of a million: lines from there have no points, and what is put there is no input."""
+    match = r"^f\(baseline=.*\): expected .* in the range of the inputs' dtype,? torch\.float16"
+    with pytest.raises(ValueError, match=match):
+        baseline_like("f", torch.ones(2, 3).half(), baseline)
+    with pytest.raises(ValueError, match=r"distribution.*expected values in the range of the inputs' dtype"):
+        distribution(torch.full((4, 3), 1e6)).like("f", torch.ones(2, 3).half())
+
+
+def test_infinity_stays_infinity() -> None:
+    for baseline in (float("inf"), torch.tensor(-float("inf"))):
+        assert baseline_like("f", torch.ones(2, 3).half(), baseline).isinf().all()
+
+
 def test_values_that_cannot_be_looked_at_are_cast() -> None:
     x = torch.ones(2, 3, dtype=torch.long)
     found = torch.vmap(lambda b: baseline_like("f", x, b))(torch.tensor([0.9, 2.0]))

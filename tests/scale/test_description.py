@@ -2,11 +2,13 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from enum import Enum
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -49,6 +51,9 @@ PAIRS: dict[str, tuple[Callable[[], Any], Callable[[], Any]]] = {
     "dtype": (lambda: torch.zeros(3), lambda: torch.zeros(3, dtype=torch.float64)),
     "bfloat16": (lambda: torch.ones(3, dtype=torch.bfloat16), lambda: torch.zeros(3, dtype=torch.bfloat16)),
     "strides": (lambda: torch.arange(6.0).reshape(2, 3).t(), lambda: torch.arange(6.0).reshape(3, 2)),
+    "one of several": (lambda: torch.arange(4.0)[2::2], lambda: torch.arange(4.0)[1::3]),
+    "conjugate": (lambda: torch.tensor([1 + 2j]).conj(), lambda: torch.tensor([1 + 2j])),
+    "negative": (lambda: torch.tensor([1 + 2j]).conj().imag, lambda: torch.tensor([1 + 2j]).imag),
     "array": (lambda: torch.arange(3).numpy(), lambda: torch.arange(4).numpy()),
     "partial": (lambda: partial(funcattr.lrp, rules="epsilon_plus"), lambda: partial(funcattr.lrp, rules="attnlrp")),
     "torch function": (lambda: F.softplus, lambda: torch.relu),
@@ -93,8 +98,9 @@ def own_rule(call: Any, cotangent: Any) -> Any:
         object(),
         torch.Generator(),
         own_rule.__code__,
+        np.array([{"a": 1}, None], dtype=object),
     ],
-    ids=["lambda", "function", "partial", "rule", "module", "object", "generator", "code"],
+    ids=["lambda", "function", "partial", "rule", "module", "object", "generator", "code", "objects"],
 )
 def test_what_nobody_can_tell_is_refused(value: Any) -> None:
     with pytest.raises(TypeError, match=r"run\(options=\.\.\.\).*scale\.Own\("):
@@ -140,6 +146,69 @@ CHANGES: dict[str, Callable[[Any], Any]] = {
 def test_a_model_that_computes_something_else_has_another_description(name: str) -> None:
     assert of(lambda m: None) == of(lambda m: None)
     assert of(CHANGES[name]) != of(lambda m: None)
+
+
+def shifted(by: float) -> Callable[[float], float]:
+    return lambda x: x + by
+
+
+def a_module(number: float) -> nn.Module:
+    module = nn.Linear(2, 2)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.fill_(number)
+    return module
+
+
+@dataclass
+class Config:
+    width: int
+
+
+class Mode(Enum):
+    MEAN, SUM = 1, 2
+
+
+KEPT: dict[str, Callable[[], tuple[Any, Any]]] = {
+    "tensor": lambda: (torch.zeros(3), torch.ones(3)),
+    "array": lambda: (np.zeros(3), np.ones(3)),
+    "function": lambda: (F.relu, torch.tanh),
+    "functions by turns": lambda: ([F.relu, torch.tanh, F.relu], [F.relu, torch.tanh, torch.tanh]),
+    "partial": lambda: (partial(F.leaky_relu, negative_slope=0.1), partial(F.leaky_relu, negative_slope=0.2)),
+    "own function": lambda: (composite, shifted),
+    "closure": lambda: (shifted(1.0), shifted(2.0)),
+    "two in a line": lambda: (lambda x: x + 1, lambda x: x + 2),
+    "method": lambda: (Scaled(1.0).forward, Scaled(2.0).forward),
+    "list of tensors": lambda: ([torch.zeros(3)], [torch.ones(3)]),
+    "modules in a list": lambda: ([a_module(1.0)], [a_module(2.0)]),
+    "dataclass": lambda: (Config(1), Config(2)),
+    "enumeration": lambda: (Mode.MEAN, Mode.SUM),
+    "set": lambda: ({"a", "b"}, {"a", "c"}),
+    "mapping": lambda: ({"a": F.relu}, {"a": F.gelu}),
+    "complex": lambda: (1j, 2j),
+}
+
+
+@pytest.mark.parametrize("name", ["kept", "_kept"])
+@pytest.mark.parametrize("kind", KEPT)
+def test_what_a_module_keeps_in_attributes_is_part_of_its_description(kind: str, name: str) -> None:
+    # A resumed run would take the shards of another model for its own.
+    first, other = (of(lambda m, value=value: setattr(m[1], name, value)) for value in KEPT[kind]())
+    assert first == of(lambda m: setattr(m[1], name, KEPT[kind]()[0]))
+    assert first != other
+
+
+def test_the_code_of_a_hook_is_part_of_the_description() -> None:
+    first, other = (of(lambda m, by=by: m[0].register_forward_hook(lambda m, x, y, by=by: y * by)) for by in (2.0, 3.0))
+    assert first != other
+
+
+def test_attributes_that_hold_themselves_or_the_model_are_described() -> None:
+    def around(model: Any) -> None:
+        model[1].owner, model[1].itself = [model], []
+        model[1].itself.append(model[1].itself)
+
+    assert of(around) == of(around)
 
 
 def test_functional_models_are_described_by_their_bound_parameters_and_edits() -> None:

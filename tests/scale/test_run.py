@@ -362,6 +362,15 @@ def test_another_runs_folder_is_refused_and_stays_as_it_is(name: str, tmp_path: 
     assert content(tmp_path) == before
 
 
+def test_another_type_of_a_number_is_another_run(tmp_path: Path) -> None:
+    """0 is 0.0, but their shards have other digests: each of both took the other's for broken."""
+    run = partial(scale.run, "integrated_gradients", network(), images(), tmp_path, target=1, **SIZES)
+    run(options={"baseline": 0.0})
+    with pytest.raises(scale.AnotherRunError, match=r"It differs in options\.baseline: 0\.0 there, 0 here\. Give"):
+        run(options={"baseline": 0})
+    assert run(options={"baseline": 0.0}).missing == []
+
+
 def test_shards_without_a_manifest_or_of_another_run_are_refused(tmp_path: Path) -> None:
     asked = partial(scale.run, "gradient", network(), images(), **SIZES)
     asked(tmp_path / "a", target=1)
@@ -410,6 +419,15 @@ def test_values_of_ones_own_go_by_name_and_version(tmp_path: Path) -> None:
     assert twice("1", 3.0).missing == []  # the same by its name and version
     with pytest.raises(scale.AnotherRunError, match=r'method\.version: "1" there, "2" here'):
         twice("2", 3.0)
+
+
+def test_attributions_of_another_kind_are_refused(tmp_path: Path) -> None:
+    def ranks(model: Any, x: Tensor, target: int) -> Tensor:
+        return x.flatten(1).argsort(1)
+
+    with pytest.raises(TypeError, match=r"^run: expected floating-point attributions, got torch\.int64 \(attribution"):
+        scale.run(scale.Own(ranks, "ranks", "1"), network(), images(3), tmp_path / "out", target=1)
+    assert not (tmp_path / "out").exists()
 
 
 def test_wrong_arguments(tmp_path: Path) -> None:

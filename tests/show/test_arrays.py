@@ -26,6 +26,11 @@ def test_what_a_tensor_drags_along_stays_behind() -> None:
     assert finite("f", "x", [1, 2.5]).tolist() == [1.0, 2.5]
 
 
+def test_a_list_of_tensors_is_as_good_as_one() -> None:
+    parts = [torch.ones(2, requires_grad=True), torch.zeros(2, dtype=torch.bfloat16)]
+    assert finite("f", "x", parts).tolist() == [[1.0, 1.0], [0.0, 0.0]]
+
+
 @pytest.mark.parametrize(
     ("values", "kind", "message"),
     [
@@ -36,6 +41,8 @@ def test_what_a_tensor_drags_along_stays_behind() -> None:
         (torch.tensor([1j]).conj(), TypeError, r"^f\(x=\.\.\.\): expected real numbers, got complex64"),
         (["a"], TypeError, r"^f\(x=\.\.\.\): expected real numbers, got <U1"),
         ([None], TypeError, r"expected real numbers, got object"),
+        ([[1.0], [1.0, 2.0]], TypeError, r"^f\(x=\.\.\.\): expected numbers in rows of one length, got a list"),
+        ((torch.zeros(2), torch.zeros(3)), TypeError, r"expected numbers in rows of one length"),
     ],
 )  # fmt: skip
 def test_what_is_no_finite_number_is_refused(values: Any, kind: type[Exception], message: str) -> None:

@@ -79,3 +79,9 @@ def test_a_thousand_features() -> None:
 def test_bad_input_is_named(names: Any, values: Any, options: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         show.bars(names, values, **options)
+
+
+@pytest.mark.parametrize("k", [1.5, True, "2"])
+def test_how_many_bars_is_an_int(k: Any) -> None:
+    with pytest.raises(TypeError, match=r"^bars\(k=.*\): expected an int"):
+        show.bars(NAMES, VALUES, k=k)

@@ -49,6 +49,11 @@ def test_strength_is_the_distance_from_the_colour_of_nothing() -> None:
     assert scale(RISING, limits=(50, 100)).strength(np.array([50, 75, 100])).tolist() == [0, 0.5, 1]
 
 
+def test_what_lies_below_the_first_colour_covers_no_image() -> None:
+    # RISE's maps have no 0: limits say what counts. The least values hid the image most.
+    assert scale(RISING, limits=(50, 100)).strength(np.array([0, 40, 50, 200])).tolist() == [0, 0, 0, 1]
+
+
 def test_limits_take_the_place_of_the_quantile() -> None:
     found = scale(RISING, limits=(20, 30))
     assert (found.low, found.high, found.signed) == (20.0, 30.0, False)

@@ -136,3 +136,15 @@ def test_bad_input_is_named(change: dict[str, Any], message: str) -> None:
     call: dict[str, Any] = {"image": IMAGE, "map": SIGNED} | change
     with pytest.raises(ValueError, match=message):
         show.overlay(**call)
+
+
+@pytest.mark.parametrize(
+    "change", [{"limits": 3}, {"limits": (1,)}, {"limits": "ab"}, {"slices": 2}, {"slices": [1.7]}, {"slices": ["1"]}]
+)
+def test_numbers_of_another_kind_are_named(change: dict[str, Any]) -> None:
+    volume: dict[str, Any] = {"image": IMAGE, "map": SIGNED.expand(3, -1, -1)} if "slices" in change else {}
+    call: dict[str, Any] = {"image": IMAGE, "map": SIGNED} | volume | change
+    with pytest.raises(
+        TypeError, match=r"^overlay\((limits=.*\): expected \(low, high\)|slices=.*\): expected a list of ints)"
+    ):
+        show.overlay(**call)

@@ -14,7 +14,7 @@ from ...attribution.separate_copies import copies_of
 from ...attribution.targets import Target
 from ...batch import merged, parted, repeated
 from ...model.functional import Site
-from ...sampling.loops import chunk_for, loop
+from ...sampling.loops import chunk_for, loop, wide
 from .weights import require_sites, weights_of
 
 
@@ -83,14 +83,24 @@ def value_zeroing(
         model = question.model.shifted({str(question.layer): question.layer_as_given(shift)})
         copies = copies_of(question, repeated(question.x, question.examples, len(index)))._replace(model=model)
         changed = parted(_tokens(copies, behind, weights.shape[2]), len(index))
-        distance = 1 - F.cosine_similarity(tokens.unsqueeze(1), changed, dim=-1)
-        return carry, (distance.clamp(min=0).transpose(0, 1).clone(),)
+        return carry, (_turned(tokens.unsqueeze(1), changed).transpose(0, 1).clone(),)
 
     chunk = chunk_for(question, chunk_size, keys)
     _, (distances,) = loop(call, body, (), keys, chunk, device=question.device, progress=progress)
     each = distances.permute(1, 2, 0)
     total = each.sum(-1, keepdim=True)
-    return question.as_given(each / torch.where(total == 0, 1, total))
+    return question.as_given((each / torch.where(total == 0, 1, total)).to(tokens.dtype))
+
+
+def _turned(before: Tensor, after: Tensor) -> Tensor:
+    """1 - cos of vectors, half the squared distance of their directions; 0 if only rounding tells them apart.
+
+    Two of [..., D] -> [...]. Of small turns a difference from 1 would leave nothing but rounding: in single precision
+    of turns by a thousandth, in half precision of most.
+    """
+    directions = [F.normalize(v.to(wide(v.dtype)), dim=-1) for v in (before, after)]
+    distance = (directions[0] - directions[1]).norm(dim=-1)
+    return torch.where(distance > 4 * torch.finfo(distance.dtype).eps, distance**2 / 2, 0)
 
 
 def _tokens(question: Question, block: str, queries: int) -> Tensor:

@@ -248,7 +248,7 @@ def _of_batch(name: str, value: Tensor, estimator: Estimator, threshold: float) 
     counted = value != 0
     nonzero = counted.sum(0)
     if estimator == "gaussian":
-        centre = value.mean(0)
+        centre = value.sum(0) / max(1, len(value))  # of a worker without examples, 0
         squares = ((value - centre) ** 2).sum(0)
     else:
         centre = value.sum(0) / nonzero.clamp(min=1)

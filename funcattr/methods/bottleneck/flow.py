@@ -66,7 +66,8 @@ def capacity(value: Tensor, keep: Tensor, statistics: FeatureStatistics, *, min_
         At least 0, up to rounding. [N, ...]
 
     Raises:
-        ValueError: If the shapes do not fit, or the statistics hold NaN, or zeros with `min_std=0`.
+        ValueError: If the shapes do not fit, a share is beyond [0, 1], or the statistics hold NaN, or zeros with
+            `min_std=0`.
 
     Example:
         >>> import torch, funcattr
@@ -85,7 +86,8 @@ def capacity(value: Tensor, keep: Tensor, statistics: FeatureStatistics, *, min_
             f"capacity(keep=...): expected floating-point tensors, of a shape that broadcasts to {list(value.shape)}, "
             f"got {got}."
         )
-    return in_bits(information(value.to(prior.mean.dtype), Gate(keep, 1 - keep), prior)).to(value.dtype)
+    wide_value = value.to(prior.mean.dtype)
+    return in_bits(information(wide_value, _given_gate("capacity", keep, wide_value), prior)).to(value.dtype)
 
 
 def restrict(
@@ -137,11 +139,12 @@ def restrict(
             got = list(given.shape) if isinstance(given, Tensor) else type(given).__name__
             raise ValueError(f"{call}({name}=...): expected shape {list(value.shape)}, or 1 in front, got {got}.")
     dtype = prior.mean.dtype
-    gate, wide_value = gate_of(call, alpha.to(dtype), sigma, spatial), value.to(dtype)
+    wide_value = value.to(dtype)
+    gate = gate_of(call, alpha.to(wide_value), sigma, spatial)
     if noise is None:
         rows = torch.arange(len(value), device=value.device)
         noise = normal(rows, value.shape[1:], wide_value, seed_from(call, generator))
-    z, nats = behind(wide_value, gate, noise.to(dtype), prior), information(wide_value, gate, prior)
+    z, nats = behind(wide_value, gate, noise.to(wide_value), prior), information(wide_value, gate, prior)
     return RestrictedFlow(z.to(value.dtype), in_bits(nats))
 
 
@@ -219,16 +222,17 @@ def restrict_flow(
         keep: lambda itself, in place of alpha. [N, ...]
         layer: The site; by default that of the statistics.
         sigma, spatial, min_std, relu: As in `iba`.
-        noise: e, [N or 1, ...]; drawn by default, the same for all N examples.
+        noise: e, [N or 1, ...], the same for all copies of an example; drawn by default, the same for all N examples.
         generator: A seed, or a `torch.Generator` from which one is drawn.
         example_dims: As `iba_search` was given it. Of alpha, keep and the layer's value, the dimension of "layer"
             counts; the noise has its examples in front.
 
     Returns:
-        A `FunctionalModel` for N examples, or for copies of them (neighbours), each of which gets noise of its own.
+        A `FunctionalModel` for N examples, or for copies of them (neighbours), with drawn noise of their own.
 
     Raises:
-        ValueError: If neither or both of alpha and keep are given, or a shape does not fit (by the call of the model).
+        ValueError: If neither or both of alpha and keep are given, or a shape does not fit or a share is beyond [0, 1]
+            (by the call of the model).
 
     Example:
         >>> import torch, funcattr
@@ -258,15 +262,19 @@ def restrict_flow(
             raise ValueError(
                 f"{call}: alpha or keep has shape {list(given.shape)}, the value at {site!r} {list(value.shape)}."
             )
-        dtype = prior.mean.dtype
-        gate = Gate(given, 1 - given) if keep is not None else gate_of(call, given.to(dtype), sigma, spatial)
+        wide_value = value.to(prior.mean.dtype)
+        gate = (
+            gate_of(call, given.to(wide_value), sigma, spatial)
+            if keep is None
+            else _given_gate(call, given, wide_value)
+        )
         gate = repeated(gate, len(given), len(value) // len(given))
         if noise is None:
-            drawn = normal(torch.arange(len(value) // len(given)), value.shape[1:], value.to(dtype), seed)
+            drawn = normal(torch.arange(len(value) // len(given)), value.shape[1:], wide_value, seed)
             drawn = merged(drawn.expand(len(given), *drawn.shape))
         else:
-            drawn = noise.to(dtype)
-        return back(behind(value.to(dtype), gate, drawn, prior).to(value.dtype), dim)
+            drawn = _of_copies(noise.to(wide_value), len(given), value)
+        return back(behind(wide_value, gate, drawn, prior).to(value.dtype), dim)
 
     return model.edited({site: bottleneck})
 
@@ -302,6 +310,30 @@ def prior_of(call: str, statistics: FeatureStatistics, value: Tensor, min_std: f
     mean, std = (tensor.to(device, dtype) for tensor in (statistics.mean, statistics.std))
     rectified = relu or statistics.estimator == "relu"
     return Prior(mean, std.clamp(min=min_std), statistics.active.to(device), rectified)
+
+
+def _given_gate(call: str, keep: Tensor, like: Tensor) -> Gate:
+    """The gate of shares that are given, which may be integers or booleans, on the device and in the dtype of `like`.
+
+    Raises:
+        ValueError: If one is beyond [0, 1], by more than rounding.
+    """
+    slack = 4 * torch.finfo(keep.dtype).eps if keep.is_floating_point() else 0
+    if is_plain_eager() and not bool(((keep >= -slack) & (keep <= 1 + slack)).all()):
+        low, high = float(keep.min()), float(keep.max())
+        raise ValueError(f"{call}(keep=...): expected shares from 0 to 1, got {low:.4g} to {high:.4g}.")
+    keep = keep.to(like)
+    return Gate(keep, (1 - keep).clamp(min=0))
+
+
+def _of_copies(noise: Tensor, examples: int, value: Tensor) -> Tensor:
+    """The noise of each copy of an example, [N or 1, ...], for a value of all copies."""
+    if noise.shape[1:] != value.shape[1:] or len(noise) not in (1, examples, len(value)):
+        raise ValueError(
+            f"restrict_flow(noise=...): expected shape {[f'{examples} or 1', *value.shape[1:]]}, got "
+            f"{list(noise.shape)}."
+        )
+    return repeated(noise, examples, len(value) // examples) if len(noise) == examples else noise
 
 
 def _fits(given: object, value: Tensor) -> bool:

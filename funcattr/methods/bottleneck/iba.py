@@ -332,7 +332,7 @@ def _gradient(function: Callable[[Tensor], Tensor], alpha: Tensor, weight: float
 def _noise(given: Tensor | None, t: Tensor, index: Tensor, samples: int, value: Tensor, seed: int) -> Tensor:
     """Noise samples of the step t [1]. [c, N or 1, ...]"""
     if given is not None:
-        return given[t][0][index].to(value.dtype)
+        return given[t.to(given.device)][0][index.to(given.device)].to(value)
     return normal(t * samples + index, value.shape[1:], value, seed).unsqueeze(1)
 
 

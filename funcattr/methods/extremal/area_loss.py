@@ -21,6 +21,7 @@ def area_loss(mask: Tensor, area: float) -> Tensor:
         One number per mask, at least 0; 0 for a binary mask of that area. [...]
 
     Raises:
+        TypeError: If the mask is not of floating point.
         ValueError: If the area is not between 0 and 1, or the mask has fewer than two dimensions or no pixel.
 
     Example:
@@ -33,6 +34,8 @@ def area_loss(mask: Tensor, area: float) -> Tensor:
         Fong et al., 2019, arXiv:1910.08485, equation 2.
     """
     check_area("area_loss", "area", area)
+    if not mask.is_floating_point():
+        raise TypeError(f"area_loss(mask=...): expected floating-point values in [0, 1], got {mask.dtype}.")
     if mask.ndim < 2 or mask.shape[-1] * mask.shape[-2] == 0:
         raise ValueError(f"area_loss(mask=...): expected a shape [..., H, W], got {list(mask.shape)}.")
     values = mask.flatten(-2).to(torch.promote_types(mask.dtype, torch.float32))

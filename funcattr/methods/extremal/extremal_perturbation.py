@@ -294,6 +294,9 @@ def _check_words(call: str, variant: str, on: str) -> None:
 
 
 def _check_numbers(call: str, values: Mapping[str, float], growth: float) -> None:
+    for name, value in {**values, "growth": growth}.items():
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise TypeError(f"{call}({name}=...): expected a number, got {type(value).__name__}.")
     for name, value in values.items():
         if not 0 <= value < math.inf:
             raise ValueError(f"{call}({name}={value}): expected a number of at least 0.")

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ... import maps
+from ...torch_state import can_look_at
 
 Perturbation = Literal["blur", "fade"] | Callable[[Tensor], Tensor]
 """What becomes of an input where a mask is 0: a word, or a function of x that returns a pyramid."""
@@ -31,6 +32,7 @@ def perturbation_pyramid(
         Levels in x's dtype; the last is x. [N, L, C, H, W]
 
     Raises:
+        TypeError: If x is not of floating point.
         ValueError: If x is not [N, C, H, W], or an option is none of these.
 
     Example:
@@ -40,6 +42,8 @@ def perturbation_pyramid(
     References:
         Fong et al., 2019, arXiv:1910.08485, section 3.4; TorchRay's `Perturbation`.
     """
+    if not x.is_floating_point():
+        raise TypeError(f"perturbation_pyramid(x=...): expected floating-point images, got {x.dtype}.")
     if x.ndim != 4:
         raise ValueError(f"perturbation_pyramid(x=...): expected images [N, C, H, W], got shape {list(x.shape)}.")
     return pyramid_of("perturbation_pyramid", x, perturbation, levels, max_blur)
@@ -76,7 +80,7 @@ def perturb(pyramid: Tensor, mask: Tensor) -> Tensor:
         Copies in the pyramid's dtype. [N, M, C, H, W]
 
     Raises:
-        ValueError: If the shapes do not fit.
+        ValueError: If the shapes do not fit, or a value is outside of [0, 1].
 
     Example:
         >>> pyramid = perturbation_pyramid(torch.ones(1, 1, 1, 2), perturbation="fade")
@@ -90,6 +94,11 @@ def perturb(pyramid: Tensor, mask: Tensor) -> Tensor:
         raise ValueError(
             "perturb: expected a pyramid [N, L, C, H, W] and masks [N, M, H, W], "
             f"got shapes {list(pyramid.shape)} and {list(mask.shape)}."
+        )
+    if can_look_at(mask) and not bool(((mask >= 0) & (mask <= 1)).all()):
+        low, high = float(mask.min()), float(mask.max())
+        raise ValueError(
+            f"perturb(mask=...): expected masks in [0, 1], got {low:.4g} to {high:.4g}. Clamp them, if that is meant."
         )
     return interpolated(with_slopes(pyramid), mask)
 

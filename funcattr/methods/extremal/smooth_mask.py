@@ -54,6 +54,7 @@ def smooth_mask(
     Raises:
         ValueError: If the parameters are not of that shape, `spacing` < 1, `radius` <= 0, or `on` or `pooling` is
             another word.
+        TypeError: If the parameters are not of floating point.
 
     Example:
         >>> smooth_mask(torch.ones(32, 32), (224, 224)).shape
@@ -69,6 +70,8 @@ def smooth_mask(
         raise ValueError(f"smooth_mask(on={on!r}): expected 'image' or 'canvas'.")
     if pooling not in ("softmax", "sum"):
         raise ValueError(f"smooth_mask(pooling={pooling!r}): expected 'softmax' or 'sum'.")
+    if not parameters.is_floating_point():
+        raise TypeError(f"smooth_mask(parameters=...): expected a floating-point tensor, got {parameters.dtype}.")
     expected = parameters_size(size, spacing)
     if tuple(parameters.shape[-2:]) != expected:
         raise ValueError(

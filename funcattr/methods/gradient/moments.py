@@ -49,6 +49,6 @@ UPDATES: dict[str, Callable[[Any, Any, Tensor], Any]] = {
 """`(carry or None, a tree of [N, c, ...], sample numbers [c]) -> carry`."""
 
 
-def finished(carry: Any, kind: Kind, count: int, dtype: torch.dtype) -> Any:
-    """The statistic over all `count` samples, in `dtype`."""
-    return pytree.tree_map(lambda total: (total / count).to(dtype), carry[2] if kind == "vargrad" else carry)
+def finished(carry: Any, kind: Kind, count: int) -> Any:
+    """The statistic over all `count` samples."""
+    return pytree.tree_map(lambda total: total / count, carry[2] if kind == "vargrad" else carry)

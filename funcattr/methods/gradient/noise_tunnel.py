@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable
-from functools import partial
+from functools import partial, reduce
 from typing import Any, get_args
 
 import torch
@@ -80,7 +80,8 @@ def noise_tunnel(
             `baseline=distribution(rows)`.
 
     Returns:
-        The statistic of the method's results (a tensor or a structure of them), in the dtype of what gets the noise.
+        The statistic of the method's results (a tensor or a structure of them), in the dtype of what gets the noise;
+        of several inputs, each in its own.
 
     Raises:
         ValueError: If `samples` < 1, `sigma` is negative or NaN, a shape does not fit, the method returns something
@@ -158,8 +159,18 @@ def noise_tunnel(
         return UPDATES[kind](carry, each, index), ()
 
     carry: Any = loop("noise_tunnel", body, None, count, chunk, device=spread[0].device, progress=progress)[0]
-    found = finished(carry, kind, count, pytree.tree_leaves(noised)[0].dtype)
+    found = _in_dtype_of(noised, finished(carry, kind, count))
     return found if layout is None else pytree.tree_map(back, found, layout.x)
+
+
+def _in_dtype_of(noised: Any, found: Any) -> Any:
+    """Results in the dtype of what got the noise: of each part, or where they are structured otherwise, the widest."""
+    values, structure = pytree.tree_flatten(noised)
+    results, other = pytree.tree_flatten(found)
+    dtypes = [value.dtype for value in values]
+    if structure != other:
+        dtypes = [reduce(torch.promote_types, dtypes)] * len(results)
+    return pytree.tree_unflatten([v.to(d) for v, d in zip(results, dtypes, strict=True)], other)
 
 
 def _moved_as_x(attributions: Any, x: Any, layout: Layout) -> Any:

@@ -16,7 +16,7 @@ from ...sampling.draws import Generator, seed_from, uniform
 from ...sampling.ends import SampledEnds
 from ...sampling.loops import chunk_for, loop, positive, wide
 from ...sampling.noise import Sigma
-from .lines import Points, each_copy, in_dtype_of, line_integral, root_at
+from .lines import Points, each_copy, in_dtype_of, line_integral, most_precise, root_at
 
 
 @for_each_layer
@@ -92,7 +92,7 @@ def expected_gradients(
     seed, count = seed_from(question.call, generator), positive(question.call, "samples", samples)
     ends = SampledEnds.of(question, question.laid(baseline), question.laid(sigma), seed)
     root = question.root()
-    like = pytree.tree_leaves(root)[0]
+    like = most_precise(root)
     # Starts that are the same for all samples are computed once.
     fixed = root_at(question, each_copy(ends.start)) if ends.rows is None else None
 

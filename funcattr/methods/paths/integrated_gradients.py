@@ -13,7 +13,7 @@ from ...attribution.question import Inputs, Layer, Model, ask
 from ...attribution.targets import Target
 from ...sampling.baselines import Baseline, baseline_like, distribution
 from ...sampling.loops import chunk_for, loop, positive
-from .lines import Points, each_copy, in_dtype_of, line_integral, root_at
+from .lines import Points, each_copy, in_dtype_of, line_integral, most_precise, root_at
 from .quadrature import Quadrature, nodes_and_weights
 from .walk import Path, Walk, require_plain
 
@@ -91,7 +91,7 @@ def integrated_gradients(
         start = root_at(question, each_copy(baseline_like(question.call, question.x, question.laid(baseline))))
         chunk = chunk_for(question, chunk_size, positive(question.call, "steps", steps))
         return question.as_given(in_dtype_of(root, path.integral(Walk(question, root, start, steps, chunk, progress))))
-    like = pytree.tree_leaves(root)[0]
+    like = most_precise(root)
     nodes, weights = nodes_and_weights(question.call, quadrature, steps, like)
     rows = baseline.like(question.call, question.x) if isinstance(baseline, distribution) else None
     if rows is None:

@@ -2,6 +2,7 @@
 
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from ..._torch import pytree
@@ -82,6 +83,16 @@ def weighted_sum(values: Tensor, weight: Tensor) -> Tensor:
     """sum_s weight_s values_s, in single precision at least. [N, c, ...] -> [N, ...]"""
     values = values.to(wide(values.dtype))
     return (values * weight.to(values.dtype).reshape(1, -1, *[1] * (values.ndim - 2))).sum(1)
+
+
+def most_precise(values: Any) -> Tensor:
+    """The tensor of the finest dtype: nodes and weights that are as fine spoil none of the others."""
+
+    def bits(value: Tensor) -> int:
+        # Integers will be refused, by name.
+        return torch.finfo(value.dtype).bits if value.is_floating_point() or value.is_complex() else 0
+
+    return max(pytree.tree_leaves(values), key=bits)
 
 
 def in_dtype_of(root: Any, sums: Any) -> Any:

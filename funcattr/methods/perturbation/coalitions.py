@@ -70,13 +70,17 @@ class FeatureGroups(NamedTuple):
 
         Of the dtype of x, or of `values` where x is made of integers. Not a number in doubt.
         """
+        found = self.spread_precisely(values)
+        return pytree.tree_map(lambda x, v: v.to(x.dtype) if x.is_floating_point() else v, self.x, found)
+
+    def spread_precisely(self, values: Tensor) -> Any:
+        """As `spread`, in the dtype of `values` whatever that of x is."""
         if self.doubt is not None:
             values = torch.where(self.doubt.unsqueeze(1), torch.nan, values)
 
         def leaf(x: Tensor, ids: Tensor) -> Tensor:
             index = ids.reshape(len(ids), -1).expand(len(values), -1)
-            found = values.gather(1, index).reshape(x.shape)
-            return found.to(x.dtype) if x.is_floating_point() else found
+            return values.gather(1, index).reshape(x.shape)
 
         return pytree.tree_map(leaf, self.x, self.ids)
 
@@ -192,6 +196,9 @@ def _counted(call: str, masks: list[Tensor], features: int | None) -> int:
 
 def _without_gaps(ids: list[Tensor], count: int) -> tuple[list[Tensor], int]:
     """Features numbered from 0 in their order, without the numbers that no value has; and how many they are."""
+    if count > sum(numbers.numel() for numbers in ids):  # labels may be any numbers: no table of all that lie between
+        labels = torch.cat([numbers.reshape(-1).to(ids[0].device) for numbers in ids]).unique()
+        return [torch.searchsorted(labels.to(numbers.device), numbers.contiguous()) for numbers in ids], len(labels)
     used = torch.zeros(count, dtype=torch.bool, device=ids[0].device)
     for numbers in ids:
         used[numbers.to(used.device)] = True

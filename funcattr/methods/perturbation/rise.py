@@ -14,7 +14,7 @@ from ...attribution.separate_copies import copies_of
 from ...attribution.targets import Target, score
 from ...batch import merged, parted
 from ...sampling.draws import Generator, integers, seed_from, uniform
-from ...sampling.loops import chunk_for, loop, positive
+from ...sampling.loops import chunk_for, loop, positive, wide
 from ..features import spatial_size
 
 BLOCK = 256
@@ -85,6 +85,7 @@ def rise(
     size = spatial_size(call, x)
     _check(call, cells, p)
     count = positive(call, "samples", samples) if masks is None else _checked(call, masks, x)
+    masks = None if masks is None else masks.to(x.device)
     seed = seed_from(call, generator)
     chunk = chunk_for(question, chunk_size, count)
     # Sums over thousands of masks: half precision is too coarse for them.
@@ -188,7 +189,8 @@ def _drawn(index: Tensor, size: tuple[int, ...], cells: int, p: float, seed: int
     kept = uniform(index, (cells,) * len(size), single, seed) < p
     steps = [math.ceil(length / cells) for length in size]
     shifts = [integers(index, step, seed=seed, stream=1 + axis) for axis, step in enumerate(steps)]
-    return enlarged(kept.to(dtype), shifts, size)
+    # Half precision is too coarse for places on a grid.
+    return enlarged(kept.to(wide(dtype)), shifts, size).to(dtype)
 
 
 def _scores(copies: Question, activation: Activation | None) -> Tensor:

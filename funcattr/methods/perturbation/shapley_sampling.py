@@ -88,6 +88,7 @@ def shapley_sampling(
     last, players = count - 1, torch.arange(count, device=groups.device)
     permutations = own(permutations)
     orders = positive(call, "samples", samples) if permutations is None else _checked(call, permutations, count)
+    permutations = None if permutations is None else permutations.to(groups.device)
     seed = seed_from(call, generator)
     empty = empty_scores(question, groups, chunk_size)
     gained = precise(question.scores()).unsqueeze(1) - empty
@@ -95,7 +96,7 @@ def shapley_sampling(
         return question.as_given(groups.spread(gained))
 
     def order_of(number: Tensor) -> Tensor:
-        return drawn(number, count, seed=seed) if permutations is None else permutations[number].to(groups.device)
+        return drawn(number, count, seed=seed) if permutations is None else permutations[number]
 
     def body(total: Tensor, index: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         # One of the first 1 .. F - 1 features of an order: what they score beyond the baseline is credited to the last

@@ -141,6 +141,29 @@ def test_value_zeroing_zeroes_value_vectors() -> None:
     assert_equal(funcattr.value_zeroing(model, x, **options, chunk_size=2), expected.detach())
 
 
+@pytest.mark.parametrize(("dtype", "size", "tolerance"), [(torch.float32, 1e-3, 1e-2), (torch.bfloat16, 1.0, 0.1)])
+def test_value_zeroing_sees_small_changes(dtype: torch.dtype, size: float, tolerance: float) -> None:
+    """The cosine of a small turn is 1 up to rounding: its shares were those of the rounding."""
+    model: Any = encoder()
+    with torch.no_grad():
+        for layer in model.layers:
+            layer.self_attn.out_proj.weight *= size
+    x, options = uniform(2, 5, 8), {"layer": "layers.1.self_attn@weights", "block": "layers.1"}
+    expected = funcattr.value_zeroing(model.double(), x.double(), **options)
+    actual = funcattr.value_zeroing(model.to(dtype), x.to(dtype), **options)
+    assert actual.dtype == dtype
+    torch.testing.assert_close(actual.double(), expected, atol=tolerance, rtol=0)
+
+
+def test_a_row_that_nothing_changes_has_no_shares() -> None:
+    model: Any = encoder()
+    with torch.no_grad():
+        model.layers[1].self_attn.in_proj_weight[16:] = 0
+        model.layers[1].self_attn.in_proj_bias[16:] = 0
+    options: dict[str, Any] = {"layer": "layers.1.self_attn@weights", "block": "layers.1", "chunk_size": 3}
+    assert not funcattr.value_zeroing(model.float(), uniform(2, 5, 8).float(), **options).any()
+
+
 METHODS: dict[str, Callable[..., Any]] = {
     "attention_rollout": funcattr.attention_rollout,
     "attention_relevance": funcattr.attention_relevance,

@@ -251,6 +251,37 @@ def test_copies_get_noise_of_their_own_and_seeds_other_noise() -> None:
     assert not torch.allclose(restrict_flow(model, statistics=given, alpha=alpha, generator=1)(x), once)
 
 
+@pytest.mark.parametrize("dtype", [torch.long, torch.bool, torch.float16])
+def test_shares_may_be_of_another_dtype(dtype: torch.dtype) -> None:
+    value, given, keep = uniform(2, 3, 5, 5), statistics(3, 5, 5), uniform(2, 3, 5, 5, seed=4) > 0.5
+    bits = capacity(value, keep.to(dtype), given)
+    assert torch.equal(bits, capacity(value, keep.double(), given))
+    restricted = (restrict_flow(net(), statistics=given, keep=keep.to(d)) for d in (dtype, torch.float64))
+    first, second = (model(uniform(2, 2, 5, 5)) for model in restricted)
+    assert torch.equal(first, second)
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.5, float("nan")])
+def test_shares_beyond_their_range_are_named(share: float) -> None:
+    value, given, keep = uniform(2, 3, 5, 5), statistics(3, 5, 5), torch.full((2, 3, 5, 5), share)
+    with pytest.raises(ValueError, match=r"^capacity\(keep=\.\.\.\): expected shares from 0 to 1, got"):
+        capacity(value, keep, given)
+    with pytest.raises(ValueError, match=r"^restrict_flow\(keep=\.\.\.\): expected shares from 0 to 1, got"):
+        restrict_flow(net(), statistics=given, keep=keep)(uniform(2, 2, 5, 5))
+    assert capacity(value, torch.full((1, 1, 1, 1), 1 + 1e-7), given).isfinite().all()  # rounding
+
+
+def test_given_noise_is_that_of_all_copies_of_an_example() -> None:
+    model, given, alpha = net(), statistics(3, 5, 5), torch.zeros(2, 3, 5, 5).double()
+    x, e = uniform(2, 2, 5, 5), uniform(2, 3, 5, 5, seed=9)
+    restricted = restrict_flow(model, statistics=given, alpha=alpha, noise=e)
+    torch.testing.assert_close(restricted(x.repeat_interleave(3, 0)), restricted(x).repeat_interleave(3, 0))
+    a = funcattr.integrated_gradients(restricted, x, 1, steps=200)
+    assert funcattr.metrics.completeness(restricted, x, 1, a).abs().max() < 1e-3
+    with pytest.raises(ValueError, match=r"^restrict_flow\(noise=\.\.\.\): expected shape \['2 or 1', 3, 5, 5\], got"):
+        restrict_flow(model, statistics=given, alpha=alpha, noise=uniform(3, 3, 5, 5))(x)
+
+
 def test_is_a_model_like_any_other(fresh_dynamo: None) -> None:
     model, given, alpha = net(), statistics(3, 5, 5), torch.zeros(2, 3, 5, 5).double()
     x = uniform(2, 2, 5, 5)

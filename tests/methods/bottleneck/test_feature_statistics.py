@@ -267,3 +267,12 @@ def test_values_at_hand_are_checked(values: Any, error: type[Exception]) -> None
         FeatureStatistics.of(values)
     with pytest.raises(ValueError, match="estimator='median'"):
         FeatureStatistics.of(torch.ones(3, 4), estimator="median")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("estimator", ["gaussian", "relu"])
+def test_a_worker_without_examples_adds_nothing(estimator: Any) -> None:
+    values = uniform(5, 3)
+    none, some = (FeatureStatistics.of(v, estimator=estimator) for v in (values[:0], values))
+    for both in (none + some, some + none):
+        assert both.count == 5
+        torch.testing.assert_close((both.mean, both.std), (some.mean, some.std))

@@ -86,3 +86,6 @@ def test_bad_input() -> None:
     for shape in ((4,), (2, 0)):
         with pytest.raises(ValueError, match=r"area_loss\(mask=\.\.\.\): expected a shape \[\.\.\., H, W\], got \["):
             area_loss(torch.ones(shape), 0.1)
+    for dtype in (torch.bool, torch.long):  # whose loss would be true, or rounded to 0
+        with pytest.raises(TypeError, match=rf"area_loss\(mask=\.\.\.\): expected floating-point values .*{dtype}"):
+            area_loss(torch.ones(2, 2, dtype=dtype), 0.1)

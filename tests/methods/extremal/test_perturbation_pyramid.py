@@ -104,6 +104,20 @@ def test_masks_that_do_not_fit(shape: tuple[int, ...]) -> None:
         perturb(torch.ones(1, 8, 3, 4, 4), torch.ones(shape))
 
 
+@pytest.mark.parametrize("value", [-1e-9, 1.5, float("nan")])
+def test_masks_beyond_their_range_are_named(value: float) -> None:
+    pyramid, mask = torch.ones(1, 8, 3, 4, 4), torch.full((1, 2, 4, 4), value)
+    with pytest.raises(ValueError, match=r"^perturb\(mask=\.\.\.\): expected masks in \[0, 1\], got"):
+        perturb(pyramid, mask)
+
+
+def test_a_pyramid_of_integers_is_refused() -> None:
+    with pytest.raises(
+        TypeError, match=r"^perturbation_pyramid\(x=\.\.\.\): expected floating-point images, got torch.ui"
+    ):
+        perturbation_pyramid(torch.ones(1, 3, 4, 4, dtype=torch.uint8))
+
+
 def test_levels_of_less_than_a_tenth_of_a_pixel_are_the_image() -> None:
     x = torch.rand(1, 1, 6, 6)
     found = perturbation_pyramid(x, max_blur=0.3, levels=8)

@@ -147,3 +147,11 @@ def test_vmap_equals_a_batch_and_second_derivatives_are_right() -> None:
 def test_bad_input(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         smooth_mask(torch.ones(4, 5), (28, 28), **changes)
+
+
+def test_parameters_of_integers_are_refused() -> None:
+    """Their mask would be rounded to 0 and 1."""
+    with pytest.raises(
+        TypeError, match=r"^smooth_mask\(parameters=\.\.\.\): expected a floating-point tensor, got torch\.int64"
+    ):
+        smooth_mask(torch.ones(4, 4, dtype=torch.long), (28, 28))

@@ -238,6 +238,19 @@ def test_noise_and_results_have_the_inputs_dtype(dtype: torch.dtype) -> None:
         seen.clear()
 
 
+@pytest.mark.parametrize("structure", [tuple, dict])
+def test_results_of_several_inputs_have_the_dtype_of_each(structure: Any) -> None:
+    """They all had that of the first: doubles were rounded to half precision, or half an input became double."""
+    a, b = uniform(2, 3, dtype=torch.float16), uniform(2, 4)
+    x: Any = (a, b) if structure is tuple else {"a": a, "b": b}
+    for kind in KINDS:
+        found = noise_tunnel(inputs_themselves, x, samples=3, sigma=0.1, kind=kind)
+        first, second = found if structure is tuple else found.values()
+        assert (first.dtype, second.dtype) == (torch.float16, torch.float64)
+    still: Any = noise_tunnel(inputs_themselves, x, samples=3, sigma=0.0)
+    torch.testing.assert_close(still[1] if structure is tuple else still["b"], b)
+
+
 def test_noise_of_doubles_is_drawn_in_double_precision() -> None:
     drawn = noise_tunnel(inputs_themselves, torch.zeros(1, 100, dtype=torch.float64), samples=1)
     assert (drawn != drawn.float().double()).float().mean() > 0.9

@@ -223,6 +223,20 @@ def test_several_inputs_equal_one_that_is_split(structure: Any) -> None:
     assert_equal(zero[keys[1]], integrated_gradients(model, x, 2, steps=4)[:, 1:])
 
 
+def test_the_first_of_several_inputs_does_not_set_the_precision() -> None:
+    a, b = uniform(2, 3, dtype=torch.float32), uniform(2, 4)
+
+    def model(a: Tensor, b: Tensor) -> Tensor:
+        return a.double().sum(1) * b.sin().sum(1)
+
+    _, actual = integrated_gradients(model, (a, b))
+    _, expected = integrated_gradients(model, (a.double(), b))
+    torch.testing.assert_close(actual, expected, rtol=1e-6, atol=0)  # the points of a are in single precision
+    of_b_alone, _ = integrated_gradients(lambda b, a: (0 * a).double().sum(1) + b.sin().sum(1), (b, a))
+    _, last = integrated_gradients(lambda a, b: (0 * a).double().sum(1) + b.sin().sum(1), (a, b))
+    torch.testing.assert_close(last, of_b_alone, rtol=1e-12, atol=1e-14)
+
+
 @pytest.mark.parametrize(
     "target", [1, [1, 0], torch.tensor([1, 0]), (2,), (torch.tensor([0, 2]),), uniform(2, 3), lambda y: y[:, 0] ** 2]
 )

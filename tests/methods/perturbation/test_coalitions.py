@@ -114,6 +114,16 @@ def test_a_feature_without_values_changes_nothing(name: str) -> None:
     assert METHODS[name](NET, X, 1, feature_mask=MASK, features=5).shape == X.shape
 
 
+@each_exact_method
+def test_features_may_have_any_labels(name: str) -> None:
+    """Segments may be numbered by what they are; a table of all numbers between would need a terabyte."""
+    labels = torch.tensor([7, 10**9, 10**12])[MASK]
+    for mask in (labels, labels.expand(len(X), -1)):
+        assert_equal(
+            METHODS[name](NET, X, 1, feature_mask=mask), METHODS[name](NET, X, 1, feature_mask=MASK), tolerance=1e-10
+        )
+
+
 @each_method
 def test_a_mask_is_read_inside_transforms_of_other_things(name: str) -> None:
     def one(x: Tensor) -> Tensor:
