@@ -3,6 +3,7 @@
 Copies of an example are neighbours: the batch [N, ...] becomes [N * times, ...], example by example.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -52,14 +53,22 @@ def inputs_of(call: str, x: Any) -> list[Tensor]:
 
 def repeated(value: Any, examples: int, times: int) -> Any:
     """A tree with each of its tensors [N, ...] repeated to [N * times, ...]; what has no batch of N stays as it is."""
-
-    def leaf(tensor: Tensor) -> Tensor:
-        if tensor.ndim == 0 or tensor.shape[0] != examples:
-            return tensor
-        return repeat(tensor, "n ... -> (n times) ...", times=times)
-
     if times == 1:
         return value
+    return along(value, examples, lambda tensor: each_repeated(tensor, times))
+
+
+def each_repeated(rows: Tensor, times: int) -> Tensor:
+    """The rows of a tensor, each so many times. [N, ...] -> [N * times, ...]"""
+    return repeat(rows, "n ... -> (n times) ...", times=times)
+
+
+def along(value: Any, examples: int, change: Callable[[Tensor], Tensor]) -> Any:
+    """A tree with each of its tensors [N, ...] changed as the examples are; what has no batch of N stays as it is."""
+
+    def leaf(tensor: Tensor) -> Tensor:
+        return tensor if tensor.ndim == 0 or tensor.shape[0] != examples else change(tensor)
+
     # Inside of objects too, such as a cache of keys and values; Dynamo takes no objects but trees.
     return pytree.tree_map_only(Tensor, leaf, value) if torch.compiler.is_dynamo_compiling() else Copier(leaf)(value)
 

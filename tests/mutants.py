@@ -810,7 +810,7 @@ MUTANTS = (
     Mutant(
         "arguments of the model do not go along with copies",
         "funcattr/attribution/question.py",
-        "args, kwargs = repeated((self.args, self.kwargs), examples, times)",
+        "args, kwargs = along((self.args, self.kwargs), self.examples, change)",
         "args, kwargs = self.args, self.kwargs",
         ("tests/attribution/test_question.py::test_copies_get_their_examples_targets_and_keywords",),
     ),
@@ -1207,9 +1207,9 @@ MUTANTS = (
     Mutant(
         "the copy of an example is no other",
         "funcattr/attribution/neighbours.py",
-        "first = value if size == 1.0 else inner + way",
-        "first = inner",
-        ("tests/attribution/test_neighbours.py::test_an_example_lies_between_its_copies_in_every_direction",),
+        "rows=(_elsewhere, _changed(0), drawn_in)",
+        "rows=(_changed(0), _changed(0), _changed(0))",
+        ("tests/attribution/test_neighbours.py::test_a_statistic_of_the_batch_is_another_one_alone_and_beside_others",),
     ),
     Mutant(
         "an example that is asked about is the largest of its batch",
@@ -1221,9 +1221,37 @@ MUTANTS = (
     Mutant(
         "an example is the first of its copies, where no scan over the batch comes by another",
         "funcattr/attribution/neighbours.py",
-        "even = torch.stack([first, value,",
-        "even = torch.stack([value, first,",
-        ("tests/attribution/test_neighbours.py::test_an_example_is_found_again_among_its_copies",),
+        "even, odd = torch.stack(rows, 1),",
+        "even, odd = torch.stack([rows[1], rows[0], *rows[2:]], 1),",
+        ("tests/attribution/test_neighbours.py::test_an_example_is_found_again_beside_others",),
+    ),
+    Mutant(
+        "rows of all examples have the same places",
+        "funcattr/attribution/neighbours.py",
+        "% 2 == 1",
+        "% 2 == 2",
+        ("tests/attribution/test_neighbours.py::test_places_differ_from_example_to_example",),
+    ),
+    Mutant(
+        "an example that lacks a number is one like the others",
+        "funcattr/attribution/few_examples.py",
+        "missing = [~rows.isfinite(), rows == 0, *ends]",
+        "missing = [rows.isfinite(), rows == 0, *ends]",
+        ("tests/attribution/test_neighbours.py::test_few_examples_have_the_ends_and_what_may_be_missing",),
+    ),
+    Mutant(
+        "a model that does not run on a few examples is not asked about all",
+        "funcattr/attribution/separate_copies.py",
+        "[None] if few is None else [few, None]",
+        "[None] if few is None else [few]",
+        ("tests/attribution/test_neighbours.py::test_a_model_that_runs_on_eights_only_is_asked_about_all",),
+    ),
+    Mutant(
+        "only the examples drawn in are asked about",
+        "funcattr/attribution/separate_copies.py",
+        "for place in (SECOND, GIVEN)",
+        "for place in (SECOND,)",
+        ("tests/attribution/test_neighbours.py::test_what_the_padding_of_a_batch_decides_is_refused",),
     ),
     Mutant(
         "a method that draws is stacked",
@@ -1249,8 +1277,8 @@ MUTANTS = (
     Mutant(
         "rounding is taken for a neighbour",
         "funcattr/methods/gradient/noise_tunnel.py",
-        "lambda v: nudged(neighbours.example(v))",
-        "neighbours.example",
+        "lambda v: nudged(change(v))",
+        "change",
         ("tests/attribution/test_example_dims.py::test_rounding_that_the_method_makes_large_is_not_refused",),
     ),
     Mutant(

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .._torch import pytree
-from ..batch import NO_DIM, Dim, back, has_dim, moved, repeated
+from ..batch import NO_DIM, Dim, along, back, each_repeated, has_dim, moved
 from ..errors import LOOK
 from .targets import BuiltTarget
 
@@ -132,9 +132,13 @@ class Layout(NamedTuple):
 
     def repeated(self, values: Any, dims: Any, examples: int, times: int) -> Any:
         """More inputs, with their examples in front, for copies of the examples."""
+        return self.along(values, dims, examples, lambda value: each_repeated(value, times))
+
+    def along(self, values: Any, dims: Any, examples: int, change: Callable[[Tensor], Tensor]) -> Any:
+        """More inputs, with their examples in front, changed as the examples are."""
         if dims == BY_ROWS:
-            return repeated(values, examples, times)
-        return pytree.tree_map(lambda v, d: v if d == NO_DIM else repeated(v, len(v), times), values, dims)
+            return along(values, examples, change)
+        return pytree.tree_map(lambda v, d: v if d == NO_DIM else change(v), values, dims)
 
     def repeated_as_given(self, values: Any, dims: Any, examples: int, times: int) -> Any:
         """More inputs as the user's model takes them, for copies of the examples."""

@@ -11,10 +11,10 @@ from torch import Tensor
 from ..._torch import pytree
 from ...attribution.example_dims import ExampleDims, Layout, layout_of
 from ...attribution.inputs import read_inputs
-from ...attribution.neighbours import rows_of
+from ...attribution.neighbours import MOVED
 from ...attribution.question import Layer, call_arguments, own
 from ...attribution.rounding import nudged
-from ...attribution.separate_copies import are_separate
+from ...attribution.separate_copies import Batch, are_separate
 from ...attribution.targets import Target, read_target, repeated_target
 from ...batch import back, batch_of, merged, moved, parted, repeated
 from ...model.access import values_at
@@ -144,7 +144,7 @@ def noise_tunnel(
     if chunk > 1:
         Copies(x, examples, chunk, layout).options(method, options)  # refused at once, not as a failure of the check
         about = (method, *options.items(), target, layout is None, *pytree.tree_leaves((x, constants)))
-        first = torch.zeros(rows_of(examples), dtype=torch.long, device=spread[0].device)
+        first = torch.zeros(MOVED.times, dtype=torch.long, device=spread[0].device)
         # Where it cannot be known, as of a method that draws at random, no copy lies beside another.
         chunk = chunk if _is_separate(about, x, lambda copies, times: attributions(copies, first[:times])) else 1
 
@@ -191,11 +191,15 @@ def _is_separate(about: Iterable[Any], x: Any, run: Callable[[Any, int], Any]) -
     return are_separate(
         about,
         "noise_tunnel",
-        len(like),
         like.device,
-        alone=lambda neighbours: results(pytree.tree_map(neighbours.example, x), 1),
-        beside=lambda neighbours: results(pytree.tree_map(neighbours.among, x), rows_of(len(like))),
-        again=lambda neighbours: results(pytree.tree_map(lambda v: nudged(neighbours.example(v)), x), 1),
+        [
+            Batch(
+                len(like),
+                alone=lambda change: results(pytree.tree_map(change, x), 1),
+                beside=lambda neighbours: results(pytree.tree_map(neighbours.among, x), neighbours.times),
+                again=lambda change: results(pytree.tree_map(lambda v: nudged(change(v)), x), 1),
+            )
+        ],
         # Numbers below the rounding of 1 are none, such as the variance of a constant gradient.
         size=torch.finfo(like.dtype if like.is_floating_point() else torch.float32).eps ** 0.5,
         way_out=" Or run each noisy copy of the batch by itself: chunk_size=1.",

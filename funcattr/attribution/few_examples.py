@@ -1,0 +1,35 @@
+"""A few examples of a batch that stand for all of it, where rows are treated alike."""
+
+import torch
+from torch import Tensor
+
+FEW = 4
+
+
+def few_of(examples: int, tensors: list[Tensor]) -> Tensor | None:
+    """The rows of four examples, in order; None if there are no more.
+
+    A model may take what is missing in an example from the others, and says by a number of its own kind what is: NaN,
+    infinity, zero, or an end of the range, such as the id of a padding token. So they are, of each kind, the example
+    that has the most numbers of it; others are spread evenly.
+
+    Args:
+        examples: N, the number of all.
+        tensors: That have a row for each example. [N, ...]
+    """
+    if examples <= FEW or not tensors:
+        return None
+    counts = torch.stack([_of_each_kind(value.detach()).cpu() for value in tensors]).sum(0)
+    marked = [int(of_kind.argmax()) for of_kind in counts if bool(of_kind.any())]
+    spread = torch.linspace(0, examples - 1, FEW).long().tolist()
+    return torch.tensor(sorted(list(dict.fromkeys([*marked, *spread]))[:FEW]), device=tensors[0].device)
+
+
+def _of_each_kind(value: Tensor) -> Tensor:
+    """How many numbers of each kind the examples have. [N, ...] -> [kinds, N]"""
+    parts = torch.view_as_real(value.resolve_conj()) if value.is_complex() else value
+    rows = parts.reshape(len(parts), parts[0].numel())
+    there = rows[rows.isfinite()]
+    ends = [] if not there.numel() else [rows == there.min(), rows == there.max()]
+    missing = [~rows.isfinite(), rows == 0, *ends]
+    return torch.stack([kind.sum(1) for kind in [*missing, *missing[len(ends) :]][:4]])
