@@ -1205,6 +1205,20 @@ MUTANTS = (
         ("tests/attribution/test_example_dims.py::test_examples_that_see_each_other_are_refused",),
     ),
     Mutant(
+        "a value and its size are no relu",
+        "funcattr/tape/unclear_relus.py",
+        "if sizes.get(left) == other or sizes.get(right) == first:",
+        "if sizes.get(left) == other:",
+        ("tests/rules/test_spellings.py::test_what_may_be_a_relu_by_its_parts_is_named",),
+    ),
+    Mutant(
+        "a sign is a mask",
+        "funcattr/tape/masks.py",
+        "mask is not None and not mask.is_sign",
+        "mask is not None",
+        ("tests/rules/test_spellings.py::test_what_only_looks_like_the_parts_of_a_relu_is_not_named",),
+    ),
+    Mutant(
         "the copy of an example is no other",
         "funcattr/attribution/neighbours.py",
         "rows=(_elsewhere, _changed(0), drawn_in)",
