@@ -4,7 +4,7 @@ Copies of an example are neighbours: the batch [N, ...] becomes [N * times, ...]
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from einops import rearrange, repeat
@@ -61,6 +61,36 @@ def repeated(value: Any, examples: int, times: int) -> Any:
 def each_repeated(rows: Tensor, times: int) -> Tensor:
     """The rows of a tensor, each so many times. [N, ...] -> [N * times, ...]"""
     return repeat(rows, "n ... -> (n times) ...", times=times)
+
+
+class Rows(NamedTuple):
+    """The examples of a batch of copies: so many neighbours of each, or of those at some rows.
+
+    Attributes:
+        times: How many.
+        few: Rows of a batch; None for all of them.
+    """
+
+    times: int
+    few: Tensor | None = None
+
+    @property
+    def is_batch(self) -> bool:
+        """Whether they are the examples as they are."""
+        return self.times == 1 and self.few is None
+
+    def of(self, value: Any, examples: int) -> Any:
+        """A tree with the rows of each of its tensors [N, ...]; what has no batch of N stays as it is."""
+        return value if self.is_batch else along(value, examples, self.at)
+
+    def at(self, value: Tensor) -> Tensor:
+        """The rows of a tensor. [N, ...] -> [N * times, ...]"""
+        return each_repeated(value if self.few is None else value[self.few], self.times)
+
+    def among(self, values: list[Any]) -> list[Any]:
+        """The same of a list."""
+        kept = values if self.few is None else [values[i] for i in self.few.tolist()]
+        return [value for value in kept for _ in range(self.times)]
 
 
 def along(value: Any, examples: int, change: Callable[[Tensor], Tensor]) -> Any:

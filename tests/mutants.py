@@ -160,8 +160,8 @@ MUTANTS = (
     Mutant(
         "a span of one example is that of all",
         "funcattr/attribution/built_targets.py",
-        "repeated(p, rows, times) if isinstance(p, Tensor) and rows > 1 else p",
-        "p.repeat(times, 1) if isinstance(p, Tensor) and rows > 1 else p",
+        'count = len(self.parts["tokens"])\n        return self.with_parts(lambda p: rows.of(p, count) if',
+        'count = len(self.parts["tokens"])\n        return self.with_parts(lambda p: p.repeat(rows.times, 1) if',
         ("tests/attribution/test_built_targets.py::test_what_a_target_has_for_an_example_goes_with_it",),
     ),
     Mutant(
@@ -1268,10 +1268,17 @@ MUTANTS = (
         ("tests/attribution/test_neighbours.py::test_what_the_padding_of_a_batch_decides_is_refused",),
     ),
     Mutant(
+        "what a target has for an example does not go with the few that are asked about",
+        "funcattr/batch.py",
+        "kept = values if self.few is None else [values[i] for i in self.few.tolist()]",
+        "kept = values if self.few is None else values[: len(self.few)]",
+        ("tests/methods/gradient/test_tunnel_options.py::test_a_few_examples_take_theirs_along",),
+    ),
+    Mutant(
         "a method that draws is stacked",
         "funcattr/methods/gradient/noise_tunnel.py",
-        "attributions(copies, first[:times])) else 1",
-        "attributions(copies, first[:times])) else chunk",
+        "if _is_separate(about, x, constants, plain) else 1",
+        "if _is_separate(about, x, constants, plain) else chunk",
         ("tests/attribution/test_example_dims.py::test_a_method_that_depends_on_chance_runs_sample_by_sample",),
     ),
     Mutant(

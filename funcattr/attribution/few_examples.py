@@ -1,12 +1,16 @@
 """A few examples of a batch that stand for all of it, where rows are treated alike."""
 
+from collections.abc import Iterable
+from typing import Any
+
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 
 FEW = 4
 
 
-def few_of(examples: int, tensors: list[Tensor]) -> Tensor | None:
+def few_of(examples: int, given: Iterable[Any]) -> Tensor | None:
     """The rows of four examples, in order; None if there are no more.
 
     A model may take what is missing in an example from the others, and says by a number of its own kind what is: NaN,
@@ -15,14 +19,16 @@ def few_of(examples: int, tensors: list[Tensor]) -> Tensor | None:
 
     Args:
         examples: N, the number of all.
-        tensors: That have a row for each example. [N, ...]
+        given: What has a row for each example, [N, ...], and what has none. Plain tensors are looked at.
     """
+    plain = [v for v in given if type(v) in (Tensor, Parameter) and v.layout == torch.strided]
+    tensors = [v for v in plain if v.shape[:1] == (examples,)]
     if examples <= FEW or not tensors:
         return None
     counts = torch.stack([_of_each_kind(value.detach()).cpu() for value in tensors]).sum(0)
     marked = [int(of_kind.argmax()) for of_kind in counts if bool(of_kind.any())]
     spread = torch.linspace(0, examples - 1, FEW).long().tolist()
-    return torch.tensor(sorted(list(dict.fromkeys([*marked, *spread]))[:FEW]), device=tensors[0].device)
+    return torch.tensor(sorted(list(dict.fromkeys([*marked, *spread]))[:FEW]))
 
 
 def _of_each_kind(value: Tensor) -> Tensor:

@@ -9,11 +9,10 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import Parameter
 
 from .._torch import pytree
 from ..agreement import same_numbers
-from ..batch import batch_of
+from ..batch import Rows, batch_of
 from ..drawing import own_draws
 from ..errors import FuncattrError
 from ..model.functional import FunctionalModel
@@ -24,7 +23,7 @@ from .few_examples import few_of
 from .neighbours import DRAWN_IN, GIVEN, MOVED, SECOND, Change, Neighbours, asked_of
 from .question import Question
 from .rounding import is_rounding
-from .targets import BuiltTarget, score
+from .targets import score, target_at
 
 _checked: "weakref.WeakKeyDictionary[Any, dict[Any, bool]]" = weakref.WeakKeyDictionary()
 """Models and methods -> the shapes of inputs that they have been checked with -> whether examples are separate."""
@@ -75,17 +74,10 @@ def check_separate(question: Question) -> None:
 
     named = (question.layout is None, question.output, *question.kwargs)
     about = (model, *named, asked.target, *_tensors(question))
-    # What a target is built of may have a row for each example.
-    few = None if isinstance(asked.target, BuiltTarget) else few_of(question.examples, _with_rows(question))
+    few = few_of(question.examples, _tensors(question))
     with torch.no_grad():
         batches = [_batch(asked, rows, found) for rows in ([None] if few is None else [few, None])]
         are_separate(about, question.call, question.device, batches, size=0.0)
-
-
-def _with_rows(question: Question) -> list[Tensor]:
-    """The plain tensors that have a row for each example, those of the inputs first."""
-    plain = [v for v in _tensors(question) if type(v) in (Tensor, Parameter) and v.layout == torch.strided]
-    return [v for v in plain if v.shape[:1] == (question.examples,)]
 
 
 class Batch(NamedTuple):
@@ -110,18 +102,20 @@ class Batch(NamedTuple):
         return pytree.tree_map(lambda leaf: asked_of(leaf, place, neighbours.times), both)
 
 
-def _batch(question: Question, rows: Tensor | None, results: Callable[[Question], Any]) -> Batch:
+def _batch(question: Question, few: Tensor | None, results: Callable[[Question], Any]) -> Batch:
     """The examples of a question, or those at some rows."""
-
-    def of(value: Tensor) -> Tensor:
-        return value if rows is None else value[rows]
+    of = Rows(1, few).at
 
     def alone(change: Change, question: Question = question) -> Any:
-        return results(question.along(pytree.tree_map(lambda v: change(of(v)), question.x), of))
+        return found(question, 1, change, of)
 
     def beside(neighbours: Neighbours, question: Question = question) -> Any:
-        x = pytree.tree_map(lambda v: neighbours.among(of(v)), question.x)
-        return results(question.along(x, lambda v: neighbours.constant(of(v))))
+        return found(question, neighbours.times, neighbours.among, lambda v: neighbours.constant(of(v)))
+
+    def found(question: Question, times: int, change: Change, constant: Change) -> Any:
+        target = target_at(question.call, question.target, question.examples, Rows(times, few))
+        x = pytree.tree_map(lambda v: change(of(v)), question.x)
+        return results(question.along(x, constant)._replace(target=target))
 
     def by_rounding(neighbours: Neighbours, place: int, first: Any, found: Any) -> bool:
         def among(neighbours: Neighbours) -> Callable[[Question], Any]:
@@ -136,7 +130,7 @@ def _batch(question: Question, rows: Tensor | None, results: Callable[[Question]
             beside_others=among(neighbours.beside_others(place)),
         )
 
-    batch = Batch(question.examples if rows is None else len(rows), alone, beside, alone, by_rounding)
+    batch = Batch(question.examples if few is None else len(few), alone, beside, alone, by_rounding)
     return batch
 
 

@@ -512,3 +512,27 @@ def test_a_mask_of_others_that_decides_is_refused() -> None:
     )  # all are as long
     with pytest.raises(ValueError, match="depends on what else is in the batch"):
         funcattr.integrated_gradients(to_last, x, 0, steps=3, chunk_size=3, args=(mask,))
+
+
+@pytest.mark.parametrize("batch", [3, 40])
+def test_a_target_of_a_function_and_classes_goes_with_its_examples(batch: int) -> None:
+    classes, x = [i % 5 for i in range(batch)], images(batch)
+    target = funcattr.contrast(lambda y: y.square().sum(1), classes)
+    found = funcattr.integrated_gradients(_Net(), x, target, steps=3, chunk_size=3)
+    torch.testing.assert_close(found, funcattr.integrated_gradients(_Net(), x, target, steps=3, chunk_size=1))
+    mixing = funcattr.contrast(lambda y: y.square().sum(1) - y.mean(), classes)
+    with pytest.raises(ValueError, match="depends on what else is in the batch"):
+        funcattr.integrated_gradients(_Net(), x, mixing, steps=3, chunk_size=3)
+
+
+def test_a_noise_tunnel_asks_about_a_few_examples() -> None:
+    rows: list[int] = []
+
+    def method(x: Tensor, target: Any) -> Tensor:
+        rows.append(len(x))
+        return x**2
+
+    funcattr.noise_tunnel(method, images(40), samples=2, chunk_size=2)
+    assert rows == [4, 4, 12, 80]
+    with pytest.raises(ValueError, match="depends on what else is in the batch"):
+        funcattr.noise_tunnel(lambda x, target: x**2 - x.mean(0), images(40), samples=2, chunk_size=2)
