@@ -3,7 +3,8 @@
 Copies of an example are neighbours: the batch [N, ...] becomes [N * times, ...], example by example.
 """
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 from einops import rearrange, repeat
@@ -52,14 +53,52 @@ def inputs_of(call: str, x: Any) -> list[Tensor]:
 
 def repeated(value: Any, examples: int, times: int) -> Any:
     """A tree with each of its tensors [N, ...] repeated to [N * times, ...]; what has no batch of N stays as it is."""
-
-    def leaf(tensor: Tensor) -> Tensor:
-        if tensor.ndim == 0 or tensor.shape[0] != examples:
-            return tensor
-        return repeat(tensor, "n ... -> (n times) ...", times=times)
-
     if times == 1:
         return value
+    return along(value, examples, lambda tensor: each_repeated(tensor, times))
+
+
+def each_repeated(rows: Tensor, times: int) -> Tensor:
+    """The rows of a tensor, each so many times. [N, ...] -> [N * times, ...]"""
+    return repeat(rows, "n ... -> (n times) ...", times=times)
+
+
+class Rows(NamedTuple):
+    """The examples of a batch of copies: so many neighbours of each, or of those at some rows.
+
+    Attributes:
+        times: How many.
+        few: Rows of a batch; None for all of them.
+    """
+
+    times: int
+    few: Tensor | None = None
+
+    @property
+    def is_batch(self) -> bool:
+        """Whether they are the examples as they are."""
+        return self.times == 1 and self.few is None
+
+    def of(self, value: Any, examples: int) -> Any:
+        """A tree with the rows of each of its tensors [N, ...]; what has no batch of N stays as it is."""
+        return value if self.is_batch else along(value, examples, self.at)
+
+    def at(self, value: Tensor) -> Tensor:
+        """The rows of a tensor. [N, ...] -> [N * times, ...]"""
+        return each_repeated(value if self.few is None else value[self.few], self.times)
+
+    def among(self, values: list[Any]) -> list[Any]:
+        """The same of a list."""
+        kept = values if self.few is None else [values[i] for i in self.few.tolist()]
+        return [value for value in kept for _ in range(self.times)]
+
+
+def along(value: Any, examples: int, change: Callable[[Tensor], Tensor]) -> Any:
+    """A tree with each of its tensors [N, ...] changed as the examples are; what has no batch of N stays as it is."""
+
+    def leaf(tensor: Tensor) -> Tensor:
+        return tensor if tensor.ndim == 0 or tensor.shape[0] != examples else change(tensor)
+
     # Inside of objects too, such as a cache of keys and values; Dynamo takes no objects but trees.
     return pytree.tree_map_only(Tensor, leaf, value) if torch.compiler.is_dynamo_compiling() else Copier(leaf)(value)
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .._torch import pytree
-from ..batch import repeated
+from ..batch import Rows
 from ..torch_state import is_plain_eager
 from .targets import BuiltTarget, Target, cotangent_of, pointing, read_target, score
 
@@ -112,10 +112,10 @@ class span(BuiltTarget):  # noqa: N801
             rows, kept, where = (v.expand(examples, -1) for v in (rows, kept, where))
         super().__init__({"tokens": rows, "positions": where.to(rows.device), "kept": kept, "of": of})
 
-    def repeated(self, call: str, examples: int, times: int) -> BuiltTarget:
+    def at(self, call: str, examples: int, rows: Rows) -> BuiltTarget:
         self._check_rows(call, examples)
-        rows = len(self.parts["tokens"])
-        return self.with_parts(lambda p: repeated(p, rows, times) if isinstance(p, Tensor) and rows > 1 else p)
+        count = len(self.parts["tokens"])
+        return self.with_parts(lambda p: rows.of(p, count) if isinstance(p, Tensor) and count > 1 else p)
 
     def score(self, call: str, output: Tensor) -> Tensor:
         """[N, T, V] -> [N]"""
@@ -244,10 +244,10 @@ class similarity(BuiltTarget):  # noqa: N801
         reference: Tensor = self.parts["reference"]
         return reference if reference.ndim > 1 else reference.unsqueeze(0)
 
-    def repeated(self, call: str, examples: int, times: int) -> BuiltTarget:
+    def at(self, call: str, examples: int, rows: Rows) -> BuiltTarget:
         self._check_rows(call, examples)
         count = len(self._rows)
-        return self.with_parts(lambda p: repeated(p, count, times) if isinstance(p, Tensor) and count > 1 else p)
+        return self.with_parts(lambda p: rows.of(p, count) if isinstance(p, Tensor) and count > 1 else p)
 
     def score(self, call: str, output: Tensor) -> Tensor:
         """[N, ...] -> [N]"""
@@ -372,7 +372,7 @@ class of_outputs(BuiltTarget):  # noqa: N801
         ]
         return torch.cat([leaf.flatten(1) if leaf.ndim > 1 else leaf.unsqueeze(1) for leaf in floating], 1)
 
-    def repeated(self, call: str, examples: int, times: int) -> BuiltTarget:
+    def at(self, call: str, examples: int, rows: Rows) -> BuiltTarget:
         return self
 
     def score(self, call: str, output: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .._torch import pytree
-from ..batch import NO_DIM, Dim, back, has_dim, moved, repeated
+from ..batch import NO_DIM, Dim, along, back, has_dim, moved
 from ..errors import LOOK
 from .targets import BuiltTarget
 
@@ -130,15 +130,15 @@ class Layout(NamedTuple):
         """Values structured as x, with their examples in front."""
         return pytree.tree_map(moved, x, self.x)
 
-    def repeated(self, values: Any, dims: Any, examples: int, times: int) -> Any:
-        """More inputs, with their examples in front, for copies of the examples."""
+    def along(self, values: Any, dims: Any, examples: int, change: Callable[[Tensor], Tensor]) -> Any:
+        """More inputs, with their examples in front, changed as the examples are."""
         if dims == BY_ROWS:
-            return repeated(values, examples, times)
-        return pytree.tree_map(lambda v, d: v if d == NO_DIM else repeated(v, len(v), times), values, dims)
+            return along(values, examples, change)
+        return pytree.tree_map(lambda v, d: v if d == NO_DIM else change(v), values, dims)
 
-    def repeated_as_given(self, values: Any, dims: Any, examples: int, times: int) -> Any:
-        """More inputs as the user's model takes them, for copies of the examples."""
-        return _inputs_back(self.repeated(moved_inputs(values, dims), dims, examples, times), dims)
+    def along_as_given(self, values: Any, dims: Any, examples: int, change: Callable[[Tensor], Tensor]) -> Any:
+        """More inputs as the user's model takes them, changed as the examples are."""
+        return _inputs_back(self.along(moved_inputs(values, dims), dims, examples, change), dims)
 
 
 def require_rows(call: str, output: Tensor, examples: int, layout: Layout | None) -> None:

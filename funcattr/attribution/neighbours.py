@@ -1,6 +1,7 @@
-"""Changed copies of examples, put beside them in a batch to find out whether an example sees what lies there."""
+"""Rows that stand beside each other in a batch, to find out whether an example sees what lies there."""
 
 from collections.abc import Callable
+from functools import wraps
 from typing import NamedTuple
 
 import torch
@@ -8,63 +9,96 @@ from torch import Tensor
 
 from ..batch import merged, parted
 
+Change = Callable[[Tensor], Tensor]
+"""Other numbers for a batch of examples. [N, ...] -> [N, ...]"""
+
 
 class Neighbours(NamedTuple):
-    """The numbers that examples are asked about with, and those of their copies.
+    """The rows of each example in one batch. The second and the third are asked about: what do they get alone?
+
+    Whatever a model takes of its batch B, such as a maximum, a mean or a median, is one value g(B) for all that lies
+    there. If neither the examples x nor the others e saw a change, g(x) = g(B) = g(e): so it is enough that x and e
+    differ in it, whatever else is there. A model that puts rows in another order moves one of the two: of three
+    different rows it cannot move one alone.
 
     Attributes:
-        example: Of the numbers that are given, those that are asked about. [N, ...] -> [N, ...]
-        copies: Three copies of each, of the numbers that are given. [N, ...] -> each [N, ...]
+        rows: Of the numbers that are given, those of each row. The first is none that is asked about, so that a scan
+            over the batch, from either end, comes by another row first; the second is the example as it is given.
+        others: Other numbers for each of the rows, for an example among other rows.
     """
 
-    example: Callable[[Tensor], Tensor]
-    copies: Callable[[Tensor], list[Tensor]]
+    rows: tuple[Change, ...]
+    others: tuple[Change, ...]
+
+    @property
+    def times(self) -> int:
+        """How many rows an example has."""
+        return len(self.rows)
 
     def among(self, value: Tensor) -> Tensor:
-        """The examples among their copies. [N, ...] -> [N * rows_of(N), ...]"""
-        return among(self.example(value), self.copies(value))
+        """The rows of all examples. [N, ...] -> [N * times, ...]"""
+        return in_places([row(value) for row in self.rows])
+
+    def constant(self, value: Tensor) -> Tensor:
+        """An input that no method changes, such as a mask: the rows that are asked about keep theirs."""
+        return in_places([value if i in ASKED else row for i, row in enumerate(_moved(value, self.times))])
+
+    def beside_others(self, asked: int) -> "Neighbours":
+        """The rows where only those of one place stay."""
+        return self._replace(rows=tuple(self.rows[i] if i == asked else row for i, row in enumerate(self.others)))
 
 
-def rows_of(examples: int) -> int:
-    """Rows of an example among its copies: itself, and two of them, or three where there are few examples."""
-    return 4 if examples < 8 else 3
+GIVEN, SECOND = ASKED = (1, 2)
+"""The places of the rows that are asked about: the example as it is given, and with other numbers."""
 
 
-def among_of_constant(value: Tensor) -> Tensor:
-    """An input that no method changes, such as a mask, its rows among others. [N, ...] -> [N * rows_of(N), ...]"""
-    return among(value, _moved(value, 1))
-
-
-def among(value: Tensor, copies: list[Tensor]) -> Tensor:
-    """Rows among copies of them, of which there are three. Each [N, ...] -> [N * rows_of(N), ...]"""
-    # A scan over the batch, from either end, comes by a copy first. Two copies around an example, at each side of it in
-    # the batch and in size, are not seen by a flip and a median: so the third, and places that differ.
-    first, second, third = copies
-    even = torch.stack([first, value, second, third][: rows_of(len(value))], 1)
-    odd = torch.stack([value, first, third, second][: rows_of(len(value))], 1)
-    is_odd = torch.arange(len(value), device=value.device).reshape(-1, *[1] * value.ndim) % 2 == 1
+def in_places(rows: list[Tensor]) -> Tensor:
+    """One batch of each example's rows, in places that differ from example to example. Each [N, ...] -> [N * S, ...]"""
+    # With the same places all along, a model that moves rows by so many, or turns the batch round, would find its like.
+    even, odd = torch.stack(rows, 1), torch.stack([rows[GIVEN], rows[0], *rows[2:]], 1)
+    is_odd = torch.arange(len(even), device=even.device).reshape(-1, *[1] * (even.ndim - 1)) % 2 == 1
     return merged(torch.where(is_odd, odd, even))
 
 
-def examples_of(rows: Tensor, examples: int) -> Tensor:
-    """The rows of the examples among their copies. [N * rows_of(N), ...] -> [N, ...]"""
-    index = torch.arange(examples, device=rows.device)
-    return parted(rows, rows_of(examples))[index, 1 - index % 2]
+def asked_of(batch: Tensor, asked: int, times: int) -> Tensor:
+    """The rows at one place of each example. [N * times, ...] -> [N, ...]"""
+    rows = parted(batch, times)
+    index = torch.arange(len(rows), device=batch.device)
+    return rows[index, 1 - index % 2 if asked == GIVEN else torch.full_like(index, asked)]
 
 
 def changed(value: Tensor) -> Tensor:
     """A tensor of other numbers in the same range: moved by one place, and if they are no integers made smaller."""
-    rolled = value.reshape(len(value), -1).roll(1, 1).reshape(value.shape) if value[0].numel() > 1 else value.roll(1, 0)
+    rolled = _rolled(value)
     return rolled * 0.7 + 0.1 if value.is_floating_point() or value.is_complex() else rolled
 
 
+def _rolled(value: Tensor) -> Tensor:
+    """An example's numbers, each moved by one place."""
+    return value.reshape(len(value), -1).roll(1, 1).reshape(value.shape) if value[0].numel() > 1 else value.roll(1, 0)
+
+
 def _moved(value: Tensor, times: int) -> list[Tensor]:
-    """Copies by `changed`, the first by so many times, the others by once more each."""
-    for _ in range(times):
-        value = changed(value)
-    return [value, changed(value), changed(changed(value))]
+    """Copies by `changed`, each of the one before it."""
+    copies = [changed(value)]
+    while len(copies) < times:
+        copies.append(changed(copies[-1]))
+    return copies
 
 
+def _of_reals(change: Change) -> Change:
+    """A change of real numbers for complex ones too: both parts are numbers of their own."""
+
+    @wraps(change)
+    def of_any(value: Tensor) -> Tensor:
+        if value.is_complex():
+            return torch.view_as_complex(change(torch.view_as_real(value.resolve_conj())))
+        return change(value)
+
+    return of_any
+
+
+@_of_reals
 def drawn_in(value: Tensor) -> Tensor:
     """The numbers moved towards the farther end of the batch's range, each by another part, so that none is an extreme.
 
@@ -72,8 +106,6 @@ def drawn_in(value: Tensor) -> Tensor:
 
     Integers stay among those that are there: of at least three, the smallest and the largest become the next ones.
     """
-    if value.is_complex():
-        return torch.view_as_complex(drawn_in(torch.view_as_real(value.resolve_conj())))
     if not value.is_floating_point():
         there = value.unique()
         return value.clamp(there[1], there[-2]) if len(there) > 2 else value
@@ -92,25 +124,34 @@ def _range(value: Tensor) -> tuple[Tensor, Tensor]:
     return low, torch.where(low == high, low + 1, high)
 
 
-def _around(value: Tensor, size: float) -> list[Tensor]:
-    """Copies around the numbers drawn in: towards those that are given, away from them, and below (each third above).
-
-    x, e - (x - e) / 2, e -+ 0.3 |x - e|;  of another `size`, so much nearer to e
-    """
-    if value.is_complex():
-        return [torch.view_as_complex(copy) for copy in _around(torch.view_as_real(value.resolve_conj()), size)]
-    inner = drawn_in(value)
-    if not value.is_floating_point():
-        copies = [value, _doubled(value), changed(inner)]
-        return copies if size == 1.0 else [changed(copy) for copy in copies]
-    way = torch.where(inner.isfinite(), size * (value - inner), 0.0)
-    first = value if size == 1.0 else inner + way
-    below = torch.where(_places(value) % 3 == 2, 0.3, -0.3).to(way.dtype) * way.abs()
-    return [first, inner - 0.5 * way, inner + below]
-
-
 def _places(value: Tensor) -> Tensor:
     return torch.arange(value.numel(), device=value.device).reshape(value.shape)
+
+
+@_of_reals
+def _elsewhere(value: Tensor) -> Tensor:
+    """The numbers drawn in, then made smaller (each third larger), each in the next one's place.
+
+    e -+ 0.3 |x - e|
+
+    So the mean is another one, where that of x and that of e are both the middle of the range; and a number that is
+    missing in x and in e is there. Of integers it is the first half, each twice.
+    """
+    if not value.is_floating_point():
+        return changed(_doubled(value))
+    inner = drawn_in(value)
+    way = torch.where(inner.isfinite(), value - inner, 0.0).abs()
+    sign = torch.where(_places(value) % 3 == 2, 0.3, -0.3).to(way.dtype)
+    return _rolled(inner + sign * way)
+
+
+@_of_reals
+def _halfway(value: Tensor) -> Tensor:
+    """Between the numbers and the same drawn in; integers drawn in, each in the next one's place."""
+    inner = drawn_in(value)
+    if not value.is_floating_point():
+        return changed(inner)
+    return torch.where(inner.isfinite(), value / 2 + inner / 2, inner)
 
 
 def _doubled(value: Tensor) -> Tensor:
@@ -121,26 +162,23 @@ def _doubled(value: Tensor) -> Tensor:
     return rows[:, torch.arange(rows.shape[1], device=value.device) // 2].reshape(value.shape)
 
 
-DRAWN_IN = Neighbours(drawn_in, lambda value: _around(value, 1.0))
-"""The inputs drawn in, between the inputs themselves and what is drawn in further.
+def _changed(times: int) -> Change:
+    """`changed`, so many times."""
+    return lambda value: [value, *_moved(value, times)][times]
 
-For any w, w . e lies between w . x and that of the second copy: so a maximum and a minimum over the batch move, of the
-inputs or of a linear map of them, as where a method puts copies that are nearer to a baseline beside others. A median
-does not see two copies around an example, but the third. No number leaves the range that the model is made for.
+
+DRAWN_IN = Neighbours(
+    rows=(_elsewhere, _changed(0), drawn_in), others=(lambda value: _elsewhere(_halfway(value)), _halfway, _halfway)
+)
+"""The inputs, the inputs drawn in, and beside both what is drawn in by another part and has its numbers elsewhere.
+
+Drawn in, no number is an extreme of the batch: so a maximum and a minimum are others, of the inputs or of a linear map
+of them, as where a method puts copies that are nearer to a baseline beside others. Where an example is padded, or lacks
+a number, its neighbours do not. No number leaves the range that the model is made for, and no integer is new.
 
 If an example's derivative had a part from a neighbour's output, as by a maximum that they share, that output would
 depend on the example; rows being treated alike, the example's output on its neighbours: outputs are enough."""
 
-GIVEN = Neighbours(lambda value: value, lambda value: [drawn_in(value), changed(value), _around(value, 1.0)[2]])
-"""The inputs themselves, among what is drawn in and what has its numbers in other places: where an example is padded,
-or lacks a number, its neighbours do not."""
-
-MOVED = Neighbours(lambda value: value, lambda value: _moved(value, 1))
-"""The inputs themselves, among others of the same range, for models that fail on the inputs drawn in."""
-
-OTHERS = {
-    DRAWN_IN: DRAWN_IN._replace(copies=lambda value: _around(value, 0.5)),
-    GIVEN: GIVEN._replace(copies=lambda value: [*_around(value, 0.5)[:2], changed(changed(value))]),
-    MOVED: MOVED._replace(copies=lambda value: _moved(value, 2)),
-}
-"""The same examples among other copies."""
+MOVED = Neighbours(rows=tuple(map(_changed, (2, 0, 1, 3))), others=tuple(map(_changed, (6, 4, 5, 7))))
+"""The inputs among others of about the same range, for models that fail on the inputs drawn in. There are four rows: a
+model that fails on all but the inputs is asked about them alone, which must not lie in the middle."""

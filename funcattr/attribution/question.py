@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .._torch import pytree
-from ..batch import Dim, back, batch_of, broadcasts, has_dim, inputs_of, moved, repeated
+from ..batch import Dim, along, back, batch_of, broadcasts, each_repeated, has_dim, inputs_of, moved
 from ..copies import copied
 from ..errors import warn
 from ..model.access import values_at
@@ -95,13 +95,18 @@ class Question(NamedTuple):
         """The same question about `x`, copies of the examples (neighbours): the rest is repeated along. [N * S, ...]"""
         examples = self.examples
         times = batch_of(self.call, x) // examples
-        if self.layout is None:
-            args, kwargs = repeated((self.args, self.kwargs), examples, times)
-        else:
-            args = self.layout.repeated(self.args, self.layout.args, examples, times)
-            kwargs = self.layout.repeated(self.kwargs, self.layout.kwargs, examples, times)
         target = repeated_target(self.call, self.target, examples, times)
-        return self._replace(x=x, target=target, args=args, kwargs=kwargs)
+        copies = self._replace(x=x) if times == 1 else self.along(x, lambda value: each_repeated(value, times))
+        return copies._replace(target=target)
+
+    def along(self, x: Any, change: Callable[[Tensor], Tensor]) -> "Question":
+        """The same question about other rows `x`; of the rest, what has a row for each example is changed along."""
+        if self.layout is None:
+            args, kwargs = along((self.args, self.kwargs), self.examples, change)
+        else:
+            args = self.layout.along(self.args, self.layout.args, self.examples, change)
+            kwargs = self.layout.along(self.kwargs, self.layout.kwargs, self.examples, change)
+        return self._replace(x=x, args=args, kwargs=kwargs)
 
     def explained(self, model: FunctionalModel, x: Any, by_rows: bool = True) -> Tensor:
         """The explained tensor of the output of a call, with the other inputs of the question. [N, ...]

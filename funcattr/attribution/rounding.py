@@ -8,7 +8,6 @@ from torch import Tensor
 
 from .._torch import pytree
 from ..agreement import same_numbers
-from .neighbours import examples_of
 from .question import Question
 
 
@@ -31,19 +30,15 @@ def is_rounding(
         question: What is asked.
         first, found: Results that differ, of the examples alone and among copies. [N, ...]
         alone: The results of a question, of its examples alone. [N, ...]
-        beside, beside_others: Those with the copies, and with others. [N * rows_of(N), ...]
+        beside, beside_others: Those of the same examples among the copies, and among others. [N, ...]
     """
-
-    def among(copies: Callable[[Question], Any], question: Question) -> Any:
-        return pytree.tree_map(lambda leaf: examples_of(leaf, question.examples), copies(question))
-
-    others = among(beside_others, question)
+    others = beside_others(question)
     if not all(map(_same_bits, pytree.tree_leaves(found), pytree.tree_leaves(others))):
         return False
 
     def in_double() -> tuple[Any, Any]:
         wide = _with_tensors(question, _in_double)
-        return alone(wide), among(beside, wide)
+        return alone(wide), beside(wide)
 
     exact = _attempt(in_double)
     if exact is not None and all(leaf.dtype == torch.float64 for leaf in pytree.tree_leaves(exact)):

@@ -1,27 +1,29 @@
 """The check that examples are computed each by itself, so that a batch may hold copies of them."""
 
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from functools import partial
 from types import FunctionType
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from .._torch import pytree
 from ..agreement import same_numbers
-from ..batch import batch_of
+from ..batch import Rows, batch_of
 from ..drawing import own_draws
 from ..errors import FuncattrError
 from ..model.functional import FunctionalModel
 from ..torch_state import is_plain_eager
 from .built_targets import is_data
 from .example_dims import RowsError
-from .neighbours import DRAWN_IN, GIVEN, MOVED, OTHERS, Neighbours, among_of_constant, examples_of, rows_of
+from .few_examples import few_of
+from .neighbours import DRAWN_IN, GIVEN, MOVED, SECOND, Change, Neighbours, asked_of
 from .question import Question
 from .rounding import is_rounding
-from .targets import score
+from .targets import score, target_at
 
 _checked: "weakref.WeakKeyDictionary[Any, dict[Any, bool]]" = weakref.WeakKeyDictionary()
 """Models and methods -> the shapes of inputs that they have been checked with -> whether examples are separate."""
@@ -49,8 +51,12 @@ def _laid_as(copies: Tensor, x: Tensor) -> Tensor:
 def check_separate(question: Question) -> None:
     """Raise unless an example gets the same output whatever lies beside it in the batch.
 
-    A batch runs alone, and then with each example among changed copies (see `neighbours`). That is done once for each
-    model and shapes of inputs, and not where values cannot be looked at, or the output depends on chance.
+    At most four of the examples run alone, as they are and drawn in, and then in one batch with all of both (see
+    `neighbours`): five rows for each of the four. That is done once for each model and shapes of inputs, and not where
+    values cannot be looked at, or the output depends on chance. A model that does not run on four runs on all.
+
+    Four are enough where rows are treated alike, and mixed alike however many there are. What mixes larger batches
+    only, more than twelve rows, passes; so does what mixes examples by numbers that those four do not have.
 
     Raises:
         ValueError: If the outputs differ, or there is not one row for each example.
@@ -66,46 +72,75 @@ def check_separate(question: Question) -> None:
         output = question.outputs()
         return (output, score(question.call, output, question.target)) if mixes else output
 
-    def alone(neighbours: Neighbours, question: Question = asked) -> Any:
-        return found(question._replace(x=pytree.tree_map(neighbours.example, question.x)))
-
-    def beside(neighbours: Neighbours, question: Question = asked) -> Any:
-        return found(_beside(question, neighbours))
-
     named = (question.layout is None, question.output, *question.kwargs)
     about = (model, *named, asked.target, *_tensors(question))
+    few = few_of(question.examples, _tensors(question))
     with torch.no_grad():
-        are_separate(
-            about,
-            question.call,
-            question.examples,
-            question.device,
-            alone=alone,
-            beside=beside,
-            again=alone,
-            size=0.0,
-            is_rounding=lambda neighbours, first, found: is_rounding(
-                asked,
-                first,
-                found,
-                alone=partial(alone, neighbours),
-                beside=partial(beside, neighbours),
-                beside_others=partial(beside, OTHERS[neighbours]),
-            ),
+        batches = [_batch(asked, rows, found) for rows in ([None] if few is None else [few, None])]
+        are_separate(about, question.call, question.device, batches, size=0.0)
+
+
+class Batch(NamedTuple):
+    """Examples that are asked about, all of them or a few.
+
+    Attributes:
+        examples: N, their number.
+        alone: The results for the examples with other numbers, a tree of tensors [N, ...].
+        beside: Those for the batch where each of them lies among others. Each [N * neighbours.times, ...]
+        again: Those of `alone` once more. If they differ, chance or rounding decides and not what lies beside.
+        is_rounding: Whether results that differ, of the examples alone and at one place in `beside`, do so by rounding.
+    """
+
+    examples: int
+    alone: Callable[[Change], Any]
+    beside: Callable[[Neighbours], Any]
+    again: Callable[[Change], Any]
+    is_rounding: Callable[[Neighbours, int, Any, Any], bool] = lambda neighbours, place, first, found: False
+
+    def at(self, place: int, neighbours: Neighbours, both: Any) -> Any:
+        """Of the results of `beside`, those of the rows at one place. Each [N, ...]"""
+        return pytree.tree_map(lambda leaf: asked_of(leaf, place, neighbours.times), both)
+
+
+def _batch(question: Question, few: Tensor | None, results: Callable[[Question], Any]) -> Batch:
+    """The examples of a question, or those at some rows."""
+    of = Rows(1, few).at
+
+    def alone(change: Change, question: Question = question) -> Any:
+        return found(question, 1, change, of)
+
+    def beside(neighbours: Neighbours, question: Question = question) -> Any:
+        return found(question, neighbours.times, neighbours.among, lambda v: neighbours.constant(of(v)))
+
+    def found(question: Question, times: int, change: Change, constant: Change) -> Any:
+        target = target_at(question.call, question.target, question.examples, Rows(times, few))
+        x = pytree.tree_map(lambda v: change(of(v)), question.x)
+        return results(question.along(x, constant)._replace(target=target))
+
+    def by_rounding(neighbours: Neighbours, place: int, first: Any, found: Any) -> bool:
+        def among(neighbours: Neighbours) -> Callable[[Question], Any]:
+            return lambda question: batch.at(place, neighbours, beside(neighbours, question))
+
+        return is_rounding(
+            question,
+            first,
+            found,
+            alone=partial(alone, neighbours.rows[place]),
+            beside=among(neighbours),
+            beside_others=among(neighbours.beside_others(place)),
         )
+
+    batch = Batch(question.examples if few is None else len(few), alone, beside, alone, by_rounding)
+    return batch
 
 
 def are_separate(
     about: Iterable[Any],
     call: str,
-    examples: int,
     device: torch.device,
+    batches: Sequence[Batch],
     *,
-    alone: Callable[[Neighbours], Any],
-    beside: Callable[[Neighbours], Any],
-    again: Callable[[Neighbours], Any],
     size: float,
-    is_rounding: Callable[[Neighbours, Any, Any], bool] | None = None,
     way_out: str = "",
 ) -> bool:
     """Whether an example gets the same whatever lies beside it in the batch; False if that cannot be known.
@@ -116,14 +151,9 @@ def are_separate(
     Args:
         about: The model or method, and what it is given; told apart by identity, tensors by their form.
         call: First words of errors.
-        examples: N, the number of examples.
         device: Of the draws, which leave no trace.
-        alone: The results for the examples that are asked about, a tree of tensors [N, ...].
-        beside: Those for the batch where each of them lies among its copies. Each [N * rows_of(N), ...]
-        again: Those for the examples once more. If they differ from `alone`, chance or rounding decides and not what
-            lies beside.
+        batches: What is asked about: the first that runs says it. The last has all examples.
         size: Of the numbers, as in `same_numbers`.
-        is_rounding: Whether results of `alone` and of the same examples in `beside` that differ do so by rounding only.
         way_out: The last words of the error.
 
     Raises:
@@ -138,7 +168,7 @@ def are_separate(
     except TypeError:  # what is no key, such as a list
         known, signature = {}, None
     with own_draws(device, parts_of(about)):
-        found = _compared(call, examples, alone, beside, again, size, is_rounding, way_out)
+        found = _compared(call, batches, size, way_out)
     if found is None:
         return False
     known[signature] = found
@@ -180,62 +210,68 @@ def _form(part: Any) -> Any:
     return weakref.ref(part) if _is_object(part) else (type(part), part)
 
 
-def _compared(
-    call: str,
-    examples: int,
-    alone: Callable[[Neighbours], Any],
-    beside: Callable[[Neighbours], Any],
-    again: Callable[[Neighbours], Any],
-    size: float,
-    is_rounding: Callable[[Neighbours, Any, Any], bool] | None,
-    way_out: str,
-) -> bool | None:
+def _compared(call: str, batches: Sequence[Batch], size: float, way_out: str) -> bool | None:
     """As `are_separate`; None if the method fails on the batch, which it will say itself, and may not do again."""
-    rows = rows_of(examples)
-
-    def of(neighbours: Neighbours) -> tuple[Any, Any] | None:
+    for batch in batches:
         try:
-            first = alone(neighbours)
-        except RowsError as error:
-            raise RowsError(call, error.what, way_out) from None
-        except Exception:
-            return None
-        try:
-            return first, beside(neighbours)
-        except RowsError as error:
-            raise RowsError(call, f"with {rows} copies of each {error.what}", way_out) from None
-        except torch.OutOfMemoryError as error:
-            what = f"{call}: no memory for the check that examples do not see each other, on {rows} copies of each"
-            raise torch.OutOfMemoryError(f"{what}. chunk_size=1 goes without it. {_line(error)}") from error
-        except (FuncattrError, TypeError):
-            raise
-        except Exception as error:  # torch's, of any kind: shapes that do not fit any more
-            what = f"with {rows} copies of each of {examples} examples it fails ({_line(error)})"
-            raise RowsError(call, what, way_out) from error
-
-    def agree(neighbours: Neighbours, first: Any, both: Any) -> bool | None:
-        if not _has_rows(first, examples) or not _has_rows(both, rows * examples):
-            return None
-        found = pytree.tree_map(lambda leaf: examples_of(leaf, examples), both)
-        if same_numbers(first, found, size=size):
-            return True
-        if same_numbers(first, again(neighbours), size=size):
-            if is_rounding is not None and is_rounding(neighbours, first, found):
-                return True
-            raise RowsError(call, "what an example gets depends on what else is in the batch", way_out)
-        return False
-
-    try:
-        drawn_in = alone(DRAWN_IN), beside(DRAWN_IN)
-    except Exception:  # of any kind, and perhaps by the numbers, such as a text without its last token
-        neighbours = MOVED
-    else:
-        neighbours = GIVEN
-        found = agree(DRAWN_IN, *drawn_in)
-        if found is not True:
+            alone = {place: batch.alone(DRAWN_IN.rows[place]) for place in (SECOND, GIVEN)}
+            both, neighbours = batch.beside(DRAWN_IN), DRAWN_IN
+        except Exception:  # of any kind, and perhaps by the numbers, such as a text without its last token
+            try:
+                (alone, both), neighbours = _moved_results(call, batch, way_out), MOVED
+            except Exception:
+                if batch is batches[-1]:
+                    raise
+                continue
+        found = _agree(call, batch, neighbours, alone, both, size, way_out) if alone else None
+        if found is not None:
             return found
-    results = of(neighbours)
-    return None if results is None else agree(neighbours, *results)
+    return None
+
+
+def _moved_results(call: str, batch: Batch, way_out: str) -> tuple[dict[int, Any], Any]:
+    """The results alone, by place, none if the examples themselves fail; and those beside others."""
+    examples, rows = batch.examples, MOVED.times
+    try:
+        alone = {GIVEN: batch.alone(MOVED.rows[GIVEN])}
+    except RowsError as error:
+        raise RowsError(call, error.what, way_out) from None
+    except Exception:
+        return {}, None
+    try:
+        both = batch.beside(MOVED)
+    except RowsError as error:
+        raise RowsError(call, f"with {rows} copies of each {error.what}", way_out) from None
+    except torch.OutOfMemoryError as error:
+        what = f"{call}: no memory for the check that examples do not see each other, on {rows} copies of each"
+        raise torch.OutOfMemoryError(f"{what}. chunk_size=1 goes without it. {_line(error)}") from error
+    except (FuncattrError, TypeError):
+        raise
+    except Exception as error:  # torch's, of any kind: shapes that do not fit any more
+        what = f"with {rows} copies of each of {examples} examples it fails ({_line(error)})"
+        raise RowsError(call, what, way_out) from error
+    with suppress(Exception):  # where the numbers are at fault, nothing else is said of them
+        alone[SECOND] = batch.alone(MOVED.rows[SECOND])
+    return alone, both
+
+
+def _agree(
+    call: str, batch: Batch, neighbours: Neighbours, alone: dict[int, Any], both: Any, size: float, way_out: str
+) -> bool | None:
+    """Whether results are the same beside others, False where chance decides; None if there is no row for each."""
+    if not _has_rows(both, neighbours.times * batch.examples):
+        return None
+    for place, first in alone.items():
+        if not _has_rows(first, batch.examples):
+            return None
+        found = batch.at(place, neighbours, both)
+        if same_numbers(first, found, size=size):
+            continue
+        if not same_numbers(first, batch.again(neighbours.rows[place]), size=size):
+            return False
+        if not batch.is_rounding(neighbours, place, first, found):
+            raise RowsError(call, "what an example gets depends on what else is in the batch", way_out)
+    return True
 
 
 def _has_rows(tree: Any, count: int) -> bool:
@@ -244,18 +280,6 @@ def _has_rows(tree: Any, count: int) -> bool:
 
 def _tensors(question: Question) -> list[Any]:
     return pytree.tree_leaves((question.x, question.args, question.kwargs))
-
-
-def _beside(question: Question, neighbours: Neighbours) -> Question:
-    """The question of the examples, each among its copies."""
-    copies = question.of_copies(pytree.tree_map(neighbours.among, question.x))
-
-    def other(before: Any, after: Any) -> Any:
-        is_repeated = isinstance(before, Tensor) and before.shape != after.shape
-        return among_of_constant(before) if is_repeated else after
-
-    more = pytree.tree_map(other, (question.args, question.kwargs), (copies.args, copies.kwargs))
-    return copies._replace(args=more[0], kwargs=more[1])
 
 
 def _line(error: Exception) -> str:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .._torch import is_differentiated
-from ..batch import repeated
+from ..batch import Rows
 from ..errors import UntrackedPathError
 from ..torch_state import is_plain_eager
 
@@ -359,7 +359,7 @@ class BuiltTarget:
     """A function of the output that is made of data, so that it is repeated with the examples and enters compiled code.
 
     A subclass says in `parts` what it is made of, and computes `score`. Tensors and lists among the parts have an entry
-    for each example where targets have one, as `repeated_target` reads them.
+    for each example where targets have one, as `target_at` reads them.
     """
 
     def __init__(self, parts: Mapping[str, Any]) -> None:
@@ -378,9 +378,9 @@ class BuiltTarget:
         BuiltTarget.__init__(new, {name: change(part) for name, part in self.parts.items()})
         return new
 
-    def repeated(self, call: str, examples: int, times: int) -> "BuiltTarget":
-        """The target of a batch in which each example is repeated."""
-        return self.with_parts(lambda part: repeated_target(call, part, examples, times))
+    def at(self, call: str, examples: int, rows: Rows) -> "BuiltTarget":
+        """The target of a batch of copies of the examples."""
+        return self.with_parts(lambda part: target_at(call, part, examples, rows))
 
     def __call__(self, output: Tensor) -> Tensor:
         return self.score(type(self).__name__, output)
@@ -430,31 +430,36 @@ class pointing(BuiltTarget):  # noqa: N801  (a target reads as a word: target=po
 
 
 def repeated_target(call: str, target: Target, examples: int, times: int) -> Target:
-    """The target of a batch in which each example is repeated; a function of the output stays as it is.
+    """The target of a batch in which each example is repeated; as `target_at`."""
+    return target_at(call, target, examples, Rows(times))
+
+
+def target_at(call: str, target: Target, examples: int, rows: Rows) -> Target:
+    """The target of a batch of copies of the examples; a function of the output stays as it is.
 
     Args:
         call: First words of errors.
         target: As `read_target` returns it.
         examples: N, the number of examples.
-        times: How often each is repeated.
+        rows: Of which examples there are copies, and how many.
 
     Raises:
         ValueError: If it has not one class or index for each example.
     """
     if isinstance(target, BuiltTarget):
-        return target.repeated(call, examples, times)
+        return target.at(call, examples, rows)
     if isinstance(target, tuple):
-        indices: Any = tuple(repeated_target(call, index, examples, times) for index in target)
+        indices: Any = tuple(target_at(call, index, examples, rows) for index in target)
         return indices
     if isinstance(target, list):
         _check_count(call, [len(target)], examples)
-        rows: Any = [row for row in target for _ in range(times)]
-        return rows
+        each: Any = rows.among(target)
+        return each
     if not isinstance(target, Tensor):
         return target
     if target.ndim and not target.is_floating_point():
         _check_count(call, list(target.shape[:1]), examples)
-    return repeated(target, examples, times)
+    return rows.of(target, examples)
 
 
 def _check_count(call: str, shape: list[int], examples: int) -> None:

@@ -185,7 +185,7 @@ QUERIES = frozenset(
     "__ge__ __le__ __eq__ __ne__ isnan isinf isfinite isclose allclose equal argmax argmin argsort logical_not "
     "logical_and logical_or logical_xor nonzero count_nonzero any all searchsorted bucketize zeros_like ones_like "
     "empty_like full_like rand_like randn_like randint_like new_zeros new_ones new_empty new_full new_tensor "
-    "detach tensor sign sgn bincount __dlpack_device__ _has_compatible_shallow_copy_type".split()
+    "detach tensor sign sgn signbit bincount __dlpack_device__ _has_compatible_shallow_copy_type".split()
 )
 """Functions whose result carries no derivative: sizes, comparisons, indices, constants of a tensor's shape."""
 
@@ -429,6 +429,8 @@ _RECTIFIERS: Mapping[str, tuple[tuple[str, float | None], ...]] = {
     "clamp": (("min", None),),
     "clamp_min": (("min", None),),
     "threshold": (("threshold", None), ("value", None)),
+    "leaky_relu": (("negative_slope", 0.01),),
+    "elu": (("alpha", 1.0),),
 }
 
 

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from .._torch import pytree
 from ..attribution.inputs import as_dict
-from ..attribution.neighbours import Neighbours, among
+from ..attribution.neighbours import ASKED, Change, Neighbours, in_places
 from ..attribution.question import Question
-from ..attribution.separate_copies import are_separate
+from ..attribution.separate_copies import Batch, are_separate
 from ..batch import has_dim, merged, moved
 from ..methods.perturbation.coalitions import FeatureGroups, each_its_own, feature_groups, laid_groups, numbered
 from ..sampling.baselines import Baseline, broadcasts, cast_like, distribution
@@ -159,25 +159,25 @@ def _check_imputation(question: Question, x: Tensor, removed: Tensor, imputation
     def filled(x: Tensor, removed: Tensor) -> Tensor:
         return torch.where(removed, _imputed(question.call, imputation, x, removed), x)
 
-    def alone(neighbours: Neighbours) -> Tensor:
-        return filled(neighbours.example(x), removed)
+    def alone(change: Change) -> Tensor:
+        return filled(change(x), removed)
+
+    def beside(neighbours: Neighbours) -> Tensor:
+        return filled(neighbours.among(x), _among_others(removed, neighbours.times))
 
     are_separate(
         (imputation, x, removed),
         question.call,
-        question.examples,
         question.device,
-        alone=alone,
-        beside=lambda neighbours: filled(neighbours.among(x), _among_others(removed)),
-        again=alone,
+        [Batch(question.examples, alone, beside, again=alone)],
         size=0.0,
         way_out=" It is the function baseline= that mixes them.",
     )
 
 
-def _among_others(removed: Tensor) -> Tensor:
-    """What is removed of the examples, and of copies the rest, or all. [N, ...] -> [N * rows_of(N), ...]"""
-    return among(removed, [~removed, ~removed, torch.ones_like(removed)])
+def _among_others(removed: Tensor, times: int) -> Tensor:
+    """What is removed of the examples that are asked about, and of others the rest. [N, ...] -> [N * times, ...]"""
+    return in_places([removed if place in ASKED else ~removed for place in range(times)])
 
 
 def _groups(

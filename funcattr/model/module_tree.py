@@ -210,3 +210,13 @@ def _forward(module: nn.Module, name: str, patched: Callable[..., Any] | None, *
     except BreachError as breach:
         raise breach.at(name) from None
     return leave_module(output, name, modes)
+
+
+def module_that_raised(error: BaseException) -> str | None:
+    """The path of the module whose forward an error comes from; None if it comes from none."""
+    path, at = None, error.__traceback__
+    while at is not None:
+        if at.tb_frame.f_code is _forward.__code__:
+            path = at.tb_frame.f_locals["name"]
+        at = at.tb_next
+    return path

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from .. import maps
 from ..attribution.targets import BuiltTarget, Target, pick_output, read_target
 from ..attribution.targets import score as score_of
+from ..batch import Rows
 from ..model.functional import FunctionalModel, as_functional, functionalize
 from .bound_method import BoundMethod
 from .description import described
@@ -146,7 +147,7 @@ def read_run_target(target: Any, count: int) -> Any:
         raise ValueError(f"run(target={target!r}): expected '{TOP}', a class, an index, or one for each example.")
     if isinstance(target, BuiltTarget):
         for examples in (2, 3):  # one that is for two examples and for three is for any
-            target.repeated("run", examples, 1)
+            target.at("run", examples, Rows(1))
         return target
     value = released(target)
     if callable(value):

@@ -3,7 +3,7 @@
 A comparison is a constant of the reverse pass, so only its data flow tells what multiplying by it means.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -19,6 +19,8 @@ _COMPARISONS = {
 }
 _NEGATIONS = frozenset(["logical_not", "__invert__", "bitwise_not"])
 _CASTS = frozenset("to type type_as float double half bfloat16 int long bool clone contiguous".split())
+_SIGNS = frozenset(["sign", "sgn"])
+_OF_SIGNS = _CASTS | {"neg", "mul", "div"}
 
 
 class Mask(NamedTuple):
@@ -28,10 +30,12 @@ class Mask(NamedTuple):
         slot: The value's slot.
         is_positive: Whether the mask is true (1) where the value is above zero, and false (0) where it is below; if
             False, the other way round; None if it says something else.
+        is_sign: Whether it is the value's sign, or a multiple of that, and what is made of it may be a mask.
     """
 
     slot: int | None
     is_positive: bool | None
+    is_sign: bool = False
 
 
 class Masks:
@@ -48,7 +52,11 @@ class Masks:
 
     def compared(self, name: str, args: tuple[Any, ...], out: Any) -> None:
         """Note the result of a query, if it compares a tracked value."""
-        if not isinstance(out, Tensor) or out.dtype != torch.bool or not args:
+        if not isinstance(out, Tensor) or not args:
+            return
+        if out.dtype != torch.bool:
+            if name in _SIGNS and (slot := self._slot(args[0])) is not None:
+                self._masks[out], self.any = Mask(slot, None, is_sign=True), True
             return
         known = self._passed_on(name, args) if self.any else None
         slot = self._slot(args[0])
@@ -56,6 +64,7 @@ class Masks:
             self._masks[out] = known
         elif slot is not None or any(self._slot(v) is not None for v in args[1:]):
             says = _COMPARISONS.get(name) if len(args) == 2 and slot is not None and is_zero(args[1]) else None
+            says = False if name == "signbit" and slot is not None else says
             self._masks[out], self.any = Mask(slot, says), True
 
     def carried(self, name: str, args: tuple[Any, ...], out: Any) -> None:
@@ -67,7 +76,9 @@ class Masks:
         found = [mask for v in args if isinstance(v, Tensor) and (mask := self._masks.get(v)) is not None]
         if not found:
             return None
-        (slot, says), *others = found
+        (slot, says, is_sign), *others = found
+        if is_sign and not others and name in _OF_SIGNS:
+            return Mask(slot, None, is_sign=True)
         if others or self._masks.get(args[0]) is None or says is None:
             return Mask(None, None)
         if name in _NEGATIONS:
@@ -84,9 +95,10 @@ class Masks:
             return None
         return x if not mask.is_floating_point() or mask.dtype == x.dtype else None
 
-    def decide(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
+    def decide(self, args: Iterable[Any], kwargs: Mapping[str, Any]) -> bool:
         """Whether an argument is a mask that depends on a tracked value."""
-        return any(isinstance(v, Tensor) and self._masks.get(v) is not None for v in (*args, *kwargs.values()))
+        found = [self._masks.get(value) for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
+        return any(mask is not None and not mask.is_sign for mask in found)
 
 
 def _selection(

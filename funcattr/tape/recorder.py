@@ -47,7 +47,7 @@ from ..model.other_names import OtherNames
 from ..model.sites import SiteMode
 from ..rulebook.actions import GRADIENT, STOP, UNLISTED, Action
 from ..rulebook.rulebook import Match, Rulebook
-from ..torch_state import can_look_at, is_plain_eager
+from ..torch_state import is_plain_eager
 from .aliases import Aliases
 from .followed import followed, has_own_functions
 from .masks import Masks
@@ -60,10 +60,9 @@ from .rewrites.softmax import HOLDING, Softmax, Softmaxes
 from .site_leaf import only_tensor
 from .step import NO_VALUES, OutputSlot, Pull, Step, Values, pull_of
 from .tracked import ByIdentity, Slots
+from .unclear_relus import BOUNDS, may_rectify, written_relus
 from .unseen_operations import UnseenOperations
 
-_FLOORS = frozenset(["clamp", "clamp_min", "maximum", "max"])
-"""Operations that are a relu where what they are given is zero."""
 _CONTAINERS = (list, tuple, dict)
 
 
@@ -240,9 +239,10 @@ class Recorder(SiteMode):
             resolve(self.steps, roots, set(slots) - {None}, self.caller, self._root_of_a_map)
         if not strict:
             return output
-        if self._suspects:
+        suspects = [*self._suspects, *written_relus(self.steps)] if self.rules.expects else []
+        if suspects:
             warn(
-                f"{self.caller}: {', '.join(dict.fromkeys(self._suspects))} may be a relu in another spelling, which "
+                f"{self.caller}: {', '.join(dict.fromkeys(suspects))} may be a relu in another spelling, which "
                 f"the {self.rules.name} rule does not meet: it keeps its ordinary adjoint. Write torch.relu there."
             )
         if self._softmaxes.suspects:
@@ -490,17 +490,10 @@ class Recorder(SiteMode):
             if rectified is not None:
                 return RecordedCall(F.relu, canonical("relu"), (rectified,), {}, ((0,),), self.path)
         refined = refine(operation, args, kwargs, positions)
-        unclear = self.rules.expects and (self._masks.any or operation.name in _FLOORS) and refined.name != "relu"
-        if unclear and self._may_rectify(operation.name, args, kwargs):
+        unclear = self.rules.expects and (self._masks.any or operation.name in BOUNDS) and refined.name != "relu"
+        if unclear and may_rectify(self._masks, self._slots, operation, args, kwargs):
             self._suspects.append(f"{operation.name} in {self.path!r}")
         return RecordedCall(func, refined, args, kwargs, positions, self.path)
-
-    def _may_rectify(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-        """Whether a call may be a relu that cannot be told from its arguments."""
-        if self._masks.any and self._masks.decide(args, kwargs):
-            return True
-        bounds = (v for v in (*args, *kwargs.values()) if isinstance(v, Tensor) and v not in self._slots)
-        return name in _FLOORS and not all(map(can_look_at, bounds))
 
     def _record(self, call: RecordedCall) -> Any:
         found = self._slots.of(call.operands)

@@ -668,7 +668,7 @@ def test_a_method_that_depends_on_chance_runs_sample_by_sample() -> None:
 
     state = torch.get_rng_state()
     funcattr.noise_tunnel(method, x, samples=4, chunk_size=4)
-    assert sizes == [3, 12, 3, 3, 3, 3, 3]  # alone, among copies, again; and the samples
+    assert sizes == [3, 3, 9, 3, 3, 3, 3, 3]  # alone, twice; among others; again; and the samples
     after = torch.get_rng_state()
     torch.set_rng_state(state)
     for _ in range(4):
@@ -700,8 +700,8 @@ def test_a_method_is_checked_once_for_its_shapes_and_options() -> None:
         return [*rows]
 
     x = torch.ones(2, 3)
-    first = [2, 8, 2, 8, 8]
-    assert new(x) == first and new(x) == [8] and new(x, layer=None) == first and new(x[:1]) == [1, 4, 1, 4, 4]
+    first = [2, 2, 6, 8]
+    assert new(x) == first and new(x) == [8] and new(x, layer=None) == first and new(x[:1]) == [1, 1, 3, 4]
 
 
 @pytest.mark.parametrize("method", ["feature_ablation", "noise_tunnel"])
@@ -729,7 +729,7 @@ def test_rounding_that_the_method_makes_large_is_not_refused() -> None:
         return torch.frac(1e4 * x * (1 + rounding))
 
     assert funcattr.noise_tunnel(method, x, samples=2, chunk_size=2).shape == x.shape
-    assert sizes == [2, 8, 2, 2, 2]
+    assert sizes == [2, 2, 6, 2, 2, 2]
 
 
 class _Sensitive(nn.Module):
@@ -897,12 +897,25 @@ def test_a_model_is_checked_once_for_its_shapes() -> None:
 
     COUNTED.clear()
     model, x = Counts(), torch.ones(2, 3)
-    for more in ([2, 8, 2, 8], [], []):
+    for more in ([2, 2, 6], [], []):
         before = len(COUNTED)
         funcattr.feature_ablation(model, x, 0, chunk_size=3)
         assert COUNTED[before:] == [*more, 6, 2]  # the check, all features, the batch as it is
     funcattr.feature_ablation(model, torch.ones(1, 3), 0, chunk_size=3)
-    assert COUNTED[-6:] == [1, 4, 1, 4, 3, 1]
+    assert COUNTED[-5:] == [1, 1, 3, 3, 1]
+
+
+@pytest.mark.parametrize("examples", [1, 4, 5, 64])
+def test_the_check_runs_five_rows_for_each_of_at_most_four_examples(examples: int) -> None:
+    rows: list[int] = []
+
+    def model(x: Tensor) -> Tensor:
+        rows.append(len(x))
+        return x**2
+
+    funcattr.feature_ablation(model, torch.rand(examples, 3), 0, chunk_size=3)
+    few = min(examples, 4)
+    assert rows == [few, few, 3 * few, 3 * examples, examples]
 
 
 COUNTED: list[int] = []

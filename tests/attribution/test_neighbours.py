@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 import funcattr
 from funcattr import metrics
-from funcattr.attribution.neighbours import DRAWN_IN, MOVED, OTHERS, among_of_constant, drawn_in, examples_of, rows_of
-from funcattr.batch import parted
+from funcattr.attribution.few_examples import few_of
+from funcattr.attribution.neighbours import ASKED, DRAWN_IN, GIVEN, MOVED, SECOND, asked_of, drawn_in
 
 
 def _one_of_several(x: Tensor) -> Tensor:
@@ -252,7 +252,7 @@ def test_a_noise_tunnel_verify_and_metrics_say_so_too() -> None:
 
 # --- the numbers themselves -------------------------------------------------------------------------------------------
 
-GIVEN = {
+NUMBERS = {
     "float": images(3),
     "half": images(3).half(),
     "one": torch.ones(2, 3),
@@ -265,24 +265,42 @@ GIVEN = {
     "bits": torch.tensor([[True, False, False]]),
     "one id": torch.tensor([[4]]),
 }
+ROWS = {
+    "drawn in": DRAWN_IN,
+    "moved": MOVED,
+    **{f"{name}, others": of.beside_others(at) for at in ASKED for name, of in (("in", DRAWN_IN), ("moved", MOVED))},
+}
 
 
-@pytest.mark.parametrize("of", [DRAWN_IN, MOVED, *OTHERS.values()])
-@pytest.mark.parametrize("what", GIVEN)
-def test_an_example_is_found_again_among_its_copies(what: str, of: Any) -> None:
-    value = GIVEN[what]
-    beside = of.among(value)
-    assert beside.shape == (len(value) * rows_of(len(value)), *value.shape[1:]) and beside.dtype == value.dtype
-    torch.testing.assert_close(examples_of(beside, len(value)), of.example(value), rtol=0, atol=0, equal_nan=True)
-    constant = examples_of(among_of_constant(value), len(value))
-    torch.testing.assert_close(constant, value, rtol=0, atol=0, equal_nan=True)
+@pytest.mark.parametrize("of", ROWS)
+@pytest.mark.parametrize("what", NUMBERS)
+def test_an_example_is_found_again_beside_others(what: str, of: str) -> None:
+    value, neighbours = NUMBERS[what], ROWS[of]
+    beside, constant = neighbours.among(value), neighbours.constant(value)
+    assert beside.shape == (len(value) * neighbours.times, *value.shape[1:]) and beside.dtype == value.dtype
+    for place in ASKED:
+        found = asked_of(beside, place, neighbours.times)
+        torch.testing.assert_close(found, neighbours.rows[place](value), rtol=0, atol=0, equal_nan=True)
+        kept = asked_of(constant, place, neighbours.times)
+        torch.testing.assert_close(kept, value, rtol=0, atol=0, equal_nan=True)
 
 
-@pytest.mark.parametrize("of", [DRAWN_IN, OTHERS[DRAWN_IN]])
+@pytest.mark.parametrize("place", ASKED)
+@pytest.mark.parametrize("family", [DRAWN_IN, MOVED])
+@pytest.mark.parametrize("what", ["float", "half", "one", "zero", "negative", "complex"])
+def test_beside_others_only_the_example_stays(what: str, family: Any, place: int) -> None:
+    value = NUMBERS[what]
+    before, after = (of.among(value).flatten(1) for of in (family, family.beside_others(place)))
+    same = (before == after).all(1)
+    asked = asked_of(torch.arange(len(before)), place, family.times)
+    assert same.nonzero().flatten().tolist() == asked.tolist()
+
+
+@pytest.mark.parametrize("of", ["drawn in", "in, others"])
 @pytest.mark.parametrize("what", ["float", "negative", "one", "ids", "bits", "one id"])
-def test_no_number_leaves_the_range_and_no_integer_is_new(what: str, of: Any) -> None:
-    value = GIVEN[what]
-    beside = of.among(value)
+def test_no_number_leaves_the_range_and_no_integer_is_new(what: str, of: str) -> None:
+    value = NUMBERS[what]
+    beside = ROWS[of].among(value)
     if not value.is_floating_point():
         assert set(beside.flatten().tolist()) <= set(value.flatten().tolist())
         return
@@ -290,15 +308,231 @@ def test_no_number_leaves_the_range_and_no_integer_is_new(what: str, of: Any) ->
     assert beside.min() >= low and beside.max() <= high
 
 
-def test_an_example_lies_between_its_copies_in_every_direction() -> None:
-    x = images(3)
-    first, example, second, _ = parted(DRAWN_IN.among(x).double(), rows_of(3))[::2].unbind(1)
-    w = torch.randn(100, 48, generator=torch.Generator().manual_seed(1)).double()
-    before, at, behind = (copy.flatten(1) @ w.T for copy in (first, example, second))
-    assert bool(((before - at) * (behind - at) < 0).all())
+STATISTICS: dict[str, Callable[[Tensor], Tensor]] = {
+    "mean": lambda x: x.mean(),
+    "mean of each": lambda x: x.mean(0),
+    "largest": lambda x: x.amax(0),
+    "median": lambda x: x.median(0).values,
+    "spread": lambda x: x.std(),
+}
+
+
+@pytest.mark.parametrize("batch", [1, 2, 4])
+@pytest.mark.parametrize("what", STATISTICS)
+def test_a_statistic_of_the_batch_is_another_one_alone_and_beside_others(what: str, batch: int) -> None:
+    """Of x, of x drawn in, or of both; in any direction, and of images whose mean is the middle of their range."""
+    half = torch.rand(batch, 24, generator=torch.Generator().manual_seed(3)).double()
+    x = torch.cat([half, 1 - half], 1)
+    w = torch.randn(30, 48, generator=torch.Generator().manual_seed(1)).double()
+    for along in (lambda v: v, lambda v: v @ w.T):
+        beside, *alone = (STATISTICS[what](along(v)) for v in (DRAWN_IN.among(x), x, drawn_in(x)))
+        moves = torch.stack([(of - beside).abs() for of in alone])
+        assert bool((moves.amax(0) > 1e-4).all())
     assert drawn_in(x).min() > x.min() and drawn_in(x).max() < x.max()
+
+
+def test_places_differ_from_example_to_example() -> None:
+    value = torch.arange(4.0).reshape(4, 1)
+    given, second = (asked_of(torch.arange(12), place, 3).tolist() for place in (GIVEN, SECOND))
+    assert given == [1, 3, 7, 9] and second == [2, 5, 8, 11]
+    assert DRAWN_IN.among(value)[given].flatten().tolist() == [0.0, 1.0, 2.0, 3.0]
 
 
 def test_ids_are_drawn_in_by_one_of_those_that_are_there() -> None:
     assert drawn_in(_ids()).tolist() == [[5, 3, 4, 3, 5, 3]]
     assert drawn_in(torch.tensor([[1, 0, 1]])).tolist() == [[1, 0, 1]]
+
+
+# --- a few examples ---------------------------------------------------------------------------------------------------
+
+
+def test_few_examples_have_the_ends_and_what_may_be_missing() -> None:
+    x = torch.rand(40, 6) + 1
+    assert few_of(4, [x[:4]]) is None and few_of(40, []) is None
+    x[7, 2:4], x[31, 1], x[11, 0], x[30, 1], x[23, 5] = torch.nan, torch.nan, 5.0, 0.0, -0.5
+    for values in ([x], [torch.ones(40, 0), x], [torch.complex(x, x)], [torch.ones(40, dtype=torch.bool), x.double()]):
+        assert _few(values) == [7, 11, 23, 30]
+    assert _few([torch.rand(40, 6) + 1])[0] == 0
+    ids = torch.randint(1, 9, (40, 6))
+    ids[17, 2:] = 0
+    assert 17 in _few([ids])
+
+
+def _few(values: list[Tensor]) -> list[int]:
+    found = few_of(40, values)
+    assert found is not None and len(found) == 4
+    return found.tolist()
+
+
+class _Experts(nn.Module):
+    """Tokens go to the expert of their largest score, and what comes after the first few there is dropped."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        chosen = x[:, :3].argmax(1)
+        rank = torch.stack([(chosen == e).cumsum(0) for e in range(3)], 1).gather(1, chosen[:, None])
+        return x.tanh() * (rank <= max(1, len(x) // 3))
+
+
+class _Members(nn.Module):
+    """A batch ensemble: a row is its member's by its number, whose weight it gets."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.tanh() * torch.linspace(1, 2, 5)[torch.arange(len(x)) % 5, None]
+
+
+class _Segments(nn.Module):
+    """A shift in time between the frames of a video, eight of them in a row; other numbers of rows fail."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        frames = x.view(-1, 8, x.shape[1])
+        return (0.7 * frames + 0.3 * frames.roll(1, 1)).tanh().view(len(x), -1)
+
+
+def _as_bytes(x: Tensor) -> Tensor:
+    """Activations as 8 bit integers of one scale, that of the largest in the batch."""
+    scale = x.abs().max() / 7
+    return (x / scale).round() * scale
+
+
+def _by_nearest(x: Tensor) -> Tensor:
+    """Less the nearest other example."""
+    far = torch.cdist(x, x) + 1e6 * torch.eye(len(x))
+    return x - 0.1 * x[far.argmin(1)]
+
+
+def _in_groups(x: Tensor) -> Tensor:
+    """Batch norm of groups of four rows."""
+    return torch.cat([(part - part.mean(0)) / (0.1 + part.std(0, correction=0)) for part in x.split(4)])
+
+
+def _balanced(x: Tensor) -> Tensor:
+    """Rows and columns scaled in turn so that all columns get as much: an assignment to clusters."""
+    found = x.exp()
+    for _ in range(3):
+        found = found / found.sum(0) * len(x)
+        found = found / found.sum(1, keepdim=True)
+    return found
+
+
+def _without_outliers(x: Tensor) -> Tensor:
+    """The half of the batch that has the larger norm is cut back to the norm in the middle."""
+    norm = x.norm(dim=1, keepdim=True)
+    return x * (norm.median() / norm).clamp(max=1)
+
+
+MORE: dict[str, Callable[[Tensor], Tensor]] = {
+    "experts of limited room": _Experts(),
+    "members by the number of a row": _Members(),
+    "numbers of eight bits": _as_bytes,
+    "the nearest": _by_nearest,
+    "groups of rows": _in_groups,
+    "a balanced assignment": _balanced,
+    "outliers": _without_outliers,
+}
+
+
+@pytest.mark.parametrize("batch", [1, 2, 3, 5, 40])
+@pytest.mark.parametrize("what", MORE)
+def test_what_larger_models_take_of_a_batch_is_refused(what: str, batch: int) -> None:
+    x = torch.rand(batch, 6, generator=torch.Generator().manual_seed(batch)) * 2 - 1
+    with pytest.raises(ValueError, match="depends on what else is in the batch"):
+        funcattr.integrated_gradients(MORE[what], x, 1, steps=3, chunk_size=3)
+
+
+@pytest.mark.parametrize("what", [*MIXING])
+@pytest.mark.parametrize("batch", [5, 40])
+def test_a_few_of_many_examples_are_enough(what: str, batch: int) -> None:
+    with pytest.raises(ValueError, match="depends on what else is in the batch"):
+        funcattr.integrated_gradients(_Net(before=MIXING[what]), images(batch), 1, steps=3, chunk_size=3)
+
+
+NONE_OF_ONE = ("range", "standard deviation", "a branch for large numbers", "a branch for small numbers")
+SCALARS = [what for what in MIXING if what not in NONE_OF_ONE]
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize("what", [*SCALARS])
+def test_one_example_of_one_number_is_enough(what: str, sign: int) -> None:
+    def model(x: Tensor) -> Tensor:
+        return MIXING[what](x).tanh()
+
+    with pytest.raises(ValueError, match="depends on what else is in the batch"):
+        funcattr.integrated_gradients(model, sign * torch.tensor([[0.985]]), 0, steps=3, chunk_size=3)
+
+
+def test_a_model_that_runs_on_eights_only_is_asked_about_all() -> None:
+    x = torch.rand(16, 6)
+    with pytest.raises(ValueError, match="depends on what else is in the batch"):
+        funcattr.integrated_gradients(_Segments(), x, 1, steps=3, chunk_size=3)
+    rows: list[int] = []
+
+    def by_eights(x: Tensor) -> Tensor:
+        rows.append(len(x))
+        return x.view(-1, 8, 6).tanh().view(len(x), -1)
+
+    assert funcattr.integrated_gradients(by_eights, x, 1, steps=3, chunk_size=3).isfinite().all()
+    assert rows[:5] == [4, 4, 16, 16, 48]
+
+
+@pytest.mark.parametrize("holes", [1, 3])
+def test_one_of_many_examples_that_lacks_a_number_is_asked_about(holes: int) -> None:
+    names = "missing numbers as the mean of the batch", "ids up to the longest by count"
+    fills, cuts = (SENTINELS[name][0] for name in names)
+    x = torch.rand(40, 6) + 1
+    x[13, :holes] = torch.nan
+    ids = torch.randint(1, 9, (40, 6))
+    ids[:, 5], ids[29, 2:] = 0, 0
+    with pytest.raises(ValueError, match="depends on what else is in the batch"):
+        funcattr.feature_ablation(fills, x, 1, baseline=1.0, chunk_size=3)
+    with pytest.raises(ValueError, match=r"depends on what else is in the batch|with 4 copies"):
+        funcattr.feature_ablation(cuts, ids, 1, baseline=1, chunk_size=3)
+
+
+def test_a_constant_with_as_many_rows_as_examples_are_asked_about_stays_one() -> None:
+    x, code = torch.rand(40, 6), torch.rand(4, 6)
+
+    def model(x: Tensor, code: Tensor, each: Tensor, one: Tensor) -> Tensor:
+        assert code.shape == (4, 6) and one.shape == (12, 4) and each.shape == (len(x), 1)
+        return (x * each) @ code.T + one[0]
+
+    more = {"args": (code,), "kwargs": {"each": torch.rand(40, 1), "one": torch.rand(12, 4)}}
+    assert funcattr.integrated_gradients(model, x, 1, steps=3, chunk_size=3, **more).isfinite().all()
+
+
+def test_a_mask_of_others_that_decides_is_refused() -> None:
+    def model(x: Tensor, mask: Tensor) -> Tensor:
+        return (x * mask)[:, : int(mask.sum(1).max()) + 1].tanh().mean(1, keepdim=True)
+
+    def to_last(x: Tensor, mask: Tensor) -> Tensor:
+        return x[:, : _last(mask)].tanh().mean(1, keepdim=True)
+
+    x, mask = torch.rand(12, 6), (torch.arange(6) > 1).expand(12, 6) & (torch.arange(6) < 5)
+    assert (
+        funcattr.integrated_gradients(model, x, 0, steps=3, chunk_size=3, args=(mask,)).isfinite().all()
+    )  # all are as long
+    with pytest.raises(ValueError, match="depends on what else is in the batch"):
+        funcattr.integrated_gradients(to_last, x, 0, steps=3, chunk_size=3, args=(mask,))
+
+
+@pytest.mark.parametrize("batch", [3, 40])
+def test_a_target_of_a_function_and_classes_goes_with_its_examples(batch: int) -> None:
+    classes, x = [i % 5 for i in range(batch)], images(batch)
+    target = funcattr.contrast(lambda y: y.square().sum(1), classes)
+    found = funcattr.integrated_gradients(_Net(), x, target, steps=3, chunk_size=3)
+    torch.testing.assert_close(found, funcattr.integrated_gradients(_Net(), x, target, steps=3, chunk_size=1))
+    mixing = funcattr.contrast(lambda y: y.square().sum(1) - y.mean(), classes)
+    with pytest.raises(ValueError, match="depends on what else is in the batch"):
+        funcattr.integrated_gradients(_Net(), x, mixing, steps=3, chunk_size=3)
+
+
+def test_a_noise_tunnel_asks_about_a_few_examples() -> None:
+    rows: list[int] = []
+
+    def method(x: Tensor, target: Any) -> Tensor:
+        rows.append(len(x))
+        return x**2
+
+    funcattr.noise_tunnel(method, images(40), samples=2, chunk_size=2)
+    assert rows == [4, 4, 12, 80]
+    with pytest.raises(ValueError, match="depends on what else is in the batch"):
+        funcattr.noise_tunnel(lambda x, target: x**2 - x.mean(0), images(40), samples=2, chunk_size=2)

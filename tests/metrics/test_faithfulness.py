@@ -215,8 +215,8 @@ def test_pixels_are_never_removed_channel_by_channel() -> None:
         return x.sum((2, 3))
 
     deletion(model, torch.ones(1, 3, 4, 4), 1, torch.rand(1, 1, 4, 4), steps=5)
-    assert len(seen) > 4
-    for copies in seen[4:]:  # behind the check that examples are separate
+    assert len(seen) > 3
+    for copies in seen[3:]:  # behind the check that examples are separate
         assert torch.equal(copies, copies[:, :1].expand_as(copies))
     with pytest.raises(ValueError, match=r"deletion\(attributions=...\): expected one number for each pixel, \[N, 1, "):
         deletion(model, torch.ones(1, 3, 4, 4), 1, torch.rand(1, 3, 4, 4))

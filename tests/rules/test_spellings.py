@@ -564,6 +564,9 @@ RELUS: dict[str, Function] = {
     "a negated mask": lambda h: h * ~(h < 0),
     "masked_fill": lambda h: h.masked_fill(h < 0, 0.0),
     "an assignment": _assigned,
+    "signbit": lambda h: h * ~h.signbit(),
+    "leaky_relu without a slope": lambda h: F.leaky_relu(h, 0.0),
+    "elu(alpha=0)": lambda h: F.elu(h, 0.0),
 }
 
 
@@ -610,6 +613,70 @@ def test_what_is_no_relu_keeps_its_adjoint(other: Function) -> None:
 def test_a_mask_that_may_be_a_relu_is_named(masked: Function, named: str) -> None:
     with pytest.warns(UserWarning, match=rf"^guided_backprop: {named} in '' may be a relu in another spelling"):
         funcattr.guided_backprop(lambda x: masked(x @ A) @ V, X, 0)
+
+
+UNCLEAR: dict[str, tuple[Function, str]] = {
+    "(h + |h|) / 2": (lambda h: (h + h.abs()) / 2, "add"),
+    "|h| first": (lambda h: 0.5 * (abs(h) + h), "add"),
+    "two halves": (lambda h: h / 2 + h.abs() * 0.5, "add"),
+    "h - (h - |h|) / 2": (lambda h: h - (h - h.abs()) / 2, "sub"),
+    "|h| - (-h)": (lambda h: (h.abs() - (-h)) / 2, "sub"),
+    "lerp": (lambda h: torch.lerp(h, h.abs(), 0.5), "lerp"),
+    "a root of a product": (lambda h: 0.5 * (h + torch.sqrt(h * h)), "add"),
+    "a root of a square": (lambda h: 0.5 * (h + h.square().sqrt()), "add"),
+    "powers": (lambda h: 0.5 * (h + (h**2) ** 0.5), "add"),
+    "hypot": (lambda h: 0.5 * (h + torch.hypot(h, ZERO)), "add"),
+    "h + relu(-h)": (lambda h: h + torch.relu(-h), "add"),
+    "h - clamp(max=0)": (lambda h: h - h.clamp(max=0), "clamp"),
+    "-clamp_max(-h, 0)": (lambda h: -torch.clamp_max(-h, 0), "clamp_max"),
+    "-minimum(-h, 0)": (lambda h: -torch.minimum(-h, ZERO), "minimum"),
+    "-min(-h, 0)": (lambda h: -torch.min(-h, torch.zeros_like(h)), "min"),
+    "its sign, cut": (lambda h: h * h.sign().clamp(0), "mul"),
+    "its sign, moved": (lambda h: h * ((torch.sgn(h) + 1) / 2), "mul"),
+    "a sum with its sign": (lambda h: h * (h.sign() + 1) / 2, "mul"),
+    "a comparison of its sign": (lambda h: torch.where(h.sign() > 0, h, 0.0), "where"),
+    "index_put": (lambda h: h.index_put((h < 0,), ZERO), "index_put"),
+    "an assignment at several indices": (lambda h: _assigned_at(h, (h < 0).all(1)), "__setitem__"),
+}
+PLAIN: dict[str, Function] = {
+    "a norm": lambda h: h / h.abs().sum(1, keepdim=True),
+    "softsign": lambda h: h / (1 + h.abs()),
+    "a signed root": lambda h: h.sign() * h.abs().sqrt(),
+    "a size by its sign": lambda h: h * h.sign(),
+    "a size of another": lambda h: h + h.flip(1).abs(),
+    "a size behind a shift": lambda h: h + (h - 1).abs(),
+    "a root that is never zero": lambda h: 0.5 * (h + torch.sqrt(h * h + 1)),
+    "a skip around a relu": lambda h: h + torch.relu(h),
+    "a skip with a factor": lambda h: h - 0.5 * torch.relu(h),
+    "both halves": lambda h: torch.cat([torch.relu(h), torch.relu(-h)], 1)[:, :4],
+    "a size beside its value": lambda h: torch.cat([h, h.abs()], 1)[:, 2:6],
+    "a square beside its value": lambda h: h + h * h,
+    "a mean square": lambda h: h / (h.square().mean(1, keepdim=True) + 1).sqrt(),
+    "a ceiling": lambda h: h.clamp(max=1.0),
+    "a minimum over positions": lambda h: h - h.min(1, keepdim=True).values,
+}
+
+
+def _assigned_at(h: Tensor, rows: Tensor) -> Tensor:
+    h = h.clone()
+    h[rows, :] = 0.0
+    return h
+
+
+@pytest.mark.parametrize("name", UNCLEAR)
+@pytest.mark.parametrize("method", ["guided_backprop", "deconvnet"])
+def test_what_may_be_a_relu_by_its_parts_is_named(name: str, method: str) -> None:
+    spelled, named = UNCLEAR[name]
+    with pytest.warns(UserWarning, match=rf"^{method}: {named} in '' may be a relu in another spelling"):
+        getattr(funcattr, method)(lambda x: spelled(torch.relu(x @ A) @ B) @ V, X, 0)
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_what_only_looks_like_the_parts_of_a_relu_is_not_named(name: str) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        funcattr.guided_backprop(lambda x: PLAIN[name](torch.relu(x @ A) @ B) @ V, X, 0)
+        funcattr.lrp(lambda x: UNCLEAR["(h + |h|) / 2"][0](x @ A) @ V, X, 0)  # which meets each call by its own rule
 
 
 def test_a_bound_that_cannot_be_seen_is_named() -> None:

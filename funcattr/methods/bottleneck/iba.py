@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..._torch import is_differentiated
 from ...attribution.example_dims import ExampleDims
+from ...attribution.func_pullback import func_pullback
 from ...attribution.question import Layer, Model, Question, ask, own
 from ...attribution.separate_copies import check_separate
 from ...attribution.separate_rows import of_separate_rows
@@ -311,20 +312,20 @@ def _step(problem: _Problem, state: Adam, parts: list[Tensor], t: Tensor) -> tup
         gate = gate_of(problem.call, alpha, problem.sigma, problem.spatial)
         return information(problem.value, gate, problem.prior).flatten(1).mean(1)
 
-    nats, gradient = _gradient(of_information, state.value, problem.beta)
+    nats, gradient = _gradient(problem.call, of_information, state.value, problem.beta)
     loss = torch.zeros_like(nats)
     for noise in parts:
-        share, part = _gradient(lambda alpha, noise=noise: of_model(alpha, noise), state.value, 1 / len(parts))
+        share, part = _gradient(
+            problem.call, lambda alpha, noise=noise: of_model(alpha, noise), state.value, 1 / len(parts)
+        )
         loss, gradient = loss + share / len(parts), gradient + part
     norm = torch.linalg.vector_norm(gradient.flatten(1), dim=1)
     return adam(state, gradient, t, problem.lr), (loss, nats, norm)
 
 
-def _gradient(function: Callable[[Tensor], Tensor], alpha: Tensor, weight: float) -> tuple[Tensor, Tensor]:
+def _gradient(call: str, function: Callable[[Tensor], Tensor], alpha: Tensor, weight: float) -> tuple[Tensor, Tensor]:
     """A function of alpha, one number for each example, and the gradient of `weight` times it."""
-    # Not torch.func.grad, which keeps the graph of the gradient for one more derivative.
-    found: Any = torch.func.vjp(function, alpha)
-    values, pull = found
+    values, pull = func_pullback(call, function, alpha)
     final = derivative_is_final(values)
     return values, pull(torch.full_like(values, weight), retain_graph=False, create_graph=False if final else None)[0]
 

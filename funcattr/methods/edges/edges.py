@@ -123,6 +123,8 @@ def _check_inputs(question: Question, other: Question) -> None:
 
 def _check_line(question: Question) -> None:
     for value in pytree.tree_leaves(question.x):
+        if value.is_complex():
+            raise TypeError(f"edges(steps=...): expected real inputs, got {value.dtype}. Give steps=1.")
         if not value.is_floating_point():
             raise TypeError(
                 f"edges(steps=...): expected floating-point inputs, got {value.dtype}: there is no line between token "

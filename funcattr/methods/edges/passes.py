@@ -346,7 +346,10 @@ def _check_positions(asked: Asked, differences: Values) -> None:
     call, dim = asked.question.call, asked.channel_dim
     for name, value in differences.items():
         if value.is_complex():
-            raise TypeError(f"{call}: expected real values at every source and sink, got {value.dtype} at {name!r}.")
+            raise TypeError(
+                f"{call}: expected real values at every source and sink, got {value.dtype} at {name!r}. "
+                "Name sites where they are real, such as behind torch.view_as_real or abs."
+            )
         if dim is not None and not (dim in range(1, value.ndim) or dim in range(1 - value.ndim, 0)):
             raise ValueError(
                 f"{call}(channel_dim={dim}): the value at {name!r} has shape {list(value.shape)}, with no such "

@@ -1,12 +1,13 @@
 """The search for extremal masks: gradient ascent with momentum on the masks' parameters, one step at a time."""
 
 import math
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..._torch import is_differentiated
+from ...attribution.func_pullback import func_pullback
 from ...attribution.question import Question
 from ...batch import merged
 from ...errors import UntrackedPathError
@@ -95,9 +96,7 @@ def search_step(search: Search, question: Question, levels: Tensor, state: State
         penalty = weight * torch.stack(losses, 1)
         return reward - penalty, (reward, penalty)
 
-    # Not torch.func.grad, which keeps the graph of the gradient for one more derivative.
-    found: Any = torch.func.vjp(objective, mask, has_aux=True)
-    value, pull, (reward, penalty) = found
+    value, pull, (reward, penalty) = func_pullback(question.call, objective, mask, has_aux=True)
     final = derivative_is_final(value)
     gradient = pullback(pull(torch.ones_like(value), retain_graph=False, create_graph=False if final else None)[0])
     running = search.momentum * state.velocity + (1 - search.dampening) * gradient

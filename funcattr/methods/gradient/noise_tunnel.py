@@ -10,13 +10,14 @@ from torch import Tensor
 
 from ..._torch import pytree
 from ...attribution.example_dims import ExampleDims, Layout, layout_of
+from ...attribution.few_examples import few_of
 from ...attribution.inputs import read_inputs
-from ...attribution.neighbours import rows_of
+from ...attribution.neighbours import MOVED, Change
 from ...attribution.question import Layer, call_arguments, own
 from ...attribution.rounding import nudged
-from ...attribution.separate_copies import are_separate
-from ...attribution.targets import Target, read_target, repeated_target
-from ...batch import back, batch_of, merged, moved, parted, repeated
+from ...attribution.separate_copies import Batch, are_separate
+from ...attribution.targets import Target, read_target, target_at
+from ...batch import Rows, back, batch_of, merged, moved, parted, repeated
 from ...model.access import values_at
 from ...model.functional import as_functional
 from ...sampling.baselines import distribution
@@ -125,29 +126,33 @@ def noise_tunnel(
     one = layout is not None and layout.has_one_example
     chunk = 1 if one else chunk_of("noise_tunnel", chunk_size, count, size, examples)
 
-    def attributions(copies: Any, index: Tensor, shift: Tensor | None = None) -> Any:
-        """The method's results for inputs of some samples, [N * c, ...], whose examples are in front."""
-        times = len(index)
-        of_copies = Copies(x, examples, times, layout)
+    def attributions(copies: Any, index: Tensor, shift: Tensor | None = None, few: Tensor | None = None) -> Any:
+        """The method's results for inputs of some samples, [N * c, ...], whose examples are in front, or a few."""
+        of_copies = Copies(x, examples, Rows(len(index), few), layout)
         run = _repeated_inside(method, of_copies)
         if site is not None and shift is not None:
             run = _shifted(run, site, shift if layout is None else back(shift, layout.layer))
-        copies = _together(copies, repeated(constants, examples, times))
+        copies = _together(copies, of_copies.rows.of(constants, examples))
         rows = {name: value for name, value in options.items() if isinstance(value, distribution)}
         drawn = {name: _drawn(value, index, of_copies, seed) for name, value in rows.items()}
         given = of_copies.options(method, options) | drawn
-        repeated_aim = repeated_target("noise_tunnel", target, examples, times)
+        repeated_aim = target_at("noise_tunnel", target, examples, of_copies.rows)
         if layout is None:
             return run(copies, repeated_aim, **given)
         found = run(pytree.tree_map(back, copies, layout.x), layout.target_as_given(repeated_aim), **given)
         return _moved_as_x(found, copies, layout)
 
     if chunk > 1:
-        Copies(x, examples, chunk, layout).options(method, options)  # refused at once, not as a failure of the check
+        # Refused at once, not as a failure of the check.
+        Copies(x, examples, Rows(chunk), layout).options(method, options)
         about = (method, *options.items(), target, layout is None, *pytree.tree_leaves((x, constants)))
-        first = torch.zeros(rows_of(examples), dtype=torch.long, device=spread[0].device)
+        first = torch.zeros(MOVED.times, dtype=torch.long, device=spread[0].device)
+
+        def plain(copies: Any, rows: Rows) -> Any:
+            return attributions(copies, first[: rows.times], few=rows.few)
+
         # Where it cannot be known, as of a method that draws at random, no copy lies beside another.
-        chunk = chunk if _is_separate(about, x, lambda copies, times: attributions(copies, first[:times])) else 1
+        chunk = chunk if _is_separate(about, x, constants, plain) else 1
 
     def body(carry: Any, index: Tensor) -> tuple[Any, tuple[Tensor, ...]]:
         copies, added = repeated(x, examples, len(index)), scaled_noise(noised, noise, spread, index, seed)
@@ -183,30 +188,40 @@ def _moved_as_x(attributions: Any, x: Any, layout: Layout) -> Any:
     return layout.moved_x(attributions)
 
 
-def _is_separate(about: Iterable[Any], x: Any, run: Callable[[Any, int], Any]) -> bool:
+def _is_separate(about: Iterable[Any], x: Any, constants: Any, run: Callable[[Any, Rows], Any]) -> bool:
     """Whether the method gives an example the same whatever lies beside it; False if that cannot be known.
 
     Args:
         about: The method and what it is given.
         x: The inputs. [N, ...]
-        run: `(inputs [N * c, ...], c) -> the method's results`, without noise.
+        constants: Inputs that get no noise.
+        run: `(inputs [N * c, ...], their rows) -> the method's results`, without noise.
     """
     if not is_plain_eager():
         return True
     x = pytree.tree_map(torch.detach, x)
     like = pytree.tree_leaves(x)[0]
+    few = few_of(len(like), pytree.tree_leaves((x, constants)))
 
-    def results(copies: Any, times: int) -> Any:
-        return pytree.tree_map(lambda a: a.detach() if isinstance(a, Tensor) else a, run(copies, times))
+    def batch(few: Tensor | None) -> Batch:
+        given = pytree.tree_map(Rows(1, few).at, x)
+
+        def results(change: Change, times: int) -> Any:
+            found = run(pytree.tree_map(change, given), Rows(times, few))
+            return pytree.tree_map(lambda a: a.detach() if isinstance(a, Tensor) else a, found)
+
+        return Batch(
+            len(like) if few is None else len(few),
+            alone=lambda change: results(change, 1),
+            beside=lambda neighbours: results(neighbours.among, neighbours.times),
+            again=lambda change: results(lambda v: nudged(change(v)), 1),
+        )
 
     return are_separate(
         about,
         "noise_tunnel",
-        len(like),
         like.device,
-        alone=lambda neighbours: results(pytree.tree_map(neighbours.example, x), 1),
-        beside=lambda neighbours: results(pytree.tree_map(neighbours.among, x), rows_of(len(like))),
-        again=lambda neighbours: results(pytree.tree_map(lambda v: nudged(neighbours.example(v)), x), 1),
+        [*([] if few is None else [batch(few)]), batch(None)],
         # Numbers below the rounding of 1 are none, such as the variance of a constant gradient.
         size=torch.finfo(like.dtype if like.is_floating_point() else torch.float32).eps ** 0.5,
         way_out=" Or run each noisy copy of the batch by itself: chunk_size=1.",
@@ -284,7 +299,7 @@ def _value_at(method: Any, x: Any, site: str, options: dict[str, Any], layout: L
 def _drawn(rows: distribution, index: Tensor, copies: Copies, seed: int) -> Any:
     """A row of a distribution for each sample, for all examples: structured and laid out as the method's inputs."""
     found = rows.at(integers(index, rows.count, seed=seed, stream=-1))
-    found = pytree.tree_map(lambda r: merged(r.expand(copies.examples, *r.shape)), found)
+    found = pytree.tree_map(lambda r: merged(r.expand(copies.copied, *r.shape)), found)
     layout = copies.layout
     is_laid = layout is not None and pytree.tree_structure(found) == pytree.tree_structure(layout.x)
     return pytree.tree_map(back, found, layout.x) if layout is not None and is_laid else found

@@ -9,8 +9,8 @@ from torch import Tensor
 from ..._torch import pytree
 from ...attribution.example_dims import Layout
 from ...attribution.inputs import as_dict
-from ...attribution.targets import BuiltTarget, repeated_target
-from ...batch import NO_DIM, Dim, back, moved, repeated
+from ...attribution.targets import BuiltTarget, target_at
+from ...batch import NO_DIM, Dim, Rows, back, moved
 
 LIKE_INPUTS = frozenset({"against", "attributions", "baseline", "feature_mask", "sigma"})
 """Options of the package's methods that broadcast to x."""
@@ -27,14 +27,19 @@ class Copies(NamedTuple):
     Attributes:
         x: The inputs, with their examples in front. [N, ...]
         examples: N.
-        times: The number of copies of each.
+        rows: The copies: how many of each, or of those at some rows.
         layout: Where the user's tensors have their examples, if not in front.
     """
 
     x: Any
     examples: int
-    times: int
+    rows: Rows
     layout: Layout | None
+
+    @property
+    def copied(self) -> int:
+        """How many examples have copies."""
+        return self.examples if self.rows.few is None else len(self.rows.few)
 
     def options(self, method: Callable[..., Any], options: dict[str, Any]) -> dict[str, Any]:
         """The options of a method for the copies.
@@ -46,7 +51,7 @@ class Copies(NamedTuple):
         Raises:
             ValueError: If an option of another method has the name of one of the package's, and could be either.
         """
-        if self.times == 1:
+        if self.rows.is_batch:
             return options
         at_site = options.get("noise_layer") is not None
         return {name: self._option(method, name, value, at_site) for name, value in options.items()}
@@ -55,7 +60,7 @@ class Copies(NamedTuple):
         if name in ("args", "kwargs"):
             return self._inputs(name, value)
         if isinstance(value, BuiltTarget):
-            return repeated_target("noise_tunnel", value, self.examples, self.times)
+            return target_at("noise_tunnel", value, self.examples, self.rows)
         owner = _owner(method, name)
         if name == "noise" and owner in NOISE:
             return pytree.tree_map_only(Tensor, lambda e: self._along(e, NOISE[owner]), value)
@@ -70,9 +75,9 @@ class Copies(NamedTuple):
 
     def _inputs(self, name: str, value: Any) -> Any:
         if self.layout is None or not value:
-            return repeated(value, self.examples, self.times)
+            return self.rows.of(value, self.examples)
         dims = self.layout.args if name == "args" else self.layout.kwargs
-        return self.layout.repeated_as_given(value, dims, self.examples, self.times)
+        return self.layout.along_as_given(value, dims, self.examples, self.rows.at)
 
     def _like_inputs(self, name: str, value: Any, is_of_package: bool) -> Any:
         """An option that broadcasts to x: one for each example where its dimension beside that of x has N."""
@@ -107,7 +112,7 @@ class Copies(NamedTuple):
         """A tensor repeated with the examples that it has in a dimension, if it has as many there."""
         if value.ndim <= dim or value.shape[dim] != self.examples:
             return value
-        return back(repeated(moved(value, dim), self.examples, self.times), dim)
+        return back(self.rows.of(moved(value, dim), self.examples), dim)
 
     def _require_other_rows(self, name: str, value: Any) -> None:
         if any(isinstance(v, Tensor) and v.shape[:1] == (self.examples,) for v in pytree.tree_leaves(value)):

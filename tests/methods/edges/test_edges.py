@@ -411,6 +411,22 @@ def test_token_ids_have_no_line_between_them() -> None:
         funcattr.edges(model, ids, (0, 1), sources="0", sinks="1@input", against=other, steps=2)
 
 
+def test_complex_values_at_sites_and_on_the_line_are_refused() -> None:
+    def model(x: Tensor) -> Tensor:
+        h = funcattr.site(2 * x, "complex")
+        return funcattr.site(3 * funcattr.site(h.abs(), "size"), "sum").sum(1, keepdim=True)
+
+    x = torch.complex(torch.randn(2, 3), torch.randn(2, 3))
+    with pytest.raises(TypeError, match=r"^edges: expected real values at .*complex64 at 'complex'\. Name sites where"):
+        funcattr.edges(model, x, 0, sources="complex", sinks="sum", against=0 * x)
+    found = funcattr.edges(model, x, 0, sources="size", sinks="sum", against=0 * x)
+    assert_equal(found.scores.sum(), (model(x) - model(0 * x)).sum())
+    with pytest.raises(
+        TypeError, match=r"^edges\(steps=...\): expected real inputs, got torch.complex64\. Give steps=1"
+    ):
+        funcattr.edges(model, x, 0, sources="size", sinks="sum", against=0 * x, steps=2)
+
+
 def test_shapes_that_depend_on_values_are_refused() -> None:
     def model(x: Tensor) -> Tensor:
         h = funcattr.site(x[:, : 2 if x.sum() > 0 else 3] * 2, "h")

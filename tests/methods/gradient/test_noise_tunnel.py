@@ -31,8 +31,8 @@ KINDS: Any = ("smoothgrad", "smoothgrad_sq", "vargrad")
 few = settings(max_examples=8)
 
 
-CHECKS = 4
-"""Runs of a new method before the samples, if several go into one batch: alone, and among changed copies."""
+CHECKS = 3
+"""Runs of a new method before the samples, if several go into one batch: alone, twice, and beside others."""
 
 
 def smooth() -> nn.Module:

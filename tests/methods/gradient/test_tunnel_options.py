@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 import funcattr
 from funcattr import noise_tunnel
+from funcattr.attribution.few_examples import few_of
 from funcattr.methods.gradient.tunnel_options import LIKE_INPUTS, NOISE, WITHOUT_EXAMPLES
 
 ROWS, WIDTH, CLASSES = 4, 5, 3
@@ -263,3 +264,36 @@ def test_the_check_moves_no_generator_on(held: str) -> None:
         mine.manual_seed(3)
         found.append(noise_tunnel(methods[held], rows(2, WIDTH), 1, samples=4, chunk_size=chunk_size))
     torch.testing.assert_close(found[1], found[0])
+
+
+@pytest.mark.parametrize("target", ["a list", "a tensor", "a contrast", "a span"])
+def test_a_few_examples_take_theirs_along(target: str) -> None:
+    """The check of a tunnel asks about four of many examples, with their targets, inputs and options."""
+    classes, seen = [i % CLASSES for i in range(9)], list[tuple[Any, ...]]()
+    given: Any = {
+        "a list": classes,
+        "a tensor": torch.tensor(classes),
+        "a contrast": funcattr.contrast(classes, 0),
+        "a span": funcattr.span([[c] for c in classes], 0),
+    }[target]
+
+    def of(target: Any) -> list[int]:
+        if isinstance(target, funcattr.contrast | funcattr.span):
+            target = target.parts["target" if isinstance(target, funcattr.contrast) else "tokens"]
+        return [int(c) for c in target]
+
+    def method(x: Tensor, target: Any, args: tuple[Tensor, ...], weight: Tensor, code: Tensor) -> Tensor:
+        seen.append((len(x), of(target), args[0].flatten().tolist(), weight.tolist(), code.shape))
+        return x * weight[:, None] * args[0] * code[0]
+
+    numbers = torch.arange(9.0).double()
+    more: dict[str, Any] = {"args": (numbers[:, None],), "weight": numbers, "code": rows(4, WIDTH)}
+    found = noise_tunnel(method, rows(9, WIDTH), given, samples=4, sigma=0.1, chunk_size=2, **more)
+    few = few_of(9, [rows(9, WIDTH)])
+    assert few is not None and few.tolist() != [0, 1, 2, 3]
+    for (count, *each, code), times in zip(seen[:3], (1, 1, 3), strict=True):
+        expected = few.repeat_interleave(times).tolist()
+        assert count == 4 * times and code == (4, WIDTH)
+        assert each == [[classes[i] for i in expected], expected, expected]
+    one = noise_tunnel(method, rows(9, WIDTH), given, samples=4, sigma=0.1, chunk_size=1, **more)
+    torch.testing.assert_close(found, one)
