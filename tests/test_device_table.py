@@ -21,6 +21,7 @@ def _run(tmp_path: Path, *words: str) -> tuple[int, dict[str, Any]]:
     return code, json.loads((tmp_path / "figures.json").read_text())
 
 
+@pytest.mark.filterwarnings("ignore")  # what the others warn of, where they are installed, is theirs
 def test_each_method_has_figures_for_each_size(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, saved = _run(tmp_path)
     assert code == 0
