@@ -18,7 +18,7 @@ from .description import described, of_tensor
 _KNOWN = ("torch", __name__.partition(".")[0], "builtins")
 """Packages whose functions are known by name: their versions stand in the manifest."""
 _PLAIN = (bool, int, float, complex, str, bytes, range, slice, torch.dtype)
-_INTERNAL = frozenset(vars(nn.Module()))
+_INTERNAL = frozenset(vars(nn.Module())) | {"_compiled_call_impl"}
 """Names that every module has; what of them counts is described elsewhere."""
 
 
@@ -46,8 +46,13 @@ class AttributeDescriber:
 
     def of_module(self, module: nn.Module) -> dict[str, Any]:
         """What a module keeps, by name."""
-        names = sorted(name for name in vars(module) if name == "training" or name not in _INTERNAL)
-        return {name: self(vars(module)[name]) for name in names}
+        kept = {name: v for name, v in vars(module).items() if name == "training" or name not in _INTERNAL}
+        # The module of a functional model has a forward around the user's, if there is one.
+        forward = getattr(kept.get("forward"), "patched", kept.get("forward"))
+        kept = {name: v for name, v in kept.items() if name != "forward"}
+        return {name: self(v) for name, v in sorted(kept.items())} | (
+            {} if forward is None else {"forward": self(forward)}
+        )
 
     def __call__(self, value: Any) -> Any:
         """One value."""

@@ -215,6 +215,11 @@ def test_functional_models_are_described_by_their_bound_parameters_and_edits() -
     model = network()
     fm = funcattr.functionalize(model)
     assert described_model(fm)["tensors"] == described_model(model)["tensors"]
+    assert described_model(fm)["structure"] == described_model(model)["structure"]
+    other: Any = network()
+    other[1].forward = torch.tanh
+    assert described_model(funcattr.functionalize(other))["structure"] == described_model(other)["structure"]
+    assert described_model(other)["structure"] != described_model(model)["structure"]
     bound = fm.bind({"5.bias": torch.ones(4)})
     assert described_model(bound)["tensors"] != described_model(fm)["tensors"]
     with pytest.raises(TypeError, match=r"scale\.Own"):
