@@ -76,7 +76,7 @@ class AttributeDescriber:
         if isinstance(value, list | tuple | deque):
             return {name: [self(part) for part in value]}
         if isinstance(value, set | frozenset):
-            return {name: sorted(map(repr, map(self, value)))}
+            return {name: _in_order(value)}
         if is_dataclass(value) and not isinstance(value, type):
             return {name: {field.name: self(getattr(value, field.name, None)) for field in fields(value)}}
         return self._callable(value)
@@ -110,8 +110,16 @@ def source_of(value: Any) -> str:
 
 def _code(code: CodeType) -> str:
     """What a function does, by its compiled code."""
-    constants = [_code(part) if isinstance(part, CodeType) else repr(part) for part in code.co_consts]
+    constants = [
+        _code(part) if isinstance(part, CodeType) else repr(_in_order(part) if isinstance(part, frozenset) else part)
+        for part in code.co_consts
+    ]
     return repr((code.co_code.hex(), code.co_names, code.co_varnames, constants))
+
+
+def _in_order(members: Any) -> list[str]:
+    """The members of a set, which go through it in another order in each process; of others than data the class."""
+    return sorted(repr(part) if part is None or isinstance(part, _PLAIN) else name_of(type(part)) for part in members)
 
 
 def _of_tensor(value: Tensor) -> dict[str, Any]:

@@ -1,6 +1,9 @@
 """Descriptions: equal values have one, other values another, and what nobody can tell is refused."""
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import Enum
@@ -201,6 +204,27 @@ def test_what_a_module_keeps_in_attributes_is_part_of_its_description(kind: str,
 def test_the_code_of_a_hook_is_part_of_the_description() -> None:
     first, other = (of(lambda m, by=by: m[0].register_forward_hook(lambda m, x, y, by=by: y * by)) for by in (2.0, 3.0))
     assert first != other
+
+
+def test_descriptions_are_the_same_in_another_process() -> None:
+    """Sets are gone through in another order there; a run is resumed in another process."""
+    code = """
+import torch
+from funcattr.scale.model_description import described_model
+module = torch.nn.Linear(2, 2)
+with torch.no_grad():
+    module.weight.fill_(1), module.bias.fill_(1)
+module.words, module.functions = {"a", "b", "c", "d"}, {torch.relu, torch.tanh, torch.sin}
+module.known = lambda word: word in {"e", "f", "g", "h"}
+print(described_model(module))
+"""
+    found = {
+        subprocess.run(
+            [sys.executable, "-c", code], env={**os.environ, "PYTHONHASHSEED": seed}, capture_output=True, check=True
+        ).stdout
+        for seed in ("1", "2")
+    }
+    assert len(found) == 1
 
 
 def test_attributes_that_hold_themselves_or_the_model_are_described() -> None:
