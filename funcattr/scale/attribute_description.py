@@ -18,7 +18,7 @@ from .description import described, of_tensor
 _KNOWN = ("torch", __name__.partition(".")[0], "builtins")
 """Packages whose functions are known by name: their versions stand in the manifest."""
 _PLAIN = (bool, int, float, complex, str, bytes, range, slice, torch.dtype)
-_INTERNAL = frozenset(vars(nn.Module()))
+_INTERNAL = frozenset(vars(nn.Module())) | {"_compiled_call_impl"}
 """Names that every module has; what of them counts is described elsewhere."""
 
 
@@ -46,8 +46,13 @@ class AttributeDescriber:
 
     def of_module(self, module: nn.Module) -> dict[str, Any]:
         """What a module keeps, by name."""
-        names = sorted(name for name in vars(module) if name == "training" or name not in _INTERNAL)
-        return {name: self(vars(module)[name]) for name in names}
+        kept = {name: v for name, v in vars(module).items() if name == "training" or name not in _INTERNAL}
+        # The module of a functional model has a forward around the user's, if there is one.
+        forward = getattr(kept.get("forward"), "patched", kept.get("forward"))
+        kept = {name: v for name, v in kept.items() if name != "forward"}
+        return {name: self(v) for name, v in sorted(kept.items())} | (
+            {} if forward is None else {"forward": self(forward)}
+        )
 
     def __call__(self, value: Any) -> Any:
         """One value."""
@@ -71,7 +76,7 @@ class AttributeDescriber:
         if isinstance(value, list | tuple | deque):
             return {name: [self(part) for part in value]}
         if isinstance(value, set | frozenset):
-            return {name: sorted(map(repr, map(self, value)))}
+            return {name: _in_order(value)}
         if is_dataclass(value) and not isinstance(value, type):
             return {name: {field.name: self(getattr(value, field.name, None)) for field in fields(value)}}
         return self._callable(value)
@@ -105,8 +110,16 @@ def source_of(value: Any) -> str:
 
 def _code(code: CodeType) -> str:
     """What a function does, by its compiled code."""
-    constants = [_code(part) if isinstance(part, CodeType) else repr(part) for part in code.co_consts]
+    constants = [
+        _code(part) if isinstance(part, CodeType) else repr(_in_order(part) if isinstance(part, frozenset) else part)
+        for part in code.co_consts
+    ]
     return repr((code.co_code.hex(), code.co_names, code.co_varnames, constants))
+
+
+def _in_order(members: Any) -> list[str]:
+    """The members of a set, which go through it in another order in each process; of others than data the class."""
+    return sorted(repr(part) if part is None or isinstance(part, _PLAIN) else name_of(type(part)) for part in members)
 
 
 def _of_tensor(value: Tensor) -> dict[str, Any]:

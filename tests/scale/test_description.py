@@ -1,6 +1,9 @@
 """Descriptions: equal values have one, other values another, and what nobody can tell is refused."""
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import Enum
@@ -203,6 +206,27 @@ def test_the_code_of_a_hook_is_part_of_the_description() -> None:
     assert first != other
 
 
+def test_descriptions_are_the_same_in_another_process() -> None:
+    """Sets are gone through in another order there; a run is resumed in another process."""
+    code = """
+import torch
+from funcattr.scale.model_description import described_model
+module = torch.nn.Linear(2, 2)
+with torch.no_grad():
+    module.weight.fill_(1), module.bias.fill_(1)
+module.words, module.functions = {"a", "b", "c", "d"}, {torch.relu, torch.tanh, torch.sin}
+module.known = lambda word: word in {"e", "f", "g", "h"}
+print(described_model(module))
+"""
+    found = {
+        subprocess.run(
+            [sys.executable, "-c", code], env={**os.environ, "PYTHONHASHSEED": seed}, capture_output=True, check=True
+        ).stdout
+        for seed in ("1", "2")
+    }
+    assert len(found) == 1
+
+
 def test_attributes_that_hold_themselves_or_the_model_are_described() -> None:
     def around(model: Any) -> None:
         model[1].owner, model[1].itself = [model], []
@@ -215,6 +239,11 @@ def test_functional_models_are_described_by_their_bound_parameters_and_edits() -
     model = network()
     fm = funcattr.functionalize(model)
     assert described_model(fm)["tensors"] == described_model(model)["tensors"]
+    assert described_model(fm)["structure"] == described_model(model)["structure"]
+    other: Any = network()
+    other[1].forward = torch.tanh
+    assert described_model(funcattr.functionalize(other))["structure"] == described_model(other)["structure"]
+    assert described_model(other)["structure"] != described_model(model)["structure"]
     bound = fm.bind({"5.bias": torch.ones(4)})
     assert described_model(bound)["tensors"] != described_model(fm)["tensors"]
     with pytest.raises(TypeError, match=r"scale\.Own"):
