@@ -1228,7 +1228,7 @@ MUTANTS = (
     Mutant(
         "the copy of an example is no other",
         "funcattr/attribution/neighbours.py",
-        "rows=(_elsewhere, _changed(0), drawn_in)",
+        "rows=(_near, _changed(0), drawn_in)",
         "rows=(_changed(0), _changed(0), _changed(0))",
         ("tests/attribution/test_neighbours.py::test_a_statistic_of_the_batch_is_another_one_alone_and_beside_others",),
     ),

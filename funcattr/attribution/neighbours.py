@@ -19,7 +19,8 @@ class Neighbours(NamedTuple):
     Whatever a model takes of its batch B, such as a maximum, a mean or a median, is one value g(B) for all that lies
     there. If neither the examples x nor the others e saw a change, g(x) = g(B) = g(e): so it is enough that x and e
     differ in it, whatever else is there. A model that puts rows in another order moves one of the two: of three
-    different rows it cannot move one alone.
+    different rows it cannot move one alone. One that takes the nearest example finds the first row near the third. What
+    takes something of two alike groups, of the x and of the e, that is the same in both, is not seen.
 
     Attributes:
         rows: Of the numbers that are given, those of each row. The first is none that is asked about, so that a scan
@@ -129,20 +130,21 @@ def _places(value: Tensor) -> Tensor:
 
 
 @_of_reals
-def _elsewhere(value: Tensor) -> Tensor:
-    """The numbers drawn in, then made smaller (each third larger), each in the next one's place.
+def _near(value: Tensor) -> Tensor:
+    """Near the numbers drawn in, most of them smaller; where one is missing there, the next one's.
 
     e -+ 0.3 |x - e|
 
-    So the mean is another one, where that of x and that of e are both the middle of the range; and a number that is
-    missing in x and in e is there. Of integers it is the first half, each twice.
+    So the mean is another one, where that of x and that of e are both the middle of the range; and what looks for the
+    nearest example finds it. Of integers it is the first half, each twice, in the next one's place.
     """
     if not value.is_floating_point():
         return changed(_doubled(value))
     inner = drawn_in(value)
     way = torch.where(inner.isfinite(), value - inner, 0.0).abs()
     sign = torch.where(_places(value) % 3 == 2, 0.3, -0.3).to(way.dtype)
-    return _rolled(inner + sign * way)
+    near = inner + sign * way
+    return torch.where(near.isfinite(), near, _rolled(near))
 
 
 @_of_reals
@@ -168,9 +170,9 @@ def _changed(times: int) -> Change:
 
 
 DRAWN_IN = Neighbours(
-    rows=(_elsewhere, _changed(0), drawn_in), others=(lambda value: _elsewhere(_halfway(value)), _halfway, _halfway)
+    rows=(_near, _changed(0), drawn_in), others=(lambda value: _near(_halfway(value)), _halfway, _halfway)
 )
-"""The inputs, the inputs drawn in, and beside both what is drawn in by another part and has its numbers elsewhere.
+"""The inputs, the inputs drawn in, and beside both what is near the latter.
 
 Drawn in, no number is an extreme of the batch: so a maximum and a minimum are others, of the inputs or of a linear map
 of them, as where a method puts copies that are nearer to a baseline beside others. Where an example is padded, or lacks

@@ -447,6 +447,14 @@ def test_a_few_of_many_examples_are_enough(what: str, batch: int) -> None:
 
 
 NONE_OF_ONE = ("range", "standard deviation", "a branch for large numbers", "a branch for small numbers")
+
+
+def test_the_nearest_of_two_examples_that_are_alike_is_another_one_beside_others() -> None:
+    x = torch.tensor([[1.7, -0.1, 0.7, 0.9, -0.4, 1.5], [1.0, 0.0, 0.8, 1.0, -1.2, 1.8]])
+    with pytest.raises(ValueError, match="depends on what else is in the batch"):
+        funcattr.integrated_gradients(_by_nearest, x, 1, steps=3, chunk_size=3)
+
+
 SCALARS = [what for what in MIXING if what not in NONE_OF_ONE]
 
 
