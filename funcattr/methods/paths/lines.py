@@ -87,12 +87,11 @@ def weighted_sum(values: Tensor, weight: Tensor) -> Tensor:
 
 def most_precise(values: Any) -> Tensor:
     """The tensor of the finest dtype: nodes and weights that are as fine spoil none of the others."""
-
-    def bits(value: Tensor) -> int:
-        # Integers will be refused, by name.
-        return torch.finfo(value.dtype).bits if value.is_floating_point() or value.is_complex() else 0
-
-    return max(pytree.tree_leaves(values), key=bits)
+    finest, *others = pytree.tree_leaves(values)
+    for other in others:
+        own, its = finest.real.dtype, other.real.dtype
+        finest = finest if torch.promote_types(own, its) == own else other
+    return finest
 
 
 def in_dtype_of(root: Any, sums: Any) -> Any:
