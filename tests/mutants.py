@@ -925,6 +925,34 @@ MUTANTS = (
     ),
     # methods/bottleneck
     Mutant(
+        "a head that asks for a value and hides the error is run by form",
+        "funcattr/methods/bottleneck/by_form.py",
+        "        except BaseException:  # which the model may catch",
+        "        except KeyboardInterrupt:",
+        ("tests/methods/bottleneck/test_head_and_tail.py::test_what_python_asks_of_the_head_it_is_told[an error]",),
+    ),
+    Mutant(
+        "the forms of strides and memory are enough for Python",
+        "funcattr/methods/bottleneck/by_form.py",
+        "if told.name not in OF_FORM and not all(",
+        "if False and not all(",
+        ("tests/methods/bottleneck/test_by_form.py::test_what_asks_for_more_is_noted_whatever_becomes_of_the_error",),
+    ),
+    Mutant(
+        "a tensor that is written in a head run by form is what it was",
+        "funcattr/methods/bottleneck/by_form.py",
+        "any(form_of(t) is None for t in written)",
+        "False",
+        ("tests/methods/bottleneck/test_by_form.py::test_what_asks_for_more_is_noted_whatever_becomes_of_the_error",),
+    ),
+    Mutant(
+        "draws of a head run by form are drawn again",
+        "funcattr/methods/bottleneck/head_and_tail.py",
+        "if head is None or drew else",
+        "if head is None else",
+        ("tests/methods/bottleneck/test_head_and_tail.py::test_draws_of_the_tail_are_drawn_once_a_call",),
+    ),
+    Mutant(
         "information is in nats",
         "funcattr/methods/bottleneck/flow.py",
         "return nats / math.log(2)",

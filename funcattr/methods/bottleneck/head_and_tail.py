@@ -1,18 +1,23 @@
 """A model in two parts at a site: the head computes the site's value, the tail runs from a value of it on.
 
-The tail is the model's own forward, so that it can be any code. Its first call runs the whole model and notes the torch
-functions that are called before the site, and which of their results are read behind it. Later calls replay the head:
-each of its functions returns its noted result and computes nothing. Results that were not read are not held; in their
-place are stand-ins, which nothing can compute with.
+The tail is the model's own forward, so that it can be any code. Its first call notes the torch functions that are
+called before the site, and which of their results are read behind it. Later calls replay the head: each of its
+functions returns its noted result and computes nothing. Results that were not read are not held; in their place are
+stand-ins, which nothing can compute with.
+
+Mostly nothing of the head is read behind the site. So the first call runs the head for the forms of its results alone
+(`by_form`); if anything asks for a value all the same, it starts again and computes the head.
 
 A call that does not go as the first one did runs the whole model; a replay is only the faster way. What counts are the
 head's torch functions and their arguments: tensors by identity, everything else by equality.
 """
 
+import random
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, NamedTuple, NoReturn
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -26,6 +31,7 @@ from ..._torch import (
     without_memory,
 )
 from ...calls.operations import draws_at_random, known, writes
+from ...drawing import generators_in, own_draws
 from ...model.access import Inputs, copied, values_at
 from ...model.editing import Editor
 from ...model.functional import FunctionalModel
@@ -33,6 +39,7 @@ from ...model.other_names import OtherNames
 from ...model.sites import SiteMode
 from ...tape.tracked import ByIdentity
 from ...torch_state import is_plain_eager
+from .by_form import ByForm, ValuesNeededError, form_of, memory_of_form
 
 _PLAIN = (bool, int, float, complex, str, type(None), torch.Size, torch.dtype, torch.device, torch.layout)
 _PLAIN_TYPES = frozenset([*_PLAIN, torch.memory_format])
@@ -91,21 +98,49 @@ class _Tail:
     def __init__(self, whole: _Whole) -> None:
         self._whole = whole
         self._head: _Head | None = None
-        self._learns = True
+        self._learns, self._is_by_form = True, False
 
     def __call__(self, value: Tensor) -> Any:
         if self._learns:
             self._learns = False
-            learner = _Learner(self._whole.call, self._whole.site, value)
-            output = self._whole.under(learner)
-            self._head = learner.head(output)
+            learned = self._by_form(value)
+            if learned is None:
+                return self._learned(value)
+            self._head, output = learned
+            self._is_by_form = True
             return output
         if self._head is not None:
             try:
                 return self._replayed(self._head, value)
             except (Exception, _DifferentCallsError):  # A stand-in may raise in other code. A real error comes again.
                 self._head = None
+            if self._is_by_form:
+                return self._learned(value)
         return self._whole(value)
+
+    def _learned(self, value: Tensor) -> Any:
+        """Run the whole model, and learn how to replay the head."""
+        self._is_by_form = False
+        learner = _Learner(self._whole.call, self._whole.site, value)
+        output = self._whole.under(learner)
+        self._head = learner.head(output)
+        return output
+
+    def _by_form(self, value: Tensor) -> "tuple[_Head, Any] | None":
+        """The head, learned by the forms of its results, and the output; None if that needs values, or draws."""
+        whole = self._whole
+        if generators_in([whole.model]):
+            return None
+        learner = _Learner(whole.call, whole.site, value, ByForm(value.device))
+        before = _all_random_states()
+        with own_draws(value.device, ()):
+            try:
+                output = whole.under(learner)
+                head = learner.head(output)
+            except (Exception, ValuesNeededError):  # A real error comes again.
+                return None
+            drew = _all_random_states() != before
+        return None if head is None or drew else (head, output)
 
     def _replayed(self, head: "_Head", value: Tensor) -> Any:
         replay = _Replay(self._whole.site, value, head)
@@ -199,11 +234,18 @@ class _Head(NamedTuple):
 
 
 class _Learner(SiteMode):
-    """A run of the whole model that notes the head's calls. It holds only the results that the tail reads."""
+    """A run of the whole model that notes the head's calls. It holds only the results that the tail reads.
 
-    def __init__(self, caller: str, site: str, value: Tensor) -> None:
+    Args:
+        caller: First words of errors.
+        site: Where the head ends.
+        value: What the tail gets there.
+        by_form: Runs the head's functions, where their results need no values.
+    """
+
+    def __init__(self, caller: str, site: str, value: Tensor, by_form: ByForm | None = None) -> None:
         super().__init__((site,))
-        self._caller, self._value, self._passed = caller, value, False
+        self._caller, self._value, self._passed, self._by_form = caller, value, False, by_form
         self._others = OtherNames()
         self._level = current_level()
         # Inside of a derivative all results are wrapped, so that no code gets at their memory.
@@ -226,6 +268,8 @@ class _Learner(SiteMode):
         states = _random_states()
         self._replayable &= len(states) == len(self._random) and all(map(torch.equal, self._random, states))
         given = self._value.clone()
+        if self._by_form is not None and (value.shape, value.dtype) != (given.shape, given.dtype):
+            raise self._by_form.values_needed()
         self._others.replaced(value, given, name, self.left)
         return given
 
@@ -236,6 +280,8 @@ class _Learner(SiteMode):
         if func is set_grad_enabled_function:
             return func(*args, **kwargs)
         if self._passed:
+            if self._by_form is not None:
+                self._by_form.require_values((args, kwargs))
             self._note_read((args, kwargs))
             result = func(*args, **kwargs)
             read = self._others.ran(func, args, kwargs, result, self.modules)
@@ -243,7 +289,11 @@ class _Learner(SiteMode):
             return result
         given = _given(args, kwargs, self._slots, self._places)
         self._replayable &= self._may_replay(func, args, kwargs)
-        result = func(*args, **kwargs)
+        if self._by_form is None:
+            result = func(*args, **kwargs)
+        else:
+            self._by_form.is_enough &= self._replayable
+            result, (args, kwargs) = self._by_form.run(func, args, kwargs)
         self._others.ran(func, args, kwargs, result, self.modules)
         self._note_call(func, given, _tensors((args, kwargs)), result)
         return result
@@ -289,6 +339,9 @@ class _Learner(SiteMode):
 
     def head(self, output: Any) -> _Head | None:
         """The head, None if it cannot be replayed."""
+        if self._by_form is not None:
+            self._by_form.require_values(output)
+            self._replayable &= self._by_form.is_enough
         self._note_read(output)
         if not self._replayable or not _is_unwritten([*self._outside, *self._read.values()]):
             return None
@@ -403,6 +456,9 @@ def _plain(tensor: Tensor) -> Tensor:
 
 def _memory(tensor: Tensor) -> int:
     """What tells apart the memory of tensors that are alive; 0 if that is not known (of sparse tensors, say)."""
+    form = form_of(tensor)
+    if form is not None:
+        return memory_of_form(form)
     try:
         return _plain(tensor).untyped_storage().data_ptr()
     except RuntimeError:
@@ -412,3 +468,9 @@ def _memory(tensor: Tensor) -> int:
 def _random_states() -> list[Tensor]:
     """The states of the random number generators that a model draws from, of the CPU and of all GPUs in use."""
     return [torch.get_rng_state(), *(torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [])]
+
+
+def _all_random_states() -> list[Any]:
+    """The states of torch's, NumPy's and Python's generators, to be compared."""
+    legacy: Any = np.random.get_state()
+    return [*(state.tolist() for state in _random_states()), random.getstate(), legacy[1].tolist(), legacy[2:]]

@@ -1,7 +1,9 @@
 """Heads and tails: which calls run, which results of the head the tail reads, and when the whole model runs."""
 
 import itertools
+import random
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from itertools import count, repeat
 from typing import Any
 
@@ -10,11 +12,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import funcattr
 from funcattr._torch import pytree
 from funcattr.batch import repeated
+from funcattr.methods.bottleneck.by_form import form_of
 from funcattr.methods.bottleneck.head_and_tail import _Tail, split
 from funcattr.testing.seeding import settle, uniform
 
@@ -122,6 +126,139 @@ def test_the_head_is_computed_for_the_batch_and_once_for_its_copies() -> None:
     for seed in range(4):
         behind(tail, uniform(2 * TIMES, 4, seed=seed))
     assert rows == [2, 2 * TIMES]
+
+
+BY_FORM = {"nothing", "the input", "a constant"}
+"""What a tail may read without asking for a value of the head."""
+
+
+@pytest.mark.parametrize("what", READS)
+def test_the_first_call_computes_a_head_only_if_it_is_read(what: str) -> None:
+    _, tail = parts(net(READS[what]), "mid", uniform(2, 4))
+    behind(tail, uniform(2 * TIMES, 4, seed=5))
+    assert tail._is_by_form == (what in BY_FORM) and replays(tail)
+
+
+class Products(TorchFunctionMode):
+    """Counts the rows that linear maps compute."""
+
+    rows = 0
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if func is F.linear and form_of(result) is None:
+            self.rows += len(result)
+        return result
+
+
+def test_a_head_that_is_not_read_is_never_computed_for_copies() -> None:
+    with Products() as products:
+        _, tail = parts(net(), "mid", uniform(2, 4))
+        before = products.rows
+        behind(tail, uniform(2 * TIMES, 4))
+    assert products.rows - before == 2 * TIMES  # the tail's one map
+
+
+def _written(h: Tensor) -> float:
+    cached = torch.zeros(h.shape, dtype=h.dtype)
+    cached[:, :2] = h[:, :2]
+    return float(cached.sum())
+
+
+def _under_autocast(h: Tensor) -> float:
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        return 2.0 if (h.float() @ h.float().T).dtype == torch.bfloat16 else 3.0
+
+
+ASKING: dict[str, Callable[[Tensor], float]] = {
+    "a number": lambda h: h.max().item(),
+    "a decision": lambda h: 2.0 if h.sum() > 0 else 3.0,
+    "how many are large": lambda h: float(len(h[h > 0.5])),
+    "how many are unequal": lambda h: float(len(h.round(decimals=1).unique())),
+    "what it wrote": _written,
+    "strides": lambda h: float(h.T.stride(0)),
+    "an order in memory": lambda h: 2.0 if h.T.is_contiguous() else 3.0,
+    "a device": lambda h: {"cpu": 2.0}.get(h.device.type, 3.0),
+    "a card": lambda h: 2.0 if h.is_cuda else 3.0,
+    "no values": lambda h: 2.0 if h.is_meta else 3.0,
+    "the name of a type": lambda h: float(len(h.type())),
+    "a dtype under autocast": _under_autocast,
+    "draws": lambda h: float(h.sum() * torch.rand(1)),
+    "draws of its own": lambda h: float(torch.rand(1, dtype=h.dtype)),
+    "NumPy's draws": lambda h: float(np.random.rand()) * h.shape[1],
+    "Python's draws": lambda h: random.random() * h.shape[1],
+    "another device": lambda h: float(h.to("cpu").sum()),
+    "another thread": lambda h: ThreadPoolExecutor(1).submit(lambda: float(h.exp().sum())).result(),
+    "an error": lambda h: float(_or_else(lambda: h.sum().item(), 5.0)),
+}
+"""Numbers that Python is given of a head, by which the tail then multiplies."""
+
+
+def _or_else(number: Callable[[], float], otherwise: float) -> float:
+    try:
+        return number()
+    except BaseException:  # which hides from whoever raises that something was raised
+        return otherwise
+
+
+@pytest.mark.parametrize("what", ASKING)
+def test_what_python_asks_of_the_head_it_is_told(what: str) -> None:
+    class Asking(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head, self.mid, self.tail = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            h = self.head(x).sigmoid()
+            number = ASKING[what](h)
+            return self.tail(self.mid(h).sigmoid()) * number
+
+    model: Any = settle(Asking).double()
+    x, value = uniform(2, 4), uniform(2 * TIMES, 4, seed=7)
+    results = []
+    for tail in (parts(model, "mid", x)[1], whole(model, "mid", ((x,), {}))):
+        torch.manual_seed(0)
+        np.random.seed(0)
+        random.seed(0)
+        results.append([behind(tail, value * scale) for scale in (1, 2)])
+    for found, right in zip(*results, strict=True):
+        assert_same(found, right)
+
+
+WRITES: dict[str, Callable[[Tensor, Tensor], Any]] = {
+    "at an index": lambda kept, h: kept.__setitem__((slice(None), slice(2)), h[:, :2]),
+    "a sum": lambda kept, h: kept.add_(h[:, :3]),
+    "a copy": lambda kept, h: kept.copy_(h[:, 1:]),
+}
+
+
+@pytest.mark.parametrize("write", WRITES)
+def test_what_the_head_wrote_into_a_tensor_of_its_own_is_read(write: str) -> None:
+    class Writing(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head, self.mid, self.tail = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            h, kept = self.head(x), torch.zeros(len(x), 3, dtype=x.dtype)
+            WRITES[write](kept, h)
+            return self.tail(self.mid(h).sigmoid()) + kept
+
+    model: Any = settle(Writing).double()
+    x, value = uniform(2, 4), uniform(2 * TIMES, 4, seed=7)
+    _, tail = parts(model, "mid", x)
+    assert_same(behind(tail, value), behind(whole(model, "mid", ((x,), {})), value))
+
+
+def test_draws_of_the_tail_are_drawn_once_a_call() -> None:
+    model: Any = net(lambda head, x: torch.rand(1, dtype=x.dtype))
+    x, value = uniform(2, 4), uniform(2 * TIMES, 4, seed=7)
+    results = []
+    for tail in (parts(model, "mid", x)[1], whole(model, "mid", ((x,), {}))):
+        torch.manual_seed(0)
+        results.append([behind(tail, value) for _ in range(3)])
+    for found, right in zip(*results, strict=True):
+        assert_same(found, right)
 
 
 def in_place(head: Tensor, x: Tensor) -> Tensor:
@@ -444,7 +581,8 @@ def test_a_head_that_reads_something_else_at_each_call_is_not_replayed(what: str
 
 
 def test_a_head_that_is_no_function_of_its_inputs_is_not_replayed() -> None:
-    numbers = iter([1.0, 1.0, 2.0, 2.0, 2.0])  # of the batch, of the copies, of a replay that ends there
+    # Of the batch, of the copies by their forms, of the copies, of a replay that ends there.
+    numbers = iter([1.0, 1.0, 1.0, 2.0, 2.0, 2.0])
     model, x = settle(lambda: Early(lambda x: (x.exp() * next(numbers))[:, :1])).double(), uniform(2, 4)
     _, tail = parts(model, "mid", x)
     value = uniform(2 * TIMES, 4, seed=8)
