@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+import torch.nn.functional as F
 
 import funcattr
 
-from .benchmarks import overhead
+from .benchmarks import overhead, shares
 from .benchmarks.__main__ import main
 from .benchmarks.table import MODELS, masks, path, small_images, tunnel, units
 from .sweeps import long
@@ -36,6 +38,24 @@ def test_table_has_a_line_for_each_row_asked_for(tmp_path: Path, capsys: pytest.
     printed = capsys.readouterr().out
     assert all(f"  {what} " in printed for what in lines)
     assert "memory" not in printed
+
+
+def test_operations_are_maps_or_others() -> None:
+    x, weight = torch.ones(1, 8, 64, 64), torch.ones(8, 8, 3, 3)
+    of_map, of_relu = (shares.operations(run) for run in (lambda: F.conv2d(x, weight), lambda: torch.exp(x)))
+    assert of_map.maps > 0 and of_relu.maps == 0 and of_relu.others > 0
+    gradient = shares.operations(lambda: torch.func.grad(lambda x: F.conv2d(x, weight).exp().sum())(x))
+    assert gradient.maps > of_map.maps / 5 and gradient.others > 0
+
+
+def test_a_methods_time_has_three_parts(capsys: pytest.CaptureFixture[str]) -> None:
+    shares.main("--model vgg16 --size 32 --batch 1 --rounds 1 --methods guided".split())
+    _, heads, plain, guided = capsys.readouterr().out.splitlines()
+    assert heads.split() == ["whole", "maps", "others", "between"]
+    name, *numbers = plain.split()
+    whole, maps, others, between = map(float, numbers)
+    assert name == "plain" and whole == 1 and abs(maps + others + between - whole) < 0.02
+    assert guided.split()[0] == "guided_backprop" and min(maps, others) > 0
 
 
 @long
