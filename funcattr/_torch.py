@@ -237,6 +237,10 @@ def unwrapped(tensor: Tensor) -> list[Tensor]:
     return layers
 
 
+AccumulateGrad: Any = torch._C._functions.AccumulateGrad  # pyright: ignore[reportAttributeAccessIssue]
+"""The node of a leaf in autograd's graph; its `variable` is the leaf."""
+
+
 def inside_dual_level() -> bool:
     """Whether tensors may carry tangents, as `torch.autograd.forward_ad` makes them: no flag of a tensor tells."""
     return _forward_ad._current_level >= 0

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._torch import is_differentiated, pytree
+from .._torch import AccumulateGrad, is_differentiated, pytree
 from ..agreement import same_numbers
 from ..calls.adjoints import leaf_of
 from ..calls.linear_map import running_in_one_piece
@@ -121,10 +121,11 @@ def _depends_on_others(outputs: list[Tensor], leaves: list[Tensor]) -> bool:
         if node is None or node in seen:
             continue
         seen.add(node)
-        leaf = getattr(node, "variable", None)
-        if leaf is not None and id(leaf) not in own:
-            return True
-        pending += [before for before, _ in node.next_functions]
+        if isinstance(node, AccumulateGrad):
+            if id(node.variable) not in own:
+                return True
+        else:
+            pending += [before for before, _ in node.next_functions]
     return any(t.is_leaf and t.requires_grad and id(t) not in own for t in outputs)
 
 

@@ -124,6 +124,27 @@ def test_a_result_has_a_derivative_by_what_a_function_holds() -> None:
         assert not funcattr.gradient(lambda x: torch.tanh(x @ weight), X, 1).requires_grad
 
 
+class Squared(torch.autograd.Function):
+    """x x, whose node in autograd's graph keeps a tensor by the name that the nodes of leaves have."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.variable = torch.ones(())
+        ctx.save_for_backward(x)
+        return x * x
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        (x,) = ctx.saved_tensors
+        return 2 * x * grads[0]
+
+
+def test_only_a_leaf_is_something_to_ask_a_derivative_by() -> None:
+    found = funcattr.gradient(lambda x: Squared.apply(x), X, 1)
+    torch.testing.assert_close(found, 2 * X * torch.tensor([0.0, 1.0, 0.0]))
+    assert not found.requires_grad
+
+
 @pytest.mark.parametrize("layer", [None, "layer"])
 @pytest.mark.parametrize("target", SAME_NUMBER)
 def test_a_part_in_another_thread_has_its_gradient_under_any_target(target: str, layer: str | None) -> None:

@@ -64,12 +64,19 @@ def replays(tail: Any) -> bool:
     return isinstance(tail, _Tail) and tail._head is not None
 
 
-class Net(nn.Module):
+class Layers(nn.Module):
+    """What is before the site, what makes its value, and what is behind it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head, self.mid, self.tail = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 3)
+
+
+class Net(Layers):
     """Counts the calls of its head; the tail reads what `reads` makes of the head."""
 
     def __init__(self, reads: Callable[[Tensor, Tensor], Tensor]) -> None:
         super().__init__()
-        self.head, self.mid, self.tail = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 3)
         self.reads, self.calls = reads, list[Tensor]()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -203,11 +210,7 @@ def _or_else(number: Callable[[], float], otherwise: float) -> float:
 
 @pytest.mark.parametrize("what", ASKING)
 def test_what_python_asks_of_the_head_it_is_told(what: str) -> None:
-    class Asking(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.head, self.mid, self.tail = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 3)
-
+    class Asking(Layers):
         def forward(self, x: Tensor) -> Tensor:
             h = self.head(x).sigmoid()
             number = ASKING[what](h)
@@ -234,11 +237,7 @@ WRITES: dict[str, Callable[[Tensor, Tensor], Any]] = {
 
 @pytest.mark.parametrize("write", WRITES)
 def test_what_the_head_wrote_into_a_tensor_of_its_own_is_read(write: str) -> None:
-    class Writing(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.head, self.mid, self.tail = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 3)
-
+    class Writing(Layers):
         def forward(self, x: Tensor) -> Tensor:
             h, kept = self.head(x), torch.zeros(len(x), 3, dtype=x.dtype)
             WRITES[write](kept, h)
