@@ -8,7 +8,7 @@ import importlib
 import sys
 import types
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, NamedTuple
@@ -54,7 +54,6 @@ try:
     from torch.nn.modules.dropout import _DropoutNd
     from torch.nn.utils import parametrize as _parametrize
     from torch.overrides import (
-        _get_current_function_mode_stack,
         _is_torch_function_mode_enabled,
         _pop_mode,
         _push_mode,
@@ -66,6 +65,9 @@ try:
     _functorch: Any = importlib.import_module("torch._C._functorch")
     _autograd: Any = importlib.import_module("torch._C._autograd")
     _forward_ad: Any = importlib.import_module("torch.autograd.forward_ad")
+    _mode_at: Callable[[int], Any] = torch._C._get_function_stack_at
+    _number_of_modes: Callable[[], int] = torch._C._len_torch_function_stack
+    _users_of_storage: Callable[[int], int] = torch._C._storage_Use_Count
     _every_module: Any = importlib.import_module("torch.nn.modules.module")
     set_grad_enabled_function = torch._C._set_grad_enabled
     """What `torch.no_grad` and its kin call, as torch function modes see it."""
@@ -95,7 +97,7 @@ RANDOM_IN_TRAINING = (_BatchNorm, _DropoutNd)
 
 def function_modes() -> list[Any]:
     """The torch function modes of this thread, outermost first."""
-    return _get_current_function_mode_stack() if _is_torch_function_mode_enabled() else []
+    return [_mode_at(i) for i in range(_number_of_modes())] if _is_torch_function_mode_enabled() else []
 
 
 @contextmanager
@@ -342,9 +344,12 @@ def version(tensor: Tensor) -> int:
         return 0
 
 
-def versions(tensors: Iterable[Tensor]) -> list[int]:
-    """The versions of tensors that are not of inference mode."""
-    return [tensor._version for tensor in tensors]
+def versions(tensors: Sequence[Tensor]) -> list[int]:
+    """The `version` of each tensor."""
+    try:
+        return [tensor._version for tensor in tensors]  # nearly always
+    except RuntimeError:
+        return list(map(version, tensors))
 
 
 def without_memory(
@@ -404,6 +409,23 @@ def memory_of(tensor: Tensor) -> int | None:
     """A number for the memory of a tensor, None where there is none; views have that of their base."""
     storage = memory(tensor)
     return None if storage is None else storage._cdata
+
+
+def memories_of(tensors: Sequence[Tensor]) -> list[int | None]:
+    """The `memory_of` each tensor."""
+    try:
+        return [tensor.untyped_storage()._cdata for tensor in tensors]  # nearly always
+    except (NotImplementedError, RuntimeError):
+        return list(map(memory_of, tensors))
+
+
+def has_own_memory(tensor: Tensor) -> bool:
+    """Whether no other tensor lies in the memory of this one, as torch counts them; False where that cannot be told."""
+    try:
+        storage = tensor.untyped_storage()
+    except (NotImplementedError, RuntimeError):
+        return False
+    return _users_of_storage(storage._cdata) <= 2  # the tensor and `storage`
 
 
 def is_plain(tensor: Tensor) -> bool:

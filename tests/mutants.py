@@ -335,8 +335,8 @@ MUTANTS = (
     Mutant(
         "the user's tensors may be read",
         "funcattr/model/guard.py",
-        "            if id(value) in users:",
-        "            if False:",
+        "        if not users.isdisjoint(map(id, values)):",
+        "        if False:",
         ("tests/model/test_private_copies.py::test_a_tensor_that_is_reached_past_the_copy_is_refused_by_name",),
     ),
     Mutant(
@@ -345,6 +345,20 @@ MUTANTS = (
         "        move_to_a_copy([*names, target])",
         "        pass",
         ("tests/model/test_private_copies.py::test_what_a_forward_writes_stays_with_the_call",),
+    ),
+    Mutant(
+        "statistics that a call writes in a place of its own are not noted",
+        "funcattr/model/guard.py",
+        "if id(tensor) in self._tensors or not has_own_memory(tensor):",
+        "if not has_own_memory(tensor):",
+        ("tests/model/test_folding.py::test_a_tensor_of_a_pair_that_a_later_call_writes_counts",),
+    ),
+    Mutant(
+        "calls that a mode makes itself are folded",
+        "funcattr/model/sites.py",
+        "        self.fold = None  # what a mode calls on its own account is no call of the model",
+        "        pass",
+        ("tests/model/test_folding.py::test_what_a_decomposition_calls_is_no_call_of_the_model",),
     ),
     Mutant(
         "functions keep the modules that they close over",

@@ -8,6 +8,8 @@ else reads the stand-in raises.
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
+from functools import cache
+from operator import is_
 from typing import Any, NamedTuple
 from weakref import ref
 
@@ -21,14 +23,14 @@ from .._torch import (
     pytree,
     saved_hooks,
     unwrapped,
-    version,
+    versions,
     without_dispatch_modes,
     without_torch_function,
 )
 from ..calls.call import Call
 from ..calls.folded import bias_after, scaled_outputs
 from ..calls.normalization import EPS, TENSORS, affine, has_constant_statistics
-from ..calls.operations import CONVOLUTIONS, OF_FORM, Known, known
+from ..calls.operations import CONVOLUTIONS, OF_FORM, known
 from ..calls.written import may_write, written
 from ..copies import ATOMS
 from ..errors import FuncattrError
@@ -51,17 +53,22 @@ class Pair(NamedTuple):
         norm: Names of the batch norm's tensors by argument; of a missing one, None.
         eps: What the batch norm adds to the variance.
         sites: Sites whose values hold the result.
+        names: Names of all tensors that the folded ones are made of.
     """
 
     map: tuple[str | None, str | None]
     norm: tuple[str | None, ...]
     eps: float
     sites: frozenset[str]
+    names: frozenset[str]
 
-    @property
-    def names(self) -> set[str]:
-        """Names of all tensors that the folded ones are made of."""
-        return {name for name in (*self.map, *self.norm) if name is not None}
+
+class Made(NamedTuple):
+    """A folded weight and bias, what they were made of, and how often that had been written."""
+
+    both: Both
+    of: list[Tensor]
+    versions: list[int]
 
 
 class Folds:
@@ -71,13 +78,13 @@ class Folds:
         own: The model's tensors by name, which nobody else writes.
         hooked: Names of modules with forward hooks, which see what goes in and comes out of them.
         pairs: What is folded; None before a call in which something could be.
-        both: The folded weights and biases that were made so far, and the versions of what they were made of.
+        both: The folded weights and biases that were made so far.
     """
 
     def __init__(self, own: Mapping[str, Tensor], hooked: frozenset[str]) -> None:
         self.own, self.hooked = own, hooked
         self.pairs: dict[Key, Pair] | None = None
-        self.both: dict[tuple[str, int, str], tuple[Both, dict[str, int]]] = {}
+        self.both: dict[tuple[str, int, str], Made] = {}
 
     def begin(
         self,
@@ -86,7 +93,7 @@ class Folds:
         bound: Mapping[str, Tensor],
         inputs: tuple[Any, ...],
         kwargs: dict[str, Any],
-    ) -> "FoldMode | None":
+    ) -> "Folding | None":
         """The mode for a call; None where it goes unfolded.
 
         Args:
@@ -109,21 +116,23 @@ class Folds:
             if not pairs:
                 raise ValueError(f"functionalize(fold=True): {watch.nothing()}")
             self.pairs = pairs
-        return FoldMode(self, self.pairs, tensors, bound)
+        return Folding(self, self.pairs, tensors, bound)
 
     def made(self, key: Key, pair: Pair, op: str, groups: int, transposed: bool) -> Both | None:
         """The folded weight and bias of the model's own tensors, made once; None where they cannot be kept."""
-        with without_torch_function():
-            now = {name: version(self.own[name]) for name in pair.names}
-        found, versions = self.both.get((*key, op), (None, None))
-        found = found if versions == now else None
-        if found is None and current_level() is None and not is_traced():
+        made = self.both.get((*key, op))
+        if made is not None:
+            with without_torch_function():
+                if versions(made.of) == made.versions:
+                    return made.both
+        if current_level() is None and not is_traced():
             with without_torch_function(), torch.inference_mode(False), torch.no_grad():
                 weight, bias, *norm = [None if name is None else self.own[name] for name in (*pair.map, *pair.norm)]
                 assert weight is not None
-                found = _folded(weight, bias, norm, pair.eps, groups, transposed)
-                self.both[*key, op] = found, now
-        return found
+                both, own = _folded(weight, bias, norm, pair.eps, groups, transposed), [self.own[n] for n in pair.names]
+                self.both[*key, op] = Made(both, own, versions(own))
+                return both
+        return None
 
 
 def _folded(weight: Tensor, bias: Tensor | None, norm: list[Any], eps: float, groups: int, transposed: bool) -> Both:
@@ -183,7 +192,9 @@ class Watch(SiteMode):
 
     def _pair(self, result: _Result) -> Pair | None:
         assert result.norm is not None
-        pair = Pair(result.names, *result.norm, frozenset(result.sites))
+        norm, eps = result.norm
+        names = frozenset(name for name in (*result.names, *norm) if name is not None)
+        pair = Pair(result.names, norm, eps, frozenset(result.sites), names)
         touched = any(memory_of(self._tensors[name]) in self._touched for name in pair.names)
         seen = {name.partition("@")[0] for name in result.sites}
         return None if touched or seen & self._hooked else pair
@@ -274,13 +285,15 @@ class Watch(SiteMode):
 # --- a call with the pairs folded -------------------------------------------------------------------------------------
 
 
-class _Handed(NamedTuple):
+class _Handed:
     """A stand-in, and the result that it stands for; None once the batch norm has passed it on."""
 
-    stand_in: Tensor
-    result: Tensor | None
-    key: Key
-    has_grad: bool
+    __slots__ = ("has_grad", "key", "norm", "pair", "result", "stand_in")
+
+    def __init__(self, stand_in: Tensor, result: Tensor, key: Key, pair: Pair, norm: list[Tensor | None]) -> None:
+        self.stand_in, self.key, self.pair, self.norm = stand_in, key, pair, norm
+        self.result: Tensor | None = result
+        self.has_grad = torch.is_grad_enabled()
 
 
 class ReadError(FuncattrError):
@@ -294,13 +307,16 @@ class ReadError(FuncattrError):
         )
 
 
-class FoldMode(SiteMode):
-    """Runs linear maps with their batch norms folded in, where nobody asks for the value between them."""
+class Folding:
+    """Runs linear maps with their batch norms folded in, where nobody asks for the value between them.
+
+    Attributes:
+        touched: Memory of the call's tensors that it has written.
+    """
 
     def __init__(
         self, folds: Folds, pairs: Mapping[Key, Pair], tensors: Mapping[str, Tensor], bound: Mapping[str, Tensor]
     ) -> None:
-        super().__init__()
         modes = site_modes()
         asking = [mode for mode in modes if mode.asked]
         asked = any if asking else lambda _: False
@@ -316,24 +332,22 @@ class FoldMode(SiteMode):
         self._nothing: Tensor | None = None
         # A stand-in is no operation of the model's, which a mode that traces has to see all the same.
         self._unseen = nullcontext if is_traced() else without_dispatch_modes
-        self._touched: set[int | None] = set()
+        self.touched: set[int | None] = set()
         self._level, self._saved_hooks = current_level(), saved_hooks()
 
-    def call(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def __call__(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], mode: SiteMode) -> Any:
+        """Run a torch function by way of a mode."""
         told = known(func)
         if self._handed:
-            handed = self._met((*args, *kwargs.values()))
+            handed = self._met((*args, *kwargs.values()) if kwargs else args)
             if handed is not None and told.name not in OF_FORM:
-                return self._passed_on(handed, Call(func, told.operation, args, kwargs, (), self.path))
+                return self._passed_on(handed, Call(func, told.operation, args, kwargs, (), mode.path))
         if told.operation.name in _RANKS:
-            return self._run_map(func, told, args, kwargs)
-        if may_write(func) or "out" in kwargs:
-            with without_torch_function():
-                self._touched.update(memory_of(t) for t in written(func, args, kwargs))
-        out = func(*args, **kwargs)
+            return self._run_map(func, Call(func, told.operation, args, kwargs, (), mode.path), args, kwargs, mode)
+        out = mode.call(func, args, kwargs)
         if told.name == "__set__":  # `weight.data = ...`: the tensor has other memory now
             with without_torch_function():
-                self._touched.add(memory_of(args[0]))
+                self.touched.add(memory_of(args[0]))
         return out
 
     def finished(self, output: Any) -> Any:
@@ -344,51 +358,57 @@ class FoldMode(SiteMode):
         return output
 
     def _met(self, values: tuple[Any, ...]) -> _Handed | None:
+        is_inside = self._level != current_level()  # of a transform of the model's own
+        alone = self._handed.keys().isdisjoint(map(id, values))
+        if alone and not is_inside and not any(map(_may_hold, map(type, values))):
+            return None  # nearly always
         for value in values:
             if type(value) in ATOMS:
                 continue
-            if isinstance(value, dict):
-                found = self._met(tuple(value.values()))
-            elif isinstance(value, tuple | list):
-                found = None if ATOMS.issuperset(map(type, value)) else self._met(tuple(value))
-            else:
-                found = self._handed.get(id(value))
-                if found is None and self._level != current_level() and isinstance(value, Tensor):
-                    found = self._met(tuple(unwrapped(value)))  # inside of a transform of the model's own
+            found = self._handed.get(id(value))
+            if found is None:
+                if isinstance(value, dict):
+                    found = self._met(tuple(value.values()))
+                elif isinstance(value, tuple | list):
+                    found = None if ATOMS.issuperset(map(type, value)) else self._met(tuple(value))
+                elif is_inside and isinstance(value, Tensor):
+                    found = self._met(tuple(unwrapped(value)))
             if found is not None:
                 return found
         return None
 
-    def _run_map(self, func: Callable[..., Any], told: Known, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        path = self.path
-        number = self._numbers[path] = self._numbers.get(path, -1) + 1
-        key = path, number
+    def _run_map(
+        self, func: Callable[..., Any], call: Call, args: tuple[Any, ...], kwargs: dict[str, Any], mode: SiteMode
+    ) -> Any:
+        number = self._numbers[call.path] = self._numbers.get(call.path, -1) + 1
+        key = call.path, number
         # What is checkpointed runs again in the reverse pass, where nobody folds.
         pair = self._pairs.get(key) if saved_hooks() == self._saved_hooks else None
-        call = Call(func, told.operation, args, kwargs, (), path)
-        both = None if pair is None else self._both(key, pair, call)
-        if both is None:
-            return func(*args, **kwargs)
-        given = {**call.named(), "weight": both[0], "bias": both[1]}
-        out = func(**given)
+        norm = [] if pair is None else self._named(pair.norm)
+        both = None if pair is None else self._both(key, pair, norm, call)
+        if pair is None or both is None:
+            return mode.call(func, args, kwargs)
+        if kwargs:
+            out = mode.call(func, (), {**call.named(), "weight": both[0], "bias": both[1]})
+        else:
+            out = mode.call(func, (args[0], *both, *args[3:]), kwargs)
         with without_torch_function(), self._unseen():
             if self._nothing is None or (self._nothing.dtype, self._nothing.device) != (out.dtype, out.device):
                 self._nothing = torch.full((), float("nan"), dtype=out.dtype, device=out.device)
             stand_in = self._nothing.expand(out.shape)
-        self._handed[id(stand_in)] = _Handed(stand_in, out, key, torch.is_grad_enabled())
+        self._handed[id(stand_in)] = _Handed(stand_in, out, key, pair, norm)
         return stand_in
 
-    def _both(self, key: Key, pair: Pair, call: Call) -> Both | None:
+    def _both(self, key: Key, pair: Pair, norm: list[Tensor | None], call: Call) -> Both | None:
         """The folded weight and bias for a call of a map, None where it is not as it was when it was watched."""
-        given, norm = call.named(), self._named(pair.norm)
-        x, weight, bias = given["input"], given["weight"], given.get("bias")
+        x, weight, bias = call.argument("input"), call.argument("weight"), call.argument("bias")
         factors = [t for t in (weight, bias, *norm) if t is not None]
         with without_torch_function():
             if torch.is_autocast_enabled(weight.device.type) or x.ndim != _RANKS[call.op]:
                 return None
-            if self._is_touched(factors) or {x.dtype} != {t.dtype for t in factors}:
+            if {t.dtype for t in factors} != {x.dtype} or self._is_touched(factors):
                 return None
-        transposed, groups = "transpose" in call.op, given.get("groups", 1)
+        transposed, groups = "transpose" in call.op, call.argument("groups", 1)
         own = self._named(pair.map)
         is_own = own[0] is not None and weight is own[0] and bias is own[1]
         both = None
@@ -400,23 +420,28 @@ class FoldMode(SiteMode):
         return [None if name is None else self._tensors[name] for name in names]
 
     def _is_touched(self, tensors: list[Tensor]) -> bool:
-        return bool(self._touched) and any(memory_of(t) in self._touched for t in tensors)
+        if not self.touched:
+            return False
+        with without_torch_function():
+            return any(memory_of(t) in self.touched for t in tensors)
 
     def _passed_on(self, handed: _Handed, call: Call) -> Tensor:
-        pair, result = self._pairs[handed.key], handed.result
-        norm = self._named(pair.norm)
-        is_norm = call.op == "batch_norm" and result is not None and call.argument("input") is handed.stand_in
-        is_norm = is_norm and torch.is_grad_enabled() == handed.has_grad
-        if not is_norm or not has_constant_statistics(call) or call.argument("eps", EPS) != pair.eps:
+        pair, norm, result, given = handed.pair, handed.norm, handed.result, call.named()
+        is_norm = call.op == "batch_norm" and result is not None and given.get("input") is handed.stand_in
+        if not is_norm or torch.is_grad_enabled() != handed.has_grad or given.get("training", False):
             raise ReadError(handed.key[0])
-        if any(call.argument(name) is not tensor for name, tensor in zip(TENSORS, norm, strict=True)):
+        is_same = all(map(is_, map(given.get, TENSORS), norm))
+        if not is_same or given.get("eps", EPS) != pair.eps or self._is_touched([t for t in norm if t is not None]):
             raise ReadError(handed.key[0])
-        with without_torch_function():
-            if self._is_touched([t for t in norm if t is not None]):
-                raise ReadError(handed.key[0])
-        self._handed[id(handed.stand_in)] = handed._replace(result=None)
+        handed.result = None
         assert result is not None
         return result
+
+
+@cache
+def _may_hold(kind: type) -> bool:
+    """Whether values of a class may hold others that a torch function reads."""
+    return issubclass(kind, tuple | list | dict)
 
 
 def _tensors_in(value: Any) -> Iterator[Tensor]:

@@ -32,7 +32,7 @@ from ..torch_state import is_plain_eager
 from .aliased import Group, aliased_groups, cloned
 from .attention_weights import shown_weights
 from .editing import CallEdit, Editor, edited
-from .folding import Folds
+from .folding import Folding, Folds
 from .guard import Guard, guarded
 from .module_tree import CallCopier, Part, TreeCopier, end_call, parts_of, sited_copy
 from .offloading import has_device_hooks
@@ -394,10 +394,15 @@ class FunctionalModel:
             folding = folds.begin(self._run, tensors, self.bound, inputs, kwargs)
         if folding is None:
             return self._run(tensors, inputs, kwargs)
-        with folding:
-            return folding.finished(self._run(tensors, inputs, kwargs))
+        return folding.finished(self._run(tensors, inputs, kwargs, folding))
 
-    def _run(self, tensors: dict[str, Tensor], inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def _run(
+        self,
+        tensors: dict[str, Tensor],
+        inputs: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        folding: Folding | None = None,
+    ) -> Any:
         """One call of a copy of the module tree that has these tensors."""
         structure, owned = self.structure, {**self.structure.params, **self.structure.buffers}
         if structure.is_laid_out:
@@ -405,9 +410,11 @@ class FunctionalModel:
         shared = [tensors[name] for name in (*structure.params, *structure.in_params) if name not in self.bound]
         copier = CallCopier({id(t): tensors[name] for name, t in owned.items() if name in tensors})
         parts = sited_copy(structure.parts, copier)
-        guard = Guard({**owned, **copier.users}, [*shared, *copier.shared], self.bound)
+        guard = Guard({**owned, **copier.users}, [*shared, *copier.shared], self.bound, tensors)
+        if folding is not None:
+            folding.touched = guard.touched
         try:
-            with guarded(guard, self._whole), shown_weights(), self._packed(parts):
+            with guarded(guard, self._whole, folding), shown_weights(), self._packed(parts):
                 output = parts[0].module(*inputs, **kwargs)
             guard.check()
             return output

@@ -10,17 +10,26 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
-from .._torch import function_modes, is_plain, memory_of, move_to_a_copy, pytree, version, without_torch_function
+from .._torch import (
+    function_modes,
+    has_own_memory,
+    is_plain,
+    memories_of,
+    memory_of,
+    move_to_a_copy,
+    pytree,
+    versions,
+    without_torch_function,
+)
 from ..calls.linear_map import in_one_piece
 from ..calls.written import may_write, written
 from ..errors import LOOK, AliasedWriteError, FuncattrError, UnsupportedOperationError
 from ..torch_state import is_traced
-from .sites import SiteMode
+from .sites import Fold, SiteMode
 
 Named = Mapping[str, Tensor]
-_LISTS = (list, tuple)
+_LISTS = frozenset([list, tuple])
 
 
 class BreachError(Exception):
@@ -42,15 +51,21 @@ class Guard:
         users: The user's own tensors, by name, none of which the call should meet.
         shared: The call's names for memory that is the user's.
         bound: Tensors that the user bound, by name.
+        tensors: Those that the call computes with, by name.
+
+    Attributes:
+        touched: Memory of the tensors that the call computes with, if it has written there.
     """
 
-    def __init__(self, users: Named, shared: list[Tensor], bound: Named) -> None:
+    def __init__(self, users: Named, shared: list[Tensor], bound: Named, tensors: Named) -> None:
         own = set(map(id, bound.values()))
         self._users = {id(t): name for name, t in users.items() if id(t) not in own}
         self._shared, self._bound = shared, bound
+        self._tensors = {id(t): t for t in (*tensors.values(), *shared)}
         self._versions = self._counts()
-        self._memory: dict[int, list[Tensor]] | None = None
+        self._memory: dict[int | None, list[Tensor]] | None = None
         self._left: set[int] = set()
+        self.touched: set[int | None] = set()
         self._own: set[int] = set()
 
     def look(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -61,20 +76,23 @@ class Guard:
         """
         if torch.compiler.is_dynamo_compiling():  # a part of the model that compiles itself, such as torch.cond
             return
-        users = self._users
-        for value in (*args, *kwargs.values()) if kwargs else args:
-            if id(value) in users:
-                raise self._foreign([value])
+        users = self._users.keys()
+        values = (*args, *kwargs.values()) if kwargs else args
+        if not users.isdisjoint(map(id, values)):
+            raise self._foreign(values)
+        if not _LISTS.isdisjoint(map(type, values)):
             # Such as the tensors of `cat`, and the weights of a recurrent layer.
-            if type(value) in _LISTS and not users.keys().isdisjoint(map(id, value)):
-                raise self._foreign(value)
+            for value in values:
+                if type(value) in _LISTS and not users.isdisjoint(map(id, value)):
+                    raise self._foreign(value)
         if self._left:
             with without_torch_function():
-                self._check_left((*args, *kwargs.values()))
+                self._check_left(values)
         if may_write(func) or "out" in kwargs:
             with without_torch_function():  # what follows is no part of the model
                 for tensor in written(func, args, kwargs):
-                    self._before_write(tensor)
+                    if id(tensor) in self._tensors or not has_own_memory(tensor):  # else it lies beside all of these
+                        self._before_write(tensor)
 
     def check(self) -> None:
         """After the call: raise if memory of the user's was written all the same.
@@ -94,7 +112,7 @@ class Guard:
 
     def _counts(self) -> list[int]:
         with without_torch_function():  # no mode around needs to see this
-            return list(map(version, self._shared))
+            return versions(self._shared)
 
     def _foreign(self, tensors: Iterable[Any]) -> BreachError:
         name = next(self._users[id(t)] for t in tensors if id(t) in self._users)
@@ -111,11 +129,14 @@ class Guard:
         if memory is None:
             return
         if self._memory is None:
-            self._memory = {}
-            for tensor in self._shared:
-                self._memory.setdefault(memory_of(tensor) or 0, []).append(tensor)
+            self._memory = {number: [] for number in memories_of(list(self._tensors.values()))}
+            for number, tensor in zip(memories_of(self._shared), self._shared, strict=True):
+                self._memory[number].append(tensor)
         names = self._memory.get(memory)
         if names is None:
+            return
+        self.touched.add(memory)
+        if not names:
             bound = next((name for name, t in self._bound.items() if memory_of(t) == memory), None)
             if bound is not None:
                 raise self._refused(f"the tensor that is bound to {bound!r}", "Bind a copy, and expect no write")
@@ -124,6 +145,8 @@ class Guard:
             raise self._refused("one of its own parameters", "Call it outside of transforms and traced code")
         move_to_a_copy([*names, target])
         del self._memory[memory]
+        self._memory[memory_of(target)] = []
+        self.touched.add(memory_of(target))
         self._left.add(memory)
         for i, tensor in enumerate(self._shared):
             if any(tensor is name for name in names):
@@ -146,43 +169,42 @@ class Guard:
         )
 
 
-class GuardMode(TorchFunctionMode):
-    """Runs a call's torch functions under the eyes of its guard.
+class CallMode(SiteMode):
+    """The mode of a call that no other mode of sites looks at.
 
     Args:
-        guard: The guard.
         whole: Whether linear maps of strided tokens run in one piece.
     """
 
-    def __init__(self, guard: Guard, whole: bool) -> None:
+    def __init__(self, whole: bool) -> None:
         super().__init__()
-        self._guard, self._whole = guard, whole
+        self._whole = whole
 
-    def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        kwargs = kwargs or {}
-        self._guard.look(func, args, kwargs)
-        whole = self._whole and not torch.compiler.is_dynamo_compiling()
-        return in_one_piece(func, args, kwargs) if whole else func(*args, **kwargs)
+    def call(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if self._whole and not torch.compiler.is_dynamo_compiling():
+            return in_one_piece(func, args, kwargs)
+        return func(*args, **kwargs)
 
 
 @contextmanager
-def guarded(guard: Guard, whole: bool = False) -> Iterator[None]:
+def guarded(guard: Guard, whole: bool = False, fold: Fold | None = None) -> Iterator[None]:
     """Let a guard look at every torch function: by way of the innermost mode if that is one of sites, which is faster.
 
     Args:
         guard: The guard.
         whole: Whether linear maps of strided tokens run in one piece.
+        fold: What runs each torch function after that, where batch norms are folded.
     """
     modes = function_modes()
-    innermost = modes[-1] if modes else None
-    if whole or not isinstance(innermost, SiteMode) or innermost.look is not None:
-        with GuardMode(guard, whole):
+    mode = modes[-1] if modes else None
+    if not whole and isinstance(mode, SiteMode) and mode.look is None:
+        mode.look, mode.fold = guard.look, fold
+        try:
             yield
+        finally:
+            mode.look = mode.fold = None
         return
-    innermost.look = guard.look
-    try:
+    mode = CallMode(whole)
+    mode.look, mode.fold = guard.look, fold
+    with mode:
         yield
-    finally:
-        innermost.look = None

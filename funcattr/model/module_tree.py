@@ -103,7 +103,7 @@ class TreeCopier(Copier):
         sharding: Sharding | None = None,
     ) -> None:
         """Give a copy its attributes."""
-        before = vars(module)
+        before, done = vars(module), self.copies
         attributes = copy.__dict__
         attributes.update(before)
         attributes["_compiled_call_impl"] = None
@@ -113,7 +113,9 @@ class TreeCopier(Copier):
             attributes[table] = self(held) if held else type(held)()
         for table in (*TENSOR_TABLES, SUBMODULES):
             held = before[table] if sharding is None else {**before[table], **sharding.shards(before[table])}
-            attributes[table] = {own: self(value) for own, value in held.items()} if held else {}
+            attributes[table] = {
+                own: done[key] if (key := id(value)) in done else self(value) for own, value in held.items()
+            }
         for attribute in moving:
             self.place = f"{name}.{attribute}" if name else attribute
             attributes[attribute] = self(before[attribute])
@@ -194,29 +196,29 @@ def end_call(parts: Sequence[Part]) -> None:
 def _sited_forward(module: nn.Module, name: str, patched: Callable[..., Any] | None) -> Callable[..., Any]:
     # A plain function, no partial: Dynamo asks a graph module's forward for its code.
     def forward(*args: Any, **kwargs: Any) -> Any:
-        return _forward(module, name, patched, *args, **kwargs)
+        if isinstance(module, nn.RNNBase):
+            renew_flat_weights(module)
+        modes = site_modes()
+        args, kwargs = enter_module(modes, name, type(module), args, kwargs)
+        try:
+            output = type(module).forward(module, *args, **kwargs) if patched is None else patched(*args, **kwargs)
+        except BreachError as breach:
+            raise breach.at(name) from None
+        return leave_module(output, name, modes)
 
     forward.patched = patched  # pyright: ignore[reportFunctionMemberAccess]
     return forward
 
 
-def _forward(module: nn.Module, name: str, patched: Callable[..., Any] | None, *args: Any, **kwargs: Any) -> Any:
-    if isinstance(module, nn.RNNBase):
-        renew_flat_weights(module)
-    modes = site_modes()
-    args, kwargs = enter_module(modes, name, type(module), args, kwargs)
-    try:
-        output = type(module).forward(module, *args, **kwargs) if patched is None else patched(*args, **kwargs)
-    except BreachError as breach:
-        raise breach.at(name) from None
-    return leave_module(output, name, modes)
+_FORWARD = _sited_forward(nn.Identity(), "", None).__code__
+"""The code that every module's `forward` of a copied tree has."""
 
 
 def module_that_raised(error: BaseException) -> str | None:
     """The path of the module whose forward an error comes from; None if it comes from none."""
     path, at = None, error.__traceback__
     while at is not None:
-        if at.tb_frame.f_code is _forward.__code__:
+        if at.tb_frame.f_code is _FORWARD:
             path = at.tb_frame.f_locals["name"]
         at = at.tb_next
     return path

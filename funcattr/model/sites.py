@@ -20,6 +20,10 @@ from .._torch import function_modes, pytree
 from ..errors import unknown_site
 
 T = TypeVar("T")
+Run = Callable[[Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]
+"""Runs a torch function with arguments."""
+Fold = Callable[[Callable[..., Any], tuple[Any, ...], dict[str, Any], "SiteMode"], Any]
+"""The same, by way of a mode."""
 
 
 def site(value: T, name: str) -> T:
@@ -122,11 +126,13 @@ class SiteMode(TorchFunctionMode):
         modules: The modules that run, outermost first: an entry of its own for each call of one.
         left: While a site is visited, the entry of the module whose output it is; None at other sites.
         look: What a guard does before each torch function, where one has the mode for its eyes.
+        fold: What then runs each torch function by way of `call`, where batch norms are folded.
         saves: Whether it keeps what a derivative needs itself, and autograd nothing.
     """
 
     saves = False
-    look: Callable[[Callable[..., Any], tuple[Any, ...], dict[str, Any]], None] | None = None
+    look: Run | None = None
+    fold: Fold | None = None
 
     def __init__(self, asked: Iterable[str] = ()) -> None:
         super().__init__()
@@ -191,7 +197,14 @@ class SiteMode(TorchFunctionMode):
         kwargs = kwargs or {}
         if self.look is not None:
             self.look(func, args, kwargs)
-        return self.call(func, args, kwargs)
+        fold = self.fold
+        if fold is None:
+            return self.call(func, args, kwargs)
+        self.fold = None  # what a mode calls on its own account is no call of the model
+        try:
+            return fold(func, args, kwargs, self)
+        finally:
+            self.fold = fold
 
     def _with_part_visited(self, value: Any, name: str, positions: tuple[int, ...]) -> Any:
         """The value with its part, named after all of its positions, replaced by what goes on from there."""

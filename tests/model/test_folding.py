@@ -16,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 import funcattr
 from funcattr import FuncattrError, rules
+from funcattr.calls.operations import CONVOLUTIONS, known
 from funcattr.rules import Entry
 from funcattr.testing.seeding import settle, uniform
 
@@ -388,6 +389,95 @@ def test_a_weight_that_the_model_writes_is_folded_as_it_then_is() -> None:
     assert_close(folded(uniform(3, 3, 4, 4)), model(uniform(3, 3, 4, 4)))
     with pytest.raises(funcattr.FuncattrError, match="reads the result of the linear map in 'conv' in another way"):
         folded(x)
+
+
+@pytest.mark.parametrize("op", [*sorted(CONVOLUTIONS), "linear"])
+def test_the_weight_and_the_bias_of_a_map_are_its_second_and_third_arguments(op: str) -> None:
+    """A call by position gets the folded ones there."""
+    spellings = [getattr(home, op) for home in (F, torch, torch.ops.aten) if hasattr(home, op)]
+    overloads = [getattr(spellings[-1], name) for name in spellings[-1].overloads()]
+    for function in (*spellings, *overloads):
+        assert known(function).operation.parameters[:3] == ("input", "weight", "bias"), function
+
+
+def test_what_a_decomposition_calls_is_no_call_of_the_model() -> None:
+    """Maps that it runs have no number among those of the module."""
+
+    class Act(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1)
+            self.norms = nn.ModuleList([nn.BatchNorm2d(3), nn.BatchNorm2d(3)])
+
+        def forward(self, x: Tensor) -> Tensor:
+            h = F.gelu(self.norms[0](F.conv2d(x, self.first.weight, self.first.bias)))
+            return self.norms[1](F.conv2d(h, self.second.weight, self.second.bias)).mean((2, 3))
+
+    model = settle(Act)
+    unit = torch.eye(3, dtype=torch.float64)[..., None, None]
+
+    def written(x: Tensor, approximate: str = "none") -> Tensor:
+        return F.conv2d(x, unit) * (1 + torch.erf(x / 2**0.5)) / 2
+
+    book = funcattr.Rulebook({"gelu": rules.decompose(written)})
+    x = uniform(2, 3, 4, 4)
+    folded = funcattr.functionalize(model, fold=True)
+    (y, pull), (plain, plain_pull) = (funcattr.vjp(m, x, rules=book) for m in (folded, model))
+    assert_close(y, plain)
+    assert_close(*(pulled(torch.ones_like(y))[0] for pulled in (pull, plain_pull)))
+
+
+class LaterWritten(nn.Module):
+    """A model that for a batch of two writes a tensor of a pair, before the map or between it and the norm."""
+
+    def __init__(self, which: str, way: str, between: bool) -> None:
+        super().__init__()
+        self.which, self.way, self.between = which, way, between
+        self.conv, self.norm = nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3)
+
+    def _write(self) -> None:
+        tensor = {
+            "mean": self.norm.running_mean,
+            "variance": self.norm.running_var,
+            "scale": self.norm.weight,
+            "weight": self.conv.weight,
+        }[self.which]
+        assert tensor is not None
+        with torch.no_grad():
+            if self.way == "in place":
+                tensor.add_(1)
+            elif self.way == "a view":
+                tensor.view(-1)[1:].mul_(2)
+            elif self.way == "out":
+                torch.add(tensor, 1, out=tensor)
+            else:
+                tensor.data += 1
+
+    def forward(self, x: Tensor) -> Any:
+        if len(x) == 2 and not self.between:
+            self._write()
+        y = self.conv(x)
+        if len(x) == 2 and self.between:
+            self._write()
+        return self.norm(y).mean((2, 3))
+
+
+@pytest.mark.parametrize("between", [False, True])
+@pytest.mark.parametrize("way", ["in place", "a view", "out", "data"])
+@pytest.mark.parametrize("which", ["mean", "variance", "scale", "weight"])
+def test_a_tensor_of_a_pair_that_a_later_call_writes_counts(which: str, way: str, between: bool) -> None:
+    model = settle(lambda: LaterWritten(which, way, between))
+    folded = funcattr.functionalize(model, fold=True)
+    plain = uniform(3, 3, 4, 4)
+    assert_close(folded(plain), model(plain))
+    x = uniform(2, 3, 4, 4)
+    if between and which != "weight":
+        with pytest.raises(funcattr.FuncattrError, match="reads the result of the linear map in 'conv' in another way"):
+            folded(x)
+    else:
+        found = folded(x)
+        assert_close(found, copy.deepcopy(model)(x))
+    assert_close(folded(plain), model(plain))
 
 
 class Changing(nn.Module):
