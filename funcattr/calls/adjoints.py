@@ -192,7 +192,7 @@ def _max_pool2d(call: RecordedCall) -> Adjoint | None:
         elif by_pixel:
             like = torch.empty(shape, dtype=g.dtype, device=g.device, memory_format=torch.channels_last)
         else:
-            like = g.new_empty(1).expand(shape)
+            like = g.new_empty_strided(shape, (0,) * len(shape))
         return (_max_pool2d_backward(g, like, *window, indices),)
 
     return out, giving_own(pull)

@@ -16,6 +16,9 @@ Positions = tuple[tuple[Any, ...], ...]
 """Places among the arguments of a call: an index or a keyword each, and further keys inside of containers."""
 
 
+_CONTAINERS = (list, tuple, dict)
+
+
 class Origin(NamedTuple):
     """What data flow alone says of a tracked tensor, whatever its values.
 
@@ -47,11 +50,12 @@ class Call:
         args, kwargs: The arguments as the model gave them, in-place flags removed.
         forms: Shape and dtype of each operand.
         baseline: The same call in a pass at the baseline, for methods that compare with one; else None.
+        linear: What `is_linear_map` has found; None before it was asked.
     """
 
     __slots__ = (
         *("_args", "_func", "_kwargs", "_operation", "_output", "_positions"),
-        *("baseline", "op", "origins", "path"),
+        *("baseline", "linear", "op", "origins", "path"),
     )
 
     def __init__(
@@ -69,6 +73,7 @@ class Call:
         self.op, self.path, self.origins = operation.name, path, origins
         self._output: Any = None
         self.baseline: Any = None
+        self.linear: bool | None = None
 
     def _value(self, stored: Any) -> Any:
         """The value of a stored argument or output, which a `RecordedCall` may have let go of."""
@@ -194,8 +199,11 @@ def replace(
     """The arguments with `values` at `positions`; containers on the way are copied."""
     new_args, new_kwargs = list(args), dict(kwargs)
     for position, value in zip(positions, values, strict=True):
-        top: Any = new_kwargs if isinstance(position[0], str) else new_args
-        _put(top, position, value)
+        top: Any = new_kwargs if type(position[0]) is str else new_args
+        if len(position) == 1:
+            top[position[0]] = value
+        else:
+            _put(top, position, value)
     return tuple(new_args), new_kwargs
 
 
@@ -206,6 +214,20 @@ def _put(container: Any, position: Any, value: Any) -> None:
         _put(mutable, position[1:], value)
         value = tuple(mutable) if isinstance(inner, tuple) else mutable
     container[position[0]] = value
+
+
+def plain_tensors(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[tuple[Any, Tensor]] | None:
+    """The tensors among the arguments with their places; None if a container may hold some."""
+    found: list[tuple[Any, Tensor]] = []
+    for items in (enumerate(args), kwargs.items()) if kwargs else (enumerate(args),):
+        for key, value in items:
+            if type(value) in ATOMS:
+                continue
+            if isinstance(value, Tensor):
+                found.append((key, value))
+            elif isinstance(value, _CONTAINERS) and not is_fixed(value):
+                return None
+    return found
 
 
 def tracked_positions(args: tuple[Any, ...], kwargs: Mapping[str, Any], tracked: Container[Tensor]) -> Positions:

@@ -5,7 +5,7 @@ What a rule does not read is freed early.
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from torch import Tensor
 
@@ -28,6 +28,30 @@ def _declares(rule: Rule, declaration: str) -> bool:
     return getattr(rule, declaration, None) == id(rule)
 
 
+class Reads(NamedTuple):
+    """What a rule declares.
+
+    Attributes:
+        operands, output: Whether it reads the operands of its call, and the output, which are freed early otherwise.
+        gives_own: Whether its cotangents are new tensors, which may be written over.
+    """
+
+    operands: bool
+    output: bool
+    gives_own: bool
+
+
+def declared(rule: Callable[..., Any]) -> Reads:
+    """What a rule, or the function that a `functools.partial` binds, declares."""
+    rule = rule.func if isinstance(rule, partial) else rule
+    own = id(rule)
+    return Reads(
+        getattr(rule, "reads_no_operands", None) != own,
+        getattr(rule, "reads_no_output", None) != own,
+        getattr(rule, "gives_own", None) == own,
+    )
+
+
 def output_only(rule: R) -> R:
     """Declare that `rule` reads the output of its call and not its operands, which are then freed early.
 
@@ -40,11 +64,6 @@ def output_only(rule: R) -> R:
     return _declare(rule, "reads_no_operands")
 
 
-def needs_operands(rule: Rule) -> bool:
-    """Whether a rule reads the operands of its call."""
-    return not _declares(rule, "reads_no_operands")
-
-
 def forms_only(rule: R) -> R:
     """Declare that `rule` reads no value of its call, only `call.forms`."""
     return operands_only(output_only(rule))
@@ -55,19 +74,9 @@ def operands_only(rule: R) -> R:
     return _declare(rule, "reads_no_output")
 
 
-def needs_output(rule: Rule) -> bool:
-    """Whether a rule reads the output of its call, which otherwise is freed early."""
-    return not _declares(rule, "reads_no_output")
-
-
 def giving_own(rule: R) -> R:
     """Declare that the cotangents of `rule` are new tensors, which may be written over."""
     return _declare(rule, "gives_own")
-
-
-def gives_own(rule: Callable[..., Any]) -> bool:
-    """Whether the cotangents of a rule are new tensors, which may be written over."""
-    return _declares(rule, "gives_own")
 
 
 def takes_activation(together: Callable[[Call, Call, Any], Tensor]) -> Callable[[R], R]:

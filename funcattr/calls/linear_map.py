@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Callable
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import torch
@@ -172,21 +172,18 @@ class LinearMap:
         return bias
 
     def _read_convolution(self, call: Call) -> None:
-        function, (rank, transposed) = getattr(F, self.op), CONVOLUTIONS[self.op]
-        self.weight = call.argument("weight")
         given = call.named()
+        self.weight = call.argument("weight")
+        rank, transposed = CONVOLUTIONS[self.op]
         names = _GEOMETRY if transposed else _GEOMETRY[1:]
-        options = {name: given.get(name, default) for name, default in names}
-        self._convolve = self.multiply = partial(function, **options)
-        groups = options.pop("groups")
-        if isinstance(options["padding"], str) or self.x.ndim != rank + 2 or self.x.is_complex():
-            return
-        geometry = [_each(value, rank) for value in options.values()]
-        if {*map(len, geometry)} == {rank}:
-            if not transposed:
-                geometry.insert(0, [0] * rank)
-            shift, stride, padding, dilation = geometry
-            order = (stride, padding, dilation, transposed, shift, groups)
+        options = [given.get(name, default) for name, default in names]
+        options = tuple([tuple(value) if type(value) is list else value for value in options])
+        try:
+            convolve, order = _convolution(self.op, options)
+        except TypeError:  # numbers that are symbols have no hash
+            convolve, order = _convolution.__wrapped__(self.op, options)
+        self._convolve = self.multiply = convolve
+        if order is not None and self.x.ndim == rank + 2 and not self.x.is_complex():
             self._closed = partial(_convolution_adjoint, self.x.shape, order)
 
     def _read_linear(self, call: Call) -> None:
@@ -273,8 +270,22 @@ def _convolution_adjoint(
     shape: torch.Size, geometry: tuple[Any, ...], weight: Tensor, cotangent: Tensor, x: Tensor | None = None
 ) -> Tensor:
     # The values of the input do not enter its own gradient, only its shape does; without x, torch makes room for one.
-    like = cotangent.new_empty(1).expand(shape) if x is None else x
+    like = cotangent.new_empty_strided(shape, (0,) * len(shape)) if x is None else x
     return _convolution_backward(cotangent, like, weight, None, *geometry, [True, False, False])[0]
+
+
+@lru_cache(maxsize=1024)
+def _convolution(op: str, options: tuple[Any, ...]) -> "tuple[partial[Tensor], tuple[Any, ...] | None]":
+    """A convolution with options, in the order of `_GEOMETRY`, and the arguments of its adjoint, if it has that."""
+    rank, transposed = CONVOLUTIONS[op]
+    named = dict(zip([name for name, _ in _GEOMETRY[0 if transposed else 1 :]], options, strict=True))
+    convolve = partial(getattr(F, op), **named)
+    groups = named.pop("groups")
+    geometry = [] if isinstance(named["padding"], str) else [_each(value, rank) for value in named.values()]
+    if {*map(len, geometry)} != {rank}:
+        return convolve, None
+    shift, stride, padding, dilation = geometry if transposed else ([0] * rank, *geometry)
+    return convolve, (stride, padding, dilation, transposed, shift, groups)
 
 
 def _each(value: Any, rank: int) -> list[int]:

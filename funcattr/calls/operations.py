@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .._torch import functional_operator, is_operator, operator_name, schemas
+from .._torch import OPAQUE, functional_operator, is_operator, operator_name, schemas
 from ..torch_state import can_look_at
 
 # name: other spellings : parameters, in the order of the positional arguments
@@ -276,6 +276,8 @@ class Known(NamedTuple):
     """Whether its result carries no derivative."""
     is_write: bool
     """Whether it writes into its first argument."""
+    is_opaque: bool
+    """Whether it runs other operations inside, which no mode sees."""
     written: tuple[tuple[int | None, str], ...] = ()
     """Places and names of the arguments that an operator writes, by its schema."""
 
@@ -290,7 +292,8 @@ def known(func: Callable[..., Any]) -> Known:
         (overload, *_) = schemas(func, name)
         places = [(None if p.by_keyword else i, p.name) for i, p in enumerate(overload) if p.is_written]
         written = tuple(places)
-    return Known(name, _as_called(func, name), is_query, not written and _writes_in_place(name), written)
+    is_write = not written and _writes_in_place(name)
+    return Known(name, _as_called(func, name), is_query, is_write, isinstance(func, OPAQUE), written)
 
 
 # What a parameter is called in the operations table, where schemas have another name for it.
@@ -525,6 +528,8 @@ class OutOfPlace(NamedTuple):
 
     def values(self, out: Any) -> list[Tensor]:
         """What the written names stand for after the call, which gave `out`."""
+        if isinstance(out, Tensor):  # nearly always
+            return [out]
         return list(_tensors_of(out[0] if self.on_copies else [out]))
 
     def result(self, out: Any) -> Any:

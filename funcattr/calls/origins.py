@@ -105,6 +105,8 @@ def _clamped(call: Call, op: str, before: Origin, values: Range | None) -> tuple
 def upper_bound(call: Call) -> float | None:
     """Where a clamp saturates: 6 for relu6, `max` of a clamp, `max_val` of a hardtanh; nan for a tensor."""
     spelling = call.spelling
+    if spelling in ("relu", "relu_"):  # nearly always
+        return None
     if spelling in ("relu6", "relu6_"):
         return 6.0
     for name, default in (("max", None), ("max_val", 1.0 if spelling.startswith("hardtanh") else None)):

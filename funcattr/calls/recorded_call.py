@@ -18,6 +18,8 @@ from .saved_tensors import Deferred, made_again, written
 
 _LISTS = (list, tuple)
 _NOTHING: Mapping[Any, int] = {}
+_OUTPUT = object()
+"""The place of a call's output, beside those of its arguments."""
 _DROPPED = object()
 """Stands for an operand that its call let go of, or for its output; unlike None, no argument is it."""
 
@@ -94,7 +96,7 @@ class RecordedCall(Call):
 
     def retell(self, op: str) -> None:
         """Let the call be one of the operation `op`, by which it gets its rule."""
-        self._operation, self.op = self._operation._replace(name=op), op
+        self._operation, self.op, self.linear = self._operation._replace(name=op), op, None
 
     def rewritten(
         self,
@@ -127,8 +129,8 @@ class RecordedCall(Call):
     @property
     def is_complex(self) -> bool:
         """Whether the output or an operand is a complex tensor."""
-        operands = self._given or [lookup(self._args, self._kwargs, p) for p in self._positions]
-        return any(map(_is_complex, (self._output, *operands)))
+        is_complex = [dtype.is_complex for _, dtype in self.forms]
+        return True in is_complex or (isinstance(self._output, Tensor) and self._output.is_complex())
 
     @property
     def can_run_again(self) -> bool:
@@ -139,8 +141,9 @@ class RecordedCall(Call):
             return False
         if draws_at_random(known(self._func), self._args, self._kwargs):
             return False
-        given = (v for v in (*self._args, *self._kwargs.values()) if isinstance(v, Tensor) and v.is_floating_point())
-        alike = all(v.dtype == self._output.dtype for v in given)
+        dtype = self._output.dtype
+        given = {v.dtype for v in (*self._args, *self._kwargs.values()) if isinstance(v, Tensor)}
+        alike = not any(found.is_floating_point for found in given - {dtype})
         return alike and not torch.is_autocast_enabled(self._output.device.type)
 
     def drop_output(self) -> None:
@@ -211,37 +214,41 @@ class RecordedCall(Call):
 
     def check_unwritten(self) -> None:
         """Raise AliasedWriteError if something that is saved was written in place since."""
-        before = self._versions
-        if not before:
-            return
-        for place, tensor in self._saved():
-            now = version(tensor)
-            if now != before.get(place, now):
+        for place, before in self._versions.items():
+            saved = self._saved_at(place)
+            if isinstance(saved, Tensor) and version(saved) != before:  # else it was let go of since
                 raise written(self.path)
+
+    def _saved_at(self, place: Any) -> Any:
+        """What is saved at a place of `_saved`."""
+        if place is _OUTPUT:
+            return self._output
+        if type(place) is not tuple:
+            return self._kwargs[place] if type(place) is str else self._args[place]
+        container = self._saved_at(place[0])
+        return container[place[1]] if isinstance(container, _LISTS) else None
 
     def saved_arguments(self) -> list[Tensor]:
         """The tensors among the arguments, without statistics that the call itself updates."""
-        return [tensor for place, tensor in self._saved() if place != "output"]
+        return [tensor for place, tensor in self._saved() if place is not _OUTPUT]
 
     def _saved(self) -> list[tuple[Any, Tensor]]:
         """The tensors among the arguments and the output by their places, without statistics that calls update."""
         updates = self.op in UPDATES and self.argument(*UPDATES[self.op])
         updated = (self.argument("running_mean"), self.argument("running_var")) if updates else ()
-        found: list[tuple[Any, Tensor]] = [("output", self._output)] if isinstance(self._output, Tensor) else []
+        found: list[tuple[Any, Tensor]] = [(_OUTPUT, self._output)] if isinstance(self._output, Tensor) else []
         stored = (*enumerate(self._args), *self._kwargs.items()) if self._kwargs else enumerate(self._args)
         for key, value in stored:
+            if type(value) in ATOMS:
+                continue
             if isinstance(value, Tensor):
                 if not updated or not any(value is t for t in updated):
                     found.append((key, value))
             elif isinstance(value, _LISTS) and not ATOMS.issuperset(map(type, value)):
                 found += [((key, i), t) for i, t in enumerate(value) if isinstance(t, Tensor)]
         if isinstance(self._output, _LISTS):
-            found += [(("output", i), t) for i, t in enumerate(self._output) if isinstance(t, Tensor)]
+            found += [((_OUTPUT, i), t) for i, t in enumerate(self._output) if isinstance(t, Tensor)]
         return found
-
-
-def _is_complex(value: Any) -> bool:
-    return isinstance(value, Tensor) and value.is_complex()
 
 
 class _Run:

@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import Any, Literal, NamedTuple, get_args
 
 from .._torch import pytree
-from ..calls.declarations import is_folded_alike, needs_operands, needs_output
+from ..calls.declarations import declared, is_folded_alike
 from ..calls.kinds import FUNCTION, GROUPS, in_group
 from ..calls.operations import CONVOLUTIONS, OPERATIONS, canonical, is_known, refine, spelled
 from ..text_tables import table
@@ -227,8 +227,10 @@ def _is_ordinary(action: Action) -> bool:
 
 
 def _needs_values(action: Action) -> bool:
-    rule = action.function
-    return rule is not None and (action.kind == "join" or needs_operands(rule) or needs_output(rule))
+    if action.function is None:
+        return False
+    reads = declared(action.function)
+    return action.kind == "join" or reads.operands or reads.output
 
 
 def _entry(row: Entry) -> Entry:

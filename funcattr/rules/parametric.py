@@ -19,9 +19,9 @@ Leaks = dict[str, Any]
 
 
 _DECLARATIONS: tuple[tuple[Callable[..., bool], Callable[..., Any]], ...] = (
-    (lambda rule: not declarations.needs_operands(rule), declarations.output_only),
-    (lambda rule: not declarations.needs_output(rule), declarations.operands_only),
-    (declarations.gives_own, declarations.giving_own),
+    (lambda rule: not declarations.declared(rule).operands, declarations.output_only),
+    (lambda rule: not declarations.declared(rule).output, declarations.operands_only),
+    (lambda rule: declarations.declared(rule).gives_own, declarations.giving_own),
     (declarations.is_row_by_row, declarations.row_by_row),
 )
 

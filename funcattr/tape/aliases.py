@@ -6,10 +6,13 @@ import torch
 from torch import Tensor
 
 from .._torch import place, without_torch_function
-from ..calls.memories import Memories
+from ..calls.memories import Memories, Memory
 from ..copies import is_fixed
-from ..errors import AliasedWriteError
 from .tracked import ByIdentity
+
+
+class OutOfDateError(Exception):
+    """A tensor is read whose memory was written through another name."""
 
 
 class Aliases:
@@ -20,26 +23,28 @@ class Aliases:
         self._current = ByIdentity[Tensor]()
         self.written = False
 
-    def read(self, tensor: Tensor, caller: str, path: str) -> Tensor:
-        """What a call in the module `path` gets where it names `tensor`; AliasedWriteError if that is out of date."""
+    def read(self, tensor: Tensor) -> Tensor:
+        """What a call gets where it names `tensor`; OutOfDateError if that is out of date."""
         newer = self._current.get(tensor)
         tensor = tensor if newer is None else self.current(newer)
-        if self.written and self.is_stale(tensor):
-            raise _out_of_date(caller, path)
+        if self.written:
+            memory = self._memories.of(tensor)
+            if memory is not None and memory.written and memory.is_stale(place(tensor)):
+                raise OutOfDateError
         return tensor
 
-    def read_all(self, values: Any, caller: str, path: str) -> Any:
+    def read_all(self, values: Any) -> Any:
         """The same for every tensor in containers."""
         if isinstance(values, Tensor):
-            return self.read(values, caller, path)
+            return self.read(values)
         if isinstance(values, tuple | list):
             read, is_new = [], False
             for value in values:
                 now = value
                 if isinstance(value, Tensor):
-                    now = self.read(value, caller, path)
+                    now = self.read(value)
                 elif not is_fixed(value):
-                    now = self.read_all(value, caller, path)
+                    now = self.read_all(value)
                 read.append(now)
                 is_new = is_new or now is not value
             if not is_new:
@@ -47,10 +52,10 @@ class Aliases:
             kind: Any = type(values)
             return kind(*read) if hasattr(kind, "_fields") else tuple(read) if isinstance(values, tuple) else read
         if isinstance(values, dict):
-            return {k: self.read_all(v, caller, path) for k, v in values.items()}
+            return {k: self.read_all(v) for k, v in values.items()}
         return values
 
-    def read_around(self, target: Tensor, index: Any, caller: str, path: str) -> Tensor:
+    def read_around(self, target: Tensor, index: Any) -> Tensor:
         """What `target[index] = ...` gets where it names `target`: what lies at the index need not be up to date.
 
         `target[index] += 1` is two calls, of which the first writes what the second then puts back.
@@ -63,7 +68,7 @@ class Aliases:
             part = target[index]
         where = place(part) if self._memories.of(part) is memory else None
         if memory.is_stale(place(target), except_for=where):
-            raise _out_of_date(caller, path)
+            raise OutOfDateError
         for other, reference in memory.written:
             value = reference()
             if other == where and value is not None:  # from now on the target stands for what was written there
@@ -76,20 +81,15 @@ class Aliases:
             tensor = newer
         return tensor
 
-    def is_stale(self, tensor: Tensor) -> bool:
-        """Whether `tensor` shares memory that was written through another name."""
-        memory = self._memories.of(tensor)
-        return memory is not None and bool(memory.written) and memory.is_stale(place(tensor))
-
     def write(self, target: Tensor, value: Tensor) -> None:
         """Let `target` stand for `value`; what shares its memory is out of date."""
         if value is target:  # dropout in eval mode gives back its input
             return
-        self.written = True
         memory = self._memories.of(target)
         if memory is None or self._memories.of(value) is not memory:  # else it is seen in another shape, as by `t_`
-            self.put_out_of_date(target, value)
+            self.put_out_of_date(target, value, memory)
         self._current[target] = value
+        self.written = True
 
     def follow(self, value: Tensor, site: Tensor) -> None:
         """Let the names of `value` stand for what was put in its place at a site."""
@@ -100,16 +100,9 @@ class Aliases:
             self.put_out_of_date(value, site)
         self._current[value] = site
 
-    def put_out_of_date(self, tensor: Tensor, value: Tensor) -> None:
+    def put_out_of_date(self, tensor: Tensor, value: Tensor, memory: Memory | None = None) -> None:
         """What shares the memory of `tensor` is out of date: its name stands for `value`."""
-        memory = self._memories.about(tensor)
+        memory = self._memories.about(tensor) if memory is None else memory
         if memory is not None:
             memory.write(place(tensor), value)
         self.written = True
-
-
-def _out_of_date(caller: str, path: str) -> AliasedWriteError:
-    return AliasedWriteError(
-        f"{caller}: in the module {path!r}, a tensor is read that shares memory with one written in place "
-        "through another view. Write out of place there (y = y + 1, not y += 1), or clone() the view."
-    )

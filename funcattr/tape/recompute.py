@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ..calls.declarations import needs_operands
+from ..calls.declarations import declared
 from ..calls.kinds import LINEAR
 from ..calls.normalization import has_constant_statistics
 from ..calls.operations import CONVOLUTIONS
@@ -42,7 +42,7 @@ class Recomputing:
         if action.kind == "fold":
             if has_constant_statistics(call):
                 _let_go(before, call, inputs)
-        elif call.op == "relu" and action.function is not None and not needs_operands(action.function):
+        elif call.op == "relu" and action.function is not None and not declared(action.function).operands:
             self._relus[outputs[0].slot] = (call, self._results.get(inputs[0]) or weakref.ref(call.operands[0]))
         elif call.op == "linear" or call.op in CONVOLUTIONS:
             self._compute_again(call, inputs[0])

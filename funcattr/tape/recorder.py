@@ -9,7 +9,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .._torch import (
-    OPAQUE,
     current_level,
     pytree,
     set_grad_enabled_function,
@@ -18,8 +17,8 @@ from .._torch import (
     without_subclass_function,
 )
 from ..calls.adjoints import NoDerivativeError, is_differentiable, ordinary_adjoint
-from ..calls.call import Origin, Positions, tracked_positions
-from ..calls.declarations import gives_own, in_one
+from ..calls.call import Origin, Positions, plain_tensors, replace, tracked_positions
+from ..calls.declarations import declared, in_one
 from ..calls.dense_mask import with_dense_mask
 from ..calls.kinds import ELEMENTWISE, LINEAR, SHIFTS, is_linear_map
 from ..calls.linear_map import linear
@@ -42,13 +41,13 @@ from ..calls.operations import (
 from ..calls.origins import origin, retold
 from ..calls.recorded_call import RecordedCall
 from ..copies import is_fixed
-from ..errors import LOOK, UnsupportedOperationError, warn
+from ..errors import LOOK, AliasedWriteError, UnsupportedOperationError, warn
 from ..model.other_names import OtherNames
 from ..model.sites import SiteMode
 from ..rulebook.actions import GRADIENT, STOP, UNLISTED, Action
 from ..rulebook.rulebook import Match, Rulebook
 from ..torch_state import is_plain_eager
-from .aliases import Aliases
+from .aliases import Aliases, OutOfDateError
 from .followed import followed, has_own_functions
 from .masks import Masks
 from .pairing import Pairing
@@ -272,10 +271,19 @@ class Recorder(SiteMode):
         told = known(func)
         if told.is_query:
             return self._query(func, told.name, args, kwargs, hidden)
-        if self._aliases.written:
-            args, kwargs = self._read_arguments(told.name, args, kwargs)
         self._raise_unseen()
-        positions = tracked_positions(args, kwargs, self._slots)
+        tensors = plain_tensors(args, kwargs)
+        if tensors is None or told.name == "__setitem__":
+            if self._aliases.written:
+                args, kwargs = self._read_arguments(told.name, args, kwargs)
+            positions = tracked_positions(args, kwargs, self._slots)
+            if positions:
+                args, kwargs = _own(args), _own(kwargs)
+        else:  # nearly always
+            if self._aliases.written:
+                args, kwargs, tensors = self._read_tensors(args, kwargs, tensors)
+            slots = self._slots
+            positions = tuple([(key,) for key, tensor in tensors if tensor in slots])
         if told.name in LIKE:
             positions = tuple([p for p in positions if p == (0,)])
         if positions and hidden:
@@ -288,12 +296,22 @@ class Recorder(SiteMode):
         with torch.set_grad_enabled(self._outer_grad):
             return self._run(func, told, args, kwargs, positions, frozen)
 
+    def _read_tensors(self, args: tuple[Any, ...], kwargs: dict[str, Any], tensors: list[tuple[Any, Tensor]]) -> Any:
+        """The arguments after the writes so far, of a call whose tensors are `tensors`."""
+        read = [(key, self._read(tensor)) for key, tensor in tensors]
+        if all(now is before for (_, now), (_, before) in zip(read, tensors, strict=True)):  # nearly always
+            return args, kwargs, tensors
+        return *replace(args, kwargs, tuple([(key,) for key, _ in read]), tuple([now for _, now in read])), read
+
     def _read_arguments(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if name != "__setitem__":
             return self._read_all(args), self._read_all(kwargs) if kwargs else kwargs
         target, *given = args
         index, value = self._read_all(given)
-        return (self._aliases.read_around(target, index, self.caller, self.path), index, value), kwargs
+        try:
+            return (self._aliases.read_around(target, index), index, value), kwargs
+        except OutOfDateError:
+            raise self._out_of_date() from None
 
     def _query(
         self, func: Callable[..., Any], name: str, args: tuple[Any, ...], kwargs: dict[str, Any], hidden: bool
@@ -343,7 +361,7 @@ class Recorder(SiteMode):
         positions: Positions,
         frozen: bool,
     ) -> Any:
-        if positions and isinstance(func, OPAQUE):
+        if positions and told.is_opaque:
             raise self._unseen(f"{told.name}, which is scripted or runs a graph of its own")
         if positions and told.name in REFUSED:
             raise self._unseen(told.name)
@@ -417,10 +435,10 @@ class Recorder(SiteMode):
         kwargs: dict[str, Any],
         frozen: bool,
     ) -> Any:
-        positions = tracked_positions(args, kwargs, self._slots)
-        if frozen or not positions:
+        if frozen:
             return func(*args, **kwargs)
-        return self._recorded(func, operation, args, kwargs, positions)
+        positions = tracked_positions(args, kwargs, self._slots)
+        return self._recorded(func, operation, args, kwargs, positions) if positions else func(*args, **kwargs)
 
     def _constant(self, name: str, out: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The result of a call that makes constants; those that share memory with tracked values are noted."""
@@ -440,7 +458,6 @@ class Recorder(SiteMode):
         kwargs: dict[str, Any],
         positions: Positions,
     ) -> Any:
-        args, kwargs = _own_arguments(args, kwargs)
         if operation.name == "scaled_dot_product_attention":
             args, kwargs = with_dense_mask(operation, args, kwargs)
         if operation.name in LINEAR and torch.is_autocast_enabled(self.roots[0].device.type):
@@ -618,7 +635,9 @@ class Recorder(SiteMode):
         except NoDerivativeError as error:
             raise self._unseen(f"{call.spelling}, which torch cannot differentiate: {error}") from error
         if parts:
-            step = Step(pull, inputs, self._new_slots(call, parts), call.op, call.path, action, owned=gives_own(pull))
+            step = Step(
+                pull, inputs, self._new_slots(call, parts), call.op, call.path, action, owned=declared(pull).gives_own
+            )
             self.steps.append(step._replace(values=Values(values, parts)) if self._keep else step)
         return out
 
@@ -656,10 +675,22 @@ class Recorder(SiteMode):
         return tuple([OutputSlot(new(t, origin(call, t)), t.shape, t.dtype, t.device) for t in outputs])
 
     def _read(self, tensor: Tensor) -> Tensor:
-        return self._aliases.read(tensor, self.caller, self.path)
+        try:
+            return self._aliases.read(tensor)
+        except OutOfDateError:
+            raise self._out_of_date() from None
 
     def _read_all(self, values: Any) -> Any:
-        return self._aliases.read_all(values, self.caller, self.path)
+        try:
+            return self._aliases.read_all(values)
+        except OutOfDateError:
+            raise self._out_of_date() from None
+
+    def _out_of_date(self) -> AliasedWriteError:
+        return AliasedWriteError(
+            f"{self.caller}: in the module {self.path!r}, a tensor is read that shares memory with one written in "
+            "place through another view. Write out of place there (y = y + 1, not y += 1), or clone() the view."
+        )
 
     def _check_level(self, positions: Positions, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         inner = [t for t in pytree.tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
@@ -700,13 +731,6 @@ def _tensors(value: Any) -> list[Tensor]:
     if isinstance(value, Tensor):
         return [value]
     return [] if value is None else [leaf for leaf in pytree.tree_leaves(value) if isinstance(leaf, Tensor)]
-
-
-def _own_arguments(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    for value in (*args, *kwargs.values()) if kwargs else args:
-        if not isinstance(value, Tensor) and not is_fixed(value) and isinstance(value, _CONTAINERS):
-            return tuple([_own(v) for v in args]), _own(kwargs)
-    return args, kwargs  # nearly always
 
 
 def _own(value: Any) -> Any:

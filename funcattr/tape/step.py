@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..calls.declarations import gives_own, needs_operands, needs_output
+from ..calls.declarations import declared
 from ..calls.recorded_call import RecordedCall
 from ..rulebook.actions import UNLISTED, Action, apply_rule
 
@@ -78,7 +78,7 @@ def pull_of(action: Action, call: RecordedCall, caller: str) -> tuple[Pull, bool
     # No reference to the recorder in the pullback, or the two would keep each other until a garbage collection.
     forms = call.forms
     # Rules that need no values need them where complex numbers mix their parts.
-    operands, output = needs_operands(action.function), needs_output(action.function)
+    operands, output, own = declared(action.function)
     if not (operands and output) and (call.compared or call.is_complex):
         operands = output = True
     if not operands:
@@ -87,4 +87,4 @@ def pull_of(action: Action, call: RecordedCall, caller: str) -> tuple[Pull, bool
         call.drop_output()
         if not operands:
             call.unwatch()
-    return partial(apply_rule, action.function, call, forms, caller), gives_own(action.function)
+    return partial(apply_rule, action.function, call, forms, caller), own

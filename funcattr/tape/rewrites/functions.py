@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ...calls.call import Origin, Positions, replace
-from ...calls.declarations import needs_operands, needs_output
+from ...calls.declarations import declared
 from ...calls.kinds import ELEMENTWISE, FUNCTION, GATES, LOOKED_THROUGH, SHIFTS
 from ...calls.operations import Operation
 from ...calls.recorded_call import RecordedCall
@@ -253,8 +253,8 @@ def _as_function(
     action = rules.function_action(last.path)
     if action is None or action.function is None:
         return None
-    slot, form = last.outputs[0].slot, forms[region.source]
-    if action.kind == "join" or needs_operands(action.function) or needs_output(action.function):
+    slot, form, reads = last.outputs[0].slot, forms[region.source], declared(action.function)
+    if action.kind == "join" or reads.operands or reads.output:
         found = function_of(steps, region, known)
         if found is None:
             return None
