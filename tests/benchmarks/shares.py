@@ -2,20 +2,27 @@
 
 In times of one plain forward and backward pass: the whole, and of it the linear maps and their adjoints, the other
 operations, and what is between operations (Python, the recorder, autograd). The maps are the bound of whatever else is
-made faster. Methods take turns. Operations are timed in runs of their own, by torch's profiler, which makes the time
-between them longer and so measures only them; where a run differs from the next, what is between may come out below
-zero. Medians of several rounds.
+made faster. "At best" is the gradient by autograd under a recorder that only sees each call (as in
+`tests.benchmarks.overhead`): what lies between operations there is a bound for every method on record.
+
+Methods take turns. Operations are timed in runs of their own, by torch's profiler, which makes the time between them
+longer and so measures only them; where a run differs from the next, what is between may come out below zero. Medians
+of several rounds.
 """
 
 import argparse
 from collections.abc import Callable, Sequence
+from functools import partial
 from statistics import median
 from typing import Any, NamedTuple
 
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+import funcattr
+
 from .measure import turns
+from .overhead import at_best
 from .passes import MODELS, methods
 
 MAPS = frozenset(
@@ -57,7 +64,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--rounds", type=int, default=7)
     options = parser.parse_args(argv)
     x = torch.randn(options.batch, 3, options.size, options.size, generator=torch.Generator().manual_seed(0))
-    runs = methods(MODELS[options.model]().eval(), x)
+    model = MODELS[options.model]().eval()
+    runs = methods(model, x)
+    runs["at best"] = partial(at_best, funcattr.functionalize(model), x)
+    if "gradient, folded" in runs:
+        runs["at best, folded"] = partial(at_best, funcattr.functionalize(model, fold=True), x)
     words = options.methods or [""]
     runs = {name: run for name, run in runs.items() if name == "plain" or any(word in name for word in words)}
     parts: dict[str, list[tuple[float, float, float]]] = {name: [] for name in runs}
