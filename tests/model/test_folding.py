@@ -16,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 import funcattr
 from funcattr import FuncattrError, rules
+from funcattr._torch import function_modes
 from funcattr.calls.operations import CONVOLUTIONS, known
 from funcattr.rules import Entry
 from funcattr.testing.seeding import settle, uniform
@@ -398,6 +399,24 @@ def test_the_weight_and_the_bias_of_a_map_are_its_second_and_third_arguments(op:
     overloads = [getattr(spellings[-1], name) for name in spellings[-1].overloads()]
     for function in (*spellings, *overloads):
         assert known(function).operation.parameters[:3] == ("input", "weight", "bias"), function
+
+
+@pytest.mark.parametrize("fold", [False, True])
+@pytest.mark.parametrize("method", [funcattr.gradient, funcattr.guided_backprop, funcattr.lrp])
+def test_a_call_runs_under_one_mode(method: Callable[..., Tensor], fold: bool) -> None:
+    """Each mode takes a turn at every torch function."""
+    counts = list[int]()
+
+    class Counted(Shared):
+        def forward(self, x: Tensor) -> Any:
+            counts.append(len(function_modes()))
+            return torch.relu(self.norm(self.conv(x))).mean((2, 3))
+
+    model, x = funcattr.functionalize(settle(lambda: Counted("")), fold=fold), uniform(2, 3, 4, 4)
+    method(model, x, 1)
+    counts.clear()
+    method(model, x, 1)
+    assert counts and set(counts) == {1}
 
 
 def test_what_a_decomposition_calls_is_no_call_of_the_model() -> None:
