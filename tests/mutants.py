@@ -680,9 +680,23 @@ MUTANTS = (
     Mutant(
         "a cotangent that comes second replaces the first",
         "funcattr/tape/walk.py",
-        "add(g, cotangents[slot]) if slot in cotangents else g",
-        "g",
+        "cotangents[slot] = add(g, cotangents[slot])",
+        "cotangents[slot] = g",
         ("tests/tape/test_recorder.py::test_repeated_operands_get_a_cotangent_each",),
+    ),
+    Mutant(
+        "a cotangent that is passed on twice is written over",
+        "funcattr/tape/walk.py",
+        "own.add if step.owned and len(results) == 1 else own.discard",
+        "own.add",
+        ("tests/tape/test_walk.py::test_only_what_nobody_else_holds_is_written_over",),
+    ),
+    Mutant(
+        "what wraps a rule writes over as the rule does",
+        "funcattr/calls/declarations.py",
+        "return over if owner == id(rule) else None",
+        "return over",
+        ("tests/tape/test_walk.py::test_what_wraps_a_rule_has_no_form_that_writes_over",),
     ),
     Mutant(
         "partners may have other operands",

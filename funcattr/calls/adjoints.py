@@ -23,14 +23,13 @@ from .._torch import (
 )
 from ..errors import FuncattrError, UnsupportedOperationError
 from ..torch_state import is_plain_eager
-from .declarations import giving_own
+from .declarations import giving_own, writing_over
+from .inplace import relu_adjoint, scaled, threshold_backward
 from .kinds import LINEAR, is_linear_map, read_by_adjoint
 from .linear_map import CLOSED_FORMS, LinearMap
 from .recorded_call import RecordedCall
 from .saved_tensors import Saved
 
-threshold_backward = torch.ops.aten.threshold_backward.default
-"""`(g, y, 0) -> g where y > 0`: relu's adjoint, a vectorised mask."""
 _max_pool2d_with_indices = torch.ops.aten.max_pool2d_with_indices.default
 _max_pool2d_backward = torch.ops.aten.max_pool2d_with_indices_backward.default
 Adjoint = tuple[Tensor, Callable[[Tensor], tuple[Tensor, ...]]]
@@ -65,7 +64,13 @@ def _batch_norm(call: RecordedCall) -> Adjoint | None:
     scale = torch.rsqrt(variance + given.get("eps", 1e-5))
     scale = scale if weight is None else scale * weight
     scale = scale.to(x.dtype).reshape(-1, *[1] * (x.ndim - 2))
-    return call.run(), lambda g: (g * scale,)
+
+    @giving_own
+    @writing_over(lambda g: (scaled(g, scale),))
+    def pull(g: Tensor) -> tuple[Tensor]:
+        return (g * scale,)
+
+    return call.run(), pull
 
 
 _BOUNDS = ("min", "max", "max_val", "threshold")
@@ -77,7 +82,13 @@ def _relu(call: RecordedCall) -> Adjoint | None:
         return None
     out = call.run()
     held = Saved(out, call.path)
-    return out, lambda g: (threshold_backward(g, held(), 0),)
+
+    @giving_own
+    @writing_over(lambda g: (relu_adjoint(g, held()),))
+    def pull(g: Tensor) -> tuple[Tensor]:
+        return (threshold_backward(g, held(), 0),)
+
+    return out, pull
 
 
 def sum_to(g: Tensor, shape: torch.Size, dtype: torch.dtype) -> Tensor:

@@ -42,13 +42,11 @@ class Reads(NamedTuple):
 
 
 def declared(rule: Callable[..., Any]) -> Reads:
-    """What a rule, or the function that a `functools.partial` binds, declares."""
-    rule = rule.func if isinstance(rule, partial) else rule
-    own = id(rule)
+    """What a rule declares."""
     return Reads(
-        getattr(rule, "reads_no_operands", None) != own,
-        getattr(rule, "reads_no_output", None) != own,
-        getattr(rule, "gives_own", None) == own,
+        not _declares(rule, "reads_no_operands"),
+        not _declares(rule, "reads_no_output"),
+        _declares(rule, "gives_own"),
     )
 
 
@@ -77,6 +75,22 @@ def operands_only(rule: R) -> R:
 def giving_own(rule: R) -> R:
     """Declare that the cotangents of `rule` are new tensors, which may be written over."""
     return _declare(rule, "gives_own")
+
+
+def writing_over(over: Callable[..., Any]) -> Callable[[R], R]:
+    """Declare the form of a rule, or of a pullback, for a cotangent that nobody else holds: it may write over that."""
+
+    def declare(rule: R) -> R:
+        vars(rule)["over"] = (id(rule), over)
+        return rule
+
+    return declare
+
+
+def form_that_writes_over(rule: Callable[..., Any]) -> Callable[..., Any] | None:
+    """What `writing_over` declared of a rule; not of what wraps it."""
+    owner, over = getattr(rule, "over", (None, None))
+    return over if owner == id(rule) else None
 
 
 def takes_activation(together: Callable[[Call, Call, Any], Tensor]) -> Callable[[R], R]:

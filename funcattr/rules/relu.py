@@ -7,9 +7,9 @@ an upper bound b, the guided rule keeps the ordinary factor 1[x < b]; deconvnet 
 import torch
 from torch import Tensor
 
-from ..calls.adjoints import threshold_backward
 from ..calls.call import Call
-from ..calls.declarations import output_only
+from ..calls.declarations import giving_own, output_only, writing_over
+from ..calls.inplace import rectified, relu_adjoint, threshold_backward
 from ..calls.origins import upper_bound
 from .parametric import rule
 
@@ -19,6 +19,15 @@ def _check_beta(beta: float) -> None:
         raise ValueError(f"beta_smooth(beta={beta!r}): expected a sharpness above 0.")
 
 
+def _guided_over(call: Call, own: Tensor) -> Tensor:
+    bound = upper_bound(call)
+    if bound is not None:
+        own = torch.where(call.output < bound, own, 0)
+    return torch.relu_(relu_adjoint(own, call.output))
+
+
+@giving_own
+@writing_over(_guided_over)
 @output_only
 def guided(call: Call, p: Tensor) -> Tensor:
     """Guided backpropagation: p 1[x > 0] 1[p > 0] (Springenberg et al., 2015, arXiv:1412.6806, section 3.4)."""
@@ -29,6 +38,8 @@ def guided(call: Call, p: Tensor) -> Tensor:
     return torch.relu_(threshold_backward(p, call.output, 0))
 
 
+@giving_own
+@writing_over(lambda call, own: rectified(own))
 @output_only
 def deconvnet(call: Call, p: Tensor) -> Tensor:
     """Deconvolution: max(p, 0), whatever x was (Zeiler and Fergus, 2014, arXiv:1311.2901, section 2.1)."""

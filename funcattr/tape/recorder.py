@@ -18,7 +18,7 @@ from .._torch import (
 )
 from ..calls.adjoints import NoDerivativeError, is_differentiable, ordinary_adjoint
 from ..calls.call import Origin, Positions, plain_tensors, replace, tracked_positions
-from ..calls.declarations import declared, in_one
+from ..calls.declarations import declared, form_that_writes_over, in_one
 from ..calls.dense_mask import with_dense_mask
 from ..calls.kinds import ELEMENTWISE, LINEAR, SHIFTS, is_linear_map
 from ..calls.linear_map import linear
@@ -635,9 +635,8 @@ class Recorder(SiteMode):
         except NoDerivativeError as error:
             raise self._unseen(f"{call.spelling}, which torch cannot differentiate: {error}") from error
         if parts:
-            step = Step(
-                pull, inputs, self._new_slots(call, parts), call.op, call.path, action, owned=declared(pull).gives_own
-            )
+            slots, own, over = self._new_slots(call, parts), declared(pull).gives_own, form_that_writes_over(pull)
+            step = Step(pull, inputs, slots, call.op, call.path, action, owned=own, over=over)
             self.steps.append(step._replace(values=Values(values, parts)) if self._keep else step)
         return out
 
@@ -658,8 +657,8 @@ class Recorder(SiteMode):
             waits = if_last if later else None
             step = Step(_nothing, inputs, outputs, call.op, call.path, action, call, waits, values=values)
         else:
-            pull, owned = pull_of(action, call, self.caller)
-            step = Step(pull, inputs, outputs, call.op, call.path, action, call, values=values, owned=owned)
+            pull, own, over = pull_of(action, call, self.caller)
+            step = Step(pull, inputs, outputs, call.op, call.path, action, call, values=values, owned=own, over=over)
         call.watch()
         call.drop_gathered()
         self.steps.append(step)

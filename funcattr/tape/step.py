@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..calls.declarations import declared
+from ..calls.declarations import declared, form_that_writes_over
 from ..calls.recorded_call import RecordedCall
 from ..rulebook.actions import UNLISTED, Action, apply_rule
 
@@ -50,6 +50,7 @@ class Step(NamedTuple):
         note: What `resolve` made of the step.
         values: The tensors at its inputs and outputs, if they are kept.
         owned: Whether the cotangents that it gives are new tensors, which nobody else holds.
+        over: The pullback of a cotangent that nobody else holds, and that it may write over; None where that is `pull`.
     """
 
     pull: Pull
@@ -64,17 +65,18 @@ class Step(NamedTuple):
     note: str = ""
     values: Values = NO_VALUES
     owned: bool = False
+    over: Pull | None = None
 
     def ruled(self, action: Action, call: RecordedCall, caller: str) -> "Step":
         """The step of `call` by `action`, a rule or the ordinary adjoint."""
-        pull, owned = pull_of(action, call, caller)
-        return self._replace(pull=pull, action=action, call=call, if_last=None, owned=owned)
+        pull, owned, over = pull_of(action, call, caller)
+        return self._replace(pull=pull, action=action, call=call, if_last=None, owned=owned, over=over)
 
 
-def pull_of(action: Action, call: RecordedCall, caller: str) -> tuple[Pull, bool]:
-    """The pullback of `call` by `action`, a rule or the ordinary adjoint, and whether it gives new tensors."""
+def pull_of(action: Action, call: RecordedCall, caller: str) -> tuple[Pull, bool, Pull | None]:
+    """`pull`, `owned` and `over` of the step of `call` by `action`, a rule or the ordinary adjoint."""
     if action.function is None:
-        return lambda g: call.settled().vjp(g), False
+        return lambda g: call.settled().vjp(g), False, None
     # No reference to the recorder in the pullback, or the two would keep each other until a garbage collection.
     forms = call.forms
     # Rules that need no values need them where complex numbers mix their parts.
@@ -87,4 +89,6 @@ def pull_of(action: Action, call: RecordedCall, caller: str) -> tuple[Pull, bool
         call.drop_output()
         if not operands:
             call.unwatch()
-    return partial(apply_rule, action.function, call, forms, caller), own
+    over = form_that_writes_over(action.function)
+    over = None if over is None else partial(apply_rule, over, call, forms, caller)
+    return partial(apply_rule, action.function, call, forms, caller), own, over

@@ -29,6 +29,7 @@ def walk(
         observer: Is told of each step that is passed.
     """
     pending = steps if release else steps.copy()
+    own: set[int] = set()  # slots of cotangents that the walk alone holds
     while pending:
         step = pending.pop()
         arrived = [cotangents.pop(out.slot, None) for out in step.outputs]
@@ -37,7 +38,10 @@ def walk(
         if len(arrived) == 1:
             if arrived[0] is None:
                 continue
-            results = step.pull(arrived[0])
+            pull = step.pull
+            if step.over is not None and step.outputs[0].slot in own and observer is None:
+                pull = step.over
+            results = pull(arrived[0])
         elif all(g is None for g in arrived):
             continue
         else:
@@ -47,6 +51,12 @@ def walk(
             observer(step, arrived, results)
         add = plus if step.owned and observer is None else operator.add
         for slot, g in zip(step.inputs, results, strict=True):
-            if g is not None:
-                cotangents[slot] = add(g, cotangents[slot]) if slot in cotangents else g
+            if g is None:
+                continue
+            if slot in cotangents:
+                cotangents[slot] = add(g, cotangents[slot])
+                own.add(slot)
+            else:
+                cotangents[slot] = g
+                (own.add if step.owned and len(results) == 1 else own.discard)(slot)
     return cotangents
