@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from .._torch import (
     function_modes,
@@ -169,21 +170,41 @@ class Guard:
         )
 
 
-class CallMode(SiteMode):
-    """The mode of a call that no other mode of sites looks at.
+class GuardMode(TorchFunctionMode):
+    """Runs a call's torch functions under the eyes of its guard, where no mode asks for sites.
 
     Args:
+        guard: The guard.
         whole: Whether linear maps of strided tokens run in one piece.
     """
 
-    def __init__(self, whole: bool) -> None:
+    def __init__(self, guard: Guard, whole: bool) -> None:
         super().__init__()
-        self._whole = whole
+        self._guard, self._whole = guard, whole
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        self._guard.look(func, args, kwargs)
+        return _run(func, args, kwargs, self._whole)
+
+
+class FoldingMode(SiteMode):
+    """The same where batch norms are folded, which asks in which module a call is."""
+
+    def __init__(self, guard: Guard, whole: bool, fold: Fold) -> None:
+        super().__init__()
+        self.look, self.fold, self._whole = guard.look, fold, whole
 
     def call(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if self._whole and not torch.compiler.is_dynamo_compiling():
-            return in_one_piece(func, args, kwargs)
-        return func(*args, **kwargs)
+        return _run(func, args, kwargs, self._whole)
+
+
+def _run(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], whole: bool) -> Any:
+    if whole and not torch.compiler.is_dynamo_compiling():
+        return in_one_piece(func, args, kwargs)
+    return func(*args, **kwargs)
 
 
 @contextmanager
@@ -204,7 +225,5 @@ def guarded(guard: Guard, whole: bool = False, fold: Fold | None = None) -> Iter
         finally:
             mode.look = mode.fold = None
         return
-    mode = CallMode(whole)
-    mode.look, mode.fold = guard.look, fold
-    with mode:
+    with GuardMode(guard, whole) if fold is None else FoldingMode(guard, whole, fold):
         yield
