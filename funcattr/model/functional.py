@@ -410,7 +410,8 @@ class FunctionalModel:
         shared = [tensors[name] for name in (*structure.params, *structure.in_params) if name not in self.bound]
         copier = CallCopier({id(t): tensors[name] for name, t in owned.items() if name in tensors})
         parts = sited_copy(structure.parts, copier)
-        guard = Guard({**owned, **copier.users}, [*shared, *copier.shared], self.bound, tensors)
+        folded = None if folding is None else tensors
+        guard = Guard({**owned, **copier.users}, [*shared, *copier.shared], self.bound, folded)
         if folding is not None:
             folding.touched = guard.touched
         try:

@@ -52,17 +52,17 @@ class Guard:
         users: The user's own tensors, by name, none of which the call should meet.
         shared: The call's names for memory that is the user's.
         bound: Tensors that the user bound, by name.
-        tensors: Those that the call computes with, by name.
+        folded: All tensors that the call computes with, by name, if it folds some of them.
 
     Attributes:
-        touched: Memory of the tensors that the call computes with, if it has written there.
+        touched: Memory of these tensors, if the call has written there.
     """
 
-    def __init__(self, users: Named, shared: list[Tensor], bound: Named, tensors: Named) -> None:
+    def __init__(self, users: Named, shared: list[Tensor], bound: Named, folded: Named | None = None) -> None:
         own = set(map(id, bound.values()))
         self._users = {id(t): name for name, t in users.items() if id(t) not in own}
         self._shared, self._bound = shared, bound
-        self._tensors = {id(t): t for t in (*tensors.values(), *shared)}
+        self._tensors = {id(t): t for t in (*(folded or bound).values(), *shared)}
         self._versions = self._counts()
         self._memory: dict[int | None, list[Tensor]] | None = None
         self._left: set[int] = set()
