@@ -50,12 +50,11 @@ class Call:
         args, kwargs: The arguments as the model gave them, in-place flags removed.
         forms: Shape and dtype of each operand.
         baseline: The same call in a pass at the baseline, for methods that compare with one; else None.
-        linear: What `is_linear_map` has found; None before it was asked.
     """
 
     __slots__ = (
         *("_args", "_func", "_kwargs", "_operation", "_output", "_positions"),
-        *("baseline", "linear", "op", "origins", "path"),
+        *("baseline", "op", "origins", "path"),
     )
 
     def __init__(
@@ -73,7 +72,6 @@ class Call:
         self.op, self.path, self.origins = operation.name, path, origins
         self._output: Any = None
         self.baseline: Any = None
-        self.linear: bool | None = None
 
     def _value(self, stored: Any) -> Any:
         """The value of a stored argument or output, which a `RecordedCall` may have let go of."""

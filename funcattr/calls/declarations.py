@@ -28,7 +28,7 @@ def _declares(rule: Rule, declaration: str) -> bool:
     return getattr(rule, declaration, None) == id(rule)
 
 
-class Reads(NamedTuple):
+class Declarations(NamedTuple):
     """What a rule declares.
 
     Attributes:
@@ -41,9 +41,9 @@ class Reads(NamedTuple):
     gives_own: bool
 
 
-def declared(rule: Callable[..., Any]) -> Reads:
+def declared(rule: Callable[..., Any]) -> Declarations:
     """What a rule declares."""
-    return Reads(
+    return Declarations(
         not _declares(rule, "reads_no_operands"),
         not _declares(rule, "reads_no_output"),
         _declares(rule, "gives_own"),
@@ -78,7 +78,11 @@ def giving_own(rule: R) -> R:
 
 
 def writing_over(over: Callable[..., Any]) -> Callable[[R], R]:
-    """Declare the form of a rule, or of a pullback, for a cotangent that nobody else holds: it may write over that."""
+    """Declare the form of a rule, or of a pullback, for a cotangent that nobody else holds.
+
+    Args:
+        over: Takes what the rule takes and gives equal numbers. It may write over the cotangent, and give it back.
+    """
 
     def declare(rule: R) -> R:
         vars(rule)["over"] = (id(rule), over)

@@ -98,12 +98,6 @@ def in_group(group: str, op: str, linear: bool) -> bool:
 
 def is_linear_map(call: Call) -> bool:
     """Whether the call is linear in its only tracked operand: a factor, not the bias, nor a convolution's weight."""
-    if call.linear is None:
-        call.linear = _is_linear_map(call)
-    return call.linear
-
-
-def _is_linear_map(call: Call) -> bool:
     op = call.op
     if op not in LINEAR or not call.has_one_operand:
         return False

@@ -60,22 +60,14 @@ class Memories:
 
     def of(self, tensor: Tensor) -> Memory | None:
         """What is known of a tensor's memory; None for nothing."""
-        try:
-            storage: Any = tensor.untyped_storage()
-        except (NotImplementedError, RuntimeError):
-            storage = memory(tensor)
-            if storage is None:
-                return None
-        return self._by_number.get(storage._cdata)
+        storage = memory(tensor)
+        return None if storage is None else self._by_number.get(storage._cdata)
 
     def about(self, tensor: Tensor) -> Memory | None:
         """What is known of a tensor's memory, from now on; None for a tensor that has none."""
-        try:
-            storage: Any = tensor.untyped_storage()
-        except (NotImplementedError, RuntimeError):
-            storage = memory(tensor)
-            if storage is None:
-                return None
+        storage = memory(tensor)
+        if storage is None:
+            return None
         number = storage._cdata
         found = self._by_number.get(number)
         if found is None:

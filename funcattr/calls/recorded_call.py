@@ -96,7 +96,7 @@ class RecordedCall(Call):
 
     def retell(self, op: str) -> None:
         """Let the call be one of the operation `op`, by which it gets its rule."""
-        self._operation, self.op, self.linear = self._operation._replace(name=op), op, None
+        self._operation, self.op = self._operation._replace(name=op), op
 
     def rewritten(
         self,
