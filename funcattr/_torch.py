@@ -337,19 +337,24 @@ def _innermost(tensor: Tensor) -> Tensor:
 
 
 def version(tensor: Tensor) -> int:
-    """How often the memory of a tensor was written; 0 for one of inference mode, which does not count."""
+    """How often the memory of a tensor was written; 0 for one of inference mode, which does not count.
+
+    A tensor that `vmap` maps over counts no writes itself: what it wraps does.
+    """
     try:
-        return tensor._version
+        return _innermost(tensor)._version
     except RuntimeError:
         return 0
 
 
 def versions(tensors: Sequence[Tensor]) -> list[int]:
     """The `version` of each tensor."""
-    try:
-        return [tensor._version for tensor in tensors]  # nearly always
-    except RuntimeError:
-        return list(map(version, tensors))
+    if current_level() is None:  # nearly always: no transform wraps them
+        try:
+            return [tensor._version for tensor in tensors]
+        except RuntimeError:
+            pass
+    return list(map(version, tensors))
 
 
 def without_memory(

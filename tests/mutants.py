@@ -1275,6 +1275,27 @@ MUTANTS = (
         ("tests/rules/test_spellings.py::test_what_may_be_a_relu_by_its_parts_is_named",),
     ),
     Mutant(
+        "a mask that was written is one still",
+        "funcattr/tape/masks.py",
+        "if noted is None or noted.version == version(value):",
+        "if True:",
+        ("tests/rules/test_spellings.py::test_a_mask_that_was_written_is_no_relu",),
+    ),
+    Mutant(
+        "a mask that was written without a trace is one still",
+        "funcattr/tape/masks.py",
+        "return x if _is_where_positive(mask, x, keeps) else None",
+        "return x",
+        ("tests/rules/test_spellings.py::test_a_mask_that_was_written_is_no_relu",),
+    ),
+    Mutant(
+        "what vmap maps over counts its writes itself",
+        "funcattr/_torch.py",
+        "return _innermost(tensor)._version",
+        "return tensor._version",
+        ("tests/calls/test_saved_tensors.py::test_a_constant_that_vmap_maps_over_is_written_after_it_was_read",),
+    ),
+    Mutant(
         "a sign is a mask",
         "funcattr/tape/masks.py",
         "mask is not None and not mask.is_sign",

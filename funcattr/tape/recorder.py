@@ -378,7 +378,7 @@ class Recorder(SiteMode):
                 self._others.ran(func, args, kwargs, out, self.modules)
             if self.begins and told.operation.name in LINEAR:
                 self._note_map(told.operation.name, out)
-            if self._masks.any:
+            if self._masks.follows or positions:
                 self._masks.carried(told.name, args, out)
             if not frozen:
                 self._softmaxes.carry(func, told.operation, args, kwargs, out)

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -62,6 +63,29 @@ def test_a_constant_that_is_written_after_it_was_read(fn: Model, book: Any, when
         c.mul_(5)
     with pytest.raises(AliasedWriteError, match="between the call that read it and the pullback"):
         pull(torch.ones_like(y))
+
+
+@each_read
+def test_a_constant_that_vmap_maps_over_is_written_after_it_was_read(fn: Model, book: Any) -> None:
+    """The tensor that the model sees counts no writes there; the one that it wraps does."""
+    for write in (lambda c: c.mul_(5), lambda c: c[..., 0].zero_()):
+
+        def model(x: Tensor, c: Tensor, write: Callable[[Tensor], object] = write) -> Tensor:
+            own = c.clone()
+            y = fn(x, own)
+            write(own)
+            return y
+
+        def pulled(model: Model, x: Tensor, c: Tensor) -> Tensor:
+            y, pull = funcattr.vjp(lambda x: model(x, c), x, rules=book)
+            return pull(torch.ones_like(y))[0]
+
+        one = partial(pulled, model)
+        each = (torch.stack([uniform(3, 3), uniform(3, 3)]), torch.stack([constant(fn), constant(fn)]))
+        with pytest.raises(AliasedWriteError, match="between the call that read it and the pullback"):
+            torch.vmap(one)(*each)
+        with pytest.raises(AliasedWriteError, match="between the call that read it and the pullback"):
+            torch.vmap(torch.vmap(one))(*(t[None] for t in each))
 
 
 @each_read

@@ -549,6 +549,13 @@ def _assigned(h: Tensor) -> Tensor:
     return h
 
 
+def _without_grad(h: Tensor) -> Tensor:
+    with torch.no_grad():
+        copy = h.clone()
+        mask = (copy.detach() > 0).to(h.dtype)
+    return h * mask
+
+
 RELUS: dict[str, Function] = {
     "clamp(min=tensor)": lambda h: h.clamp(min=ZERO),
     "clamp_min": lambda h: torch.clamp_min(h, ZERO),
@@ -565,6 +572,12 @@ RELUS: dict[str, Function] = {
     "masked_fill": lambda h: h.masked_fill(h < 0, 0.0),
     "an assignment": _assigned,
     "signbit": lambda h: h * ~h.signbit(),
+    "a mask of a detached value": lambda h: h * (h.detach() > 0),
+    "a mask of data": lambda h: torch.where(h.data > 0, h, 0.0),
+    "a mask of a detached copy": lambda h: h.masked_fill(h.detach().clone() <= 0, 0.0),
+    "a detached mask": lambda h: h * (h > 0).detach(),
+    "a mask without gradients": _without_grad,
+    "a mask of each row": lambda h: torch.stack([row * (row.detach() > 0) for row in h]),
     "leaky_relu without a slope": lambda h: F.leaky_relu(h, 0.0),
     "elu(alpha=0)": lambda h: F.elu(h, 0.0),
 }
@@ -637,6 +650,10 @@ UNCLEAR: dict[str, tuple[Function, str]] = {
     "a comparison of its sign": (lambda h: torch.where(h.sign() > 0, h, 0.0), "where"),
     "index_put": (lambda h: h.index_put((h < 0,), ZERO), "index_put"),
     "an assignment at several indices": (lambda h: _assigned_at(h, (h < 0).all(1)), "__setitem__"),
+    "the sign of a detached value": (lambda h: h * (h.detach().sign() + 1) / 2, "mul"),
+    "a relu of a detached value": (lambda h: h * (torch.relu(h.detach()) > 0), "mul"),
+    "a step of a detached value": (lambda h: h * torch.heaviside(h.detach(), ZERO), "mul"),
+    "a multiple of a detached value": (lambda h: torch.where(h.detach() * 2 > 0, h, 0.0), "where"),
 }
 PLAIN: dict[str, Function] = {
     "a norm": lambda h: h / h.abs().sum(1, keepdim=True),
@@ -654,7 +671,56 @@ PLAIN: dict[str, Function] = {
     "a mean square": lambda h: h / (h.square().mean(1, keepdim=True) + 1).sqrt(),
     "a ceiling": lambda h: h.clamp(max=1.0),
     "a minimum over positions": lambda h: h - h.min(1, keepdim=True).values,
+    "a detached norm": lambda h: h / h.detach().norm(dim=1, keepdim=True),
+    "a detached gate": lambda h: h * torch.sigmoid(h.detach()),
+    "a straight-through rounding": lambda h: h + (h.round() - h).detach(),
 }
+
+
+WRITTEN: dict[str, Callable[[Tensor], object]] = {
+    "a part of it": lambda mask: mask[:, :1].fill_(True),
+    "through a view": lambda mask: mask.view(-1).logical_not_(),
+    "in place": lambda mask: mask.logical_not_(),
+    "into it": lambda mask: torch.logical_not(mask, out=mask),
+    "all of it": lambda mask: mask.copy_(torch.ones_like(mask)),
+    "without a trace": lambda mask: mask.data.logical_not_(),
+    "by numpy": lambda mask: mask.numpy().fill(True),
+}
+
+
+@pytest.mark.parametrize("name", WRITTEN)
+def test_a_mask_that_was_written_is_no_relu(name: str) -> None:
+    def model(x: Tensor, copied: bool = False) -> Tensor:
+        h = x @ A
+        mask = h.detach() > 0 if copied else h > 0
+        WRITTEN[name](mask)
+        return (h * mask) @ V
+
+    for copied in (False, True):
+        x = X.clone().requires_grad_()
+        expected = torch.autograd.grad(model(x)[:, 0].sum(), x)[0]
+        with pytest.warns(UserWarning, match=r"^guided_backprop: mul in '' may be a relu"):
+            assert_equal(funcattr.guided_backprop(lambda x, c=copied: model(x, c), X, 0), expected)
+        assert_equal(funcattr.vjp(lambda x, c=copied: model(x, c), X, rules="epsilon")[0], model(X))
+        if name in ("by numpy", "into it", "without a trace"):  # vmap has the first two not, and nobody can look there
+            continue
+        one = torch.vmap(lambda x, c=copied: funcattr.guided_backprop(lambda x: model(x, c), x, 0))
+        with pytest.warns(UserWarning, match=r"^guided_backprop: mul in '' may be a relu"):
+            rows = one(X[:, None])
+        assert_equal(rows[:, 0], expected)
+
+
+def test_a_detached_value_that_was_written_is_no_copy() -> None:
+    def model(x: Tensor) -> Tensor:
+        h = x @ A
+        copy = h.detach().clone()
+        copy[:, 0].neg_()
+        return (h * (copy > 0)) @ V
+
+    with pytest.warns(UserWarning, match=r"^guided_backprop: mul in '' may be a relu"):
+        found = funcattr.guided_backprop(model, X, 0)
+    x = X.clone().requires_grad_()
+    assert_equal(found, torch.autograd.grad(model(x)[:, 0].sum(), x)[0])
 
 
 def _assigned_at(h: Tensor, rows: Tensor) -> Tensor:
