@@ -273,6 +273,16 @@ class Place(NamedTuple):
     stride: tuple[int, ...]
     dtype: torch.dtype
 
+    @property
+    def overlaps(self) -> bool:
+        """Whether several of the values may lie in one place, as those of an expanded tensor do."""
+        reach = 0
+        for step, length in sorted(zip(self.stride, self.size, strict=True)):
+            if length > 1 and step <= reach:
+                return 0 not in self.size
+            reach += step * (length - 1)
+        return False
+
 
 def memory(tensor: Tensor) -> Any:
     """The storage that holds a tensor's values, however many transforms wrap it; None if it has none.

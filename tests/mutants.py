@@ -1275,6 +1275,13 @@ MUTANTS = (
         ("tests/rules/test_spellings.py::test_what_may_be_a_relu_by_its_parts_is_named",),
     ),
     Mutant(
+        "steps that do not pass each other lie apart",
+        "funcattr/_torch.py",
+        "if length > 1 and step <= reach:",
+        "if length > 1 and step < 1:",
+        ("tests/tape/test_writes.py::test_a_write_into_values_that_share_a_place_is_refused",),
+    ),
+    Mutant(
         "a mask that was written is one still",
         "funcattr/tape/masks.py",
         "if noted is None or noted.version == version(value):",

@@ -106,3 +106,8 @@ class Aliases:
         if memory is not None:
             memory.write(place(tensor), value)
         self.written = True
+
+
+def overlaps_itself(tensor: Tensor) -> bool:
+    """Whether a write into one value of a tensor may show in another value of it."""
+    return not tensor.is_contiguous() and place(tensor).overlaps

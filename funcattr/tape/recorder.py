@@ -47,7 +47,7 @@ from ..model.sites import SiteMode
 from ..rulebook.actions import GRADIENT, STOP, UNLISTED, Action
 from ..rulebook.rulebook import Match, Rulebook
 from ..torch_state import is_plain_eager
-from .aliases import Aliases, OutOfDateError
+from .aliases import Aliases, OutOfDateError, overlaps_itself
 from .followed import followed, has_own_functions
 from .masks import Masks
 from .pairing import Pairing
@@ -402,6 +402,9 @@ class Recorder(SiteMode):
             self._slots.note_constant(detached)
             self._aliases.write(targets[0], detached)
             return detached
+        for target in targets:
+            if overlaps_itself(target):
+                raise self._overlapping(told.name)
         plan = out_of_place(func, told, args, kwargs)
         operation = Operation(told.name) if plan.on_copies else told.operation
         out = self._again(plan.func, operation, plan.args, plan.kwargs, frozen)
@@ -689,6 +692,12 @@ class Recorder(SiteMode):
         return AliasedWriteError(
             f"{self.caller}: in the module {self.path!r}, a tensor is read that shares memory with one written in "
             "place through another view. Write out of place there (y = y + 1, not y += 1), or clone() the view."
+        )
+
+    def _overlapping(self, name: str) -> AliasedWriteError:
+        return AliasedWriteError(
+            f"{self.caller}: in the module {self.path!r}, {name} writes in place into a tensor of which several values "
+            "lie in one place in memory (expand, unfold, as_strided). clone() it first."
         )
 
     def _check_level(self, positions: Positions, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

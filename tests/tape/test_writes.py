@@ -278,3 +278,55 @@ def test_a_site_whose_value_is_written_under_another_name_is_refused(rules: Any)
     given = {} if rules is None else {"rules": rules}
     with pytest.raises(AliasedWriteError, match="attribute: in the module 'out'"):
         funcattr.attribute(Behind("by another"), _double(2, 4), 1, layer="id", **given)
+
+
+OVERLAPPING: dict[str, Callable[[Tensor], Tensor]] = {
+    "expand": lambda h: h[0].expand(3, 4),
+    "expand in the middle": lambda h: h[:, None].expand(-1, 2, -1),
+    "unfold": lambda h: h.view(-1).unfold(0, 4, 1),
+    "as_strided": lambda h: h.as_strided((3, 4), (1, 2)),
+}
+APART: dict[str, Callable[[Tensor], Tensor]] = {
+    "a transpose": lambda h: h.mT,
+    "every other": lambda h: h[:, ::2],
+    "a part": lambda h: h[1:, 1:3],
+    "a diagonal": lambda h: h.diagonal(),
+    "expanded to one": lambda h: h[None].expand(1, -1, -1),
+    "one of several windows": lambda h: h.view(-1).unfold(0, 4, 1)[1],
+    "windows apart": lambda h: h.view(-1).unfold(0, 4, 4),
+    "none": lambda h: h[:0, None].expand(0, 2, -1),
+    "an order of channels": lambda h: h.view(3, 2, 2, 1).to(memory_format=torch.channels_last),
+}
+WRITES: dict[str, Callable[[Tensor], object]] = {
+    "an assignment": lambda v: v.__setitem__(0, 2.0),
+    "a mask": lambda v: v.masked_fill_(v > 0, 0.0),
+    "index_fill_": lambda v: v.index_fill_(0, torch.tensor([1]), 0.5),
+    "index_put_": lambda v: v.index_put_((torch.tensor([1]),), torch.tensor(2.0).double()),
+}
+
+
+@pytest.mark.parametrize("view", OVERLAPPING)
+@pytest.mark.parametrize("write", WRITES)
+def test_a_write_into_values_that_share_a_place_is_refused(view: str, write: str) -> None:
+    """torch writes all that lie there; out of place it would be one of them."""
+
+    def fn(x: Tensor) -> Tensor:
+        v = OVERLAPPING[view](x * 1)
+        WRITES[write](v)
+        return v * 2
+
+    x = _double(3, 4)
+    with pytest.raises(AliasedWriteError, match=r"several values lie in one place in memory .* clone\(\) it first"):
+        funcattr.vjp(fn, x, rules=RECORDED)
+    with pytest.raises(AliasedWriteError, match="several values lie in one place in memory"):
+        torch.vmap(lambda x: funcattr.vjp(fn, x, rules=RECORDED)[0])(x[None])
+
+
+@pytest.mark.parametrize("view", APART)
+def test_a_write_into_values_that_lie_apart(view: str) -> None:
+    def fn(x: Tensor) -> Tensor:
+        v = APART[view](x * 1)
+        v.mul_(-3)
+        return v * 2
+
+    _equals_autograd(fn, _double(3, 4))
