@@ -17,12 +17,13 @@ from .._torch import (
     without_subclass_function,
 )
 from ..calls.adjoints import NoDerivativeError, is_differentiable, ordinary_adjoint
-from ..calls.call import Origin, Positions, plain_tensors, replace, tracked_positions
+from ..calls.call import Call, Origin, Positions, plain_tensors, replace, tracked_positions
 from ..calls.declarations import declared, form_that_writes_over, in_one
 from ..calls.dense_mask import with_dense_mask
 from ..calls.kinds import ELEMENTWISE, LINEAR, SHIFTS, is_linear_map
 from ..calls.linear_map import linear
 from ..calls.memories import Memories
+from ..calls.normalization import has_constant_statistics
 from ..calls.operations import (
     ACTIVATIONS,
     CONTAINS,
@@ -378,6 +379,8 @@ class Recorder(SiteMode):
                 self._others.ran(func, args, kwargs, out, self.modules)
             if self.begins and told.operation.name in LINEAR:
                 self._note_map(told.operation.name, out)
+            elif self.begins and told.operation.name == "batch_norm":
+                self._note_folded(Call(func, told.operation, args, kwargs, (), self.path), out)
             if self._masks.follows or positions:
                 self._masks.carried(told.name, args, out)
             if not frozen:
@@ -499,6 +502,12 @@ class Recorder(SiteMode):
         rank = CONVOLUTIONS[op][0] + 2 if op in CONVOLUTIONS else 2
         action = self.rules.action(Match(op, self.path, self.module, linear=True))
         if isinstance(out, Tensor) and out.ndim == rank and action.kind == "rule" and (op == "linear" or rank > 2):
+            self._maps[out] = True
+
+    def _note_folded(self, norm: Call, out: Any) -> None:
+        """Remember the result of a batch norm before the root that would be folded into the map before it."""
+        is_folded = self.rules.action(Match(norm.op, norm.path, self.module)).kind == "fold"
+        if is_folded and norm.argument("input") in self._maps and has_constant_statistics(norm):
             self._maps[out] = True
 
     def _told(

@@ -292,6 +292,20 @@ def test_a_dropout_between_them_keeps_them_apart_if_it_drops(training: bool, exp
     assert made(model, uniform(2, 3))[2][2] == expected
 
 
+def test_a_norm_behind_a_site_goes_to_the_map_before_it_past_other_norms() -> None:
+    """Wherever between the map and its norms the root is, it is the same relevance that arrives there."""
+    layers = (nn.Conv1d(2, 4, 1), nn.BatchNorm1d(4), nn.BatchNorm1d(4), nn.ReLU(), nn.Flatten(), nn.Linear(12, 2))
+    model: Any = settle(lambda: nn.Sequential(*layers))
+    for norm in model[1:3]:
+        norm.running_mean.copy_(uniform(4))
+        norm.running_var.copy_(uniform(4).square() + 0.5)
+    x = uniform(2, 2, 3)
+    behind, between, before = (funcattr.lrp(model, x, 1, layer=site, rules="epsilon") for site in ("2", "1", "0"))
+    assert behind.abs().max() > 0
+    assert_equal(between, behind)
+    assert_equal(before, behind)
+
+
 def test_a_linear_map_over_tokens_does_not_fold() -> None:
     model: Any = settle(lambda: nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(5)))  # channels are the tokens here
     assert [rule for _, _, rule in made(model, uniform(2, 5, 3))] == ["z_plus", "affine"]
