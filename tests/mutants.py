@@ -1275,6 +1275,20 @@ MUTANTS = (
         ("tests/rules/test_spellings.py::test_what_may_be_a_relu_by_its_parts_is_named",),
     ),
     Mutant(
+        "a write reads everything before it writes",
+        "funcattr/tape/aliases.py",
+        "return moves if where == read else overlap(where, read)",
+        "return moves if where == read else False",
+        ("tests/tape/test_writes.py::test_a_write_over_what_it_reads_is_refused",),
+    ),
+    Mutant(
+        "an assignment writes the whole tensor",
+        "funcattr/tape/aliases.py",
+        "            target = part\n",
+        "            pass\n",
+        ("tests/tape/test_writes.py::test_a_write_beside_what_it_reads",),
+    ),
+    Mutant(
         "steps that do not pass each other lie apart",
         "funcattr/_torch.py",
         "if length > 1 and step <= reach:",

@@ -476,7 +476,7 @@ def writes(func: Known, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> lis
             given.append(args[place])
     if is_write:
         given.append(args[0] if args else kwargs.get(_first(func.operation, kwargs)))
-    return list(_tensors_of(given))
+    return list(tensors_among(given))
 
 
 def _first(operation: Operation, kwargs: Mapping[str, Any]) -> str:
@@ -485,12 +485,13 @@ def _first(operation: Operation, kwargs: Mapping[str, Any]) -> str:
     return first if first in kwargs else "input" if "input" in kwargs else "self"
 
 
-def _tensors_of(values: Any) -> Iterator[Tensor]:
+def tensors_among(values: Any) -> Iterator[Tensor]:
+    """The tensors among arguments, and in lists of them."""
     for value in values:
         if isinstance(value, Tensor):
             yield value
         elif isinstance(value, list | tuple):
-            yield from _tensors_of(value)
+            yield from tensors_among(value)
 
 
 def draws_at_random(func: Known, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
@@ -530,7 +531,7 @@ class OutOfPlace(NamedTuple):
         """What the written names stand for after the call, which gave `out`."""
         if isinstance(out, Tensor):  # nearly always
             return [out]
-        return list(_tensors_of(out[0] if self.on_copies else [out]))
+        return list(tensors_among(out[0] if self.on_copies else [out]))
 
     def result(self, out: Any) -> Any:
         """What the call itself would have returned."""

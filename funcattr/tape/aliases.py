@@ -5,8 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._torch import place, without_torch_function
-from ..calls.memories import Memories, Memory
+from .._torch import memory, place, without_torch_function
+from ..calls.memories import Memories, Memory, overlap
 from ..copies import is_fixed
 from .tracked import ByIdentity
 
@@ -111,3 +111,23 @@ class Aliases:
 def overlaps_itself(tensor: Tensor) -> bool:
     """Whether a write into one value of a tensor may show in another value of it."""
     return not tensor.is_contiguous() and place(tensor).overlaps
+
+
+def reads_while_written(target: Tensor, other: Tensor, index: Any = None, *, moves: bool = False) -> bool:
+    """Whether a write into a tensor (at an index) changes what it still reads from another.
+
+    A call that reads each value where it then writes it does not, unless it `moves` values.
+    """
+    held, other_held = memory(target), memory(other)
+    if held is None or other_held is None or held._cdata != other_held._cdata:
+        return False
+    if index is not None:
+        with without_torch_function(), torch.no_grad():
+            part = target[index]
+        held = memory(part)
+        if held is not None and held._cdata == other_held._cdata:  # else the index is no view
+            target = part
+        else:
+            moves = True
+    where, read = place(target), place(other)
+    return moves if where == read else overlap(where, read)

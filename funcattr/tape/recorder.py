@@ -37,6 +37,7 @@ from ..calls.operations import (
     known,
     out_of_place,
     refine,
+    tensors_among,
     writes,
 )
 from ..calls.origins import origin, retold
@@ -48,7 +49,7 @@ from ..model.sites import SiteMode
 from ..rulebook.actions import GRADIENT, STOP, UNLISTED, Action
 from ..rulebook.rulebook import Match, Rulebook
 from ..torch_state import is_plain_eager
-from .aliases import Aliases, OutOfDateError, overlaps_itself
+from .aliases import Aliases, OutOfDateError, overlaps_itself, reads_while_written
 from .followed import followed, has_own_functions
 from .masks import Masks
 from .pairing import Pairing
@@ -405,9 +406,7 @@ class Recorder(SiteMode):
             self._slots.note_constant(detached)
             self._aliases.write(targets[0], detached)
             return detached
-        for target in targets:
-            if overlaps_itself(target):
-                raise self._overlapping(told.name)
+        self._check_overlap(told.name, targets, args, kwargs)
         plan = out_of_place(func, told, args, kwargs)
         operation = Operation(told.name) if plan.on_copies else told.operation
         out = self._again(plan.func, operation, plan.args, plan.kwargs, frozen)
@@ -703,10 +702,25 @@ class Recorder(SiteMode):
             "place through another view. Write out of place there (y = y + 1, not y += 1), or clone() the view."
         )
 
-    def _overlapping(self, name: str) -> AliasedWriteError:
+    def _check_overlap(self, name: str, targets: list[Tensor], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Raise where a write runs over what it reads, so that out of place it gives something else."""
+        for target in targets:
+            if overlaps_itself(target):
+                raise self._overlapping(name, "of which several values lie in one place (expand, unfold, as_strided)")
+            if name == "__setitem__":
+                over = isinstance(args[2], Tensor) and reads_while_written(target, args[2], args[1])
+            else:
+                # A scatter by a mask writes other values of its source than it has read.
+                moves, given = name == "masked_scatter_", args[1:] if "out" not in kwargs else args
+                others = [t for t in tensors_among((*given, *kwargs.values())) if moves or t is not target]
+                over = any(reads_while_written(target, t, moves=moves) for t in others)
+            if over:
+                raise self._overlapping(name, "that overlaps with what it reads (x[1:] += x[:-1], x /= x[:, :1])")
+
+    def _overlapping(self, name: str, what: str) -> AliasedWriteError:
         return AliasedWriteError(
-            f"{self.caller}: in the module {self.path!r}, {name} writes in place into a tensor of which several values "
-            "lie in one place in memory (expand, unfold, as_strided). clone() it first."
+            f"{self.caller}: in the module {self.path!r}, {name} writes in place into a tensor {what}: the result "
+            "depends on the order in which torch writes. clone() it first."
         )
 
     def _check_level(self, positions: Positions, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
