@@ -34,13 +34,17 @@ class RowsError(ValueError):
     """
 
     def __init__(self, call: str, what: str, way_out: str = "") -> None:
-        super().__init__(
+        super().__init__(call, what, way_out)
+        self.what = what
+
+    def __str__(self) -> str:
+        call, what, way_out = self.args
+        return (
             f"{call}(example_dims=0): expected examples in dimension 0 of x, of the output, and of those other "
             f"inputs that have as many rows, computed each by itself; but {what}. Say where they are: example_dims=1, "
             'or example_dims={"x": 1, "args": (None,), "output": 0}; None where there are none, as for a graph or a '
             f"bag.{way_out} {LOOK}"
         )
-        self.what = what
 
 
 class Layout(NamedTuple):

@@ -195,16 +195,43 @@ def test_functions_around_functions_around_a_global_model() -> None:
     torch.testing.assert_close(found[0].sum((1, 2)), rise.detach(), rtol=1e-6, atol=1e-8)
 
 
-def test_a_layer_that_runs_twice_is_refused() -> None:
+TWICE = nn.ReLU()
+twice: Any = settle(lambda: nn.Sequential(TWICE, nn.Linear(3, 3), TWICE))
+
+
+@pytest.mark.parametrize("of_input", [False, True])
+@pytest.mark.parametrize("name", [name for name in dir(attr) if name.startswith(("Layer", "Neuron"))])
+def test_a_layer_that_runs_twice_is_refused(name: str, of_input: bool) -> None:
     """Which of its calls is meant cannot be known, and Captum changes both where it integrates."""
-    relu, first = nn.ReLU(), nn.Linear(3, 3).double()
+    made = getattr(attr, name)
+    names = inspect.signature(made.attribute).parameters
+    where = next((word for word in names if word.startswith("attribute_to_")), None)
+    if (where is None and of_input) or name in ("LayerAttribution", "NeuronAttribution"):
+        return
+    options: Any = {word: value for word, value in (("target", 1), ("neuron_selector", 1)) if word in names}
+    options |= {"baselines": X0} if name.endswith("Shap") else {}
+    options |= {where: of_input} if where else {}
+    site = "0#1@args:0" if of_input else "0#1"
+    with pytest.raises(funcattr.FuncattrError, match=f"layer='0.*runs more than once.*layer='{site}'") as raised:
+        made(twice, twice[0]).attribute(X, **options)
+    assert isinstance(raised.value, AssertionError)
+    if not name.endswith(("DeepLift", "DeepLiftShap", "LRP", "GuidedBackprop", "Deconvolution")):  # which want a module
+        with pytest.raises(funcattr.FuncattrError, match=r"layer=<ReLU>.*runs more than once"):
+            made(lambda x: twice(x), twice[0]).attribute(X, **options)
+    funcattr.gradient(twice, X, 1, layer=site)  # the way out
 
-    def twice(x: Tensor) -> Tensor:
-        return relu(first(relu(x)))
 
-    for model in (twice, nn.Sequential(relu, first, relu)):
-        with pytest.raises(funcattr.FuncattrError, match="runs more than once"):
-            attr.LayerActivation(model, relu).attribute(X)
+def test_a_layer_of_a_function_is_called_by_its_class() -> None:
+    """A function's modules have no paths; errors said 'layer0'."""
+    aside = nn.Linear(3, 3).double()
+    with pytest.raises(funcattr.UnknownSiteError, match=r"did not run each of <Linear>\. Give a module"):
+        attr.LayerGradCam(lambda x: mlp(x), aside).attribute(X, 1)
+    with pytest.raises(funcattr.UnknownSiteError, match=r"did not run each of <Linear>@args\. Give a module"):
+        attr.NeuronGradient(lambda x: mlp(x), aside).attribute(X, 1, attribute_to_neuron_input=True)
+    lstm: Any = nn.LSTM(3, 2, batch_first=True).double()
+    for model in (lambda x: lstm(x)[0][:, 0], nn.Sequential(lstm)):
+        with pytest.raises(funcattr.FuncattrError, match=r"got tuple of \['Tensor', 'tuple'\]\. .*layer='.*:0'"):
+            attr.LayerActivation(model, lstm).attribute(X[:, None])
 
 
 def test_layers_that_are_no_modules_of_the_model_are_refused() -> None:

@@ -1,5 +1,7 @@
 """`funcattr.compat.captum.attr` at its edges: kinds of outputs, layers off the path, arguments that are wrong."""
 
+import copy
+import pickle
 from collections.abc import Callable
 from typing import Any
 
@@ -105,6 +107,55 @@ def test_as_many_baselines_as_inputs(name: str, count: int) -> None:
     method = getattr(attr, name)(nn.Bilinear(3, 3, 1).double())
     with pytest.raises(AssertionError, match=f"baselines=.*2 inputs.*got {count}"):
         method.attribute((X, X), baselines=(0.0,) * count, target=0)
+
+
+class Windows(nn.Module):
+    """Two windows of each example go through one layer, as rows of their own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.each, self.out = nn.Linear(3, 2), nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(self.each(x.flatten(0, 1)).reshape(len(x), 4))
+
+
+def mixed_examples(name: str, **options: Any) -> Any:
+    """A call of a model whose examples see each other."""
+    return getattr(attr, name)(lambda x: mlp(x - x.mean(0))).attribute(X, target=0, **options)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"), [("IntegratedGradients", {}), ("FeatureAblation", {"perturbations_per_eval": 2})]
+)
+def test_examples_that_see_each_other_are_about_arguments(name: str, options: dict[str, Any]) -> None:
+    """They raised the TypeError of an error that could not be made."""
+    with pytest.raises(ValueError, match=r"examples in dimension 0 .* on what else is in the batch") as raised:
+        mixed_examples(name, **options)
+    assert isinstance(raised.value, AssertionError)
+
+
+def test_a_layer_whose_rows_are_no_examples_is_about_arguments() -> None:
+    model = settle(Windows)
+    with pytest.raises(AssertionError, match="not a row for each of 8 examples"):
+        attr.LayerIntegratedGradients(model, model.each).attribute(uniform(4, 2, 3), target=0)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: funcattr.integrated_gradients(lambda x: mlp(x - x.mean(0)), X, 0),
+        lambda: mixed_examples("IntegratedGradients"),
+        lambda: attr.IntegratedGradients(mlp).attribute((X, X), baselines=(0.0,), target=0),
+    ],
+)
+@pytest.mark.parametrize("through", [copy.copy, lambda error: pickle.loads(pickle.dumps(error))])
+def test_errors_survive_pickling_and_copying(call: Callable[[], Any], through: Callable[[Any], Any]) -> None:
+    """As an error does that a worker's process sends back."""
+    with pytest.raises(ValueError, match=r".") as raised:
+        call()
+    again = through(raised.value)
+    assert type(again) is type(raised.value) and str(again) == str(raised.value) and again.args == raised.value.args
 
 
 def test_features_of_inputs_with_too_few_examples_keep_their_values() -> None:

@@ -22,15 +22,24 @@ def asserting(function: Callable[..., Any]) -> Callable[..., Any]:
             is_about_arguments = isinstance(error, ValueError | TypeError) or kind is funcattr.FuncattrError
             if isinstance(error, AssertionError) or not is_about_arguments or not _is_ours(error.__traceback__):
                 raise
-            raise _asserted(kind)(*error.args) from error
+            raise _made(kind, error.args) from error
 
     return run
 
 
 @functools.cache
 def _asserted(kind: type[Exception]) -> type[Exception]:
-    names = {"__doc__": kind.__doc__, "__module__": kind.__module__}
+    names = {"__doc__": kind.__doc__, "__module__": kind.__module__, "__reduce__": _reduced}
     return new_class(kind.__name__, (kind, AssertionError), exec_body=lambda space: space.update(names))
+
+
+def _reduced(error: Exception) -> tuple[Any, ...]:
+    """For pickle, which finds no class that was made here: an error goes from a worker's process to the user's."""
+    return _made, (type(error).__bases__[0], error.args)
+
+
+def _made(kind: type[Exception], args: tuple[Any, ...]) -> Exception:
+    return _asserted(kind)(*args)
 
 
 def _is_ours(traceback: TracebackType | None) -> bool:

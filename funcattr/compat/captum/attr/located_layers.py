@@ -13,6 +13,8 @@ from .attribution import apart, as_tuple
 
 _ONE_AT_A_TIME = threading.RLock()
 """Held while modules have a `forward` of their own, which other threads would run too."""
+_ARGS = "@args"
+"""Follows a layer's path in the site of what it is given."""
 
 
 class LocatedLayers(NamedTuple):
@@ -21,40 +23,44 @@ class LocatedLayers(NamedTuple):
     Attributes:
         model: The model.
         names: The sites of the layers.
+        words: What errors call them: by their paths; layers of a function, which has no paths, by their classes.
         is_list: Whether several were asked for, so that results are lists.
     """
 
     model: Callable[..., Any]
     names: tuple[str, ...]
+    words: tuple[str, ...]
     is_list: bool
 
     def read(self, *inputs: Any) -> tuple[Any, ...]:
         """The values at the layers, which have to run once. Each a tensor or a tuple."""
-        self._require_one_call(inputs)
+        self.require_one_call(*inputs)
         return self.read_again(*inputs)
 
     def read_again(self, *inputs: Any) -> tuple[Any, ...]:
         """As `read`, of layers that have been read before."""
-        _, values = funcattr.read(self.model, *self.names)(*apart(inputs))
-        return tuple(_unwrapped(name, values[name]) for name in self.names)
+        values = values_at(self.model, self.names, self.words, apart(inputs))
+        return tuple(map(_unwrapped, self.names, self.words, (values[name] for name in self.names)))
 
-    def _require_one_call(self, inputs: tuple[Any, ...]) -> None:
+    def require_one_call(self, *inputs: Any) -> None:
         """Raise where a layer runs several times: nobody can know which of its values is meant."""
-        for name in self.names:
+        for name, word in zip(self.names, self.words, strict=True):
             try:
-                funcattr.read(self.model, f"{name}#1")(*apart(inputs))
+                funcattr.read(self.model, _at_second_call(name))(*apart(inputs))
             except funcattr.UnknownSiteError:
                 continue
+            part = ":0" if name.endswith(_ARGS) else ""
             raise funcattr.FuncattrError(
-                f"attribute(layer={name!r}): the layer runs more than once. Say which call is meant, in a function of "
-                f"this package: funcattr.gradient(model, x, target, layer='{name}#1')."
+                f"attribute(layer={word}): the layer runs more than once. Say which call is meant, in a function of "
+                f"this package, by the layer's path in the module: "
+                f"funcattr.gradient(model, x, target, layer='{_at_second_call(_path(word))}{part}')."
             )
 
     def parts(self, values: tuple[Any, ...]) -> list[list[str]]:
         """For each layer the sites of the tensors that its value is made of."""
         found = []
         for name, value in zip(self.names, values, strict=True):
-            one = not isinstance(value, tuple) and not name.endswith("@args")
+            one = not isinstance(value, tuple) and not name.endswith(_ARGS)
             found.append([name] if one else [f"{name}:{i}" for i in range(len(as_tuple(value)))])
         return found
 
@@ -81,26 +87,52 @@ class LocatedLayers(NamedTuple):
             rest, edits = list(tensors[:count]), {}
             for name, value in zip(self.names, values, strict=True):
                 own = tuple(rest[: len(as_tuple(value))])
-                wrapped = own if isinstance(value, tuple) or name.endswith("@args") else own[0]
+                wrapped = own if isinstance(value, tuple) or name.endswith(_ARGS) else own[0]
                 edits[name], rest = _constant(wrapped), rest[len(own) :]
             return funcattr.edit(self.model, edits)(*tensors[count:])
 
         return run
 
 
+def values_at(
+    model: Callable[..., Any], names: tuple[str, ...], words: tuple[str, ...], inputs: tuple[Any, ...]
+) -> dict[str, Any]:
+    """The values at the sites `names` of a model, which errors call `words`."""
+    try:
+        return funcattr.read(model, *names)(*inputs)[1]
+    except funcattr.UnknownSiteError as error:
+        raise funcattr.UnknownSiteError(
+            f"attribute(layer=...): the call of the model did not run each of {', '.join(words)}. Give a module that "
+            "the forward pass calls, of the very model that runs: of no copy of it, and no container whose parts are "
+            "called one by one."
+        ) from error
+
+
 def _constant(value: Any) -> Callable[[Any], Any]:
     return lambda _: value
 
 
-def _unwrapped(name: str, value: Any) -> Any:
+def _at_second_call(name: str) -> str:
+    """The site of a layer at its second call: "relu#1", and of what it is given "relu#1@args"."""
+    return f"{name.removesuffix(_ARGS)}#1{_ARGS if name.endswith(_ARGS) else ''}"
+
+
+def _path(word: str) -> str:
+    """The site that a word for a layer stands for; of a function, whose modules have no paths, a stand-in."""
+    return word.strip("'") if word.startswith("'") else "path.of.layer" + word[word.index(">") + 1 :]
+
+
+def _unwrapped(name: str, word: str, value: Any) -> Any:
     """A layer's value: a tensor, or a tuple of them; the only argument of a layer is a tensor."""
     parts = tuple(value) if isinstance(value, tuple | list) else (value,)
     if not parts or not all(isinstance(part, Tensor) for part in parts):
+        kind = type(value).__name__ + (f" of {[type(part).__name__ for part in parts]}" if parts != (value,) else "")
         raise funcattr.FuncattrError(
-            f"attribute(layer={name!r}): expected a layer whose value is a tensor or a tuple of them. Name a part in "
-            "a function of this package: funcattr.gradient(model, x, target, layer='name:1:0')."
+            f"attribute(layer={word}): expected a layer whose value is a tensor or a tuple of them, got {kind}. Name a "
+            "part of it by the layer's path in the module, in a function of this package: "
+            f"funcattr.gradient(model, x, target, layer='{_path(word)}:0')."
         )
-    one = isinstance(value, Tensor) or (name.endswith("@args") and len(parts) == 1)
+    one = isinstance(value, Tensor) or (name.endswith(_ARGS) and len(parts) == 1)
     return parts[0] if one else parts
 
 
@@ -120,11 +152,11 @@ def located(forward_func: Callable[..., Any], layer: Any, of_input: bool = False
     for one in layers:
         if not isinstance(one, nn.Module):
             raise TypeError(f"attribute(layer=...): expected a module of the model, got {type(one).__name__}.")
-    suffix, is_list = "@args" if of_input else "", isinstance(layer, list | tuple)
+    suffix, is_list = _ARGS if of_input else "", isinstance(layer, list | tuple)
     if isinstance(forward_func, nn.Module):
         model = funcattr.functionalize(forward_func)
         names = tuple(model.site_name("attribute", one) + suffix for one in layers)
-        yield LocatedLayers(model, names, is_list)
+        yield LocatedLayers(model, names, tuple(map(repr, names)), is_list)
         return
     names = tuple(f"layer{i}" for i in range(len(layers)))
     with _ONE_AT_A_TIME:
@@ -132,7 +164,8 @@ def located(forward_func: Callable[..., Any], layer: Any, of_input: bool = False
         try:
             for one, name in zip(layers, names, strict=True):
                 vars(one)["forward"] = _announcing(one.forward, name)
-            yield LocatedLayers(forward_func, tuple(name + suffix for name in names), is_list)
+            words = tuple(f"<{type(one).__name__}>{suffix}" for one in layers)
+            yield LocatedLayers(forward_func, tuple(name + suffix for name in names), words, is_list)
         finally:
             for one, forward in zip(layers, before, strict=True):
                 if forward is None:
@@ -143,6 +176,6 @@ def located(forward_func: Callable[..., Any], layer: Any, of_input: bool = False
 
 def _announcing(forward: Callable[..., Any], name: str) -> Callable[..., Any]:
     def announced(*args: Any, **kwargs: Any) -> Any:
-        return funcattr.site(forward(*funcattr.site(args, f"{name}@args"), **kwargs), name)
+        return funcattr.site(forward(*funcattr.site(args, f"{name}{_ARGS}"), **kwargs), name)
 
     return announced

@@ -22,7 +22,7 @@ from .attribution import (
 )
 from .deep_lift import DeepLift, DeepLiftShap
 from .gradients import Deconvolution, GuidedBackprop, Saliency
-from .located_layers import located
+from .located_layers import located, values_at
 from .paths import GradientShap, IntegratedGradients, path_options
 
 
@@ -32,16 +32,18 @@ class NeuronOutput(nn.Module):
     Attributes:
         run: The model as a function.
         name: The site of the layer.
+        word: What errors call it.
         selector: Of the neuron: an index into the value at the layer, or a function of the value.
     """
 
-    def __init__(self, run: Callable[..., Any], name: str, selector: Any) -> None:
+    def __init__(self, run: Callable[..., Any], name: str, word: str, selector: Any) -> None:
         super().__init__()
-        self.run, self.name, self.selector = run, name, selector
+        self.run, self.name, self.word, self.selector = run, name, word, selector
 
     def forward(self, *inputs: Any) -> Tensor:
         """The neuron's value for each example. [N]"""
-        return selected(funcattr.read(self.run, self.name)(*inputs)[1][self.name], self.selector)
+        values = values_at(self.run, (self.name,), (self.word,), inputs)
+        return selected(values[self.name], self.selector)
 
 
 def selected(value: Any, selector: Any) -> Any:
@@ -82,9 +84,12 @@ class NeuronMethod(NeuronAttribution, GradientAttribution):
         self._multiply_by_inputs = multiply_by_inputs
 
     @contextmanager
-    def _neuron(self, neuron_selector: Any, of_input: bool) -> Iterator[NeuronOutput]:
+    def _neuron(
+        self, neuron_selector: Any, of_input: bool, inputs: Any, additional_forward_args: Any
+    ) -> Iterator[NeuronOutput]:
         with located(self.forward_func, self.layer, of_input) as layers:
-            yield NeuronOutput(layers.model, layers.names[0], neuron_selector)
+            layers.require_one_call(*Given.of(inputs, None, additional_forward_args).inputs)
+            yield NeuronOutput(layers.model, layers.names[0], layers.words[0], neuron_selector)
 
 
 class NeuronGradient(NeuronMethod):
@@ -98,7 +103,7 @@ class NeuronGradient(NeuronMethod):
         attribute_to_neuron_input: bool = False,
     ) -> Any:
         """The attributions, structured and shaped as the inputs."""
-        with self._neuron(neuron_selector, attribute_to_neuron_input) as neuron:
+        with self._neuron(neuron_selector, attribute_to_neuron_input, inputs, additional_forward_args) as neuron:
             return Saliency(neuron).attribute(inputs, None, False, additional_forward_args)
 
 
@@ -126,7 +131,7 @@ class NeuronIntegratedGradients(NeuronSlopes):
         attribute_to_neuron_input: bool = False,
     ) -> Any:
         """The attributions, structured and shaped as the inputs."""
-        with self._neuron(neuron_selector, attribute_to_neuron_input) as neuron:
+        with self._neuron(neuron_selector, attribute_to_neuron_input, inputs, additional_forward_args) as neuron:
             options = (n_steps, method, internal_batch_size)
             given = Given.of(inputs, None, additional_forward_args)
             if callable(neuron_selector) and _is_one_number(neuron, given):
@@ -257,7 +262,7 @@ class NeuronDeepLift(NeuronSlopes):
         custom_attribution_func: Callable[..., tuple[Tensor, ...]] | None = None,
     ) -> Any:
         """The attributions, structured and shaped as the inputs."""
-        with self._neuron(neuron_selector, attribute_to_neuron_input) as neuron:
+        with self._neuron(neuron_selector, attribute_to_neuron_input, inputs, additional_forward_args) as neuron:
             return DeepLift(neuron, self.multiplies_by_inputs).attribute(
                 inputs, baselines, None, additional_forward_args, False, custom_attribution_func
             )
@@ -279,7 +284,7 @@ class NeuronDeepLiftShap(NeuronSlopes):
         custom_attribution_func: Callable[..., tuple[Tensor, ...]] | None = None,
     ) -> Any:
         """The attributions, structured and shaped as the inputs."""
-        with self._neuron(neuron_selector, attribute_to_neuron_input) as neuron:
+        with self._neuron(neuron_selector, attribute_to_neuron_input, inputs, additional_forward_args) as neuron:
             return DeepLiftShap(neuron, self.multiplies_by_inputs).attribute(
                 inputs, baselines, None, additional_forward_args, False, custom_attribution_func
             )
@@ -301,7 +306,7 @@ class NeuronGradientShap(NeuronSlopes):
         attribute_to_neuron_input: bool = False,
     ) -> Any:
         """The attributions, structured and shaped as the inputs."""
-        with self._neuron(neuron_selector, attribute_to_neuron_input) as neuron:
+        with self._neuron(neuron_selector, attribute_to_neuron_input, inputs, additional_forward_args) as neuron:
             return GradientShap(neuron, self.multiplies_by_inputs).attribute(
                 inputs, baselines, n_samples, stdevs, None, additional_forward_args
             )
@@ -321,7 +326,7 @@ class NeuronGuidedBackprop(NeuronMethod):
         attribute_to_neuron_input: bool = False,
     ) -> Any:
         """The attributions, structured and shaped as the inputs."""
-        with self._neuron(neuron_selector, attribute_to_neuron_input) as neuron:
+        with self._neuron(neuron_selector, attribute_to_neuron_input, inputs, additional_forward_args) as neuron:
             return GuidedBackprop(neuron).attribute(inputs, None, additional_forward_args)
 
 
@@ -339,7 +344,7 @@ class NeuronDeconvolution(NeuronMethod):
         attribute_to_neuron_input: bool = False,
     ) -> Any:
         """The attributions, structured and shaped as the inputs."""
-        with self._neuron(neuron_selector, attribute_to_neuron_input) as neuron:
+        with self._neuron(neuron_selector, attribute_to_neuron_input, inputs, additional_forward_args) as neuron:
             return Deconvolution(neuron).attribute(inputs, None, additional_forward_args)
 
 
@@ -358,7 +363,8 @@ class NeuronFeatureAblation(NeuronAttribution, PerturbationAttribution):
     ) -> Any:
         """The attributions, structured and shaped as the inputs."""
         with located(self.forward_func, self.layer, attribute_to_neuron_input) as layers:
-            neuron = NeuronOutput(layers.model, layers.names[0], neuron_selector)
+            layers.require_one_call(*Given.of(inputs, None, additional_forward_args).inputs)
+            neuron = NeuronOutput(layers.model, layers.names[0], layers.words[0], neuron_selector)
             return FeatureAblation(neuron).attribute(
                 inputs, baselines, None, additional_forward_args, feature_mask, perturbations_per_eval
             )
