@@ -563,7 +563,7 @@ class Recorder(SiteMode):
             return out
         if action.kind == "unlisted":
             self.unlisted.append((place, f"{op} in {call.path!r}"))
-        if part is not None and len(self.steps[place].outputs) == 1:
+        if part is not None:
             self._softmaxes.note(call, part, self.steps[place], place)
         return out
 
