@@ -325,6 +325,8 @@ class Recorder(SiteMode):
         if hidden and (isinstance(out, Tensor) or name in READS) and tracked_positions(args, kwargs, self._slots):
             raise self._hidden()
         self._masks.compared(name, args, out)
+        if self._pairing is not None:
+            self._pairing.made(name, out)
         if name in ("detach", "data"):
             self._slots.note_constant(out)
         return out
@@ -382,6 +384,8 @@ class Recorder(SiteMode):
                 self._masks.carried(told.name, args, out)
             if not frozen:
                 self._softmaxes.carry(func, told.operation, args, kwargs, out)
+            if self._pairing is not None:
+                self._pairing.made(told.name, out)
             return self._constant(told.name, out, args, kwargs)
         return self._recorded(func, told.operation, args, kwargs, positions)
 

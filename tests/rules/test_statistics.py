@@ -173,6 +173,17 @@ def test_the_comparison_of_values_can_fail() -> None:
         assert_equal(statistics.var(X, 1, False), X.var(1))
 
 
+def test_a_model_that_ends_with_a_scale_is_told_what_is_a_constant() -> None:
+    def distance(x: Tensor) -> Tensor:
+        return -(x[..., None] - X[0]).norm(dim=1)
+
+    told = (
+        r"does not depend on the input .* The rulebook makes a constant of norm in '': rules \| {'<operation>': rule}"
+    )
+    with pytest.raises(funcattr.UntrackedPathError, match=told):
+        funcattr.attnlrp(distance, X[:, 0, :4], 1)
+
+
 @pytest.mark.parametrize("book", ["epsilon", "epsilon_plus", "attnlrp", "cp_lrp"])
 @pytest.mark.parametrize("quantile", [torch.quantile, torch.nanquantile])
 @pytest.mark.parametrize("share", [0.5, 0.4])
