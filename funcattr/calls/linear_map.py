@@ -20,6 +20,7 @@ _BLOCK, _MOST_BLOCKS = 2**19, 64
 """Values of a weight in a block, and the most blocks."""
 CLOSED_FORMS = frozenset(CONVOLUTIONS) | {"linear", "addmm", "grouped_mm"}
 """Operations of which some calls have an adjoint that needs no values of the input."""
+_COMPRESSED = frozenset({torch.sparse_csr, torch.sparse_csc, torch.sparse_bsr, torch.sparse_bsc})
 _PLAIN_SUMS = frozenset({"linear", "matmul"})
 _GEOMETRY = (("output_padding", 0), ("stride", 1), ("padding", 0), ("dilation", 1), ("groups", 1))
 
@@ -298,6 +299,11 @@ def _other_factor(call: Call, x: Tensor) -> Tensor:
     others = [t for t in call.tensors() if t is not x and t is not call.argument("bias")]
     if len(others) != 1:
         raise _several_factors(call, len(others) + 1)
+    if others[0].layout in _COMPRESSED:
+        raise UnsupportedOperationError(
+            f"a rule for linear maps at {call.op!r} in {call.path!r}: expected a dense matrix or one in coordinates, "
+            f"got {others[0].layout}. Give the model matrix.to_sparse_coo() or matrix.to_dense()."
+        )
     return others[0]
 
 

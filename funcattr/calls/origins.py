@@ -30,7 +30,7 @@ _MAY_KEEP_SIGN = _KEEPS_SIGN | _ops("add mul matmul cat stack pad")
 _SCALES = _ops("mul div neg")
 _CLAMPS = _ops("relu clamp clamp_min clamp_max")
 _POWERS = _ops("pow square sqrt")
-_BY_ARGUMENTS = SHIFTS | _SCALES | _CLAMPS | _POWERS | _ops("exp sigmoid")
+_BY_ARGUMENTS = SHIFTS | _SCALES | _CLAMPS | _POWERS | _ops("exp sigmoid hardtanh")
 """Operations whose results have an origin that depends on their arguments."""
 _SHIFTED = "shift"
 """Stands for a value that a constant was added to, in an `Origin`."""
@@ -75,6 +75,8 @@ def _source(call: Call, op: str, before: Origin) -> tuple[str, Range | None]:
     """The operation that the result of a call with one tracked operand comes from, and its range."""
     if op == "exp":
         return "sigmoid" if before.op == "logsigmoid" else op, None
+    if op == "hardtanh":
+        return op, _bounds_of_hardtanh(call)
     values = _range(before)
     if op == "sigmoid":
         is_quotient = values is not None and values.shape == "exp" and canonical(call.spelling).name != op
@@ -100,6 +102,13 @@ def _clamped(call: Call, op: str, before: Origin, values: Range | None) -> tuple
     if op == "relu" and before.op == _SHIFTED and high is not None:
         return "hardsigmoid", Range("hardtanh", 0.0, high)
     return op, None
+
+
+def _bounds_of_hardtanh(call: Call) -> Range | None:
+    """The range of a hardtanh, which its arguments tell."""
+    if not call.spelling.startswith("hardtanh"):
+        return None
+    return Range("hardtanh", float(call.argument("min_val", -1.0)), float(call.argument("max_val", 1.0)))
 
 
 def upper_bound(call: Call) -> float | None:

@@ -122,6 +122,24 @@ def chain_matmul(*matrices: Any) -> Tensor:
     return multi_dot(matrices if isinstance(matrices[0], Tensor) else matrices[0])
 
 
+def var_mean(input: Tensor, *options: Any, **named: Any) -> tuple[Tensor, Tensor]:
+    """The variance and, apart from it, the mean, which is no scale but a sum."""
+    return torch.var(input, *options, **named), _mean(input, *options, **named)
+
+
+def std_mean(input: Tensor, *options: Any, **named: Any) -> tuple[Tensor, Tensor]:
+    """The standard deviation and, apart from it, the mean, which is no scale but a sum."""
+    return torch.std(input, *options, **named), _mean(input, *options, **named)
+
+
+def _mean(input: Tensor, *options: Any, **named: Any) -> Tensor:
+    """The mean over what a variance is of, by the arguments of the variance: `(dim, unbiased, keepdim)` or fewer."""
+    dim, _, keepdim = (*options, *(None,) * 3)[:3]
+    dim, keepdim = named.get("dim", dim), named.get("keepdim", keepdim)
+    over_all = dim is None or isinstance(dim, bool)  # var(x, unbiased)
+    return torch.mean(input, None if over_all else dim, bool(keepdim))
+
+
 def _sum(term: Tensor, product: Tensor, beta: float, alpha: float) -> Tensor:
     product = product if alpha == 1 else alpha * product
     return product if beta == 0 else (term if beta == 1 else beta * term) + product
@@ -135,7 +153,7 @@ ENTRIES = (
     *(Entry(function.__name__, decompose(function)) for function in (baddbmm, addbmm, addmv, addr, addcmul, addcdiv)),
     *(
         Entry(function.__name__, decompose(function))
-        for function in (rounded_div, lerp, outer, kron, bilinear, chain_matmul)
+        for function in (rounded_div, lerp, outer, kron, bilinear, chain_matmul, var_mean, std_mean)
     ),
     Entry("embedding", decompose(embedding)),
     Entry("ger", decompose(outer)),

@@ -3,11 +3,14 @@
 import torch
 from torch import Tensor
 
-from .._torch import pytree
+from .._torch import pytree, version
 from ..calls.operations import LIKE
 from ..calls.recorded_call import RecordedCall
 from ..errors import UnsupportedOperationError
 from ..torch_state import is_plain_eager
+from .tracked import ByIdentity
+
+_UNSET = frozenset(["empty", "empty_like", "new_empty", "empty_strided", "new_empty_strided"])
 
 
 class Pairing:
@@ -22,6 +25,15 @@ class Pairing:
         self._calls: list[tuple[RecordedCall, tuple[int, ...]]] = []
         self._outputs: tuple[int | None, ...] = ()
         self._same: list[Tensor] = []
+        self._unset = ByIdentity[int]()
+
+    def made(self, name: str, out: object) -> None:
+        """Note a constant whose values nobody has set, so that they tell nothing until something is written there."""
+        if name in _UNSET and isinstance(out, Tensor) and not out.is_inference():
+            self._unset[out] = version(out)
+
+    def _is_unset(self, tensor: Tensor) -> bool:
+        return self._unset.get(tensor) == version(tensor)
 
     def meet(self, call: RecordedCall, slots: tuple[int, ...]) -> None:
         """Keep a call of the first pass; give one of the second its partner, as `call.baseline`.
@@ -66,10 +78,13 @@ class Pairing:
             return
         if any(a.shape != b.shape or a.dtype != b.dtype for a, b in pairs):
             raise self._different(call, f"{call.op} gets constants of other shapes at the input than")
+        pairs = [(a, b) for a, b in pairs if not (self._is_unset(a) and self._is_unset(b))]
+        if not pairs:
+            return
         same = torch.stack([(a == b).all() for a, b in pairs]).all()
         if not is_plain_eager():
             self._same.append(same)
-        elif not bool(same):
+        elif not bool(same) and not all(bool(((a == b) | ((a != a) & (b != b))).all()) for a, b in pairs):  # both NaN
             raise self._different(call, f"{call.op} gets other constants (a mask, an index, a detached value) than")
 
     def _different(self, call: RecordedCall, what: str) -> UnsupportedOperationError:

@@ -1,6 +1,6 @@
 """A forward pass on record, whatever is then done with it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -108,7 +108,7 @@ def record(fn: Callable[..., Any], primals: tuple[Tensor, ...], how: Recording) 
     leaves, spec = pytree.tree_flatten(output)
     slots = [recorder.slot(leaf) for leaf in leaves]
     if all(slot is None for slot in slots):
-        raise independent(call, how.begins)
+        raise independent(call, how.begins, [s for s in recorder.steps if s.action.kind == "stop"])
     steps, begun = recorder.steps, [recorder.begun[site] for site in how.begins]
     root_slots = tuple([slot for slot, _ in begun]) if begun else recorder.root_slots
     for site, slot in zip(how.begins, root_slots, strict=False):
@@ -198,9 +198,12 @@ def place_of(begins: tuple[str, ...]) -> str:
     return f"the site {', '.join(map(repr, begins))}" if begins else "the input"
 
 
-def independent(call: str, begins: tuple[str, ...] = ()) -> UntrackedPathError:
-    """The error for an output that does not depend on the root."""
+def independent(call: str, begins: tuple[str, ...] = (), stopped: Sequence[Step] = ()) -> UntrackedPathError:
+    """The error for an output that does not depend on the root, of which the rulebook has `stopped` some calls."""
+    calls = ", ".join(dict.fromkeys(f"{step.op} in {step.path!r}" for step in stopped))
+    constants = f"The rulebook makes a constant of {calls}: rules | {{'<operation>': rule}} gives it a rule. "
     return UntrackedPathError(
         f"{call}: the output does not depend on {place_of(begins)} by any path that can be differentiated. "
-        "Look for detach(), no_grad(), integer conversions or scripted functions in the model."
+        f"{constants if calls else ''}Look for detach(), no_grad(), integer conversions or scripted functions in the "
+        "model."
     )

@@ -327,6 +327,8 @@ class Recorder(SiteMode):
         if hidden and (isinstance(out, Tensor) or name in READS) and tracked_positions(args, kwargs, self._slots):
             raise self._hidden()
         self._masks.compared(name, args, out)
+        if self._pairing is not None:
+            self._pairing.made(name, out)
         if name in ("detach", "data"):
             self._slots.note_constant(out)
         return out
@@ -386,6 +388,8 @@ class Recorder(SiteMode):
                 self._masks.carried(told.name, args, out)
             if not frozen:
                 self._softmaxes.carry(func, told.operation, args, kwargs, out)
+            if self._pairing is not None:
+                self._pairing.made(told.name, out)
             return self._constant(told.name, out, args, kwargs)
         return self._recorded(func, told.operation, args, kwargs, positions)
 
@@ -574,7 +578,7 @@ class Recorder(SiteMode):
             return out
         if action.kind == "unlisted":
             self.unlisted.append((place, f"{op} in {call.path!r}"))
-        if part is not None and len(self.steps[place].outputs) == 1:
+        if part is not None:
             self._softmaxes.note(call, part, self.steps[place], place)
         return out
 

@@ -1,5 +1,6 @@
 """A large weight is used in blocks: the same relevance, whatever the rule."""
 
+import warnings
 from typing import Any
 
 import pytest
@@ -63,3 +64,15 @@ def test_a_grouped_product_is_one_matrix_for_each_group_of_rows(rules: str) -> N
     torch.testing.assert_close(both, funcattr.gradient(lambda x: torch.einsum("ni,nio->no", x, each).exp(), x, 1))
     lift = funcattr.deep_lift(lambda x: F.grouped_mm(x, weight, offs=offs), x, 1)
     torch.testing.assert_close(lift.sum(1), F.grouped_mm(x, weight, offs=offs)[:, 1])
+
+
+def test_a_compressed_sparse_matrix_is_refused_by_name() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch calls the layout a beta
+        matrix = torch.eye(3).double().to_sparse_csr()
+    x = torch.randn(2, 3).double()
+    with pytest.raises(funcattr.UnsupportedOperationError, match=r"'matmul' in '': .* got torch.sparse_csr. Give the"):
+        funcattr.lrp(lambda x: (matrix @ x.mT).mT, x, 0, rules="epsilon")
+    spread = matrix.to_sparse_coo()
+    found: Any = funcattr.lrp(lambda x: (spread @ x.mT).mT, x, 0, rules="epsilon")
+    assert_equal(found, x * torch.eye(3)[0], tolerance=1e-5)

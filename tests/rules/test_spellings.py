@@ -335,6 +335,8 @@ GATES: dict[str, tuple[Function, Function]] = {
     "hardtanh(z + 3, 0, 6) / 6": (lambda z: F.hardtanh(z + 3, 0.0, 6.0) * (1 / 6), F.hardsigmoid),
     "1 / (1 + exp(-z))": (lambda z: 1 / (1 + torch.exp(-z)), torch.sigmoid),
     "reciprocal(1 + exp(-z))": (lambda z: torch.reciprocal(torch.exp(-z) + 1), torch.sigmoid),
+    "(hardtanh(z) + 1) / 2": (lambda z: (F.hardtanh(z) + 1) / 2, lambda z: F.hardsigmoid(3 * z)),
+    "(hardtanh(z, -3, 3) + 3) / 6": (lambda z: (F.hardtanh(z, -3.0, 3.0) + 3) / 6, F.hardsigmoid),
     "(tanh(z / 2) + 1) / 2": (lambda z: 0.5 * (torch.tanh(z / 2) + 1), torch.sigmoid),
 }
 

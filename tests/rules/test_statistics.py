@@ -1,6 +1,7 @@
 """Statistics in simpler operations: the same values in every spelling, and exact sums."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 
 import funcattr
 from funcattr.rules import statistics
@@ -126,20 +128,60 @@ def test_a_norm_without_parts_says_so(order: Any) -> None:
         multipliers(lambda x: torch.norm(x, p=order, dim=(0, 1)).reshape(1), (X[0],), (X[1],))
 
 
-@pytest.mark.parametrize("name", ["var_mean", "std_mean", "linalg_norm"])
-def test_statistics_that_are_not_known_are_named(name: str) -> None:
-    functions: dict[str, Function] = {
-        "var_mean": lambda x: torch.var_mean(x, 1)[0],
-        "std_mean": lambda x: torch.std_mean(x, 1)[0],
-        "linalg_norm": lambda x: torch.linalg.norm(x, dim=1),
-    }
-    with pytest.raises(funcattr.UnsupportedOperationError, match=rf"no rule for\s+{name}"):
-        multipliers(functions[name], (X,), (X + 1,))
+def test_statistics_that_are_not_known_are_named() -> None:
+    with pytest.raises(funcattr.UnsupportedOperationError, match=r"no rule for\s+linalg_norm"):
+        multipliers(lambda x: torch.linalg.norm(x, dim=1), (X,), (X + 1,))
+
+
+def _squared(sd: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
+    return sd**2, mean
+
+
+WITH_MEAN: dict[str, Callable[[Tensor], tuple[Tensor, ...]]] = {
+    "keyword": lambda x: torch.var_mean(x, 1, keepdim=True, correction=0),
+    "named dim": lambda x: torch.var_mean(x, dim=[1], unbiased=False, keepdim=True),
+    "by position": lambda x: torch.var_mean(x, (-1,), False, True),
+    "without the dimension": lambda x: tuple(t[:, None] for t in torch.var_mean(x, 1, unbiased=False)),
+    "all of it": lambda x: tuple(
+        torch.stack(t)[:, None] for t in zip(*(torch.var_mean(row, False) for row in x), strict=True)
+    ),
+    "std_mean": lambda x: _squared(*torch.std_mean(x, 1, unbiased=False, keepdim=True)),
+}
+
+
+@pytest.mark.parametrize("name", WITH_MEAN)
+@pytest.mark.parametrize("book", ["epsilon", "attnlrp", "cp_lrp", "deep_lift"])
+def test_a_mean_that_comes_with_a_variance_is_a_mean(name: str, book: str) -> None:
+    """It is a sum of the values and takes its share; the variance alone is a scale."""
+    x = X[:, 0]
+    weight = torch.linspace(-1, 1, x.shape[1]).to(x)
+
+    def together(x: Tensor) -> Tensor:
+        var, mean = WITH_MEAN[name](x)
+        return (x - mean) * (var + 1e-5).rsqrt() * weight
+
+    def apart(x: Tensor) -> Tensor:
+        return (x - x.mean(1, keepdim=True)) * (x.var(1, unbiased=False, keepdim=True) + 1e-5).rsqrt() * weight
+
+    baseline = x.flip(0) / 2 if book == "deep_lift" else None
+    found: list[Any] = [funcattr.attribute(f, x, 1, rules=book, baseline=baseline).cotangent for f in (together, apart)]
+    assert_equal(*found, tolerance=1e-6)
 
 
 def test_the_comparison_of_values_can_fail() -> None:
     with pytest.raises(AssertionError):
         assert_equal(statistics.var(X, 1, False), X.var(1))
+
+
+def test_a_model_that_ends_with_a_scale_is_told_what_is_a_constant() -> None:
+    def distance(x: Tensor) -> Tensor:
+        return -(x[..., None] - X[0]).norm(dim=1)
+
+    told = (
+        r"does not depend on the input .* The rulebook makes a constant of norm in '': rules \| {'<operation>': rule}"
+    )
+    with pytest.raises(funcattr.UntrackedPathError, match=told):
+        funcattr.attnlrp(distance, X[:, 0, :4], 1)
 
 
 @pytest.mark.parametrize("book", ["epsilon", "epsilon_plus", "attnlrp", "cp_lrp"])

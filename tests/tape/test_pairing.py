@@ -1,5 +1,7 @@
 """Two passes: each call of the one at the input meets its like at the baseline, or the difference is named."""
 
+import ctypes
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -168,3 +170,52 @@ def test_other_values_on_the_way_are_named(model: Any) -> None:
 def test_a_baseline_of_another_structure_or_shape_is_named(baseline: Any) -> None:
     with pytest.raises((ValueError, TypeError), match=r"^attribute\(baseline=\.\.\.\): expected"):
         attribute(torch.tanh, X, 0, rules=Rulebook({"tanh": lambda call, g: g}), baseline=baseline)
+
+
+# --- memory that nobody has set ---------------------------------------------------------------------------------------
+
+
+def _in_halves(made: Tensor, h: Tensor) -> Tensor:
+    made[:, ::2], made[:, 1:2] = h[:, ::2], h[:, 2:] - h[:, :1]
+    return made
+
+
+def _other_memory(made: Tensor) -> Tensor:
+    """As if other values had been there before, each time."""
+    ctypes.memset(made.data_ptr(), next(_BYTES), made.nbytes)
+    return made
+
+
+_BYTES = itertools.cycle([63, 64, 65])
+FILLED: dict[str, Callable[[Tensor], Tensor]] = {
+    "empty": lambda h: _in_halves(torch.empty(h.shape, dtype=h.dtype), h),
+    "empty_like": lambda h: _in_halves(torch.empty_like(h), h),
+    "new_empty": lambda h: h.new_empty(h.shape).copy_(h),
+    "other values": lambda h: _in_halves(_other_memory(torch.empty_like(h)), h),
+    "NaN": lambda h: _in_halves(torch.full_like(h, torch.nan), h),
+}
+
+
+@pytest.mark.parametrize("name", FILLED)
+def test_what_lay_in_memory_before_is_no_constant(name: str) -> None:
+    filled, weight = FILLED[name], uniform(3, 2, seed=5)
+
+    def model(x: Tensor) -> Tensor:
+        return filled(x @ W).tanh() @ weight
+
+    torch.use_deterministic_algorithms(True)  # fills such memory with NaN, which equals nothing
+    try:
+        found: Any = funcattr.deep_lift(model, X, 1, baseline=X0)
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert_equal(found.sum(1), (model(X) - model(X0))[:, 1])
+
+
+def test_what_was_written_into_memory_is_a_constant() -> None:
+    def model(x: Tensor) -> Tensor:
+        made = torch.empty_like(x).copy_(x.detach())
+        made[:, :1] = x[:, 1:2]
+        return made
+
+    with pytest.raises(UnsupportedOperationError, match="other constants"):
+        funcattr.deep_lift(model, X, 1, baseline=X0)

@@ -75,6 +75,11 @@ class Part(NamedTuple):
         args, kwargs = replace(self.args, self.kwargs, self.positions, operands)
         return self.func(*args, **kwargs)
 
+    def picked(self, place: int) -> "Part":
+        """The part that makes one of the results of this one."""
+        before = None if self.baseline is None else self.baseline.picked(place)
+        return self._replace(func=Picked(self.func, place), baseline=before)
+
     @property
     def constants(self) -> list[Tensor]:
         """The tensors among the other arguments."""
@@ -84,6 +89,16 @@ class Part(NamedTuple):
     def adds_a_bias(self) -> bool:
         """Whether the constant that it puts beside its operand is one for each place."""
         return self.adds and any(t.numel() > 1 and t.is_floating_point() for t in self.constants)
+
+
+class Picked(NamedTuple):
+    """A function that gives one of the results of another one."""
+
+    func: Callable[..., Any]
+    place: int
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.func(*args, **kwargs)[self.place]
 
 
 class Member(NamedTuple):
@@ -306,8 +321,7 @@ def let_go(steps: list[Step], whole: set[int], outputs: set[int | None], note: s
     """Clear the steps of regions that nothing else reads."""
     readers = Counter(slot for step in steps for slot in step.inputs)
     for i in sorted(whole, reverse=True):
-        made = steps[i].outputs[0].slot
-        if readers[made] == 0 and made not in outputs:
+        if not any(readers[made.slot] or made.slot in outputs for made in steps[i].outputs):
             readers.subtract(steps[i].inputs)
             steps[i] = Step(_nothing, (), (), steps[i].op, steps[i].path, note=note)
 

@@ -15,8 +15,8 @@ from torch import Tensor
 from ..._torch import pytree
 from ...calls.adjoints import sum_to
 from ...calls.call import Positions
-from ...calls.kinds import GROUPS, LOOKED_THROUGH, SHIFTS
-from ...calls.operations import Operation, draws_at_random, known
+from ...calls.kinds import ELEMENTWISE, GROUPS, LOOKED_THROUGH, SHIFTS
+from ...calls.operations import VIEWS, Operation, draws_at_random, known
 from ...calls.recorded_call import RecordedCall
 from ...rulebook.actions import Action
 from ...rulebook.rulebook import Rulebook
@@ -24,7 +24,7 @@ from ...rules.normalization import softmax_taylor, softmax_written_out
 from ...torch_state import can_look_at
 from ..step import Step
 from .flow import Flow
-from .functions import Forms, Function, Member, Part, let_go, made_of
+from .functions import Forms, Function, Member, Part, Picked, let_go, made_of
 
 _EXTREMA = frozenset(["amax", "max", "logsumexp", "cummax"])
 """Operations whose result shifts the scores of a softmax."""
@@ -99,8 +99,12 @@ class Softmaxes:
     def note(self, call: RecordedCall, part: Part, step: Step, place: int) -> None:
         """Note a call whose step has a place on the tape."""
         self._has_exponentials = self._has_exponentials or call.op in _EXPONENTIALS
-        (made,) = step.outputs
-        self._flow.add(made.slot, _told(call), part, step.inputs, made, place)
+        made, *others = step.outputs
+        if not others:  # nearly always
+            self._flow.add(made.slot, _told(call), part, step.inputs, made, place)
+        elif call.op in VIEWS:  # what is split off
+            for i, one in enumerate(step.outputs):
+                self._flow.add(one.slot, call.op, part.picked(i), step.inputs, one, place)
 
     def note_constant(self, call: RecordedCall, inputs: tuple[int, ...], out: Any) -> None:
         """Note a call whose result, which depends on tracked values, the rulebook makes a constant."""
@@ -219,6 +223,7 @@ class Softmaxes:
     def _has_all(self, between: list[int], exponential: int, count: int, above: Collection[int]) -> bool:
         """Whether a sum has each of so many exponentials, as it is or as it is divided."""
         selected: list[int] = []
+        divided: list[int] = []  # those of them that are what is divided too
         summed = {exponential: False}
         for slot in self._flow.ordered(between):
             (node,) = self._flow.nodes([slot])
@@ -229,10 +234,11 @@ class Softmaxes:
                     return False
             elif node.op in _CHANGING or (node.op in _SCALES and node.part.constants):
                 return False
-            elif node.op in LOOKED_THROUGH and node.shape.numel() < count:
+            if not before and node.op in LOOKED_THROUGH and node.shape.numel() < count:
                 inside = any(self._flow.nodes([i])[0].shape.numel() < count for i in node.inputs if i in summed)
-                selected += [] if inside else [node.shape.numel()]
-        return not selected or sum(selected) == count
+                kept = divided if slot in above else selected
+                kept += [] if inside else [node.shape.numel()]
+        return not selected or sum(selected) in (count, count - sum(divided))
 
     def _of_logarithms(self, slot: int) -> tuple[int, list[int]] | None:
         """What a value is the logarithm of the softmax of, and the slots between; None if it is none."""
@@ -292,6 +298,11 @@ class Softmaxes:
         if call.op in _DENSE:
             return any(self._divides(inputs[0], number) for number in inputs if number < 0)
         pairs = [(numerator, denominator) for numerator, denominator, _ in self._quotients(call, inputs)]
+        if call.op == "mul" and len(inputs) == 2:  # (x / sum) exp(z)
+            for factor, other in (inputs, inputs[::-1]):
+                node = self._flow.node(self._flow.back(factor, _MULTIPLES)[0])
+                if node is not None and node.op == "div" and len(node.inputs) == 2:
+                    pairs += [(other, denominator) for denominator in node.inputs]
         return any(self._divides(*pair) for pair in pairs if call.op != "normalize")
 
     def _divides(self, numerator: int, denominator: int) -> bool:
@@ -300,18 +311,39 @@ class Softmaxes:
             return False
         if self._scores(self._flow.back(numerator, _MULTIPLES)[0]) is not None:
             return True
-        made = self._flow.node(numerator)
-        if made is None or not made.is_of_exponentials:
-            return False
-        return any(
-            self._scores(slot) is not None and self._sum_of(denominator, slot) is not None
-            for slot in self._flow.behind(numerator)
-        )
+        summed = self._added_up(denominator)
+        return bool(summed) and not summed.isdisjoint(self._added_up(numerator))
 
     def _mixes(self, slot: int) -> bool:
-        """Whether a value is made of sums of exponentials."""
+        """Whether a value is made of sums of exponentials, be it that they are added one by one."""
         made = self._flow.node(slot)
-        return made is not None and made.is_of_sums
+        if made is None or made.is_of_sums or not made.is_of_exponentials:
+            return made is not None and made.is_of_sums
+        adding = [node for node in self._flow.nodes(self._flow.behind(slot)) if node.op == "add"]
+        return any(len({self._kind_of_term(i) for i in node.inputs} - {None}) > 1 for node in adding)
+
+    def _kind_of_term(self, slot: int) -> Any:
+        """What tells an exponential from others that are no functions of the same value; None for another term."""
+        exponential, between = self._flow.back(slot, _MULTIPLES | {"add"})
+        scores = self._scores(exponential)
+        if scores is None:
+            return None
+        (whole,) = self._flow.nodes([exponential])
+        selects = any(node.shape.numel() < whole.shape.numel() for node in self._flow.nodes(between))
+        return self._flow.back(scores[0], ELEMENTWISE)[0], slot if selects else None
+
+    def _added_up(self, slot: int) -> set[int]:
+        """The exponentials of which a value is made by products and sums."""
+        found: set[int] = set()
+        seen, pending = {slot}, [slot]
+        for latest in pending:
+            node = self._flow.node(latest)
+            if self._scores(latest) is not None:
+                found.add(latest)
+            elif node is not None and node.op in _LINEAR | _DENSE:
+                pending += [i for i in node.inputs if i not in seen]
+                seen.update(node.inputs)
+        return found
 
     # --- what becomes of it ------------------------------------------------------------------------------------------
 
@@ -412,7 +444,9 @@ def _told(call: RecordedCall) -> str:
 def _draws(member: Member) -> bool:
     """Whether a call would give something else if it ran again."""
     part = member.part
-    return isinstance(part, Part) and draws_at_random(known(part.func), part.args, dict(part.kwargs))
+    if not isinstance(part, Part) or isinstance(part.func, Picked):  # a view
+        return False
+    return draws_at_random(known(part.func), part.args, dict(part.kwargs))
 
 
 def _has_upper_bound(part: Part) -> bool:

@@ -89,6 +89,10 @@ def _shifted_inside(z: Tensor) -> Tensor:
     return (z - (highest + (z - highest).exp().sum(-1, keepdim=True).log())).exp()
 
 
+def _by_halves(e: Tensor, f: Tensor) -> Tensor:
+    return torch.cat([half / (e + f).sum(-1, keepdim=True) for half in (e, f)], -1)
+
+
 SPELLINGS: dict[str, Function] = {
     "two exp": lambda z: z.exp() / torch.exp(z).sum(-1, keepdim=True),
     "two shifts": lambda z: (
@@ -115,6 +119,10 @@ SPELLINGS: dict[str, Function] = {
     "by a sum of an einsum": lambda z: z.exp() / torch.einsum("bij->bi", z.exp())[..., None],
     "by an einsum with ones": lambda z: z.exp() / torch.einsum("bij,j->bi", z.exp(), torch.ones(4).double())[..., None],
     "added one by one": lambda z: z.exp() / sum(z.exp()[..., i : i + 1] for i in range(4)),
+    "unbound, and added one by one": lambda z: z.exp() / sum(z.exp().unbind(-1), torch.zeros(()).double())[..., None],
+    "split, and added": lambda z: z.exp() / sum(part.sum(-1, keepdim=True) for part in z.exp().split([1, 3], -1)),
+    "halves": lambda z: _by_halves(*z.exp().chunk(2, -1)),
+    "pieces over their sum": lambda z: torch.stack([t / sum(z.exp().unbind(-1)) for t in z.exp().unbind(-1)], -1),
     "in pieces": lambda z: torch.cat([z.exp()[..., :2] / z.exp().sum(-1, True), _of(z.exp())[..., 2:]], -1),
     "normalize": lambda z: F.normalize(z.exp(), p=1, dim=-1),
     "1 / exp(-z)": lambda z: _of(1 / (-z).exp()),
@@ -265,6 +273,8 @@ NONE: dict[str, Function] = {
     "a norm": lambda z: F.normalize(z.exp(), dim=-1),
     "a sigmoid": lambda z: z.exp() / (1 + z.exp()),
     "a tanh": lambda z: (z.exp() - (-z).exp()) / (z.exp() + (-z).exp()),
+    "a sigmoid of a difference": lambda z: (2 * z).exp() / ((2 * z).exp() + (z + 1).exp()),
+    "a softplus over its sum": lambda z: (lambda h: h / h.sum(-1, keepdim=True))((1 + z.exp()).log()),
     "a log-sum-exp of others": lambda z: (z - (2 * z).exp().sum(-1, keepdim=True).log()).exp(),
     "an inverse that is meant as a constant": lambda z: z.exp() * (1 / z.exp().sum(-1, keepdim=True)).detach(),
 }
@@ -275,11 +285,26 @@ def test_what_is_no_softmax_is_none(name: str) -> None:
     assert not is_softmax(NONE[name]) and is_softmax(plain)
 
 
-@pytest.mark.parametrize("name", ["one of them", "a norm", "a sigmoid", "a tanh", "a root"])
+NOT_NAMED = (
+    *("one of them", "a norm", "a sigmoid", "a tanh", "a root"),
+    *("a sigmoid of a difference", "a softplus over its sum"),
+)
+
+
+@pytest.mark.parametrize("name", NOT_NAMED)
 def test_what_cannot_be_a_softmax_is_not_named(name: str) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         funcattr.lrp(lambda x: NONE[name](x) @ V, X, 0)
+
+
+def _running(scores: Any, values: Any) -> Tensor:
+    """As RWKV has it: sums that decay from place to place."""
+    total, weights = torch.zeros(()).double(), torch.zeros(()).double()
+    for z, v in zip(scores, values, strict=True):
+        e = z.exp()
+        total, weights = 0.9 * total + e * v, 0.9 * weights + e
+    return (total / weights)[..., None] * torch.ones(6).double()
 
 
 KEPT = (torch.arange(6) < 4).double()
@@ -294,6 +319,11 @@ SUSPECTS: dict[str, tuple[str, Function]] = {
     "weights inverted": ("mul", lambda z: z.exp() * (1 / (z.exp() @ uniform(6, 6).abs()))),
     "divided later": ("div", lambda z: (z.exp() @ Q) / z.exp().sum(-1, keepdim=True)),
     "weighs values": ("div", lambda z: (z.exp() @ (z.mT @ Q[:4])) / z.exp().sum(-1, keepdim=True)),
+    "divides values first": ("mul", lambda z: (z @ Q) / z.exp().sum(-1, keepdim=True) * z.exp()),
+    "branches": ("div", lambda z: (lambda e, f: e / (e + f) * z)(z.exp(), (z @ K).exp())),
+    "branches, divided later": ("div", lambda z: (lambda e, f: (e * z + f) / (e + f))(z.exp(), (z @ K).exp())),
+    "a running sum": ("div", lambda z: _running(z.unbind(-1), (z @ K).unbind(-1))),
+    "places one by one": ("div", lambda z: z.exp() / (z[..., :1].exp() + z[..., 1:2].exp())),
     "an einsum": ("einsum", lambda z: torch.einsum("nbi,nb->nbi", z.exp(), 1 / z.exp().sum(-1))),
     "a diagonal matrix": ("matmul", lambda z: torch.diag_embed(1 / z.exp().sum(-1)) @ z.exp()),
     "a constant shift": ("exp", lambda z: (z - (2 + (z - 2).exp().sum(-1, keepdim=True).log())).exp()),
