@@ -23,6 +23,7 @@ _COMPARISONS = {
 _NEGATIONS = frozenset(["logical_not", "__invert__", "bitwise_not"])
 _CASTS = frozenset("to type type_as float double half bfloat16 int long bool clone contiguous".split())
 _COPIES = frozenset(["detach", "data", "clone", "contiguous", "alias"])
+_PLACES = frozenset(["nonzero", "argwhere", "where"])
 _SIGNS = frozenset(["sign", "sgn"])
 _OF_SIGNS = _CASTS | {"neg", "mul", "div"}
 
@@ -98,7 +99,10 @@ class Masks:
 
     def compared(self, name: str, args: tuple[Any, ...], out: Any) -> None:
         """Note the result of a query, if it compares a tracked value, or is a copy of one."""
-        if not isinstance(out, Tensor) or not args:
+        if not args:
+            return
+        if not isinstance(out, Tensor):
+            self._placed(name, args, out)
             return
         if name in _COPIES and (self._mask(args[0]) is not None or self._value(args[0]) is not None):
             self.carried(name, args, out)
@@ -121,6 +125,7 @@ class Masks:
     def carried(self, name: str, args: tuple[Any, ...], out: Any) -> None:
         """Note what a call that makes constants makes of masks, and of tracked values."""
         if not isinstance(out, Tensor):
+            self._placed(name, args, out)
             return
         known = self._passed_on(name, args) if self.any else None
         if known is not None:
@@ -131,6 +136,12 @@ class Masks:
                 self._note(out, _UNCLEAR)
             elif values:
                 self._note(out, values[0] if name in _COPIES else Copy(None))
+
+    def _placed(self, name: str, args: tuple[Any, ...], out: Any) -> None:
+        """Note the indices of where a mask is true, one tensor for each dimension."""
+        if name in _PLACES and isinstance(out, tuple | list) and args and self._mask(args[0]) is not None:
+            for places in out:
+                self._note(places, _UNCLEAR)
 
     @property
     def follows(self) -> bool:
