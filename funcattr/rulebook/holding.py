@@ -23,7 +23,9 @@ def may_hold(rule: Any) -> bool:
     applied: Any = type(rule).__call__
     if not isinstance(applied, FunctionType) or not _is_own(applied):
         return True
-    return not all(map(_holds_none, vars(rule).values()))
+    if isinstance(rule, tuple):
+        return not all(map(_holds_none, rule))
+    return not hasattr(rule, "__dict__") or not all(map(_holds_none, vars(rule).values()))
 
 
 def _holds_none(value: Any) -> bool:

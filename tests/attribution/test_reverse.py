@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 import funcattr
 from funcattr import Rulebook, rules
@@ -133,6 +134,32 @@ def test_a_pass_has_a_derivative_by_the_mask_of_a_condition(book: str) -> None:
         return funcattr.attribute(BENT, X, 1, conditions=rules.Conditions({"2": mask}), **options).cotangent
 
     assert torch.autograd.gradcheck(explained, V[0].clone().requires_grad_())
+
+
+PACKED: dict[str, Callable[..., Tensor]] = {
+    **ON_RECORD,
+    "gradient": funcattr.gradient,
+    "integrated gradients": partial(funcattr.integrated_gradients, steps=2),
+    "cp_lrp": funcattr.cp_lrp,
+    "a norm": partial(funcattr.lrp, rules="epsilon_plus"),
+    "reveal cancel": partial(funcattr.deep_lift, rules=rules.deep_lift_reveal_cancel()),
+}
+
+
+@pytest.mark.parametrize("requires_grad", [False, True])
+@pytest.mark.parametrize("method", PACKED)
+def test_saved_tensors_may_be_packed_around_a_call(method: str, requires_grad: bool) -> None:
+    """As by `save_on_cpu`, and by a checkpoint whose part explains; `torch.func.vjp` by itself refuses there."""
+    x, explained = X.clone().requires_grad_(requires_grad), partial(PACKED[method], BENT)
+    with torch.autograd.graph.saved_tensors_hooks(torch.clone, lambda t: t):
+        found = explained(x, 1)
+    right = explained(x, 1)
+    torch.testing.assert_close(found, right)
+    if requires_grad:
+        in_part: Any = checkpoint(explained, x, 1, use_reentrant=False)
+        slopes = [torch.autograd.grad(a.square().sum(), x)[0] for a in (found, right, in_part)]
+        for slope in slopes:
+            torch.testing.assert_close(slope, slopes[1])
 
 
 class Threaded(Net):
