@@ -202,6 +202,12 @@ def without_saved_hooks() -> Iterator[None]:
             _autograd._push_saved_tensors_default_hooks(pack, unpack)
 
 
+def func_vjp(function: Callable[..., Any], *primals: Tensor) -> Any:
+    """What `torch.func.vjp` does, which refuses to where saved tensors are packed, as by `save_on_cpu`."""
+    with without_saved_hooks():
+        return torch.func.vjp(function, *primals)
+
+
 # --- torch.func transforms --------------------------------------------------------------------------------------------
 
 

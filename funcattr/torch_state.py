@@ -25,6 +25,13 @@ def can_look_at(tensor: Tensor) -> bool:
     return not (tensor.is_cuda and torch.cuda.is_current_stream_capturing())
 
 
+def is_constant(tensor: Tensor) -> bool:
+    """Whether a tensor is the same number to everybody: no derivative is asked for by it, and no transform wraps it."""
+    if tensor.requires_grad or is_wrapped(tensor):
+        return False
+    return not inside_dual_level() or torch.autograd.forward_ad.unpack_dual(tensor).tangent is None
+
+
 def derivative_is_final(*values: object) -> bool:
     """Whether nobody can ask for a derivative of what is pulled back from these values: no transform, no graph.
 

@@ -1417,8 +1417,8 @@ MUTANTS = (
     Mutant(
         "the channels of a condition are those of the model's form",
         "funcattr/rulebook/conditions.py",
-        "return back(mask.reshape(broadcast).to(cotangent.dtype), self.example_dim)",
-        "return mask.reshape(broadcast).to(cotangent.dtype)",
+        "return back(mask.reshape(broadcast).to(cotangent), self.example_dim)",
+        "return mask.reshape(broadcast).to(cotangent)",
         ("tests/attribution/test_example_dims.py::test_images_in_dimension_one",),
     ),
     Mutant(

@@ -46,8 +46,12 @@ def reverse_pass(question: Question, options: PassOptions) -> Attribution:
     _warn(question.call, options.rules, passed)
     cotangent = starting_cotangent(target, passed.output, options)
     check = RelevanceCheck(question, options, passed.steps, cotangent)
-    with torch.set_grad_enabled(torch.is_grad_enabled() and not derivative_is_final(passed.output, cotangent)):
-        cotangents = passed.pull(cotangent, release=True, conditions=options.conditions)
+    masks = () if options.conditions is None else options.conditions.masks.values()
+    asked = torch.is_grad_enabled()
+    # Of what the passes, the conditions and the cotangent hold; what rules hold shows as the walk comes to them.
+    final = derivative_is_final(passed.output, cotangent, *(passed.baseline or ()), *masks)
+    with torch.set_grad_enabled(asked and not final):
+        cotangents = passed.pull(cotangent, release=True, conditions=options.conditions, asked=asked)
     check.compare(cotangents)
     if question.begins:
         root, pulled, before = (_by_site(question, v) for v in (passed.roots, cotangents, passed.baseline))

@@ -97,7 +97,8 @@ class Batch(NamedTuple):
     again: Callable[[Change], Any]
     is_rounding: Callable[[Neighbours, int, Any, Any], bool] = lambda neighbours, place, first, found: False
 
-    def at(self, place: int, neighbours: Neighbours, both: Any) -> Any:
+    @staticmethod
+    def at(place: int, neighbours: Neighbours, both: Any) -> Any:
         """Of the results of `beside`, those of the rows at one place. Each [N, ...]"""
         return pytree.tree_map(lambda leaf: asked_of(leaf, place, neighbours.times), both)
 
@@ -119,7 +120,7 @@ def _batch(question: Question, few: Tensor | None, results: Callable[[Question],
 
     def by_rounding(neighbours: Neighbours, place: int, first: Any, found: Any) -> bool:
         def among(neighbours: Neighbours) -> Callable[[Question], Any]:
-            return lambda question: batch.at(place, neighbours, beside(neighbours, question))
+            return lambda question: Batch.at(place, neighbours, beside(neighbours, question))
 
         return is_rounding(
             question,
@@ -130,8 +131,7 @@ def _batch(question: Question, few: Tensor | None, results: Callable[[Question],
             beside_others=among(neighbours.beside_others(place)),
         )
 
-    batch = Batch(question.examples if few is None else len(few), alone, beside, alone, by_rounding)
-    return batch
+    return Batch(question.examples if few is None else len(few), alone, beside, alone, by_rounding)
 
 
 def are_separate(

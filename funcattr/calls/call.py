@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .._torch import pytree
+from .._torch import func_vjp, pytree
 from ..copies import ATOMS, is_fixed
 from .operations import Operation, bound, is_argument, named, spelled
 from .parts import Parts
@@ -143,13 +143,13 @@ class Call:
         `of`: what computes the same from the same arguments, for rules that write the call in other operations.
         """
         if of is None:
-            return torch.func.vjp(self, *self.operands)[1](cotangent)
+            return func_vjp(self, *self.operands)[1](cotangent)
 
         def run(*operands: Tensor) -> tuple[Tensor, ...]:
             args, kwargs = replace(self.args, self.kwargs, self._positions, operands)
             return tuple([leaf for leaf in pytree.tree_leaves(of(*args, **kwargs)) if isinstance(leaf, Tensor)])
 
-        return torch.func.vjp(run, *self.operands)[1](cotangent if isinstance(cotangent, tuple) else (cotangent,))
+        return func_vjp(run, *self.operands)[1](cotangent if isinstance(cotangent, tuple) else (cotangent,))
 
     def tensors(self) -> list[Tensor]:
         """Every tensor among the arguments, tracked or not."""

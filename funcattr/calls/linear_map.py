@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from .._torch import func_vjp
 from ..errors import UnsupportedOperationError
 from .call import Call
 from .contracted import contracted_dim
@@ -125,7 +126,7 @@ class LinearMap:
         if self._closed is not None and not torch.is_autocast_enabled(self.x.device.type):
             return self._closed(weight, cotangent, self.x)
         # The map is linear, so its derivative is the same everywhere, at the input too. It may come as a view.
-        return torch.func.vjp(lambda x: self.multiply(x, weight), self.x)[1](cotangent)[0].clone()
+        return func_vjp(lambda x: self.multiply(x, weight), self.x)[1](cotangent)[0].clone()
 
     def blocks(self) -> "list[LinearMap]":
         """The map cut into maps of some outputs each, whose weights are small enough to stay in a cache while used."""

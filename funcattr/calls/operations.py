@@ -306,6 +306,8 @@ def _as_called(func: Callable[..., Any], name: str) -> Operation:
     own = _positional(inspect.unwrap(func), name, operation)
     if own is None:
         return operation
+    if "self" in own and func is getattr(Tensor, name, None):  # a method has it first, wherever its operator has it
+        own = ("self", *(n for n in own if n != "self"))
     rows = operation.parameters
     special = {"indices": "input"} if operation.name == "embedding" else _TABLE_NAMES
     names = tuple(special.get(n, n) if n not in rows else n for n in own)

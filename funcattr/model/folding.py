@@ -64,11 +64,24 @@ class Pair(NamedTuple):
 
 
 class Made(NamedTuple):
-    """A folded weight and bias, what they were made of, and how often that had been written."""
+    """A folded weight and bias, what they were made of, and how often that had been written.
+
+    Attributes:
+        both: The two.
+        of: The tensors that they were made of.
+        versions: How often each had been written.
+        aliases: Each in the memory that it had, which `tensor.data = ...` changes without a write.
+    """
 
     both: Both
     of: list[Tensor]
     versions: list[int]
+    aliases: list[Tensor]
+
+    @property
+    def is_current(self) -> bool:
+        """Whether what they were made of is as it was."""
+        return versions(self.of) == self.versions and all(map(Tensor.is_set_to, self.of, self.aliases))
 
 
 class Folds:
@@ -123,14 +136,14 @@ class Folds:
         made = self.both.get((*key, op))
         if made is not None:
             with without_torch_function():
-                if versions(made.of) == made.versions:
+                if made.is_current:
                     return made.both
         if current_level() is None and not is_traced():
             with without_torch_function(), torch.inference_mode(False), torch.no_grad():
                 weight, bias, *norm = [None if name is None else self.own[name] for name in (*pair.map, *pair.norm)]
                 assert weight is not None
                 both, own = _folded(weight, bias, norm, pair.eps, groups, transposed), [self.own[n] for n in pair.names]
-                self.both[*key, op] = Made(both, own, versions(own))
+                self.both[*key, op] = Made(both, own, versions(own), [t.detach() for t in own])
                 return both
         return None
 

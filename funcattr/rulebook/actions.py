@@ -49,6 +49,11 @@ class Action(NamedTuple):
     kind: Literal["rule", "gradient", "stop", "decompose", "fold", "join", "unlisted"]
     function: Callable[..., Any] | None = None
 
+    @property
+    def pulls(self) -> bool:
+        """Whether its function is a rule, which runs in the reverse pass; a decomposition runs in the forward pass."""
+        return self.function is not None and self.kind != "decompose"
+
     def __repr__(self) -> str:
         if self.function is None:
             return self.kind if self.kind != "unlisted" else "NO RULE"

@@ -83,7 +83,7 @@ class Conditions(NamedTuple):
             channels = torch.arange(shape[dim], device=mask.device)
             mask = (mask[..., None] == channels).any(-2)
         elif mask.shape == cotangent.shape:
-            return mask.to(cotangent.dtype)
+            return mask.to(cotangent)
         if mask.shape[-1:] != shape[dim : dim + 1] or mask.ndim > 2 or (mask.ndim == 2 and len(mask) != shape[0]):
             raise ValueError(
                 f"{self.caller}: expected a mask [{shape[dim]}], [{shape[0]}, {shape[dim]}] or "
@@ -91,4 +91,4 @@ class Conditions(NamedTuple):
             )
         broadcast = [1] * rank
         broadcast[dim], broadcast[0] = mask.shape[-1], mask.shape[0] if mask.ndim == 2 else 1
-        return back(mask.reshape(broadcast).to(cotangent.dtype), self.example_dim)
+        return back(mask.reshape(broadcast).to(cotangent), self.example_dim)

@@ -12,6 +12,7 @@ from ..calls.kinds import FUNCTION, GROUPS, in_group
 from ..calls.operations import CONVOLUTIONS, OPERATIONS, canonical, is_known, refine, spelled
 from ..text_tables import table
 from .actions import GRADIENT, UNLISTED, Action
+from .holding import may_hold
 
 Space = Literal["gradient", "relevance", "multiplier"]
 
@@ -142,6 +143,11 @@ class Rulebook:
         norms = self._possible("batch_norm")
         maps = set[Action]().union(*(self._possible(op) for op in ("linear", *CONVOLUTIONS)))
         return all(a.kind == "fold" for a in norms) or all(map(_is_ordinary, norms | maps))
+
+    @cached_property
+    def may_hold(self) -> bool:
+        """Whether some rule may hold tensors, by which somebody could ask for a derivative."""
+        return any(e.action.pulls and may_hold(e.action.function) for e in self.entries)
 
     def _possible(self, op: str) -> set[Action]:
         """The actions that calls of an operation may get, wherever they are, whose other arguments are constants."""

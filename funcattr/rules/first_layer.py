@@ -11,7 +11,7 @@ from ..calls.declarations import row_by_row
 from ..calls.kinds import GROUPS
 from ..calls.linear_map import LinearMap
 from .linear import absorbing, check_eps, check_options
-from .parametric import linear_rule, rule
+from .parametric import linear_rule, number, rule
 from .real_parts import RealParts
 from .shares import Share, distribute, leaks_of, ones, total
 from .stabilizer import stabilized
@@ -23,9 +23,11 @@ def _bounds(name: str, value: Any) -> float | tuple[float, ...]:
             f"z_box({name}=...): expected the lowest and the highest value that the (normalised) input can have, "
             "low= and high=, each a number or one per channel."
         )
-    if isinstance(value, Tensor):
-        value = value.flatten().tolist() if value.ndim else value.item()
-    return tuple(float(v) for v in value) if isinstance(value, Sequence) else float(value)
+    if isinstance(value, Tensor) and value.ndim:
+        value = tuple(value.flatten())
+    if isinstance(value, Sequence):
+        return tuple([float(number("z_box", name, v)) for v in value])
+    return float(number("z_box", name, value))
 
 
 def _check_z_box(low: Any, high: Any, eps: float) -> dict[str, Any]:

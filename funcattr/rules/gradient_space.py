@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._torch import func_vjp
 from ..calls.adjoints import sum_to
 from ..calls.call import Call
 from ..calls.declarations import folded_alike, operands_only, row_by_row
@@ -37,7 +38,7 @@ def ratio(call: Call, g: Tensor) -> tuple[Tensor | None, ...]:
         return call.vjp(g)[0], *[None] * others
     # An activation without parameters is the same function everywhere, so one value tells its derivative.
     origin = x.new_zeros(()) if call.op in _SAME_EVERYWHERE and len(call.tensors()) == 1 else torch.zeros_like(x)
-    at_zero: Any = torch.func.vjp(lambda v: call(v, *call.operands[1:]), origin)
+    at_zero: Any = func_vjp(lambda v: call(v, *call.operands[1:]), origin)
     (slope,) = at_zero[1](torch.ones_like(at_zero[0]))
     if call.op not in _SAME_EVERYWHERE:  # activations have a slope everywhere
         slope = torch.where(slope.isinf(), 0, slope)

@@ -12,7 +12,7 @@ from torch import Tensor
 from ..calls.declarations import row_by_row
 from ..calls.inplace import plus, toward, where_above
 from ..calls.linear_map import LinearMap
-from .parametric import linear_rule
+from .parametric import linear_rule, number
 from .shares import Share, Term, total
 
 
@@ -97,13 +97,15 @@ def z_plus(layer: LinearMap, *, eps: float = 1e-6, bias: str = "absorb") -> tupl
     return (Share(terms, bias=own, sign=1),)
 
 
-def _check_alpha_beta(alpha: float, beta: float, eps: float, bias: str) -> None:
+def _check_alpha_beta(alpha: float, beta: float, eps: float, bias: str) -> dict[str, float]:
     check_options("alpha_beta", eps, bias)
+    alpha, beta = number("alpha_beta", "alpha", alpha), number("alpha_beta", "beta", beta)
     if not (alpha >= 0 and beta >= 0 and abs(alpha - beta - 1) <= 1e-9):
         raise ValueError(
             f"alpha_beta(alpha={alpha!r}, beta={beta!r}): expected alpha - beta = 1 with both at least 0, or relevance "
             "is not conserved. The usual ones are (1, 0) and (2, 1)."
         )
+    return {"alpha": alpha, "beta": beta}
 
 
 @linear_rule(_check_alpha_beta, needs_output=False)
@@ -124,6 +126,7 @@ def alpha_beta(
     References:
         Bach et al., 2015, doi:10.1371/journal.pone.0130140, equation 60.
     """
+    alpha, beta = number("alpha_beta", "alpha", alpha), number("alpha_beta", "beta", beta)
     terms, own = supporting(layer), positive(absorbing(layer, bias))
     above = Share(terms, bias=own, scale=float(alpha), sign=1)
     if beta == 0:
@@ -132,10 +135,12 @@ def alpha_beta(
     return above, Share(terms, bias=own, scale=-float(beta), sign=-1)
 
 
-def _check_gamma(gamma: float, eps: float, bias: str) -> None:
+def _check_gamma(gamma: float, eps: float, bias: str) -> dict[str, float]:
     check_options("gamma", eps, bias)
+    gamma = number("gamma", "gamma", gamma)
     if not gamma >= 0:
         raise ValueError(f"gamma(gamma={gamma!r}): expected gamma at least 0; 0 is the epsilon rule.")
+    return {"gamma": gamma}
 
 
 @linear_rule(_check_gamma)
@@ -155,7 +160,7 @@ def gamma(layer: LinearMap, *, gamma: float = 0.25, eps: float = 1e-6, bias: str
     References:
         Montavon et al., 2019, doi:10.1007/978-3-030-28954-6_10, section 10.2.3; Andeol et al., 2021, arXiv:2105.00832.
     """
-    weight, own, z = layer.weight, absorbing(layer, bias), layer.z
+    gamma, weight, own, z = number("gamma", "gamma", gamma), layer.weight, absorbing(layer, bias), layer.z
     terms = supporting(layer)
     positive_weight = terms[0][1]
     above = torch.add(weight, positive_weight, alpha=gamma)

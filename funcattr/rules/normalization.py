@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._torch import func_vjp
 from ..calls.call import Call
 from ..calls.declarations import row_by_row
 from ..calls.kinds import softmax_dims
@@ -51,7 +52,7 @@ def _affine_leaks(call: Call, relevance: Tensor, *, eps: float) -> dict[str, Any
 
 def _frozen(call: Call, x: Tensor) -> Tensor:
     """A x, as the adjoint of the adjoint."""
-    return torch.func.vjp(lambda g: frozen_adjoint(call, g), torch.zeros_like(call.output))[1](x)[0]
+    return func_vjp(lambda g: frozen_adjoint(call, g), torch.zeros_like(call.output))[1](x)[0]
 
 
 @rule(lambda eps: check_eps("affine", eps), _affine_leaks)

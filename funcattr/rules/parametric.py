@@ -6,11 +6,14 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from torch import Tensor
+
 from ..calls import declarations
 from ..calls.call import Call
 from ..calls.declarations import giving_own, operands_only
 from ..calls.inplace import plus
 from ..calls.linear_map import LinearMap
+from ..torch_state import is_constant
 from .real_parts import RealParts
 from .shares import Share, distribute, leaks_of
 
@@ -79,6 +82,23 @@ class Parametric:
         return _restored, (self.formula.__module__, self.formula.__name__, self.options)
 
 
+def number(rule: str, option: str, value: Any) -> Any:
+    """An option that a formula takes as a number, and that may be given as a tensor of one value.
+
+    Raises:
+        TypeError: If it is a tensor that somebody differentiates or maps over, which a number would not tell.
+    """
+    if not isinstance(value, Tensor):
+        return value
+    if not is_constant(value):
+        raise TypeError(
+            f"{rule}({option}=...): expected a number, got a tensor that requires a derivative or that a transform "
+            "wraps. The rule takes it as a constant: give a number, or write a rule of your own, a function of the "
+            "tensor."
+        )
+    return value.item()
+
+
 def _restored(module: str, name: str, options: dict[str, Any]) -> Parametric:
     plain = getattr(importlib.import_module(module), name)
     return plain if options == plain.options else plain(**options)
@@ -112,7 +132,7 @@ def linear_rule(
 
     def decorate(split: Callable[..., tuple[Share, ...]]) -> Parametric:
         def formula(call: Call, relevance: Any, *, eps: float, **options: Any) -> Any:
-            layer = LinearMap(call)
+            layer, eps = LinearMap(call), number(split.__name__, "eps", eps)
             if layer.x.is_complex():
                 real = RealParts(call, layer)
                 shares = split(real.layer, **options)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from .._torch import current_level, inside_derivative, pytree, unwrapped, without_saved_hooks
+from .._torch import current_level, func_vjp, inside_derivative, pytree, unwrapped, without_saved_hooks
 from ..calls.adjoints import leaf_of, outside_inference_mode
 from ..calls.call import Origin
 from ..calls.declarations import is_row_by_row
@@ -231,7 +231,7 @@ def _by_func(call: RecordedCall, parts: tuple[float, ...], written: Any) -> tupl
         given = iter(operands)
         return call(*(next(given) if r else t for r, t in zip(receiving, call.operands, strict=True)))
 
-    found: Any = torch.func.vjp(run, *(t for r, t in zip(receiving, call.operands, strict=True) if r))
+    found: Any = func_vjp(run, *(t for r, t in zip(receiving, call.operands, strict=True) if r))
     return found
 
 
@@ -283,7 +283,7 @@ def _adjoint_by_blocks(call: RecordedCall, parts: tuple[float, ...], written: An
         def run(*operands: Tensor) -> Tensor:
             return written(**_block({**named, **dict(zip(names, operands, strict=True))}, rows))
 
-        found: Any = torch.func.vjp(run, *(named[name] for name in names))
+        found: Any = func_vjp(run, *(named[name] for name in names))
         out, adjoint = found
         return adjoint(g[..., rows, :].to(out.dtype))
 

@@ -116,8 +116,9 @@ def record(fn: Callable[..., Any], primals: tuple[Tensor, ...], how: Recording) 
             raise independent(call, (site,))
     between = {step.outputs[0].slot for step in steps if step.mark} & {*root_slots}
 
-    def pull(cotangent: Any, release: bool = False, **options: Any) -> tuple[Tensor, ...]:
+    def pull(cotangent: Any, release: bool = False, asked: bool = False, **options: Any) -> tuple[Tensor, ...]:
         given = matching_leaves(call, cotangent, leaves_meta, spec)
+        options["asked"] = asked and how.rules.may_hold
         start = {s: g for s, g in zip(slots, given, strict=True) if s is not None}
         if not between:
             found = walk(steps, start, release, **options)

@@ -4,8 +4,11 @@ import operator
 from collections.abc import Callable
 from typing import Any
 
+import torch
+
 from ..calls.inplace import plus
 from ..rulebook.conditions import Conditions
+from ..rulebook.holding import may_hold
 from .step import Step
 
 Observer = Callable[[Step, list[Any], tuple[Any, ...]], None]
@@ -18,6 +21,7 @@ def walk(
     release: bool,
     conditions: Conditions | None = None,
     observer: Observer | None = None,
+    asked: bool = False,
 ) -> dict[int, Any]:
     """Walk the steps backwards from the cotangents of some slots; those that remain are the roots'.
 
@@ -27,7 +31,10 @@ def walk(
         release: Whether each step is freed as the walk passes it.
         conditions: Hold at the marked sites.
         observer: Is told of each step that is passed.
+        asked: Whether a derivative is asked for by tensors that rules hold, if some do. Autograd is off until the walk
+            has come to a rule that holds one, and on from there; the caller sets it back.
     """
+    asked = asked and not torch.is_grad_enabled()
     pending = steps if release else steps.copy()
     own: set[int] = set()  # slots of cotangents that the walk alone holds
     while pending:
@@ -41,12 +48,12 @@ def walk(
             pull = step.pull
             if step.over is not None and step.outputs[0].slot in own and observer is None:
                 pull = step.over
-            results = pull(arrived[0])
+            results = _held(step, pull, arrived[0]) if asked else pull(arrived[0])
         elif all(g is None for g in arrived):
             continue
         else:
             filled = (out.zeros() if g is None else g for out, g in zip(step.outputs, arrived, strict=True))
-            results = step.pull(tuple(filled))
+            results = _held(step, step.pull, tuple(filled)) if asked else step.pull(tuple(filled))
         if observer is not None:
             observer(step, arrived, results)
         add = plus if step.owned and observer is None else operator.add
@@ -60,3 +67,14 @@ def walk(
                 cotangents[slot] = g
                 (own.add if step.owned and len(results) == 1 else own.discard)(slot)
     return cotangents
+
+
+def _held(step: Step, pull: Callable[[Any], tuple[Any, ...]], cotangent: Any) -> tuple[Any, ...]:
+    """The cotangents that a step gives, with autograd on if its rule may hold tensors, and behind one with a graph."""
+    if torch.is_grad_enabled() or not step.action.pulls or not may_hold(step.action.function):
+        return pull(cotangent)
+    with torch.enable_grad():
+        results = pull(cotangent)
+    if any(g is not None and g.requires_grad for g in results):
+        torch.set_grad_enabled(True)
+    return results

@@ -1,5 +1,7 @@
 """The copies beside an example show what it sees of its batch, and are inputs that a model may be given."""
 
+import gc
+import weakref
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -544,3 +546,18 @@ def test_a_noise_tunnel_asks_about_a_few_examples() -> None:
     assert rows == [4, 4, 12, 80]
     with pytest.raises(ValueError, match="depends on what else is in the batch"):
         funcattr.noise_tunnel(lambda x, target: x**2 - x.mean(0), images(40), samples=2, chunk_size=2)
+
+
+@pytest.mark.parametrize("method", [partial(funcattr.integrated_gradients, steps=2), funcattr.deep_lift])
+def test_nothing_of_a_call_waits_for_the_garbage_collector(method: Callable[..., Tensor]) -> None:
+    x, options = torch.rand(3, 4), {}
+    if method is funcattr.deep_lift:
+        options["baseline"] = funcattr.distribution(torch.rand(2, 4))
+    held = weakref.ref(x)
+    gc.disable()
+    try:
+        method(nn.Sequential(nn.Linear(4, 3), nn.ReLU()), x, 1, **options)
+        del x
+        assert held() is None
+    finally:
+        gc.enable()

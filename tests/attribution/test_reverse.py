@@ -11,8 +11,11 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 import funcattr
+from funcattr import Rulebook, rules
+from funcattr.rules import Entry
 from funcattr.testing.seeding import settle, uniform
 
 
@@ -72,6 +75,91 @@ def test_a_pass_on_record_has_a_derivative_by_what_a_target_holds(method: str) -
         return ON_RECORD[method](bent, X, lambda y: (y * v).square().sum(1))
 
     assert torch.autograd.gradcheck(explained, V.clone().requires_grad_())
+
+
+BENT: Any = settle(lambda: nn.Sequential(Net(), nn.ReLU(), nn.Linear(3, 3), nn.Softplus()))
+HOLDING: dict[str, Callable[[Tensor], Any]] = {
+    "a rule": lambda v: {"relu": lambda call, g: g * v},
+    "a rule among the package's": lambda v: rules.epsilon_everywhere() | {"softplus": lambda call, r: r * v},
+    "a partial": lambda v: {"softplus": partial(lambda call, g, by: g * by, by=v)},
+    "a rule with options": lambda v: {"relu": rules.beta_smooth(beta=1 + v[0, 0].square())},
+    "a rule for what comes last": lambda v: Rulebook((Entry("linear", lambda c, g: c.vjp(g)[0] * v, position="last"),)),
+    "a rule that joins": lambda v: {"relu": rules.join(lambda call, g: g * v)},
+}
+
+
+@pytest.mark.parametrize("layer", [None, "0"])
+@pytest.mark.parametrize("rule", HOLDING)
+def test_a_result_has_a_derivative_by_what_a_rule_holds(rule: str, layer: str | None) -> None:
+    """Where nothing else requires one. Inside `torch.func.grad` it has too."""
+
+    def explained(v: Tensor) -> Tensor:
+        return funcattr.attribute(BENT, X, 1, rules=HOLDING[rule](v), layer=layer).cotangent
+
+    assert torch.autograd.gradcheck(explained, V.clone().requires_grad_())
+    v = V.clone().requires_grad_()
+    (by_autograd,) = torch.autograd.grad(explained(v).square().sum(), v)
+    torch.testing.assert_close(torch.func.grad(lambda v: explained(v).square().sum())(V), by_autograd)
+    with torch.no_grad():
+        assert not explained(v).requires_grad
+    assert torch.is_grad_enabled()
+    assert not explained(V).requires_grad
+
+
+def test_an_error_behind_a_rule_that_holds_a_tensor_leaves_autograd_as_it_was() -> None:
+    v = torch.ones((), requires_grad=True)
+    book: Any = {"relu": lambda call, g: g * v, "tanh": lambda call, g: None}
+    with pytest.raises(ValueError, match="returned None"):
+        funcattr.attribute(BENT, X, 1, rules=book)
+    assert torch.is_grad_enabled()
+
+
+@pytest.mark.parametrize("layer", [None, "0"])
+@pytest.mark.parametrize("times_difference", [True, False])
+def test_deep_lift_has_a_derivative_by_its_baseline(times_difference: bool, layer: str | None) -> None:
+    given: Any = {"times_difference": times_difference, "layer": layer}
+    baseline = V.clone().requires_grad_()
+    assert torch.autograd.gradcheck(lambda v: funcattr.deep_lift(BENT, X, 1, baseline=v, **given), baseline)
+    rows = uniform(4, 3, seed=5).requires_grad_()
+    assert torch.autograd.gradcheck(
+        lambda v: funcattr.deep_lift(BENT, X, 1, baseline=funcattr.distribution(v), **given), rows
+    )
+
+
+@pytest.mark.parametrize("book", ["gradient", "epsilon"])
+def test_a_pass_has_a_derivative_by_the_mask_of_a_condition(book: str) -> None:
+    options: Any = {} if book == "gradient" else {"rules": book}
+
+    def explained(mask: Tensor) -> Tensor:
+        return funcattr.attribute(BENT, X, 1, conditions=rules.Conditions({"2": mask}), **options).cotangent
+
+    assert torch.autograd.gradcheck(explained, V[0].clone().requires_grad_())
+
+
+PACKED: dict[str, Callable[..., Tensor]] = {
+    **ON_RECORD,
+    "gradient": funcattr.gradient,
+    "integrated gradients": partial(funcattr.integrated_gradients, steps=2),
+    "cp_lrp": funcattr.cp_lrp,
+    "a norm": partial(funcattr.lrp, rules="epsilon_plus"),
+    "reveal cancel": partial(funcattr.deep_lift, rules=rules.deep_lift_reveal_cancel()),
+}
+
+
+@pytest.mark.parametrize("requires_grad", [False, True])
+@pytest.mark.parametrize("method", PACKED)
+def test_saved_tensors_may_be_packed_around_a_call(method: str, requires_grad: bool) -> None:
+    """As by `save_on_cpu`, and by a checkpoint whose part explains; `torch.func.vjp` by itself refuses there."""
+    x, explained = X.clone().requires_grad_(requires_grad), partial(PACKED[method], BENT)
+    with torch.autograd.graph.saved_tensors_hooks(torch.clone, lambda t: t):
+        found = explained(x, 1)
+    right = explained(x, 1)
+    torch.testing.assert_close(found, right)
+    if requires_grad:
+        in_part: Any = checkpoint(explained, x, 1, use_reentrant=False)
+        slopes = [torch.autograd.grad(a.square().sum(), x)[0] for a in (found, right, in_part)]
+        for slope in slopes:
+            torch.testing.assert_close(slope, slopes[1])
 
 
 class Threaded(Net):

@@ -721,6 +721,21 @@ def test_a_fold_follows_a_write_into_its_own_parameters() -> None:
     torch.testing.assert_close(fm(x), fm.bind(fm.params)(x))
 
 
+@pytest.mark.parametrize("name", ["c.weight", "b.weight", "b.running_mean"])
+def test_a_fold_follows_other_memory_of_its_own_tensors(name: str) -> None:
+    """Which `tensor.data = ...` gives them, in `torch.nn.utils.vector_to_parameters` too, without counting a write."""
+    model, x = pair(lambda m, x: m.b(m.c(x))), uniform(2, 3)
+    fm = funcattr.functionalize(model, fold=True)
+    before = fm(x)
+    tensor = {**fm.params, **fm.buffers}[name]
+    tensor.data = 2 * tensor.data
+    torch.testing.assert_close(fm(x), fm.bind({name: tensor})(x))
+    assert not torch.allclose(fm(x), before)
+    if tensor.ndim == 2:
+        tensor.data = tensor.data.view(*reversed(tensor.shape)).mT  # the same memory, read another way
+        torch.testing.assert_close(fm(x), fm.bind({name: tensor})(x))
+
+
 @pytest.mark.parametrize(
     ("book", "folds"),
     [

@@ -2,10 +2,12 @@
 
 import copy
 import pickle
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 import funcattr
 from funcattr import Rulebook, rules
@@ -170,3 +172,39 @@ def test_the_eps_of_a_composite_reaches_sums_norms_and_products() -> None:
     assert product[0].tolist() == [[pytest.approx(2 / 3), pytest.approx(-1 / 3)]]
     normed = funcattr.lrp(lambda a: torch.nn.functional.layer_norm(a, (2,), eps=0.0), a, 0, rules=book, start="one")
     assert normed.sum().item() == pytest.approx(1 / 1.5)
+
+
+TAKEN_AS_NUMBERS: dict[str, Callable[[Tensor], Rulebook]] = {
+    "alpha_beta": lambda v: rules.epsilon_plus() | {"linear": rules.alpha_beta(alpha=1 + v, beta=v)},
+    "gamma": lambda v: rules.epsilon_plus() | {"linear": rules.gamma(gamma=v)},
+    "z_box": lambda v: rules.epsilon_gamma_box(low=-3 * v, high=[3 * v, 3 * v]),
+    "alpha_beta, applied": lambda v: (
+        rules.epsilon_plus() | {"linear": lambda call, r: rules.alpha_beta(call, r, alpha=1 + v, beta=v)}
+    ),
+    "gamma, applied": lambda v: rules.epsilon_plus() | {"linear": lambda call, r: rules.gamma(call, r, gamma=v)},
+    "epsilon, applied": lambda v: rules.epsilon_plus() | {"linear": lambda call, r: rules.epsilon(call, r, eps=v)},
+}
+
+
+@pytest.mark.parametrize("name", TAKEN_AS_NUMBERS)
+def test_a_number_is_no_tensor_that_is_differentiated_or_mapped(name: str) -> None:
+    """The derivative by it was zero in silence, or a part of it."""
+    model, x, value = torch.nn.Linear(2, 2).double(), torch.ones(1, 2).double(), torch.tensor(0.5).double()
+
+    def summed(v: Tensor) -> Tensor:
+        return funcattr.lrp(model, x, 1, rules=TAKEN_AS_NUMBERS[name](v)).square().sum()
+
+    refused = pytest.raises(
+        TypeError, match=rf"^{name.partition(',')[0]}\(\w+=\.\.\.\): expected a number, got a tensor"
+    )
+    with refused:
+        summed(value.clone().requires_grad_())
+    with refused:
+        torch.func.grad(summed)(value)
+    with refused:
+        torch.func.jvp(summed, (value,), (value,))
+    with refused:
+        torch.vmap(summed)(value[None])
+    with refused, torch.autograd.forward_ad.dual_level():
+        summed(torch.autograd.forward_ad.make_dual(value, value))
+    torch.testing.assert_close(summed(value), summed(torch.tensor(0.5)))

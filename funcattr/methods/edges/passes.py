@@ -249,8 +249,9 @@ def _recorded(
 
     def pull(cotangents: Any) -> tuple[Tensor, ...]:
         leaves = pytree.tree_leaves((record.output, cotangents))
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not derivative_is_final(*leaves)):
-            return record.pull(cotangents, release=True)
+        asked = torch.is_grad_enabled()
+        with torch.set_grad_enabled(asked and not derivative_is_final(*leaves)):
+            return record.pull(cotangents, release=True, asked=asked)
 
     return (*record.output, pull)
 

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..._torch import func_vjp
 from ...agreement import same_numbers
 from ...attribution.contribution import contribution
 from ...attribution.example_dims import ExampleDims
@@ -99,7 +100,7 @@ def _biases(step: Step, arrived: list[Any], results: tuple[Any, ...]) -> list[Te
     # some of torch's pullbacks take logarithms of cotangents.
     reached = tuple(v for v, r in zip(step.values.operands, results, strict=True) if r is not None)
     try:
-        linear = torch.func.vjp(pulled, *(torch.ones_like(y) for y in step.values.outputs))[1](reached)
+        linear = func_vjp(pulled, *(torch.ones_like(y) for y in step.values.outputs))[1](reached)
     except FuncattrError:
         raise
     except RuntimeError as error:  # a NotImplementedError is one
@@ -131,7 +132,7 @@ def _as_map(question: Question, share: Tensor, size: tuple[int, ...], absolute: 
     places = _channels(share, absolute).to(question.x.dtype)
     # "area" leaves no place out where there are more of them than in the input.
     mode = "bilinear" if all(n <= to for n, to in zip(places.shape[2:], size, strict=True)) else "area"
-    weight = torch.func.vjp(lambda m: resize(m, size, mode=mode), torch.ones_like(places))[1](
+    weight = func_vjp(lambda m: resize(m, size, mode=mode), torch.ones_like(places))[1](
         places.new_ones(len(places), 1, *size)
     )[0]
     return resize(places / weight, size, mode=mode)

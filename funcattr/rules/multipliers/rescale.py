@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..._torch import func_vjp
 from ...calls.adjoints import sum_to
 from ...calls.call import Call
 from ...calls.declarations import row_by_row
@@ -52,7 +53,7 @@ def rescale(call: Call, m: Tensor) -> Tensor:
     if _only_operand(call).is_complex():
         return _complex_slope(call, m)
     (x, y), (x0, y0) = ((_only_operand(c).expand_as(c.output), c.output) for c in (call, partner(call)))
-    derivative, dx = torch.func.vjp(call, x)[1](torch.ones_like(y))[0], difference(x, x0)
+    derivative, dx = func_vjp(call, x)[1](torch.ones_like(y))[0], difference(x, x0)
     # A root of 0 in both passes has 0, as torch has it for norms: infinite, times what it is the root of, is no number.
     derivative = torch.where(derivative.isinf() & (dx == 0), 0, derivative)
     slope = secant(y - y0, dx, derivative, x.abs(), y.abs())
@@ -95,7 +96,7 @@ def bilinear(call: Call, m: Tensor) -> tuple[Tensor, ...]:
     if call.op == "einsum" and len(call.operands) > 2:
         raise no_multiplier(call, f"an einsum of {len(call.operands)} tracked factors (of two, it has one)")
     means = [(a + b) / 2 for a, b in zip(call.operands, partner(call).operands, strict=True)]
-    return torch.func.vjp(call, *means)[1](m)
+    return func_vjp(call, *means)[1](m)
 
 
 def quotient_slope(call: Call, m: Tensor) -> tuple[Tensor, ...]:
@@ -220,10 +221,10 @@ def _values(result: Any) -> Tensor:
 
 def _routed(call: Call, m: Tensor) -> tuple[Tensor, ...]:
     """The cotangent handed to the winners of a call."""
-    return torch.func.vjp(lambda *operands: _values(call(*operands)), *call.operands)[1](m)
+    return func_vjp(lambda *operands: _values(call(*operands)), *call.operands)[1](m)
 
 
 def _selection(call: Call, values: tuple[Tensor, ...]) -> Tensor:
     """What lies in `values` where the winners of a call are: the adjoint of `_routed`."""
     zeros = torch.zeros_like(_values(call.output))
-    return torch.func.vjp(lambda m: _routed(call, m), zeros)[1](values)[0]
+    return func_vjp(lambda m: _routed(call, m), zeros)[1](values)[0]

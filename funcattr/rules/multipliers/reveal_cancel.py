@@ -7,6 +7,7 @@ dy+ is what dz+ adds, on average over both orders in which dz+ and dz- may come;
 import torch
 from torch import Tensor
 
+from ..._torch import func_vjp
 from ...calls.call import Call
 from ...calls.declarations import takes_activation
 from ...calls.linear_map import LinearMap
@@ -38,7 +39,7 @@ def _slope(f: Call, z0: Tensor, part: Tensor, other: Tensor) -> Tensor:
     starts = (z0, z0 + other)
     values = [f(start) for start in starts]
     rise = f(z0 + part) - values[0] + f(z0 + other + part) - values[1]
-    derivatives = [torch.func.vjp(f, start)[1](torch.ones_like(start))[0] for start in starts]
+    derivatives = [func_vjp(f, start)[1](torch.ones_like(start))[0] for start in starts]
     sizes = (torch.maximum(a.abs(), b.abs()) for a, b in (starts, values))
     return secant(rise, part, derivatives[0] + derivatives[1], *sizes) / 2
 

@@ -308,3 +308,10 @@ def test_maximization_over_tokens() -> None:
 def test_bad_data_is_refused(batches: Any, options: Any, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=f"^relevance_maximization.*{message}"):
         relevance_maximization(chain(), batches, **{"layer": "3", **options}, start="one")
+
+
+@pytest.mark.parametrize("mask", [torch.tensor([0, 2]), torch.tensor([1.0, 0.0, 1.0]), torch.ones(2, 3)])
+def test_a_mask_goes_to_where_the_cotangent_is(mask: Tensor) -> None:
+    """Lists of channels become a tensor on the default device, which need not be the model's."""
+    (found,) = funcattr.rules.Conditions({"0": mask}).at("0", [torch.empty(2, 3, device="meta")], {})
+    assert found.device.type == "meta"
