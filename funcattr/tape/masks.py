@@ -99,10 +99,10 @@ class Masks:
 
     def compared(self, name: str, args: tuple[Any, ...], out: Any) -> None:
         """Note the result of a query, if it compares a tracked value, or is a copy of one."""
-        if not args:
+        if name in _PLACES:
+            self._placed(args, out)
             return
-        if not isinstance(out, Tensor):
-            self._placed(name, args, out)
+        if not isinstance(out, Tensor) or not args:
             return
         if name in _COPIES and (self._mask(args[0]) is not None or self._value(args[0]) is not None):
             self.carried(name, args, out)
@@ -124,8 +124,10 @@ class Masks:
 
     def carried(self, name: str, args: tuple[Any, ...], out: Any) -> None:
         """Note what a call that makes constants makes of masks, and of tracked values."""
+        if name in _PLACES and not isinstance(out, Tensor):
+            self._placed(args, out)
+            return
         if not isinstance(out, Tensor):
-            self._placed(name, args, out)
             return
         known = self._passed_on(name, args) if self.any else None
         if known is not None:
@@ -137,10 +139,10 @@ class Masks:
             elif values:
                 self._note(out, values[0] if name in _COPIES else Copy(None))
 
-    def _placed(self, name: str, args: tuple[Any, ...], out: Any) -> None:
-        """Note the indices of where a mask is true, one tensor for each dimension."""
-        if name in _PLACES and isinstance(out, tuple | list) and args and self._mask(args[0]) is not None:
-            for places in out:
+    def _placed(self, args: tuple[Any, ...], out: Any) -> None:
+        """Note the indices of where a mask is true: a tensor, or one for each dimension."""
+        if args and self._mask(args[0]) is not None:
+            for places in (out,) if isinstance(out, Tensor) else out:
                 self._note(places, _UNCLEAR)
 
     @property

@@ -44,7 +44,7 @@ _SUMS = frozenset(["add", "sub", "lerp"])
 def written_relus(steps: Sequence[Step]) -> list[str]:
     """The sums of a value and its size, and of a value and the relu of its negative, by where they are.
 
-    (x + |x|) / 2,  with sqrt(x x) or hypot(x, 0) for |x|;  x + relu(-x)
+    (x + |x|) / 2,  with sqrt(x x), hypot(x, 0) or copysign(x, 1) for |x|;  x + relu(-x)
 
     They are told by which calls meet, not by numbers: a x + b |x|, a leaky relu, is among them. A norm, whose sizes are
     added to each other, is not.
@@ -65,7 +65,7 @@ def written_relus(steps: Sequence[Step]) -> list[str]:
             for kind in (squares, sizes):
                 if given in kind:
                     kind[out] = kind[given]
-        elif (step.op in ("abs", "hypot") and not others) or (step.op == "relu" and sign < 0):
+        elif (step.op in ("abs", "hypot", "copysign") and not others) or (step.op == "relu" and sign < 0):
             sizes[out] = first
         elif step.op in ("sqrt", "pow") and given in squares:
             sizes[out] = squares[given]

@@ -567,6 +567,8 @@ RELUS: dict[str, Function] = {
     "fmax": lambda h: torch.fmax(h, other=ZERO),
     "where(h > 0, h, 0)": lambda h: torch.where(h > 0, h, 0.0),
     "where(h <= 0, 0, h)": lambda h: torch.where(h <= 0, torch.zeros_like(h), h),
+    "a method of h": lambda h: h.where(h > 0, 0.0),
+    "a method of the other": lambda h: torch.zeros_like(h).where(h <= 0, h),
     "where by keyword": lambda h: torch.where(condition=torch.gt(h, 0), input=h, other=ZERO),
     "h * (h > 0)": lambda h: h * (h > 0),
     "a mask of floats": lambda h: (h > 0).to(h.dtype) * h,
@@ -641,6 +643,7 @@ UNCLEAR: dict[str, tuple[Function, str]] = {
     "a root of a square": (lambda h: 0.5 * (h + h.square().sqrt()), "add"),
     "powers": (lambda h: 0.5 * (h + (h**2) ** 0.5), "add"),
     "hypot": (lambda h: 0.5 * (h + torch.hypot(h, ZERO)), "add"),
+    "copysign": (lambda h: 0.5 * (h + torch.copysign(h, torch.ones_like(h))), "add"),
     "h + relu(-h)": (lambda h: h + torch.relu(-h), "add"),
     "h - clamp(max=0)": (lambda h: h - h.clamp(max=0), "clamp"),
     "-clamp_max(-h, 0)": (lambda h: -torch.clamp_max(-h, 0), "clamp_max"),
@@ -651,6 +654,12 @@ UNCLEAR: dict[str, tuple[Function, str]] = {
     "a sum with its sign": (lambda h: h * (h.sign() + 1) / 2, "mul"),
     "a comparison of its sign": (lambda h: torch.where(h.sign() > 0, h, 0.0), "where"),
     "index_put": (lambda h: h.index_put((h < 0,), ZERO), "index_put"),
+    "an assignment at the places of a mask": (lambda h: _assigned_at(h, (h < 0).all(1).nonzero()[:, 0]), "__setitem__"),
+    "an assignment at a tuple of places": (
+        lambda h: _assigned_places(h, (h < 0).nonzero(as_tuple=True)),
+        "__setitem__",
+    ),
+    "index_put at a tuple of places": (lambda h: h.index_put(torch.where(h < 0), ZERO), "index_put"),
     "an assignment at several indices": (lambda h: _assigned_at(h, (h < 0).all(1)), "__setitem__"),
     "the sign of a detached value": (lambda h: h * (h.detach().sign() + 1) / 2, "mul"),
     "a relu of a detached value": (lambda h: h * (torch.relu(h.detach()) > 0), "mul"),
@@ -677,6 +686,12 @@ PLAIN: dict[str, Function] = {
     "a detached gate": lambda h: h * torch.sigmoid(h.detach()),
     "a straight-through rounding": lambda h: h + (h.round() - h).detach(),
 }
+
+
+def _assigned_places(h: Tensor, places: tuple[Tensor, ...]) -> Tensor:
+    h = h.clone()
+    h[places] = 0.0
+    return h
 
 
 WRITTEN: dict[str, Callable[[Tensor], object]] = {
