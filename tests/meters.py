@@ -19,6 +19,7 @@ FORWARD = (aten.convolution, aten.addmm, aten.mm)
 MAPS = (*FORWARD, aten.convolution_backward)
 ONLY_WRITTEN = {aten.fill_, aten.zero_, aten.copy_, aten.new_full, aten.new_ones, aten.new_zeros}
 NO_KERNEL = {aten._unsafe_view, aten.empty, aten.empty_like, aten.empty_strided, aten.new_empty, aten.new_empty_strided}
+NO_KERNEL |= {aten.is_set_to}  # which compares where two tensors lie
 
 
 class Hidden(TorchDispatchMode):
