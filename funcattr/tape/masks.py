@@ -169,9 +169,10 @@ class Masks:
         """The value whose relu a call is by its mask; None if it is none."""
         x, mask, keeps = _selection(operation, args, kwargs, positions)
         known = self._mask(mask)
-        if known is None or known.slot is None or known.is_positive is not keeps:
+        slot = None if known is None or known.is_positive is not keeps else self._slots.get(x)
+        if known is None or slot is None or slot.number != known.slot:
             return None
-        if self._slots[x].number != known.slot or (mask.is_floating_point() and mask.dtype != x.dtype):
+        if mask.is_floating_point() and mask.dtype != x.dtype:
             return None
         return x if _is_where_positive(mask, x, keeps) else None
 
