@@ -36,7 +36,10 @@ class UntrackedPathError(FuncattrError, RuntimeError):
 
 
 class AliasedWriteError(FuncattrError, RuntimeError):
-    """A value is read that was written in place: through another view, or between a call and its pullback."""
+    """A value is read that was written in place: through another view, or between a call and its pullback.
+
+    Or a write in place runs over what it reads itself, so that its result depends on the order of its writes.
+    """
 
 
 class ConvergenceError(FuncattrError, RuntimeError):

@@ -1275,6 +1275,13 @@ MUTANTS = (
         ("tests/rules/test_spellings.py::test_what_may_be_a_relu_by_its_parts_is_named",),
     ),
     Mutant(
+        "places of unknown length overlap",
+        "funcattr/calls/memories.py",
+        "return not _apart(one, other)",
+        "return True",
+        ("tests/calls/test_memories.py::test_columns_of_unknown_length_lie_apart",),
+    ),
+    Mutant(
         "a write reads everything before it writes",
         "funcattr/tape/aliases.py",
         "return moves if where == read else overlap(where, read)",

@@ -51,11 +51,20 @@ def test_operations_are_maps_or_others() -> None:
 def test_a_methods_time_has_three_parts(capsys: pytest.CaptureFixture[str]) -> None:
     shares.main("--model vgg16 --size 32 --batch 1 --rounds 1 --methods guided".split())
     _, heads, plain, guided = capsys.readouterr().out.splitlines()
-    assert heads.split() == ["whole", "maps", "others", "between"]
+    assert heads.split() == ["whole", "maps", "others", "between", "bound"]
     name, *numbers = plain.split()
     whole, maps, others, between = map(float, numbers)
     assert name == "plain" and whole == 1 and abs(maps + others + between - whole) < 0.02
     assert guided.split()[0] == "guided_backprop" and min(maps, others) > 0
+
+
+def test_a_methods_bound_is_its_operations_and_what_is_between_at_best(capsys: pytest.CaptureFixture[str]) -> None:
+    shares.main(["--model", "vgg16", "--size", "32", "--batch", "1", "--rounds", "1", "--methods", "guided", "at best"])
+    _, _, _, guided, best = capsys.readouterr().out.splitlines()
+    (_, maps, others, _, bound), (*_, between) = (
+        line.split()[1:] for line in (guided, best.replace("at best", "best"))
+    )
+    assert abs(float(maps) + float(others) + float(between) - float(bound)) < 0.02
 
 
 @long

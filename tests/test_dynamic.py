@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounterWithBackend
 
 import funcattr
@@ -52,6 +52,23 @@ def test_one_compilation_for_all_sizes(method: str, model: str, fresh_dynamo: No
     c = case(model)
     run = _run(METHODS[method], funcattr.functionalize(c.build()), c.layer)
     assert compilations(run, [5, 7, 2, 17], c.shape[1:], mark=True) == 1
+
+
+def test_a_write_beside_what_it_reads_in_a_batch_of_any_size(fresh_dynamo: None) -> None:
+    """Columns lie apart however many rows there are."""
+
+    class Assigning(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            h = x * 1
+            h[:, 0] = h[:, 1]
+            return torch.relu(h)
+
+    fm = funcattr.functionalize(Assigning().eval())
+
+    def run(x: Tensor) -> Tensor:
+        return funcattr.lrp(fm, x, 2, rules="epsilon")
+
+    assert compilations(run, [5, 7, 2], (6,), mark=True) == 1
 
 
 def test_the_count_counts(fresh_dynamo: None) -> None:

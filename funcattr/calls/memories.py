@@ -5,6 +5,7 @@ out of date, whatever function made it.
 """
 
 import weakref
+from math import gcd
 from typing import Any
 
 import numpy as np
@@ -88,7 +89,7 @@ def overlap(one: Place, other: Place) -> bool:
         return True
     span, other_span = _span(one), _span(other)
     if span is None or other_span is None:
-        return True
+        return not _apart(one, other)
     (start, end), (other_start, other_end) = span, other_span
     if end <= other_start or other_end <= start:
         return False
@@ -107,6 +108,31 @@ def _span(where: Place) -> tuple[int, int] | None:
         return 0, 0
     last = where.offset + sum((n - 1) * step for n, step in zip(where.size, where.stride, strict=True))
     return where.offset * width, (last + 1) * width
+
+
+def _apart(one: Place, other: Place) -> bool:
+    """Whether two places share no byte, however long the dimensions are whose sizes are symbols.
+
+    These repeat what the others take by their strides, so that it is enough to compare modulo those.
+    """
+    if not all(type(n) is int for where in (one, other) for n in (where.offset, *where.stride)):
+        return False
+    repeated = [(n, step) for where in (one, other) for n, step in zip(where.size, where.stride, strict=True)]
+    period = gcd(*(step for n, step in repeated if type(n) is not int))
+    if not 0 < period * max([1, *(n for n, _ in repeated if type(n) is int)]) < _MOST_BYTES:
+        return False
+    if one.dtype.itemsize != other.dtype.itemsize:
+        return False
+    return np.intersect1d(_residues(one, period), _residues(other, period)).size == 0
+
+
+def _residues(where: Place, period: int) -> Any:
+    """Where the values of a place lie modulo a period that every dimension of unknown length keeps."""
+    found = np.array([where.offset % period])
+    for n, step in zip(where.size, where.stride, strict=True):
+        if type(n) is int:
+            found = np.unique((found[:, None] + step * np.arange(n)) % period)
+    return found
 
 
 def _bytes(where: Place, first: int, last: int) -> Any:

@@ -326,7 +326,7 @@ class Recorder(SiteMode):
         out = func(*args, **kwargs)
         if hidden and (isinstance(out, Tensor) or name in READS) and tracked_positions(args, kwargs, self._slots):
             raise self._hidden()
-        self._masks.compared(name, args, out)
+        self._masks.compared(name, _operands(args, kwargs), out)
         if self._pairing is not None:
             self._pairing.made(name, out)
         if name in ("detach", "data"):
@@ -385,7 +385,7 @@ class Recorder(SiteMode):
             elif self.begins and told.operation.name == "batch_norm":
                 self._note_folded(Call(func, told.operation, args, kwargs, (), self.path), out)
             if self._masks.follows or positions:
-                self._masks.carried(told.name, args, out)
+                self._masks.carried(told.name, _operands(args, kwargs), out)
             if not frozen:
                 self._softmaxes.carry(func, told.operation, args, kwargs, out)
             if self._pairing is not None:
@@ -715,8 +715,9 @@ class Recorder(SiteMode):
                 over = isinstance(args[2], Tensor) and reads_while_written(target, args[2], args[1])
             else:
                 # A scatter by a mask writes other values of its source than it has read.
-                moves, given = name == "masked_scatter_", args[1:] if "out" not in kwargs else args
-                others = [t for t in tensors_among((*given, *kwargs.values())) if moves or t is not target]
+                moves = name == "masked_scatter_"
+                given = (*(args[1:] if moves else args), *kwargs.values())
+                others = [t for t in tensors_among(given) if moves or t is not target]
                 over = any(reads_while_written(target, t, moves=moves) for t in others)
             if over:
                 raise self._overlapping(name, "that overlaps with what it reads (x[1:] += x[:-1], x /= x[:, :1])")
@@ -766,6 +767,14 @@ def _tensors(value: Any) -> list[Tensor]:
     if isinstance(value, Tensor):
         return [value]
     return [] if value is None else [leaf for leaf in pytree.tree_leaves(value) if isinstance(leaf, Tensor)]
+
+
+def _operands(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
+    """The arguments of a call, `input` first, but for where its result goes."""
+    if not kwargs:
+        return args
+    names = sorted(kwargs.keys() - {"out"}, key=lambda name: name != "input")
+    return (*args, *[kwargs[name] for name in names])
 
 
 def _own(value: Any) -> Any:

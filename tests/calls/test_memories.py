@@ -54,6 +54,29 @@ def test_two_places_overlap_if_they_share_a_byte(one: str, other: str) -> None:
     assert overlap(place(first), place(second)) == shared
 
 
+def of_any_length(view: Tensor, dim: int) -> Any:
+    """Where a view lies, one of whose sizes is a symbol."""
+    where: Any = place(view)
+    return where._replace(size=tuple(object() if d == dim else n for d, n in enumerate(where.size)))
+
+
+@pytest.mark.parametrize("one", VIEWS_OF_ONE)
+@pytest.mark.parametrize("other", VIEWS_OF_ONE)
+def test_places_of_unknown_length_overlap_at_least_where_known_ones_do(one: str, other: str) -> None:
+    first, second = VIEWS_OF_ONE[one], VIEWS_OF_ONE[other]
+    if not overlap(of_any_length(first, 0), of_any_length(second, 0)):
+        assert not overlap(place(first), place(second))
+
+
+def test_columns_of_unknown_length_lie_apart() -> None:
+    columns = [of_any_length(BASE[..., i], 0) for i in range(5)]
+    assert not any(overlap(columns[i], columns[j]) for i in range(5) for j in range(5) if i != j)
+    halves = of_any_length(BASE[..., :2], 0), of_any_length(BASE[..., 2:], 0)
+    assert not overlap(*halves)
+    assert overlap(of_any_length(BASE[..., :3], 0), halves[1])
+    assert overlap(of_any_length(BASE[1], 0), of_any_length(BASE[2], 0))  # rows of unknown length may run on
+
+
 VIEWS: dict[str, Callable[[Tensor], Tensor]] = {
     "flatten by keyword": lambda h: torch.flatten(input=h),
     "view": lambda h: h.view(-1),

@@ -579,6 +579,7 @@ RELUS: dict[str, Function] = {
     "a mask of a detached value": lambda h: h * (h.detach() > 0),
     "a mask of data": lambda h: torch.where(h.data > 0, h, 0.0),
     "a mask of a detached copy": lambda h: h.masked_fill(h.detach().clone() <= 0, 0.0),
+    "a comparison by keyword": lambda h: h * torch.gt(other=0, input=h),
     "a detached mask": lambda h: h * (h > 0).detach(),
     "a mask without gradients": _without_grad,
     "a mask of each row": lambda h: torch.stack([row * (row.detach() > 0) for row in h]),
@@ -664,6 +665,7 @@ UNCLEAR: dict[str, tuple[Function, str]] = {
     "the sign of a detached value": (lambda h: h * (h.detach().sign() + 1) / 2, "mul"),
     "a relu of a detached value": (lambda h: h * (torch.relu(h.detach()) > 0), "mul"),
     "a step of a detached value": (lambda h: h * torch.heaviside(h.detach(), ZERO), "mul"),
+    "a comparison the other way round": (lambda h: h * torch.lt(other=h, input=ZERO), "mul"),
     "a multiple of a detached value": (lambda h: torch.where(h.detach() * 2 > 0, h, 0.0), "where"),
 }
 PLAIN: dict[str, Function] = {
