@@ -167,12 +167,18 @@ def test_a_rule_costs(layer: str, name: str, signed: bool) -> None:
 
 
 class Prices(NamedTuple):
-    """A rulebook with the cost of the first linear map, of other convolutions and of dense layers."""
+    """A rulebook with the cost of the first linear map, of other convolutions and of dense layers.
+
+    Attributes:
+        before_sum: Of convolutions whose result is no relu's, so that relevance arrives at values below zero too; None:
+            as the others.
+    """
 
     rules: Rulebook
     first: Cost
     convolution: Cost
     dense: Cost
+    before_sum: Cost | None = None
 
 
 # All layers but the first read a relu, or pooling of one.
@@ -182,7 +188,7 @@ PRICES = (
     Prices(rules.epsilon_plus_flat(), Cost(2, 1), Cost(2, 1), Cost(1, 1)),
     Prices(rules.epsilon_alpha2_beta1(), Cost(5, 4), Cost(3, 2), Cost(1, 1)),
     Prices(rules.epsilon_alpha2_beta1_flat(), Cost(2, 1), Cost(3, 2), Cost(1, 1)),
-    Prices(rules.epsilon_gamma_box(low=-2.0, high=2.0), Cost(3, 3), Cost(2, 2), Cost(1, 1)),
+    Prices(rules.epsilon_gamma_box(low=-2.0, high=2.0), Cost(3, 3), Cost(2, 1), Cost(1, 1), before_sum=Cost(2, 2)),
     Prices(rules.excitation_backprop(), Cost(2, 1), Cost(2, 1), Cost(2, 1)),
     Prices(rules.attnlrp(), Cost(1, 1), Cost(1, 1), Cost(1, 1)),
     Prices(rules.cp_lrp(), Cost(1, 1), Cost(1, 1), Cost(1, 1)),
@@ -206,8 +212,11 @@ def expected(model: nn.Module, prices: Prices) -> dict[torch.Size, Cost]:
     """The sum of the prices of all layers with that shape of weight."""
     first, *others = linear_layers(model)
     found = {weight_shape(first): prices.first}
+    blocks = [block for block in model.modules() if isinstance(block, BasicBlock)]
+    summed = [layer for block in blocks for layer in (block.conv2, *linear_layers(block.downsample or nn.Identity()))]
     for layer in others:
         price = prices.dense if isinstance(layer, nn.Linear) else prices.convolution
+        price = prices.before_sum or price if any(layer is other for other in summed) else price
         before = found.get(weight_shape(layer), Cost(0, 0))
         found[weight_shape(layer)] = Cost(before.forward + price.forward, before.backward + price.backward)
     return found

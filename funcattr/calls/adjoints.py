@@ -23,10 +23,11 @@ from .._torch import (
 )
 from ..errors import FuncattrError, UnsupportedOperationError
 from ..torch_state import is_plain_eager
-from .declarations import giving_own, writing_over
+from .declarations import giving_own, taking_proportional, writing_over
 from .inplace import relu_adjoint, scaled, threshold_backward
 from .kinds import LINEAR, is_linear_map, read_by_adjoint
 from .linear_map import CLOSED_FORMS, LinearMap
+from .proportional import Proportional, Relevance, handed_on
 from .recorded_call import RecordedCall
 from .saved_tensors import Saved
 
@@ -101,6 +102,20 @@ def sum_to(g: Tensor, shape: torch.Size, dtype: torch.dtype) -> Tensor:
     return g if g.dtype == dtype else g.to(dtype)
 
 
+def _moving(back: Callable[[Tensor], Tensor], owned: bool) -> Callable[[Tensor], tuple[Tensor]]:
+    """The adjoint `back` of a function whose results are some of its values, each in another place."""
+
+    def through(relevance: Relevance) -> tuple[Relevance]:
+        if isinstance(relevance, Proportional):
+            return (handed_on(relevance, back, owned=owned),)
+        return (back(relevance),)
+
+    def pull(g: Tensor) -> tuple[Tensor]:
+        return (back(g),)
+
+    return taking_proportional(through)(giving_own(pull) if owned else pull)
+
+
 def _add(call: RecordedCall) -> Adjoint | None:
     operands = call.operands
     if len(call.args) != 2 or call.kwargs or any(map(torch.is_complex, operands)):
@@ -137,7 +152,7 @@ def _reshape(call: RecordedCall) -> Adjoint | None:
     if len(call.operands) != 1 or not isinstance(out, Tensor) or out.dtype != x.dtype:
         return None
     shape = x.shape
-    return out, lambda g: (g.reshape(shape),)
+    return out, _moving(lambda g: g.reshape(shape), owned=False)
 
 
 def _transpose(call: RecordedCall) -> Adjoint | None:
@@ -196,7 +211,7 @@ def _max_pool2d(call: RecordedCall) -> Adjoint | None:
     # Whoever differentiates the result finds it connected to the input, with a derivative of zero, as torch has it.
     source = x if x.requires_grad else None
 
-    def pull(g: Tensor) -> tuple[Tensor]:
+    def back(g: Tensor) -> Tensor:
         # The indices tell all; of the input it wants the shape, and the layout.
         if source is not None:
             like = source
@@ -204,9 +219,9 @@ def _max_pool2d(call: RecordedCall) -> Adjoint | None:
             like = torch.empty(shape, dtype=g.dtype, device=g.device, memory_format=torch.channels_last)
         else:
             like = g.new_empty_strided(shape, (0,) * len(shape))
-        return (_max_pool2d_backward(g, like, *window, indices),)
+        return _max_pool2d_backward(g, like, *window, indices)
 
-    return out, giving_own(pull)
+    return out, _moving(back, owned=True)
 
 
 ADJOINTS: Mapping[str, Callable[[RecordedCall], Adjoint | None]] = {

@@ -97,6 +97,25 @@ def form_that_writes_over(rule: Callable[..., Any]) -> Callable[..., Any] | None
     return over if owner == id(rule) else None
 
 
+def taking_proportional(form: Callable[..., Any]) -> Callable[[R], R]:
+    """Declare the form of a rule, or of a pullback, that knows where relevance is zero.
+
+    Args:
+        form: Takes what the rule takes, or a `Proportional` relevance, and gives equal numbers, some `Proportional`.
+    """
+
+    def declare(rule: R) -> R:
+        vars(rule)["in_proportion"] = form
+        return _declare(rule, "takes_proportional")
+
+    return declare
+
+
+def proportional_form(rule: Callable[..., Any]) -> Callable[..., Any] | None:
+    """What `taking_proportional` declared of a rule; not of what wraps it."""
+    return getattr(rule, "in_proportion", None) if _declares(rule, "takes_proportional") else None
+
+
 def takes_activation(together: Callable[[Call, Call, Any], Tensor]) -> Callable[[R], R]:
     """Declare the form of a rule for linear maps whose result goes to one activation and nowhere else.
 

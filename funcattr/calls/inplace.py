@@ -32,6 +32,11 @@ def plus(own: Tensor, term: Tensor | float) -> Tensor:
     return own.add_(term) if may_overwrite(own, term) else own + term
 
 
+def times_plus(own: Tensor, factor: float, term: Tensor) -> Tensor:
+    """The sum factor * own + term."""
+    return torch.add(term, own, alpha=factor, out=own) if may_overwrite(own, term) else term + factor * own
+
+
 def toward(own: Tensor, end: Tensor, weight: float) -> Tensor:
     """(1 - weight) own + weight * end."""
     return own.lerp_(end, weight) if may_overwrite(own, end) else torch.lerp(own, end, weight)

@@ -71,7 +71,12 @@ class LinearMap:
         bias: What is added, or None. A convolution's is [channels], or a field that broadcasts against z.
         multiply: `(x, weight) -> f(x, weight)`.
         is_nonnegative: Whether data flow tells that x has no negative values.
+        is_rectified: Whether no relevance arrives where z is not above zero, as through a relu.
+        rectified: max(z, 0) then, if it is at hand: a rule may look at it in place of z.
     """
+
+    is_rectified = False
+    rectified: Tensor | None = None
 
     def __init__(self, call: Call) -> None:
         (self.x,) = call.operands

@@ -10,6 +10,7 @@ from ..calls.call import Call
 from ..calls.declarations import row_by_row
 from ..calls.kinds import GROUPS
 from ..calls.linear_map import LinearMap
+from ..calls.proportional import multiplied
 from .linear import absorbing, check_eps, check_options
 from .parametric import linear_rule, number, rule
 from .real_parts import RealParts
@@ -139,5 +140,5 @@ def flat(call: Call, relevance: Tensor, *, eps: float = 1e-6) -> Tensor:
     layer = LinearMap(call)
     if layer.x.is_complex():
         real = RealParts(call, layer)
-        return real.together(distribute(real.layer, real.of(relevance), _flat_split(real.layer), eps))
-    return distribute(layer, relevance, _flat_split(layer), eps)
+        return real.together(multiplied(distribute(real.layer, real.of(relevance), _flat_split(real.layer), eps)))
+    return multiplied(distribute(layer, relevance, _flat_split(layer), eps))

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..calls.declarations import row_by_row
-from ..calls.inplace import plus, toward, where_above
+from ..calls.inplace import plus, times_plus, toward, where_above
 from ..calls.linear_map import LinearMap
 from .parametric import linear_rule, number
 from .shares import Share, Term, total
@@ -76,7 +76,8 @@ def epsilon(layer: LinearMap, *, eps: float = 1e-6, bias: str = "absorb") -> tup
     """
     if bias == "ignore" and layer.bias is not None:
         return (Share(((layer.x, layer.weight),), layer.z - layer.field(layer.bias), owned=True),)
-    return (Share(((layer.x, layer.weight),), layer.z, layer.bias),)
+    z, sign = (layer.z, 0) if layer.rectified is None else (layer.rectified, 1)
+    return (Share(((layer.x, layer.weight),), z, layer.bias, sign=sign),)
 
 
 @linear_rule(lambda eps, bias: check_options("z_plus", eps, bias), needs_output=False)
@@ -160,14 +161,19 @@ def gamma(layer: LinearMap, *, gamma: float = 0.25, eps: float = 1e-6, bias: str
     References:
         Montavon et al., 2019, doi:10.1007/978-3-030-28954-6_10, section 10.2.3; Andeol et al., 2021, arXiv:2105.00832.
     """
-    gamma, weight, own, z = number("gamma", "gamma", gamma), layer.weight, absorbing(layer, bias), layer.z
+    gamma, weight, own = number("gamma", "gamma", gamma), layer.weight, absorbing(layer, bias)
     terms = supporting(layer)
     positive_weight = terms[0][1]
     above = torch.add(weight, positive_weight, alpha=gamma)
     below = torch.lerp(positive_weight, weight, 1 + gamma)  # W+ + (1 + gamma) W-
     first = tuple((x, w) for (x, _), w in zip(terms, (above, below), strict=False))
-    second = tuple((x, w) for (x, _), w in zip(terms, (below, above), strict=False))
     helped = total(layer, terms, positive(own))
+    if layer.is_rectified and own is layer.bias:  # no relevance arrives where z < 0
+        rectified = layer.z.clamp(min=0) if layer.rectified is None else layer.rectified
+        favoured = times_plus(helped, gamma, rectified)
+        return (Share(first, favoured, _more(own, gamma, positive), sign=1, owned=True),)
+    second = tuple((x, w) for (x, _), w in zip(terms, (below, above), strict=False))
+    z = layer.z
     # Either part has the sign of z, so nothing cancels.
     whole = z if layer.bias is None or bias == "absorb" else z - layer.field(layer.bias)
     # Where z > 0, whole - helped, else helped; relu's adjoint masks in a quarter of the time that torch.where takes.

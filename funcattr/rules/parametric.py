@@ -10,9 +10,10 @@ from torch import Tensor
 
 from ..calls import declarations
 from ..calls.call import Call
-from ..calls.declarations import giving_own, operands_only
+from ..calls.declarations import giving_own, operands_only, taking_proportional
 from ..calls.inplace import plus
 from ..calls.linear_map import LinearMap
+from ..calls.proportional import Proportional, Relevance, multiplied
 from ..torch_state import is_constant
 from .real_parts import RealParts
 from .shares import Share, distribute, leaks_of
@@ -50,6 +51,9 @@ class Parametric:
         for declared, declare in _DECLARATIONS:
             if declared(formula):
                 declare(self)
+        in_proportion = declarations.proportional_form(formula)
+        if in_proportion is not None:
+            declarations.taking_proportional(functools.partial(in_proportion, **self.options))(self)
 
     def __call__(self, *applied_to: Any, **options: Any) -> Any:
         if applied_to:
@@ -132,18 +136,25 @@ def linear_rule(
 
     def decorate(split: Callable[..., tuple[Share, ...]]) -> Parametric:
         def formula(call: Call, relevance: Any, *, eps: float, **options: Any) -> Any:
+            return multiplied(in_proportion(call, relevance, eps=eps, **options))
+
+        def in_proportion(call: Call, relevance: Relevance, *, eps: float, **options: Any) -> Any:
             layer, eps = LinearMap(call), number(split.__name__, "eps", eps)
             if layer.x.is_complex():
                 real = RealParts(call, layer)
                 shares = split(real.layer, **options)
-                return real.together(distribute(real.layer, real.of(relevance), shares, eps))
+                return real.together(multiplied(distribute(real.layer, real.of(multiplied(relevance)), shares, eps)))
             blocks = layer.blocks()
             if len(blocks) == 1:
-                return distribute(blocks[0], relevance, split(blocks[0], **options), eps)
+                if isinstance(relevance, Proportional) and relevance.rectified:
+                    layer.is_rectified, layer.rectified = True, relevance.x
+                relevance, shares = multiplied(relevance), split(layer, **options)
+                layer.rectified = None  # nobody asks for it any more
+                return distribute(layer, relevance, shares, eps)
             # Each output hands back its relevance on its own, so a large weight is changed and used piece by piece.
-            pieces = relevance.split([block.weight.shape[0] for block in blocks], -1)
+            pieces = multiplied(relevance).split([block.weight.shape[0] for block in blocks], -1)
             parts = (distribute(b, r, split(b, **options), eps) for b, r in zip(blocks, pieces, strict=True))
-            return functools.reduce(plus, parts)
+            return functools.reduce(plus, map(multiplied, parts))
 
         def leaks(call: Call, relevance: Any, *, eps: float, **options: Any) -> Leaks:
             layer = LinearMap(call)
@@ -156,7 +167,7 @@ def linear_rule(
             operands_only(formula)
         if declarations.is_row_by_row(split):
             declarations.row_by_row(formula)
-        giving_own(formula)
+        taking_proportional(in_proportion)(giving_own(formula))
         formula.__name__, formula.__module__, formula.__doc__ = split.__name__, split.__module__, split.__doc__
         return Parametric(formula, _defaults(split), check, leaks)
 

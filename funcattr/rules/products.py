@@ -8,9 +8,11 @@ from torch import Tensor
 
 from ..calls.adjoints import sum_to
 from ..calls.call import Call, Origin
-from ..calls.declarations import forms_only, row_by_row
-from ..calls.kinds import FUNCTION, GATES
+from ..calls.declarations import forms_only, row_by_row, taking_proportional
+from ..calls.kinds import FUNCTION, GATES, GROUPS
 from ..calls.operations import ACTIVATIONS
+from ..calls.origins import upper_bound
+from ..calls.proportional import Proportional, Relevance, handed_on, multiplied
 from ..errors import UnsupportedOperationError
 from .linear import check_eps
 from .parametric import rule
@@ -18,6 +20,20 @@ from .stabilizer import contributed, stabilized
 from .stabilizer import quotient as over_stabilized
 
 
+def _through_in_proportion(call: Call, relevance: Relevance) -> Any:
+    """Behind a relu, nothing has arrived where its operand is not above zero."""
+    if isinstance(relevance, Proportional) and call.forms == ((relevance.shape, relevance.dtype),):
+        bound = upper_bound(call) if call.op == "relu" else None
+        if call.op == "relu" and bound is None:
+            return (Proportional(relevance.g, relevance.x, rectified=True, owned=relevance.owned),)
+        # In training, some dropouts make other numbers of zeros.
+        changes_nothing = call.op in GROUPS["dropout"] and not call.argument("training", True)
+        if changes_nothing or (bound is not None and bound > 0):
+            return (handed_on(relevance, lambda passed: passed, rectified=bound is not None),)
+    return pass_through(call, multiplied(relevance))
+
+
+@taking_proportional(_through_in_proportion)
 @forms_only
 def pass_through(call: Call, relevance: Tensor) -> tuple[Tensor | None, ...]:
     """All relevance goes to the first operand: R_x = R (summed over what was broadcast).

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..calls.inplace import over, plus, times, where_above, where_below
 from ..calls.linear_map import LinearMap
+from ..calls.proportional import Relevance, proportional
 from .stabilizer import stabilized
 
 Term = tuple[Tensor | None, Tensor]
@@ -31,7 +32,7 @@ class Share(NamedTuple):
         bias: The bias in it, or None.
         scale: What multiplies the relevance that it hands back: a number or a tensor of z's shape.
         where: It hands back the relevance of the outputs where this is above zero; None for all.
-        sign: 1 or -1 if all its terms have that sign, 0 if they may have both.
+        sign: 1 or -1 if it has that sign, 0 if it may have both.
         below: It hands back where `where` is below zero instead.
         damping: What multiplies eps in its denominator, of z's shape; None for 1.
         owned: Whether z is a tensor that nobody else reads, which its denominator may be written over.
@@ -88,8 +89,8 @@ def ones(layer: LinearMap) -> Tensor:
     return layer.x.new_ones((1, *shape[1:]) if layer.is_batched_convolution else shape)
 
 
-def distribute(layer: LinearMap, relevance: Tensor, shares: tuple[Share, ...], eps: float) -> Tensor:
-    """The relevance of x."""
+def distribute(layer: LinearMap, relevance: Tensor, shares: tuple[Share, ...], eps: float) -> Relevance:
+    """The relevance of x, in factors where all shares are in proportion to x itself."""
     quotients: dict[int, Tensor] = {}  # shares of the same z need one division
     backs: dict[int, tuple[Tensor | None, Tensor]] = {}
     keys = [i if share.z is None else -id(share.z) for i, share in enumerate(shares)]
@@ -101,6 +102,8 @@ def distribute(layer: LinearMap, relevance: Tensor, shares: tuple[Share, ...], e
         for x, weight in share.terms:
             back = layer.adjoint(weight, flow)
             backs[id(x)] = (x, plus(back, backs[id(x)][1]) if id(x) in backs else back)
+    if len(backs) == 1 and id(layer.x) in backs:
+        return proportional(layer.x, backs[id(layer.x)][1], owned=True)
     parts = [back if x is None else times(back, x) for x, back in backs.values()]
     return functools.reduce(plus, parts)
 

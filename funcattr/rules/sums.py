@@ -7,8 +7,9 @@ from torch import Tensor
 
 from ..calls.adjoints import sum_to
 from ..calls.call import Call
-from ..calls.declarations import row_by_row
-from ..calls.inplace import times
+from ..calls.declarations import row_by_row, taking_proportional
+from ..calls.inplace import over, times
+from ..calls.proportional import Proportional, Relevance, multiplied, proportional
 from .linear import check_eps
 from .parametric import rule
 from .stabilizer import contributed, quotient, stabilized
@@ -36,8 +37,28 @@ def _norm_leaks(call: Call, relevance: Tensor, *, eps: float) -> dict[str, Any]:
     return {"bias": (flow * constant).sum(), "stabilizer": taken.sum(), "dead units": dead}
 
 
+def _norm_in_proportion(call: Call, relevance: Relevance, *, eps: float) -> Any:
+    """As `norm`; of a sum a + b, g = R / s(z) is the same for both: R_a = a g, R_b = b g."""
+    operands, signs, z = call.operands, _signs(call), call.output
+    if z.is_complex() or any(x.is_complex() for x in operands):
+        return norm(call, multiplied(relevance), eps=eps)
+    if signs is None:
+        backs = call.vjp(quotient(multiplied(relevance), z, eps))
+        return tuple(map(proportional, operands, backs))
+    if min(signs) < 0 or any((x.shape, x.dtype) != (z.shape, z.dtype) for x in operands):
+        return norm(call, multiplied(relevance), eps=eps)
+    if isinstance(relevance, Proportional) and relevance.rectified and relevance.x is not None:
+        # s(z) = z + eps wherever anything arrives.
+        s = relevance.x + max(eps, torch.finfo(z.dtype).tiny)
+        g = over(relevance.product(), s)
+    else:
+        g = quotient(multiplied(relevance), z, eps, summed=True)
+    return tuple(proportional(x, g, owned=len(operands) == 1) for x in operands)
+
+
 @rule(lambda eps: check_eps("norm", eps), _norm_leaks)
 @row_by_row
+@taking_proportional(_norm_in_proportion)
 def norm(call: Call, relevance: Tensor, *, eps: float = 1e-6) -> tuple[Tensor, ...]:
     """Each operand's relevance in proportion to what it adds to the result; the epsilon rule of the operation itself.
 

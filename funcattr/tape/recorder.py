@@ -18,7 +18,7 @@ from .._torch import (
 )
 from ..calls.adjoints import NoDerivativeError, is_differentiable, ordinary_adjoint
 from ..calls.call import Call, Origin, Positions, plain_tensors, replace, tracked_positions
-from ..calls.declarations import declared, form_that_writes_over, in_one
+from ..calls.declarations import declared, form_that_writes_over, in_one, proportional_form
 from ..calls.dense_mask import with_dense_mask
 from ..calls.kinds import ELEMENTWISE, LINEAR, SHIFTS, is_linear_map
 from ..calls.linear_map import linear
@@ -651,7 +651,8 @@ class Recorder(SiteMode):
             raise self._unseen(f"{call.spelling}, which torch cannot differentiate: {error}") from error
         if parts:
             slots, own, over = self._new_slots(call, parts), declared(pull).gives_own, form_that_writes_over(pull)
-            step = Step(pull, inputs, slots, call.op, call.path, action, owned=own, over=over)
+            given = {"owned": own, "over": over, "in_proportion": proportional_form(pull)}
+            step = Step(pull, inputs, slots, call.op, call.path, action, **given)
             self.steps.append(step._replace(values=Values(values, parts)) if self._keep else step)
         return out
 
@@ -672,8 +673,9 @@ class Recorder(SiteMode):
             waits = if_last if later else None
             step = Step(_nothing, inputs, outputs, call.op, call.path, action, call, waits, values=values)
         else:
-            pull, own, over = pull_of(action, call, self.caller)
-            step = Step(pull, inputs, outputs, call.op, call.path, action, call, values=values, owned=own, over=over)
+            pull, own, over, in_proportion = pull_of(action, call, self.caller)
+            given = {"values": values, "owned": own, "over": over, "in_proportion": in_proportion}
+            step = Step(pull, inputs, outputs, call.op, call.path, action, call, **given)
         call.watch()
         call.drop_gathered()
         self.steps.append(step)

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..calls.declarations import declared, form_that_writes_over
+from ..calls.declarations import declared, form_that_writes_over, proportional_form
 from ..calls.recorded_call import RecordedCall
 from ..rulebook.actions import UNLISTED, Action, apply_rule
 
@@ -51,6 +51,7 @@ class Step(NamedTuple):
         values: The tensors at its inputs and outputs, if they are kept.
         owned: Whether the cotangents that it gives are new tensors, which nobody else holds.
         over: The pullback of a cotangent that nobody else holds, and that it may write over; None where that is `pull`.
+        in_proportion: The pullback that takes `Proportional` relevance too, and may give such; None where none does.
     """
 
     pull: Pull
@@ -66,17 +67,30 @@ class Step(NamedTuple):
     values: Values = NO_VALUES
     owned: bool = False
     over: Pull | None = None
+    in_proportion: Pull | None = None
+
+    def pulled_by(self, pull: Pull, in_proportion: Pull | None = None, **changes: Any) -> "Step":
+        """The step with another pullback, in place of all its forms."""
+        return self._replace(**Pulls(pull, in_proportion=in_proportion)._asdict(), **changes)
 
     def ruled(self, action: Action, call: RecordedCall, caller: str) -> "Step":
         """The step of `call` by `action`, a rule or the ordinary adjoint."""
-        pull, owned, over = pull_of(action, call, caller)
-        return self._replace(pull=pull, action=action, call=call, if_last=None, owned=owned, over=over)
+        return self._replace(action=action, call=call, if_last=None, **pull_of(action, call, caller)._asdict())
 
 
-def pull_of(action: Action, call: RecordedCall, caller: str) -> tuple[Pull, bool, Pull | None]:
-    """`pull`, `owned` and `over` of the step of `call` by `action`, a rule or the ordinary adjoint."""
+class Pulls(NamedTuple):
+    """What a `Step` is of by these names."""
+
+    pull: Pull
+    owned: bool = False
+    over: Pull | None = None
+    in_proportion: Pull | None = None
+
+
+def pull_of(action: Action, call: RecordedCall, caller: str) -> Pulls:
+    """The pullbacks of the step of `call` by `action`, a rule or the ordinary adjoint."""
     if action.function is None:
-        return lambda g: call.settled().vjp(g), False, None
+        return Pulls(lambda g: call.settled().vjp(g))
     # No reference to the recorder in the pullback, or the two would keep each other until a garbage collection.
     forms = call.forms
     # Rules that need no values need them where complex numbers mix their parts.
@@ -89,6 +103,9 @@ def pull_of(action: Action, call: RecordedCall, caller: str) -> tuple[Pull, bool
         call.drop_output()
         if not operands:
             call.unwatch()
-    over = form_that_writes_over(action.function)
-    over = None if over is None else partial(apply_rule, over, call, forms, caller)
-    return partial(apply_rule, action.function, call, forms, caller), own, over
+
+    def applied(rule: Callable[..., Any] | None) -> Any:
+        return None if rule is None else partial(apply_rule, rule, call, forms, caller)
+
+    over, in_proportion = form_that_writes_over(action.function), proportional_form(action.function)
+    return Pulls(applied(action.function), own, applied(over), applied(in_proportion))

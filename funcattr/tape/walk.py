@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from ..calls.inplace import plus
+from ..calls.proportional import Proportional, multiplied, together
 from ..rulebook.conditions import Conditions
 from ..rulebook.holding import may_hold
 from .step import Step
@@ -25,6 +26,8 @@ def walk(
 ) -> dict[int, Any]:
     """Walk the steps backwards from the cotangents of some slots; those that remain are the roots'.
 
+    Where nobody looks at the cotangents on the way, rules may tell more of them than their numbers (`Proportional`).
+
     Args:
         steps: The tape, in the order of the forward pass.
         cotangents: Of the output's slots.
@@ -35,6 +38,7 @@ def walk(
             has come to a rule that holds one, and on from there; the caller sets it back.
     """
     asked = asked and not torch.is_grad_enabled()
+    tells_more = observer is None and conditions is None and not asked
     pending = steps if release else steps.copy()
     own: set[int] = set()  # slots of cotangents that the walk alone holds
     while pending:
@@ -43,29 +47,44 @@ def walk(
         if step.mark and conditions is not None:
             arrived = conditions.at(step.mark, arrived, cotangents)
         if len(arrived) == 1:
-            if arrived[0] is None:
+            g = arrived[0]
+            if g is None:
                 continue
+            if observer is None:
+                arrived.clear()  # so that the rule may let go of it
             pull = step.pull
-            if step.over is not None and step.outputs[0].slot in own and observer is None:
-                pull = step.over
-            results = _held(step, pull, arrived[0]) if asked else pull(arrived[0])
+            if tells_more and step.in_proportion is not None:
+                pull = step.in_proportion
+            else:
+                is_own = g.gives_own if isinstance(g, Proportional) else step.outputs[0].slot in own
+                g = multiplied(g)
+                if step.over is not None and is_own and observer is None:
+                    pull = step.over
+            results = _held(step, pull, g) if asked else pull(g)
         elif all(g is None for g in arrived):
             continue
         else:
-            filled = (out.zeros() if g is None else g for out, g in zip(step.outputs, arrived, strict=True))
+            filled = (out.zeros() if g is None else multiplied(g) for out, g in zip(step.outputs, arrived, strict=True))
             results = _held(step, step.pull, tuple(filled)) if asked else step.pull(tuple(filled))
         if observer is not None:
             observer(step, arrived, results)
-        add = plus if step.owned and observer is None else operator.add
+        owned = step.owned and observer is None
         for slot, g in zip(step.inputs, results, strict=True):
             if g is None:
                 continue
-            if slot in cotangents:
-                cotangents[slot] = add(g, cotangents[slot])
-                own.add(slot)
-            else:
+            before = cotangents.get(slot)
+            if before is None:
                 cotangents[slot] = g
                 (own.add if step.owned and len(results) == 1 else own.discard)(slot)
+                continue
+            if isinstance(g, Proportional) and isinstance(before, Proportional):
+                cotangents[slot] = together(g, before)
+                continue
+            add = plus if owned or (isinstance(g, Proportional) and g.gives_own) else operator.add
+            cotangents[slot] = add(multiplied(g), multiplied(before))
+            own.add(slot)
+    for slot, g in cotangents.items():
+        cotangents[slot] = multiplied(g)
     return cotangents
 
 

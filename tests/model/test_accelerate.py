@@ -112,7 +112,7 @@ def test_gives_what_it_gives_on_the_plain_model(made: Callable[[Path], nn.Module
     hooked: Any = made(tmp_path)
     before = _state(hooked)
     for call in CALLS.values():
-        assert_equal(call(hooked), call(model()))
+        assert_equal(call(hooked), call(model()), tolerance=1e-6)  # relevance is multiplied elsewhere
     if any(p.is_meta for p in hooked.parameters()):
         with pytest.raises(UnsupportedOperationError, match=r"'embedding\.weight' is offloaded by accelerate"):
             bound(hooked)

@@ -35,7 +35,7 @@ def fold_after(before: Step, norm: Step, caller: str) -> Step | None:
         changes["input"] = Deferred(lambda: x.to(dtype), [x], linear.path)
     call = linear.rewritten(norm.call.output, weight=weight, bias=bias, **changes)
     made = before.ruled(before.action, call, caller)
-    return made if given == dtype else made._replace(pull=lambda g: tuple(r.to(given) for r in made.pull(g.to(dtype))))
+    return made if given == dtype else made.pulled_by(lambda g: tuple(r.to(given) for r in made.pull(g.to(dtype))))
 
 
 def fold_before(norm: Step, after: Step, caller: str) -> Step | None:
@@ -81,7 +81,11 @@ def folds(norm: Step) -> bool:
 def passed_by(norm: Step, into: str) -> Step:
     """What is left of a batch norm that was folded `into` a step or site: it passes on what arrives."""
     note = f"folded into {into!r}"
-    return norm._replace(pull=lambda g: (g,), action=Action("fold"), call=None, note=note)
+    return norm.pulled_by(_passed, in_proportion=_passed, action=Action("fold"), call=None, note=note)
+
+
+def _passed(relevance: Any) -> tuple[Any, ...]:
+    return (relevance,)
 
 
 def _scaled(linear: RecordedCall, scale: Tensor, scaled: Callable[..., Tensor]) -> Deferred:

@@ -19,7 +19,7 @@ def joined_by(linear: Step, activation: Step, caller: str) -> Step | None:
         return None
     forms = tuple(linear.call.forms)
     pull = partial(apply_rule, partial(_both, together, activation.call), linear.call, forms, caller)
-    return linear._replace(pull=pull, note=f"with {activation.op} of {activation.path or 'the model'}")
+    return linear.pulled_by(pull, note=f"with {activation.op} of {activation.path or 'the model'}")
 
 
 def _both(together: Callable[[Call, Call, Any], Any], activation: RecordedCall, linear: Call, cotangent: Any) -> Any:

@@ -397,11 +397,10 @@ class Softmaxes:
                 continue
             form = forms[steps[i].inputs[0]]
             rest = (None,) * (len(steps[i].inputs) - 1)
-            steps[i] = steps[i]._replace(
-                pull=lambda g, form=form, rest=rest: (sum_to(g, form.shape, form.dtype), *rest),
+            steps[i] = steps[i].pulled_by(
+                lambda g, form=form, rest=rest: (sum_to(g, form.shape, form.dtype), *rest),
                 action=Action("rule", softmax_taylor),
                 call=None,
-                owned=False,
                 note="a shift inside of exp",
             )
 
