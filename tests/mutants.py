@@ -701,8 +701,8 @@ MUTANTS = (
     Mutant(
         "a value and its relu are thought to be one factor",
         "funcattr/calls/proportional.py",
-        "if first.rectified == second.rectified and first.x is not None",
-        "if first.x is not None",
+        "second.x is not None and first.rectified == second.rectified",
+        "second.x is not None",
         ("tests/tape/test_proportional.py::test_what_is_known_changes_no_number",),
     ),
     Mutant(
@@ -722,9 +722,37 @@ MUTANTS = (
     Mutant(
         "what wraps a rule knows what the rule does",
         "funcattr/calls/declarations.py",
-        'return getattr(rule, "in_proportion", None) if _declares(rule, "takes_proportional") else None',
-        'return getattr(rule, "in_proportion", None)',
+        ' if getattr(rule, "takes_proportional", None) == id(rule) else None',
+        "",
         ("tests/tape/test_proportional.py::test_what_wraps_a_rule_knows_numbers_only",),
+    ),
+    Mutant(
+        "a class of one's own is thought to do what its formula does",
+        "funcattr/rules/parametric.py",
+        "if type(self).__call__ is not Parametric.__call__:",
+        "if False:",
+        ("tests/tape/test_proportional.py::test_a_class_of_ones_own_gives_what_it_gives",),
+    ),
+    Mutant(
+        "relevance in proportion to another operand is thought to be so to the map's own",
+        "funcattr/rules/parametric.py",
+        "return given if layer.x is x else multiplied(given)",
+        "return given",
+        ("tests/tape/test_proportional.py::test_a_split_may_put_other_operands_in_the_map",),
+    ),
+    Mutant(
+        "an elu of another scale is thought to be a relu",
+        "funcattr/calls/operations.py",
+        'is_scaled = bound(operation, args, kwargs, "scale", 1) != 1',
+        "is_scaled = False",
+        ("tests/tape/test_proportional.py::test_what_is_known_changes_no_number",),
+    ),
+    Mutant(
+        "factors are added that half precision cannot hold",
+        "funcattr/calls/proportional.py",
+        "if both_factored and first.dtype != torch.float16:",
+        "if both_factored:",
+        ("tests/tape/test_proportional.py::test_a_sum_of_factors_that_half_precision_cannot_hold_is_none",),
     ),
     Mutant(
         "gamma takes a bias that it ignores for a part of z",

@@ -112,8 +112,8 @@ def taking_proportional(form: Callable[..., Any]) -> Callable[[R], R]:
 
 
 def proportional_form(rule: Callable[..., Any]) -> Callable[..., Any] | None:
-    """What `taking_proportional` declared of a rule; not of what wraps it."""
-    return getattr(rule, "in_proportion", None) if _declares(rule, "takes_proportional") else None
+    """What `taking_proportional` declared of a rule; not of what wraps it, nor of what binds some of its options."""
+    return getattr(rule, "in_proportion", None) if getattr(rule, "takes_proportional", None) == id(rule) else None
 
 
 def takes_activation(together: Callable[[Call, Call, Any], Tensor]) -> Callable[[R], R]:

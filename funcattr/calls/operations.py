@@ -400,7 +400,9 @@ def _refined_rectifier(operation: Operation, args: tuple[Any, ...], kwargs: Mapp
     floors = _RECTIFIERS[operation.name]
     values = [bound(operation, args, kwargs, name, default) for name, default in floors]
     upper = bound(operation, args, kwargs, "max", None)
-    is_relu = not isinstance(upper, Tensor) and all(is_zero(value) for value in values)
+    of_input = all(is_argument(position, operation, "input") for position in positions)
+    is_scaled = bound(operation, args, kwargs, "scale", 1) != 1  # as an elu may be
+    is_relu = of_input and not is_scaled and not isinstance(upper, Tensor) and all(is_zero(value) for value in values)
     return "relu" if is_relu else operation.name
 
 

@@ -84,7 +84,8 @@ def together(relevance: Proportional, other: Proportional) -> Proportional:
     """The sum of two relevances of one value."""
     first, second = (relevance, other) if relevance.owned else (other, relevance)
     rectified = first.rectified and second.rectified
-    if first.rectified == second.rectified and first.x is not None and second.x is not None:  # x g + x g'
+    both_factored = first.x is not None and second.x is not None and first.rectified == second.rectified
+    if both_factored and first.dtype != torch.float16:  # x (g + g'), whose sum is above the largest half soon
         g = plus(first.g, second.g) if first.owned else first.g + second.g
         return Proportional(g, first.x, rectified=rectified, owned=True)
     first, second = (relevance, other) if relevance.gives_own else (other, relevance)

@@ -48,6 +48,8 @@ class Parametric:
         self.formula, self.options, self.check, self._leaks = formula, dict(options), check, leaks
         self._defaults = self.options if defaults is None else defaults
         self.__doc__ = formula.__doc__
+        if type(self).__call__ is not Parametric.__call__:
+            return  # what a class of one's own does with the formula, nobody knows
         for declared, declare in _DECLARATIONS:
             if declared(formula):
                 declare(self)
@@ -146,11 +148,13 @@ def linear_rule(
                 return real.together(multiplied(distribute(real.layer, real.of(multiplied(relevance)), shares, eps)))
             blocks = layer.blocks()
             if len(blocks) == 1:
+                x = layer.x
                 if isinstance(relevance, Proportional) and relevance.rectified:
                     layer.is_rectified, layer.rectified = True, relevance.x
                 relevance, shares = multiplied(relevance), split(layer, **options)
                 layer.rectified = None  # nobody asks for it any more
-                return distribute(layer, relevance, shares, eps)
+                given = distribute(layer, relevance, shares, eps)
+                return given if layer.x is x else multiplied(given)  # in proportion to what the split has put there
             # Each output hands back its relevance on its own, so a large weight is changed and used piece by piece.
             pieces = multiplied(relevance).split([block.weight.shape[0] for block in blocks], -1)
             parts = (distribute(b, r, split(b, **options), eps) for b, r in zip(blocks, pieces, strict=True))

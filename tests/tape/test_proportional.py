@@ -59,6 +59,8 @@ CASES: dict[str, Case] = {
     "difference": (lambda z: F.linear(A[0] - z.relu(), B), "tensor"),
     "mean": (lambda z: F.linear(z.relu().mean(1, keepdim=True).expand(-1, 4), B), "rectified"),
     "relu, average": (lambda z: F.linear(F.avg_pool1d(z.relu(), 2), B[:2, :2]), "rectified"),
+    "elu": (lambda z: F.linear(torch.ops.aten.elu(z, 0.0, 2.0, 1.0), B), "tensor"),
+    "floor": (lambda z: F.linear(torch.clamp(z.new_ones(()), min=0 * z), B), "tensor"),
     "output": (lambda z: z, "tensor"),
 }
 RULES: dict[str, Any] = {
@@ -144,6 +146,57 @@ def test_what_wraps_a_rule_knows_numbers_only() -> None:
     once = told(recorded(function, X, composite("n", convolution=rules.epsilon, dense=rules.epsilon, first=rule)))
     assert met == ["rectified"]
     assert_equal(found, 2 * once)
+
+
+class Tripled(rules.Parametric):
+    """A rule that gives three times the relevance."""
+
+    def __call__(self, *given: Any, **options: Any) -> Any:
+        found = super().__call__(*given, **options)
+        return 3 * found if given else found
+
+
+def test_a_class_of_ones_own_gives_what_it_gives() -> None:
+    tripled = Tripled(rules.gamma.formula, rules.gamma.options)
+    found = told(recorded(lambda x: F.linear(x, A), X, composite("t", convolution=tripled, dense=tripled)))
+    once = told(recorded(lambda x: F.linear(x, A), X, composite("o", convolution=rules.gamma, dense=rules.gamma)))
+    assert_equal(found, 3 * once)
+
+
+def test_options_that_a_wrapper_binds_hold() -> None:
+    bound = functools.partial(rules.gamma, gamma=20.0)
+    functools.update_wrapper(bound, rules.gamma)
+    known = rules.gamma(gamma=20.0)
+
+    def relevance(rule: Any) -> Tensor:
+        book = composite("b", convolution=rule, dense=rule)
+        return told(recorded(lambda x: F.linear(F.linear(x, A).relu(), B), X, book))
+
+    assert_equal(relevance(bound), relevance(known))
+
+
+@rules.linear_rule()
+def in_double_precision(layer: Any, *, eps: float = 1e-6) -> tuple[rules.Share, ...]:
+    """As epsilon, in other numbers than the model's."""
+    layer.x, layer.weight = layer.x.double(), layer.weight.double()
+    return (rules.Share(((layer.x, layer.weight),)),)
+
+
+@rules.linear_rule()
+def shifted(layer: Any, *, eps: float = 1e-6) -> tuple[rules.Share, ...]:
+    """In proportion to x + 1, so that zeros have relevance."""
+    layer.x = layer.x + 1
+    return (rules.Share(((layer.x, layer.weight),)),)
+
+
+@pytest.mark.parametrize("rule", [in_double_precision, shifted])
+@pytest.mark.parametrize("below", [rules.epsilon, rules.gamma(gamma=3.0)])
+def test_a_split_may_put_other_operands_in_the_map(rule: Any, below: Any) -> None:
+    book = composite("own", convolution=rules.epsilon, dense=below) | {"linear": rule}
+    a, b = A.float(), B.float()
+    for function in (lambda x: F.linear(h := (x @ a).relu(), b) + h @ b, lambda x: F.linear((x @ a).relu(), b)):
+        found = recorded(function, X.float(), book)
+        assert_equal(told(found), untold(found), tolerance=1e-5)
 
 
 # --- the same numbers ------------------------------------------------------------------------------------------------
@@ -270,6 +323,13 @@ def test_two_relevances_of_one_value_add_up(first: str, second: str, owned: tupl
     assert_equal(both.product(), sum(expected))
     for copy, g, own in zip(copies, given, owned, strict=True):
         assert own or torch.equal(copy, g)
+
+
+def test_a_sum_of_factors_that_half_precision_cannot_hold_is_none() -> None:
+    """x g + x g' is finite where g + g' is not."""
+    x, g = torch.tensor([0.0, 1e-3]).half(), torch.tensor([4e4, 4e4]).half()
+    both = together(Proportional(g.clone(), x), Proportional(g, x)).product()
+    assert_equal(both, torch.tensor([0.0, 80.0]).half(), tolerance=1e-2)
 
 
 def test_what_is_handed_on_is_own_where_the_product_or_the_way_makes_it_so() -> None:

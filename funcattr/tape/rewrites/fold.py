@@ -43,9 +43,11 @@ def fold_before(norm: Step, after: Step, caller: str) -> Step | None:
     linear, found = _foldable(after), _norm(norm)
     if linear is None or found is None:
         return None
-    layer, (scale, shift) = LinearMap(linear), found
     assert norm.call is not None
     x = norm.call.argument("input")
+    if x.dtype != linear.forms[0][1]:  # a cast lies between
+        return None
+    layer, (scale, shift) = LinearMap(linear), found
     # Where a convolution pads with zeros, less of t arrives: the bias is no longer the same everywhere.
     field = shift.reshape(-1, *[1] * (x.ndim - 2)).expand(x.shape[1:])[None]
     bias = layer(field, layer.weight, layer.bias)

@@ -370,6 +370,22 @@ def test_a_cast_between_them_folds_in_the_wider_dtype(name: str) -> None:
     assert [rule for _, _, rule in made(model, x.float())][-1] == "folded into 'conv'"
 
 
+@pytest.mark.parametrize("name", ["epsilon", "z_plus", "gamma"])
+def test_a_norm_before_a_cast_stands_alone(name: str) -> None:
+    norm: Any = settle(lambda: nn.BatchNorm2d(2)).float()
+    conv: Any = settle(lambda: nn.Conv2d(2, 3, 2))
+    book = Rulebook({"convolution": RULES[name], "batch_norm": rules.fold(rules.affine)}, unlisted="gradient")
+
+    def relevance(x: Tensor) -> Tensor:
+        y, pull = funcattr.vjp(lambda x: conv(norm(x.relu()).double()), x, rules=book)
+        return pull(torch.ones_like(y))[0]
+
+    x = uniform(2, 2, 4, 5).float()
+    _, before = funcattr.vjp(lambda x: norm(x.relu()), x, rules=book | {"batch_norm": rules.affine})
+    y, behind = funcattr.vjp(conv, norm(x.relu()).double(), rules=book)
+    assert_equal(relevance(x), before(behind(torch.ones_like(y))[0].float())[0], tolerance=1e-5)
+
+
 def test_an_instance_norm_by_running_statistics_is_a_batch_norm() -> None:
     plain: Any = settle(lambda: Between(lambda z: z))
     norm = nn.InstanceNorm2d(3, affine=True, track_running_stats=True)
