@@ -708,8 +708,8 @@ MUTANTS = (
     Mutant(
         "a g that two terms share is written over",
         "funcattr/rules/sums.py",
-        "return tuple(proportional(x, g, owned=len(operands) == 1) for x in operands)",
-        "return tuple(proportional(x, g, owned=True) for x in operands)",
+        "proportional(x, g, owned=alone or g is not flow)",
+        "proportional(x, g, owned=True)",
         ("tests/tape/test_proportional.py::test_what_is_known_changes_no_number",),
     ),
     Mutant(
@@ -743,8 +743,8 @@ MUTANTS = (
     Mutant(
         "an elu of another scale is thought to be a relu",
         "funcattr/calls/operations.py",
-        'is_scaled = bound(operation, args, kwargs, "scale", 1) != 1',
-        "is_scaled = False",
+        "not isinstance(scale, Tensor) and scale == 1",
+        "True",
         ("tests/tape/test_proportional.py::test_what_is_known_changes_no_number",),
     ),
     Mutant(

@@ -401,8 +401,9 @@ def _refined_rectifier(operation: Operation, args: tuple[Any, ...], kwargs: Mapp
     values = [bound(operation, args, kwargs, name, default) for name, default in floors]
     upper = bound(operation, args, kwargs, "max", None)
     of_input = all(is_argument(position, operation, "input") for position in positions)
-    is_scaled = bound(operation, args, kwargs, "scale", 1) != 1  # as an elu may be
-    is_relu = of_input and not is_scaled and not isinstance(upper, Tensor) and all(is_zero(value) for value in values)
+    scale = bound(operation, args, kwargs, "scale", 1)  # of an elu
+    is_plain = not isinstance(upper, Tensor) and not isinstance(scale, Tensor) and scale == 1
+    is_relu = of_input and is_plain and all(is_zero(value) for value in values)
     return "relu" if is_relu else operation.name
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ..calls.declarations import Rule
-from ..calls.proportional import Proportional
+from ..calls.proportional import Relevance
 from ..calls.recorded_call import RecordedCall
 
 
@@ -19,7 +19,7 @@ def apply_rule(
     Each has its operand's dtype, which under autocast is not always the output's.
     """
     result = rule(call.settled(), cotangent)
-    if len(forms) == 1 and isinstance(result, Tensor | Proportional) and result.shape == forms[0][0]:  # nearly always
+    if len(forms) == 1 and isinstance(result, Relevance) and result.shape == forms[0][0]:  # nearly always
         return (_of_dtype(result, forms[0][1]),)
     shapes = tuple([shape for shape, _ in forms])
     if result is None:
@@ -27,7 +27,7 @@ def apply_rule(
             f"{caller}(rules=...): the rule for {call.op!r} in {call.path!r} returned None, expected one cotangent for "
             "each operand (None among them where nothing flows)."
         )
-    result = (result,) if isinstance(result, Tensor | Proportional) else tuple(result)
+    result = (result,) if isinstance(result, Relevance) else tuple(result)
     given = [shape if r is None else getattr(r, "shape", None) for r, shape in zip(result, shapes, strict=False)]
     if len(result) != len(shapes) or tuple(given) != shapes:
         got = [tuple(getattr(r, "shape", ())) for r in result]

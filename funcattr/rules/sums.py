@@ -8,7 +8,7 @@ from torch import Tensor
 from ..calls.adjoints import sum_to
 from ..calls.call import Call
 from ..calls.declarations import row_by_row, taking_proportional
-from ..calls.inplace import over, times
+from ..calls.inplace import over
 from ..calls.proportional import Proportional, Relevance, multiplied, proportional
 from .linear import check_eps
 from .parametric import rule
@@ -38,22 +38,24 @@ def _norm_leaks(call: Call, relevance: Tensor, *, eps: float) -> dict[str, Any]:
 
 
 def _norm_in_proportion(call: Call, relevance: Relevance, *, eps: float) -> Any:
-    """As `norm`; of a sum a + b, g = R / s(z) is the same for both: R_a = a g, R_b = b g."""
-    operands, signs, z = call.operands, _signs(call), call.output
-    if z.is_complex() or any(x.is_complex() for x in operands):
-        return norm(call, multiplied(relevance), eps=eps)
-    if signs is None:
-        backs = call.vjp(quotient(multiplied(relevance), z, eps))
-        return tuple(map(proportional, operands, backs))
-    if min(signs) < 0 or any((x.shape, x.dtype) != (z.shape, z.dtype) for x in operands):
-        return norm(call, multiplied(relevance), eps=eps)
+    """The rule, with its results in factors: R_i = x_i g_i, where g is the same for all terms of a sum."""
+    operands, signs = call.operands, _signs(call)
     if isinstance(relevance, Proportional) and relevance.rectified and relevance.x is not None:
-        # s(z) = z + eps wherever anything arrives.
-        s = relevance.x + max(eps, torch.finfo(z.dtype).tiny)
-        g = over(relevance.product(), s)
+        s = relevance.x + max(eps, torch.finfo(relevance.dtype).tiny)  # of z where anything arrives
+        flow = over(relevance.product(), s)
     else:
-        g = quotient(multiplied(relevance), z, eps, summed=True)
-    return tuple(proportional(x, g, owned=len(operands) == 1) for x in operands)
+        flow = quotient(multiplied(relevance), call.output, eps, summed=signs is not None)
+    if signs is None:
+        return tuple([_part(x, g) for x, g in zip(operands, call.vjp(flow), strict=True)])
+    alone, parts = len(operands) == 1, []
+    for x, sign in zip(operands, signs, strict=True):
+        g = sum_to(flow, x.shape, x.dtype)
+        parts.append(proportional(x, g, owned=alone or g is not flow) if sign > 0 else g * -x)
+    return tuple(parts)
+
+
+def _part(x: Tensor, g: Tensor) -> Relevance:
+    return contributed(x, g) if x.is_complex() or g.is_complex() else proportional(x, g)
 
 
 @rule(lambda eps: check_eps("norm", eps), _norm_leaks)
@@ -72,10 +74,4 @@ def norm(call: Call, relevance: Tensor, *, eps: float = 1e-6) -> tuple[Tensor, .
     References:
         Bach et al., 2015, doi:10.1371/journal.pone.0130140, equation 58.
     """
-    operands, signs = call.operands, _signs(call)
-    flow = quotient(relevance, call.output, eps, summed=signs is not None)
-    if signs is None:
-        return tuple(contributed(x, back) for x, back in zip(operands, call.vjp(flow), strict=True))
-    *before, (last, sign) = zip(operands, signs, strict=True)
-    parts = [sum_to(flow, x.shape, x.dtype) * (x if sign > 0 else -x) for x, sign in before]
-    return *parts, times(sum_to(flow, last.shape, last.dtype), last if sign > 0 else -last)
+    return tuple(map(multiplied, _norm_in_proportion(call, relevance, eps=eps)))

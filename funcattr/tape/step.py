@@ -79,7 +79,7 @@ class Step(NamedTuple):
 
 
 class Pulls(NamedTuple):
-    """What a `Step` is of by these names."""
+    """The pullbacks of a `Step`, by the names of its attributes."""
 
     pull: Pull
     owned: bool = False
